@@ -1,0 +1,1 @@
+//! Configuration files: read, checked, compiled into a [`weir_core::policy::Policy`].

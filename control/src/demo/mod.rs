@@ -1,0 +1,1 @@
+//! `weir demo`: real traffic on every road, a report.

@@ -1,0 +1,1 @@
+//! Network namespaces joined by veth pairs, for the demo and the tests.

@@ -1,0 +1,1 @@
+//! The relay as a pure machine: half-close, back-pressure, limits.

@@ -1,0 +1,58 @@
+//! Configuration reaches workers and relays as immutable snapshots with an epoch.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use weir_core::fib::Fib;
+use weir_core::policy::Policy;
+
+/// One moment's rules and routes.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub policy: Arc<Policy>,
+    pub fib: Arc<Fib>,
+}
+
+/// Control's end: the newest snapshot replaces one not yet taken.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    mailboxes: Vec<Arc<ArrayQueue<Arc<Snapshot>>>>,
+}
+
+/// A worker's end.
+#[derive(Debug)]
+pub struct Subscriber {
+    mailbox: Arc<ArrayQueue<Arc<Snapshot>>>,
+}
+
+impl Publisher {
+    pub fn new() -> Self {
+        Self { mailboxes: Vec::new() }
+    }
+
+    pub fn subscribe(&mut self) -> Subscriber {
+        let mailbox = Arc::new(ArrayQueue::new(1));
+        self.mailboxes.push(mailbox.clone());
+        Subscriber { mailbox }
+    }
+
+    pub fn publish(&self, snapshot: &Arc<Snapshot>) {
+        for mailbox in &self.mailboxes {
+            // force_push (Release) pairs with pop (Acquire) in take().
+            drop(mailbox.force_push(snapshot.clone()));
+        }
+    }
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Subscriber {
+    /// The newest snapshot, if one came since the last call. Once per breath.
+    pub fn take(&self) -> Option<Arc<Snapshot>> {
+        self.mailbox.pop()
+    }
+}

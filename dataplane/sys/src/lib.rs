@@ -1,0 +1,1 @@
+//! weir-sys: the only unsafe code of weir. AF_XDP, BPF loading, io_uring, socket options, TUN, affinity, namespaces.

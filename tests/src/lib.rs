@@ -1,0 +1,1 @@
+//! Simulated TCP pairs, namespace labs, packet builders.
