@@ -115,9 +115,9 @@ impl<F: Frame> Pipeline<F> {
         Self {
             policy,
             fib,
-            flows: FlowTable::new(config.flows, hasher, now),
+            flows: FlowTable::new(config.flows, hasher.clone(), now),
             holds: Holds::new(config.holds, config.hold_bytes, config.hold_frames),
-            names: NameStore::new(config.names, hasher),
+            names: NameStore::new(config.names, hasher.clone()),
             hops: HopCache::new(hasher),
             now,
             started: now,

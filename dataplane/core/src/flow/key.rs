@@ -38,11 +38,11 @@ impl FlowKey {
 }
 
 /// Hashes keys; seeded, so that nobody outside can choose colliding tuples.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FlowHasher(foldhash::fast::FixedState);
 
 impl FlowHasher {
-    pub const fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(foldhash::fast::FixedState::with_seed(seed))
     }
 

@@ -64,3 +64,9 @@ impl Inspector {
         Outcome::More
     }
 }
+
+impl Alpn {
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::empty()
+    }
+}

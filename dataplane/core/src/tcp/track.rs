@@ -4,7 +4,6 @@
 //! the receiver's window to pass, and only one that is exactly next is believed to have ended the connection.
 
 use super::options;
-use super::seq::Seq;
 use crate::flow::record::{End, Flow, Side};
 use crate::parse::Meta;
 
