@@ -2,66 +2,134 @@
 //!
 //! Callers (the pipeline's hold and the relay) keep the contiguous prefix of the client's stream in one buffer and
 //! show it again each time it has grown; an [`Inspector`] remembers how far it has read, so that a ClientHello that
-//! comes one byte at a time costs linear work. Nothing here allocates.
+//! comes one byte at a time costs linear work. Nothing here allocates, and no bytes make it panic.
+//!
+//! [`tls`] reads ClientHellos (RFC 8446, 6066, 7301), [`http`] HTTP/1.x request heads (RFC 9112), [`h2`] the first
+//! request of cleartext HTTP/2 with prior knowledge (RFC 9113, 7541).
+//!
+//! One rule decides everything that is not plain: **a name is reported only when every server that would take these
+//! bytes reads the same name from them.** A stream in which two readings differ, or whose name is no host name, is
+//! [`Protocol::Other`], and takes the intercept's `unidentified` verdict; it is never reported with a name that the
+//! client chose for us and not for the server, nor as one that asked for none. What servers tolerate (bare line feeds,
+//! folded lines, blanks around a field's name) is read as they read it, so that it hides nothing from a rule.
+//!
+//! Only the first request of a connection is read: that is what a verdict is about.
+
+mod alpn;
+mod cursor;
+mod h2;
+mod hello;
+mod hpack;
+mod http;
+mod name;
+mod request_line;
+mod sslv2;
+mod tls;
+mod tolerant;
+
+#[cfg(test)]
+mod tests;
 
 use crate::policy::Protocol;
 
-/// A name: at most 255 octets, lower case ASCII, no trailing dot.
-#[derive(Clone, Copy)]
-pub struct Name {
-    len: u8,
-    bytes: [u8; 255],
-}
-
-impl Name {
-    pub fn as_str(&self) -> &str {
-        self.bytes.get(..self.len as usize).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or("")
-    }
-}
-
-impl std::fmt::Debug for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.as_str())
-    }
-}
+pub use alpn::{ALPN_BYTES, ALPN_NAMES, Alpn};
+pub use name::{Asked, Name};
 
 /// What the first bytes say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub protocol: Protocol,
+    /// The name asked for; `None` where the client asked for none, and always with [`Protocol::Other`].
     pub host: Option<Name>,
-    /// ALPN names offered, in wire form (each a length octet and its bytes), as far as they fit.
+    /// ALPN names offered. HTTP/2 without TLS counts as an offer of `h2c` (RFC 7540 section 3.1), so that a rule
+    /// can name it.
     pub alpn: Alpn,
 }
 
-/// ALPN protocol names in wire form, bounded.
-#[derive(Clone, Copy, Debug)]
-pub struct Alpn {
-    pub len: u8,
-    pub bytes: [u8; 64],
+impl Found {
+    /// Neither TLS nor HTTP, or not to be read with certainty.
+    pub const OTHER: Self = Self { protocol: Protocol::Other, host: None, alpn: Alpn::EMPTY };
+
+    /// What a request says once its name is read: a name that cannot be read makes the whole unidentified.
+    fn named(protocol: Protocol, asked: Asked, alpn: Alpn) -> Self {
+        match asked {
+            Asked::Name(name) => Self { protocol, host: Some(name), alpn },
+            Asked::Nothing => Self { protocol, host: None, alpn },
+            Asked::Unreadable => Self::OTHER,
+        }
+    }
 }
 
 /// Whether the reader has seen enough.
-#[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "returned once a flow, and never stored; a box would allocate")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Show more bytes.
     More,
-    /// Decided (boxed nowhere: `Found` is about 330 octets).
+    /// Decided.
     Done(Found),
 }
 
-/// Reads one client's first bytes.
+impl Outcome {
+    const OTHER: Self = Self::Done(Found::OTHER);
+}
+
+/// Reads one client's first bytes. 16 octets of memory a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inspector {
-    // How far the readers have come.
-    _scanned: u32,
+    reader: Reader,
+}
+
+/// Who reads. Each remembers offsets into the stream only.
+#[derive(Clone, Copy, Debug, Default)]
+enum Reader {
+    /// The first bytes fit more than one.
+    #[default]
+    Undecided,
+    /// The first byte fits none.
+    Nobody,
+    Tls(tls::Records),
+    SslV2,
+    Http(http::Head),
+    H2(h2::Frames),
 }
 
 impl Inspector {
     /// `prefix` is the whole contiguous stream so far; `budget` the most octets it can ever become.
-    /// With `prefix.len() >= budget` the answer is never `More`.
-    pub fn inspect(&mut self, _prefix: &[u8], _budget: usize) -> Outcome {
-        Outcome::More
+    /// With `prefix.len() >= budget` the answer is never `More`; it is `Done` before that as soon as it is known
+    /// that a message will not fit. An answer does not depend on how the stream was cut.
+    pub fn inspect(&mut self, prefix: &[u8], budget: usize) -> Outcome {
+        let limit = budget.max(prefix.len());
+        if let Reader::Undecided = self.reader {
+            self.reader = Reader::choose(prefix);
+        }
+        let outcome = match &mut self.reader {
+            Reader::Undecided => Outcome::More,
+            Reader::Nobody => Outcome::OTHER,
+            Reader::Tls(records) => records.inspect(prefix, limit),
+            Reader::SslV2 => sslv2::inspect(prefix),
+            Reader::Http(head) => head.inspect(prefix),
+            Reader::H2(frames) => frames.inspect(prefix, limit),
+        };
+        match outcome {
+            Outcome::More if prefix.len() >= budget => Outcome::OTHER,
+            outcome => outcome,
+        }
+    }
+}
+
+impl Reader {
+    fn choose(prefix: &[u8]) -> Self {
+        match prefix.first() {
+            None => Self::Undecided,
+            Some(&tls::HANDSHAKE) => Self::Tls(tls::Records::default()),
+            Some(0x80..) => Self::SslV2,
+            _ if prefix.starts_with(h2::PREFACE) => Self::H2(h2::Frames::default()),
+            _ if h2::PREFACE.starts_with(prefix) => Self::Undecided,
+            Some(b'\r' | b'\n') => Self::Http(http::Head::default()),
+            Some(&first) if request_line::is_token(first) => Self::Http(http::Head::default()),
+            Some(_) => Self::Nobody,
+        }
     }
 }
 
