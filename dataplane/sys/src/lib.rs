@@ -4,4 +4,6 @@
 //! weir-control call it; every `unsafe` block here names the invariant that makes it sound.
 #![allow(unsafe_code)]
 
+pub mod process;
+pub mod steering;
 pub mod xsk;
