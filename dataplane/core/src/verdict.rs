@@ -4,7 +4,7 @@ use crate::flow::record::{Flow, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::Nanos;
-use crate::inspect::Found;
+use crate::inspect::{ALPN_NAMES, Found};
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Cause, Decision, Facts};
 use crate::stage::timers;
@@ -19,16 +19,14 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return false };
         let Some(intercept) = self.policy.get(flow.intercept) else { return false };
         let tuple = flow.tuple();
-        let mut alpn = [&[][..]; 16];
-        let names =
-            found.map_or(0, |f| f.alpn.names().zip(&mut alpn).map(|(name, slot)| *slot = name).count());
+        let mut room = [&[][..]; ALPN_NAMES];
         let facts = Facts {
             client: tuple.src.addr.ip(),
             server: tuple.dst.addr.ip(),
             server_port: tuple.dst.port,
             protocol: found.map(|f| f.protocol),
             host: found.and_then(|f| f.host.as_ref()).map(|name| name.as_str()),
-            alpn: alpn.get(..names).unwrap_or_default(),
+            alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
         };
         let Decision { action, cause } = intercept.decide(&facts);
         let name = facts.host.map(|host| self.names.intern(host));

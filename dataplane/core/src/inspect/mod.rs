@@ -132,9 +132,3 @@ impl Reader {
         }
     }
 }
-
-impl Alpn {
-    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::empty()
-    }
-}

@@ -97,11 +97,11 @@ impl<F: Frame> Pipeline<F> {
         self.note_held(slot, &meta, first);
         let contiguous = self.holds.contiguous(hold);
         let start = self.holds.get(hold).map_or(Seq(0), |h| h.start);
-        if contiguous > before {
-            if let Outcome::Done(found) = self.holds.inspect(hold) {
-                self.decide(slot, Some(&found), out);
-                return;
-            }
+        if contiguous > before
+            && let Outcome::Done(found) = self.holds.inspect(hold)
+        {
+            self.decide(slot, Some(&found), out);
+            return;
         }
         let finished = fin && end == start.add(contiguous + 1);
         let budget = self.holds.get(hold).map_or(0, |h| h.budget);

@@ -30,7 +30,7 @@ impl<F: Frame> Pipeline<F> {
                 self.midstream(id, packet, out)
             };
         }
-        match self.from_server(dst.addr.ip(), src.addr.ip(), src.port) {
+        match self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port) {
             Some(id) if !packet.meta.flags.opens() => self.midstream(id, packet, out),
             _ => self.punt(packet, PuntReason::NotIntercepted, out),
         }
@@ -40,11 +40,11 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn of_intercept(&self, packet: &Packet<F>) -> bool {
         let (src, dst) = (packet.meta.tuple.src, packet.meta.tuple.dst);
         self.policy.intercept(packet.port, dst.addr.ip(), dst.port).is_some()
-            || self.from_server(dst.addr.ip(), src.addr.ip(), src.port).is_some()
+            || self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port).is_some()
     }
 
     /// The intercept of a packet from a server: the client must be behind one of its ports.
-    fn from_server(&self, client: IpAddr, server: IpAddr, port: u16) -> Option<InterceptId> {
+    fn intercept_behind(&self, client: IpAddr, server: IpAddr, port: u16) -> Option<InterceptId> {
         self.policy.intercept_of_server(self.fib.egress(client)?, server, port)
     }
 

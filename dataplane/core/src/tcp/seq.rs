@@ -6,7 +6,6 @@ pub struct Seq(pub u32);
 
 impl Seq {
     #[inline]
-    #[expect(clippy::should_implement_trait, reason = "const, and an offset is no sequence number")]
     pub const fn add(self, octets: u32) -> Self {
         Self(self.0.wrapping_add(octets))
     }
