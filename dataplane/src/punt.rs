@@ -40,7 +40,7 @@ impl Punt {
             PuntTo::Relay => &self.relay,
             PuntTo::Forward => &self.forward,
         };
-        device.send(frame.data().get(ETH_LEN..).unwrap_or_default())
+        device.write(frame.data().get(ETH_LEN..).unwrap_or_default())
     }
 
     /// Carries out a change of the map. For [`KernelOp::Check`]: when the map last saw the flow, and whether it ended.
@@ -57,7 +57,7 @@ impl Punt {
             }
             KernelOp::Check(key) => {
                 let entry = self.map.get(key.low.socket_addr(), key.high.socket_addr())?;
-                let ended = entry.is_some_and(|e| e.ended());
+                let ended = entry.is_some_and(|e| e.is_closed);
                 Ok(Some((*key, entry.map(|e| Nanos(e.last_seen)), ended)))
             }
         }
