@@ -124,10 +124,9 @@ impl NameSet {
         if self.any {
             return true;
         }
-        let text = |name: &[u8]| std::str::from_utf8(name).map(str::to_owned).unwrap_or_default();
         !other.any
-            && other.below.iter().all(|b| self.below.contains(b) || self.contains_below(b))
-            && other.exact.iter().all(|name| self.contains(&text(name)))
+            && other.below.iter().all(|name| self.below.contains(name) || self.contains_below(name))
+            && other.exact.iter().all(|name| self.contains_folded(name))
     }
 
     /// Whether a wildcard of this set stands above `name`.
