@@ -1,1 +1,3 @@
 //! `weir demo`: real traffic on every road, a report.
+pub mod content;
+pub mod origin;
