@@ -4,6 +4,8 @@
 //! weir-control call it; every `unsafe` block here names the invariant that makes it sound.
 #![allow(unsafe_code)]
 
+pub mod netns;
+pub mod packet;
 pub mod process;
 pub mod steering;
 pub mod xsk;
