@@ -4,6 +4,12 @@
 //! weir-control call it; every `unsafe` block here names the invariant that makes it sound.
 #![allow(unsafe_code)]
 
+pub mod affinity;
+pub mod clock;
+pub mod ethtool;
+mod ioctl;
+pub mod netns;
 pub mod process;
 pub mod steering;
+pub mod tun;
 pub mod xsk;
