@@ -4,8 +4,16 @@
 //! weir-control call it; every `unsafe` block here names the invariant that makes it sound.
 #![allow(unsafe_code)]
 
+pub mod affinity;
+pub mod clock;
+pub mod ethtool;
+mod ioctl;
 pub mod netns;
 pub mod packet;
 pub mod process;
+pub mod sockopt;
 pub mod steering;
+pub mod tun;
+pub mod uring;
+pub mod waiter;
 pub mod xsk;
