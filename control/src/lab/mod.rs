@@ -23,6 +23,7 @@
 //! ```
 
 mod capture;
+mod frame;
 mod links;
 mod namespace;
 mod state;
@@ -31,6 +32,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use capture::{Capture, CapturedFrame};
+pub use frame::{Checksums, TcpFrame};
 pub use namespace::{Namespace, NamespaceChild};
 pub use state::{current_state, differences, host_state};
 

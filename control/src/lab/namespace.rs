@@ -72,6 +72,11 @@ impl Namespace {
         self.net.as_fd()
     }
 
+    /// A descriptor of the mount namespace, where it has one of its own.
+    pub fn mounts_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.mounts.as_ref().map(AsFd::as_fd)
+    }
+
     /// Runs `work` in a thread of this namespace and returns its result. Sockets made there stay in the
     /// namespace, wherever they are used later; so do the threads that `work` starts.
     ///

@@ -62,25 +62,33 @@ fn queue_folders(device: &str, kind: &str) -> usize {
 }
 
 #[test]
-fn capture_on_both_links_shows_forwarding_decrement_ttl() {
+fn capture_on_both_links_shows_addresses_ttl_and_checksums() {
     let Some(lab) = Lab::for_test(&forwarding()) else { return };
-    for (family, addresses, ttl_at, payload_at) in
-        [("IPv4", IPV4, 14 + 8, 14 + 20), ("IPv6", IPV6, 14 + 7, 14 + 40)]
-    {
+    for (family, addresses) in FAMILIES {
         let before = lab.capture(&lab.gateway, LAN_DEVICE).expect(family);
         let after = lab.capture(&lab.gateway, WAN_DEVICE).expect(family);
         let listener = lab.server.run(|| TcpListener::bind((addresses.servers[0], 0))).expect(family);
         let target = listener.local_addr().expect("bound");
-        drop(lab.client.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))).expect(family));
-        let port = target.port().to_be_bytes();
-        let syn_ttl = |frames: Vec<CapturedFrame>, outgoing: bool| {
-            let to_port = |frame: &&CapturedFrame| {
-                frame.outgoing == outgoing && frame.bytes.get(payload_at + 2..payload_at + 4) == Some(&port)
-            };
-            frames.iter().find(to_port).map(|frame| frame.bytes[ttl_at])
-        };
-        assert_eq!(syn_ttl(before.stop(), false), Some(64), "{family}");
-        assert_eq!(syn_ttl(after.stop(), true), Some(63), "{family}");
+        let limit = Duration::from_secs(5);
+        let mut client = lab.client.run(|| TcpStream::connect_timeout(&target, limit)).expect(family);
+        client.write_all(b"over the weir").expect(family);
+        let source = client.local_addr().expect("connected");
+        for (capture, outgoing, ttl) in [(before, false, 64), (after, true, 63)] {
+            // The frames may not have been taken yet when the last write returns.
+            std::thread::sleep(Duration::from_millis(50));
+            let frames: Vec<TcpFrame> = capture.stop().iter().filter_map(CapturedFrame::tcp).collect();
+            let from_client: Vec<_> = frames.iter().filter(|frame| frame.source == source).collect();
+            assert!(from_client[0].syn && !from_client[0].ack, "{family}");
+            assert!(from_client.iter().any(|frame| frame.payload == b"over the weir"), "{family}");
+            for frame in from_client {
+                assert_eq!(
+                    (frame.destination, frame.ttl, frame.outgoing),
+                    (target, ttl, outgoing),
+                    "{family}"
+                );
+                assert_ne!(frame.checksums, Checksums::Wrong, "{family} {frame:?}");
+            }
+        }
     }
 }
 
