@@ -144,7 +144,7 @@ fn own_rules(spec: &HostSpec) -> Vec<Rule> {
         rule("meta l4proto != tcp return", "only TCP is intercepted"),
         rule(
             "fib daddr type { local, broadcast, anycast, multicast } return",
-            "the box's own addresses are left alone",
+            "own addresses are left alone",
         ),
     ];
     if !spec.intercepts.is_empty() {
