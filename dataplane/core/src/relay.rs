@@ -161,7 +161,9 @@ impl Relay {
 
     /// The relay is being stopped: both ends get a RST.
     pub fn handle_stop(&mut self) {
-        self.finish(Ending::Stopped);
+        if !matches!(self.phase, Phase::Over(_)) {
+            self.phase = Phase::Over(Ending::Stopped);
+        }
     }
 
     /// What the verdict waits for, if it can be sought now.

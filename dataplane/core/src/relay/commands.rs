@@ -87,10 +87,7 @@ impl Relay {
 
     pub(super) fn poll_over(&mut self, ending: Ending) -> Option<Command> {
         let reset = !matches!(ending, Ending::Finished);
-        self.poll_leave(Side::Server, reset).or_else(|| match ending {
-            Ending::Dropped => self.poll_forget(),
-            _ => self.poll_leave(Side::Client, reset),
-        })
+        self.poll_leave(Side::Server, reset).or_else(|| self.poll_leave(Side::Client, reset))
     }
 
     /// Stop what is under way on a leg, then close it.
@@ -109,21 +106,6 @@ impl Relay {
             Leg::Open | Leg::Stopping if !busy => {
                 *leg = Leg::Closed;
                 Some(Command::Close(side))
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn poll_forget(&mut self) -> Option<Command> {
-        let busy = self.is_busy(Side::Client);
-        match self.client {
-            Leg::Open => {
-                self.client = Leg::Stopping;
-                Some(Command::Forget(Side::Client))
-            }
-            Leg::Stopping if !busy => {
-                self.client = Leg::Closed;
-                Some(Command::Close(Side::Client))
             }
             _ => None,
         }

@@ -42,9 +42,13 @@ impl Relay {
     }
 
     pub(super) fn failed(&mut self, side: Side, failure: Failure) {
-        if failure != Failure::Cancelled {
-            self.finish(Ending::Failed(side, failure));
+        if failure == Failure::Cancelled {
+            return;
         }
+        if side == Side::Client && matches!(self.phase, Phase::Quiet(_)) {
+            self.phase = Phase::Over(Ending::Dropped);
+        }
+        self.finish(Ending::Failed(side, failure));
     }
 
     pub(super) fn hung_up(&mut self, side: Side) {
@@ -52,10 +56,8 @@ impl Relay {
             return;
         }
         // FIN in both directions is a hangup too, and the end's own FIN may be behind bytes not yet received.
-        if self.phase == Phase::Running && !self.pipe_to(side).is_shut() {
-            self.finish(Ending::Failed(side, Failure::Reset));
-        } else if matches!(self.phase, Phase::Quiet(_)) {
-            self.phase = Phase::Over(Ending::Dropped);
+        if !self.pipe_to(side).is_shut() {
+            self.failed(side, Failure::Reset);
         }
     }
 
@@ -87,8 +89,9 @@ impl Relay {
         }
     }
 
+    /// The first ending counts: what fails while it is carried out changes nothing.
     pub(super) fn finish(&mut self, ending: Ending) {
-        if matches!(self.phase, Phase::Running | Phase::Quiet(_)) {
+        if self.phase == Phase::Running {
             self.phase = Phase::Over(ending);
         }
     }

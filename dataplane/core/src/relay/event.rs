@@ -71,7 +71,11 @@ pub enum Verdict {
     Pass,
     /// RST to both ends.
     Reset,
-    /// RST to the server, silence towards the client.
+    /// RST to the server, silence towards the client for [`Limits::quiet`].
+    ///
+    /// The handshake is over and the kernel acknowledges what comes until its receive buffer is full: that is as
+    /// silent as a socket can be. Then the client gets a RST after all, since with the socket gone its next segment
+    /// would be forwarded to the server.
     Drop,
 }
 
@@ -86,7 +90,7 @@ pub enum Failure {
     TimedOut,
     /// EADDRINUSE, EADDRNOTAVAIL: the source address and port belong to another connection.
     AddressTaken,
-    /// Stopped by [`Command::Reset`], [`Command::Cancel`] or [`Command::Forget`], or to be tried again.
+    /// Stopped by [`Command::Reset`] or [`Command::Cancel`], or to be tried again.
     Cancelled,
     /// No file descriptors, memory or ports on this box.
     NoResources,
@@ -169,8 +173,6 @@ pub enum Command {
     Reset(Side),
     /// Stop what is under way on the leg.
     Cancel(Side),
-    /// The leg ends without a segment when it is closed (TCP_REPAIR); stop what is under way on it.
-    Forget(Side),
     /// Nothing of it is under way: close the socket.
     Close(Side),
     /// Replaces the timer armed before.
