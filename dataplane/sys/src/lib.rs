@@ -1,4 +1,5 @@
 //! weir-sys: the only unsafe code of weir. AF_XDP, BPF loading, io_uring, socket options, TUN, affinity, namespaces.
 #![allow(unsafe_code)]
 
+pub mod sockopt;
 pub mod uring;

@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
-use rustix::io::Errno;
 use socket2::SockAddr;
 
 use arena::Arena;
 pub use arena::BufferId;
+pub use rustix::io::Errno;
 pub use setup::{UringError, probe};
 pub use slab::{Key, Slab};
 pub use wake::Waker;
@@ -217,17 +217,14 @@ impl Ring {
     pub fn connect(&mut self, id: SocketId, to: SocketAddr, token: u64) -> bool {
         let address = Box::new(SockAddr::from(to));
         let (pointer, len) = (address.as_ptr().cast(), address.len());
-        self.begin(id, token, Kind::Connect(id, address), |fd| {
-            opcode::Connect::new(fd, pointer, len).build()
-        })
+        self.begin(id, token, Kind::Connect(id, address), |fd| opcode::Connect::new(fd, pointer, len).build())
     }
 
     /// Receives at most `len` octets into the buffer; `Done(0)` is the end of the stream.
     pub fn recv(&mut self, id: SocketId, buffer: BufferId, at: u32, len: u32, token: u64) -> bool {
         let Some(pointer) = self.arena.begin(buffer, at, len, true) else { return false };
-        let begun = self.begin(id, token, Kind::Recv(id, buffer), |fd| {
-            opcode::Recv::new(fd, pointer, len).build()
-        });
+        let begun =
+            self.begin(id, token, Kind::Recv(id, buffer), |fd| opcode::Recv::new(fd, pointer, len).build());
         if !begun {
             self.arena.end(buffer, true);
         }

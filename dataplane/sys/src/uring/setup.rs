@@ -6,7 +6,9 @@ use thiserror::Error;
 /// Why this host has no ring for us.
 #[derive(Debug, Error)]
 pub enum UringError {
-    #[error("this kernel has no io_uring: Linux 5.11 or newer, built with CONFIG_IO_URING, is needed for the relay")]
+    #[error(
+        "this kernel has no io_uring: Linux 5.11 or newer, built with CONFIG_IO_URING, is needed for the relay"
+    )]
     Missing,
     #[error(
         "io_uring is not permitted here: set the sysctl kernel.io_uring_disabled to 0, or lift the seccomp filter that \
