@@ -40,9 +40,22 @@ fn listen_error(address: SocketAddr, source: io::Error) -> RelayError {
     RelayError::Listen { address, source, advice }
 }
 
-/// Whether an accept failed for want of something that time may bring.
-pub(super) fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+/// Whether an accept failed because of that one connection (accept(2), "Error handling"), so that the next may do.
+/// Else descriptors or memory are short, which time may bring.
+pub(super) fn is_gone(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::CONNABORTED
+            | Errno::INTR
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::NETDOWN
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+    )
 }
 
 /// Whether a connection was made to the listener itself, rather than brought there: its upstream leg would be made to

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender};
 use weir_core::ids::Nanos;
 use weir_core::relay::{Event, Judge, Relay};
-use weir_sys::sockopt;
 use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
+use weir_sys::{affinity, sockopt};
 
 use super::conn::{Connection, Task};
 use super::flows::RelayFlow;
 use super::handle::{Hooks, RelayConfig};
-use super::listener::{is_own, is_shortage};
+use super::listener::{is_gone, is_own};
 use super::pump::Pump;
 use super::stats::{Counter, Stats};
 use crate::snapshot::{Snapshot, Subscriber};
@@ -286,8 +286,7 @@ impl Worker {
         let table = &self.table;
         let live = table.len();
         self.pump.timers.sweep(live, |at, key| table.get(key).is_some_and(|conn| conn.timer == Some(at)));
-        if let Some((until, numbers)) = self.paused.take_if(|(until, _)| *until <= now) {
-            debug_assert!(until <= now);
+        if let Some((_, numbers)) = self.paused.take_if(|(until, _)| *until <= now) {
             for number in numbers {
                 self.accept(number);
             }
@@ -342,11 +341,7 @@ fn refuse(socket: OwnedFd) {
 
 fn pin(number: usize, cores: &[usize]) {
     let Some(&core) = cores.get(number % cores.len().max(1)) else { return };
-    let mut set = rustix::thread::CpuSet::new();
-    if core < rustix::thread::CpuSet::MAX_CPU {
-        set.set(core);
-    }
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+    if let Err(error) = affinity::pin_to_cpu(core) {
         tracing::warn!(core, %error, "a relay thread is not pinned: no such core, or not allowed to this process");
     }
 }
