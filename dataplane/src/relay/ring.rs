@@ -200,13 +200,13 @@ impl Worker {
         let mut again = !more;
         match outcome {
             Outcome::Accepted(socket) => self.opened(socket),
-            Outcome::Failed(errno) if is_shortage(errno) => {
+            // The listeners are closed.
+            Outcome::Failed(_) if self.ending != Ending::No => {}
+            Outcome::Failed(errno) if is_gone(errno) => self.pump.stats.add(Counter::AcceptGone, 1),
+            Outcome::Failed(errno) => {
+                tracing::debug!(%errno, "accepting pauses");
                 again = false;
                 self.pause(number);
-            }
-            // The client was gone first (ECONNABORTED and others of accept(2)); or the listener is closed.
-            Outcome::Failed(_) => {
-                self.pump.stats.add(Counter::AcceptGone, u64::from(self.ending == Ending::No))
             }
             Outcome::Done(_) | Outcome::Woken => {}
         }
