@@ -108,8 +108,8 @@ fn ports() {
                 ],
             ),
             (
-                "[[port]]\nname = \"dmz\"\ndevice = \"dmz0\"\nqueues = [0, 256]\n",
-                &[(10, "256 is not allowed")],
+                "[[port]]\nname = \"dmz\"\ndevice = \"dmz0\"\nqueues = [0, 64]\n",
+                &[(10, "64 is not allowed; allowed: 0 to 63")],
             ),
             ("[[port]]\nname = \"dmz\"\ndevice = \"dmz0\"\nqueues = \"some\"\n", &[(10, "allowed: all")]),
         ],
