@@ -10,6 +10,8 @@ pub mod ethtool;
 mod ioctl;
 pub mod netns;
 pub mod process;
+pub mod sockopt;
 pub mod steering;
 pub mod tun;
+pub mod waiter;
 pub mod xsk;
