@@ -9,6 +9,7 @@ pub mod clock;
 pub mod ethtool;
 mod ioctl;
 pub mod netns;
+pub mod packet;
 pub mod process;
 pub mod sockopt;
 pub mod steering;
