@@ -299,8 +299,9 @@ impl Queue {
         })
     }
 
-    /// Closes the socket and gives back every frame that its rings held, as free frames. Blocks for 50 ms in zero-copy
-    /// mode, until the driver has let go of the memory.
+    /// Closes the socket and gives back every frame that its rings held, as free frames. Remove it from every
+    /// [`Waiter`](crate::waiter::Waiter) first: an armed poll keeps the socket open. Blocks for 50 ms in zero-copy mode,
+    /// until the driver has let go of the memory.
     pub fn close(mut self) -> Vec<Frame> {
         self.release()
     }

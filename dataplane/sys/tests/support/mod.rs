@@ -110,7 +110,7 @@ pub fn open(
 pub fn syn(number: u16) -> Vec<u8> {
     let link = etherparse::PacketBuilder::ethernet2(CLIENT_MAC, BOX_MAC);
     let mut frame = Vec::new();
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let (client, server) = (Ipv4Addr::new(10, 1, 0, 2), Ipv4Addr::new(192, 0, 2, 10));
         let packet = link.ipv4(client.octets(), server.octets(), 64).tcp(number, 80, 1, 1000).syn();
         packet.write(&mut frame, &number.to_be_bytes()).unwrap();
