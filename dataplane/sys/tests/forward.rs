@@ -225,3 +225,35 @@ fn queue_that_cannot_be_says_device_queue_and_what_to_do() {
     };
     link.inside.run(gateway).unwrap();
 }
+
+/// Fail open: what a killed gateway leaves on its device is nothing.
+#[test]
+fn process_killed_takes_its_program_off_the_device() {
+    const ROLE: &str = "WEIR_TEST_HOLDS_THE_PROGRAM";
+    if std::env::var_os(ROLE).is_some() {
+        let (_steering, _) = steer(AttachMode::Auto);
+        println!("attached");
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let link = Link::new(1);
+    let gateway = || {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "process_killed_takes_its_program_off_the_device";
+        command.args([name, "--exact", "--nocapture"]).env(ROLE, "1").stdout(std::process::Stdio::piped());
+        let mut child = weir_sys::process::die_with_parent(&mut command).spawn().unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        assert!(lines.map_while(Result::ok).any(|line| line.ends_with("attached")));
+        let index = weir_sys::ethtool::index_of("port").unwrap();
+        let mut second = weir_sys::steering::Steering::load(&Default::default()).unwrap();
+        assert!(second.attach("port", index, AttachMode::Auto).is_err(), "it is there");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let until = clock::monotonic_ns() + PATIENCE;
+        while second.attach("port", index, AttachMode::Auto).is_err() {
+            assert!(clock::monotonic_ns() < until, "it is still there");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    link.inside.run(gateway).unwrap();
+}

@@ -386,3 +386,11 @@ fn load_error(error: EbpfError) -> SteeringError {
         _ => SteeringError::Load { reason },
     }
 }
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_shareable<T: Send + Sync>() {}
+    is_send::<Steering>();
+    is_shareable::<KernelFlows>();
+    is_shareable::<Pulse>();
+};
