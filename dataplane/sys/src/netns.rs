@@ -1,43 +1,117 @@
-//! Network and mount namespaces, entered by threads.
+//! Network namespaces, by descriptor: for the demo, for tests, for a gateway that lives in one.
 //!
-//! For the lab of `weir demo` and the namespace tests: a thread that left the host's namespaces cannot
-//! alter the host. Joining an existing namespace is safe and is done with `rustix::thread` by the callers;
-//! what is here is `unshare(2)`, which rustix marks unsafe because of one flag that we never pass.
+//! A namespace lasts as long as a descriptor of it, a thread in it or a socket of it: nothing is left in the file system,
+//! and a process that is killed leaves none. Sockets, netlink, ioctls and /proc/thread-self/net follow the thread;
+//! /sys/class/net does not, unless it is mounted anew ([`enter_new_with_mounts`]).
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-/// Moves the calling thread, and the threads and children it starts from now on, into a new network namespace.
-///
-/// # Errors
-/// `EPERM` without CAP_SYS_ADMIN; `ENOSPC` when the limit of namespaces is reached (unshare(2)).
-pub fn unshare_network() -> io::Result<()> {
-    unshare(UnshareFlags::NEWNET)
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
 }
 
-/// Like [`unshare_network`], and into a new mount namespace that begins as a copy of the current one.
-///
-/// Mounts still propagate to the host until the caller makes `/` private in it.
-///
-/// # Errors
-/// As [`unshare_network`].
-pub fn unshare_network_and_mounts() -> io::Result<()> {
-    unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS)
+impl Namespace {
+    /// The calling thread's.
+    ///
+    /// # Errors
+    /// When /proc is not mounted, or there are too many open files.
+    pub fn current() -> io::Result<Self> {
+        let fd = open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { fd })
+    }
+
+    /// A new, empty one; the calling thread stays where it is.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN; ENOSPC above the limit of namespaces.
+    pub fn new() -> io::Result<Self> {
+        let made =
+            std::thread::scope(|scope| scope.spawn(|| enter_new().and_then(|()| Self::current())).join());
+        made.unwrap_or_else(|_| Err(io::Error::other("the thread that makes a namespace ended")))
+    }
+
+    /// Moves the calling thread, and it alone, into this namespace.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+
+    /// Runs `work` on a thread of its own in this namespace, and waits for it. A panic in it is the caller's.
+    ///
+    /// # Errors
+    /// As [`Namespace::enter`]; `work` has not run then.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let done = std::thread::scope(|scope| scope.spawn(|| self.enter().map(|()| work())).join());
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A second descriptor of the same namespace.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
 }
 
-/// Gives the calling thread a root and working directory of its own, which `setns(2)` asks for before a
-/// thread may join a mount namespace.
-///
-/// # Errors
-/// `ENOMEM` (unshare(2)).
-pub fn unshare_working_directory() -> io::Result<()> {
-    unshare(UnshareFlags::FS)
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
-fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    debug_assert!(!flags.contains(UnshareFlags::FILES));
-    // SAFETY: unshare is unsound only with CLONE_FILES, since another thread's descriptors would then name
-    // other files here; the three callers above, the only ones, pass NEWNET, NEWNS and FS.
-    unsafe { unshare_unsafe(flags) }.map_err(io::Error::from)
+/// Moves the calling thread into a new, empty network namespace. Threads that it starts later are in it too.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN.
+pub fn enter_new() -> io::Result<()> {
+    // SAFETY: a network namespace does not change what descriptors or memory mean to other threads.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
+}
+
+/// Like [`enter_new`], with mounts of its own in which /sys shows the new namespace's devices. The mounts of the host
+/// are not touched.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN.
+pub fn enter_new_with_mounts() -> io::Result<()> {
+    // SAFETY: as in `enter_new`; with NEWNS the thread also gets its own root and working directory, descriptors stay.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ethtool;
+
+    #[test]
+    fn namespace_new_has_loopback_alone_and_leaves_the_caller_where_it_is() {
+        let here = ethtool::index_of("lo").unwrap();
+        let new = Namespace::new().unwrap();
+        let devices = new.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
+        assert_eq!(devices.lines().count(), 3, "two of heading, and lo: {devices}");
+        assert_eq!(ethtool::index_of("lo").unwrap(), here);
+    }
+
+    #[test]
+    fn namespace_with_mounts_shows_its_devices_in_sys() {
+        let names = std::thread::spawn(|| {
+            enter_new_with_mounts().unwrap();
+            let entries = std::fs::read_dir("/sys/class/net").unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(names.join().unwrap(), ["lo"]);
+    }
 }

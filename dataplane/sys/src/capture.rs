@@ -1,6 +1,6 @@
-//! Packet sockets (AF_PACKET): every frame that a device sends or receives, as the kernel saw it.
+//! Capture sockets (AF_PACKET): every frame that a device sends or receives, with what the kernel knows about it.
 //!
-//! For captures in the lab and in namespace tests. packet(7) describes what is used here: `sockaddr_ll`,
+//! For captures in the lab and in namespace tests; `packet.rs` is for sending and for what comes in. packet(7) describes what is used here: `sockaddr_ll`,
 //! PACKET_AUXDATA; socket(7): SO_TIMESTAMPNS.
 
 use std::io;
@@ -31,13 +31,13 @@ pub struct FrameInfo {
     pub vlan: Option<u16>,
 }
 
-/// A raw packet socket bound to one device of the namespace that the opening thread is in.
+/// A socket bound to one device of the namespace that the opening thread is in.
 #[derive(Debug)]
-pub struct PacketSocket {
+pub struct CaptureSocket {
     fd: OwnedFd,
 }
 
-impl PacketSocket {
+impl CaptureSocket {
     /// Opens a socket for all protocols on the device with index `ifindex`. It does not block.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl PacketSocket {
     }
 }
 
-impl AsFd for PacketSocket {
+impl AsFd for CaptureSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -153,10 +153,10 @@ mod tests {
     #[test]
     fn datagram_on_loopback_is_seen_leaving_and_arriving() {
         let seen = std::thread::spawn(|| {
-            crate::netns::unshare_network().expect("a network namespace (needs root)");
+            crate::netns::enter_new().expect("a network namespace (needs root)");
             let up = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
             bring_loopback_up(&up);
-            let packets = PacketSocket::open(1).expect("a packet socket");
+            let packets = CaptureSocket::open(1).expect("a packet socket");
             let sender = UdpSocket::bind("127.0.0.1:0").expect("bind");
             sender.send_to(b"over the weir", sender.local_addr().expect("bound")).expect("sent");
             let mut buffer = [0; 256];
