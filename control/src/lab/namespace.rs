@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 
 use rustix::mount::{MountFlags, mount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use weir_sys::{netns, process};
+use weir_sys::{mounts, netns, process};
 
 use super::LabError;
 
@@ -152,15 +152,8 @@ impl Namespace {
     fn enter(&self) {
         move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("a network namespace of this process can be joined");
-        if let Some(mounts) = &self.mounts {
-            let directory = std::env::current_dir();
-            netns::unshare_working_directory().expect("a thread can have its own directory");
-            move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
-                .expect("a mount namespace of this process can be joined");
-            // Joining moved the thread to `/`; relative paths should mean what they mean elsewhere.
-            if let Ok(directory) = directory {
-                let _ = rustix::process::chdir(directory);
-            }
+        if let Some(fd) = &self.mounts {
+            mounts::enter(fd.as_fd()).expect("a mount namespace of this process can be joined");
         }
     }
 }
