@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::ids::{InterceptId, MAX_PORTS, PortId};
-use crate::inspect::{Alpn, Found, Inspector, Name, Outcome};
+use crate::inspect::{Found, Inspector, Name, Outcome};
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
 
 use super::{Start, Unread, Verdict};
@@ -110,8 +110,8 @@ impl Judge {
     }
 
     fn decide(&mut self, found: Option<&Found>, unread: Option<Unread>) -> Verdict {
-        let none = Alpn { len: 0, bytes: [0; 64] };
-        let (names, count) = split_alpn(found.map_or(&none, |f| &f.alpn));
+        let offered = found.and_then(|f| f.alpn.bytes.get(..usize::from(f.alpn.len)));
+        let (names, count) = split_alpn(offered.unwrap_or(&[]));
         let host = found.and_then(|f| f.host);
         let protocol = found.map(|f| f.protocol);
         let facts = Facts {
@@ -133,10 +133,9 @@ impl Judge {
 }
 
 /// The names in ALPN wire form (RFC 7301 section 3.1), and how many.
-fn split_alpn(alpn: &Alpn) -> ([&[u8]; 64], usize) {
+fn split_alpn(mut rest: &[u8]) -> ([&[u8]; 64], usize) {
     let mut names: [&[u8]; 64] = [&[]; 64];
     let mut count = 0;
-    let mut rest = alpn.bytes.get(..usize::from(alpn.len)).unwrap_or(&[]);
     while let Some((&len, tail)) = rest.split_first() {
         let (Some(name), Some(slot)) = (tail.get(..usize::from(len)), names.get_mut(count)) else { break };
         *slot = name;
