@@ -1,7 +1,5 @@
 //! What the kernel's side should look like, as plain data. Compiled from the configuration by `weir run` and `weir plan`.
 
-use std::net::IpAddr;
-
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
@@ -192,12 +190,4 @@ fn device_name(name: &str) -> Result<(), HostError> {
     Err(HostError::Spec(format!(
         "device {name:?}: a device name has 1 to {DEVICE_NAME_MAX} printable characters and none of / : \" ' * \\"
     )))
-}
-
-/// The family of an address.
-pub(crate) const fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
 }
