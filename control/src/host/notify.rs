@@ -76,7 +76,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 const DATAGRAM: usize = 1 << 16;
 
 /// The sockets that hear everything.
-pub struct Notifications {
+pub(crate) struct Notifications {
     route: TokioSocket,
     nft: TokioSocket,
     heard_route: Vec<u8>,
@@ -164,11 +164,5 @@ mod tests {
         assert!(changes(&zero).rules);
         let huge = [u32::MAX.to_ne_bytes().as_slice(), &[0; 12]].concat();
         assert_eq!(changes(&huge), Changed::default());
-    }
-}
-
-impl std::fmt::Debug for Notifications {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Notifications").finish_non_exhaustive()
     }
 }
