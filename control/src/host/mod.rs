@@ -41,7 +41,6 @@ pub use link::LinkInfo;
 pub use lock::Lock;
 pub use picture::OwnAddresses;
 pub use plan::{Plan, Status, Step};
-pub use picture::OwnAddresses;
 pub use spec::{Fail, HostSpec, InterceptSpec};
 pub use watch::{HostEvent, PortChange, Watch};
 

@@ -37,7 +37,11 @@ pub enum HostEvent {
     Fib(Arc<Fib>),
     /// What must never be intercepted.
     Own(Arc<OwnAddresses>),
-    Port { port: PortId, device: String, change: PortChange },
+    Port {
+        port: PortId,
+        device: String,
+        change: PortChange,
+    },
     /// All that should be known now about rules that the fast road does not follow; empty when there is nothing any more.
     Warnings(Vec<String>),
     /// Somebody (a network manager, `nft flush ruleset`) changed rules, routes or tables, perhaps weir's own: `apply` again, which
