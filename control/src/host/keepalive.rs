@@ -105,7 +105,10 @@ mod tests {
     fn router_is_asked_once_and_a_permanent_one_never() {
         let mut picture = Picture { neighbours: vec![stale(1), stale(2)], ..Picture::default() };
         picture.routers.insert((PortId(0), [10, 0, 0, 2].into()));
-        assert_eq!(Keepalive::default().due(&picture), [(7, [10, 0, 0, 2].into()), (7, [10, 0, 0, 1].into())]);
+        assert_eq!(
+            Keepalive::default().due(&picture),
+            [(7, [10, 0, 0, 2].into()), (7, [10, 0, 0, 1].into())]
+        );
         for neighbour in &mut picture.neighbours {
             neighbour.state = NeighbourState::Permanent;
         }

@@ -1,6 +1,9 @@
 //! What a network device is, from one RTM_GETLINK message.
 
-use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, LinkXdp};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage,
+    LinkXdp,
+};
 use serde::Serialize;
 
 use super::netlink::Netlink;

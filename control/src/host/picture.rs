@@ -99,8 +99,11 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
         }
     }
     let usable = |n: &&Neighbour| is_usable(n.state);
-    fib.neighbours =
-        neighbours.iter().filter(usable).filter_map(|n| n.mac.map(|mac| ((n.port, n.address), mac))).collect();
+    fib.neighbours = neighbours
+        .iter()
+        .filter(usable)
+        .filter_map(|n| n.mac.map(|mac| ((n.port, n.address), mac)))
+        .collect();
     for ((id, _), link) in ports.iter().zip(&devices) {
         let place = fib.links.get_mut(usize::from(id.0)).filter(|_| usize::from(id.0) < MAX_PORTS);
         if let (Some(place), Some(link)) = (place, link) {
@@ -162,7 +165,8 @@ fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet,
     let mut best: BTreeMap<IpNet, Candidate> = BTreeMap::new();
     for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_MAIN) {
         let dead = RouteFlags::Dead | RouteFlags::Cloned;
-        let Some(prefix) = destination(*family, message).filter(|_| !message.header.flags.intersects(dead)) else {
+        let Some(prefix) = destination(*family, message).filter(|_| !message.header.flags.intersects(dead))
+        else {
             continue;
         };
         let next = candidate(message, ports);
@@ -208,7 +212,8 @@ fn candidate(message: &RouteMessage, ports: &HashMap<u32, (PortId, u32)>) -> Can
             RouteAttribute::Via(RouteVia::Inet(a)) => gateway = Some(IpAddr::V4(*a)),
             RouteAttribute::Via(RouteVia::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
             RouteAttribute::Metrics(all) => {
-                route_mtu = all.iter().find_map(|m| if let RouteMetric::Mtu(n) = m { Some(*n) } else { None });
+                route_mtu =
+                    all.iter().find_map(|m| if let RouteMetric::Mtu(n) = m { Some(*n) } else { None });
             }
             RouteAttribute::MultiPath(_)
             | RouteAttribute::Gateway(_)

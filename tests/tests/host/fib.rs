@@ -300,7 +300,7 @@ isolated! {
         let mut watched = Watched::start(HOUR);
         watched.settle(Duration::from_millis(100));
         assert_eq!(watched.touched, 0);
-        for line in ["nft flush ruleset", "ip rule del priority 1077", "ip -6 rule flush", "ip route flush table 177", "ip -6 route flush table 177"] {
+        for line in ["sysctl -qw net.ipv4.ip_forward=0", "nft flush ruleset", "ip rule del priority 1077", "ip -6 rule flush", "ip route flush table 177", "ip -6 route flush table 177"] {
             let before = watched.touched;
             sh(line);
             watched.soon(line, |w| w.touched > before);
