@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use crate::admin::server;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::host::{Host, Lock, Paths};
+use crate::host::{Host, Lock, Paths, preflight};
 use parts::Parts;
 
 /// How often the threads are looked after.
@@ -34,6 +34,9 @@ pub fn main(config: &Config) -> Result<Exit, Failure> {
 }
 
 async fn run(config: &Config) -> Result<Exit, Failure> {
+    if let Some(missing) = preflight().into_iter().next() {
+        return Err(Failure::refused(missing));
+    }
     let _lock = Lock::acquire().map_err(Failure::refused)?;
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;

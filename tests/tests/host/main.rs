@@ -4,3 +4,4 @@ mod fib;
 mod install;
 mod plans;
 mod space;
+mod tproxy;
