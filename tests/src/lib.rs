@@ -1,1 +1,2 @@
 //! Simulated TCP pairs, namespace labs, packet builders.
+#![forbid(unsafe_code)]
