@@ -5,3 +5,4 @@ pub mod config;
 pub mod demo;
 pub mod host;
 pub mod lab;
+pub mod replay;

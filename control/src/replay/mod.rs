@@ -1,0 +1,3 @@
+//! `weir replay`: captures through the pipeline (DESIGN section 10).
+
+pub mod capture;
