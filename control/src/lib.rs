@@ -1,8 +1,12 @@
 //! weir-control: configuration, the kernel's side, admin API, demo lab.
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod exit;
 pub mod host;
 pub mod lab;
 pub mod replay;
+pub mod run;

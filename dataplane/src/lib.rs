@@ -1,5 +1,15 @@
 //! weir-dataplane: the glue between the pure core and the kernel: workers, drivers, handoff, punt, relay.
+//!
+//! A packet's way: [`thread`] -> [`worker`] -> [`driver`] -> `weir_core::parse` -> `weir_core::pipeline` -> [`driver`];
+//! over the top: [`punt`] -> kernel -> [`relay`].
 #![forbid(unsafe_code)]
 
+pub mod driver;
+pub mod gateway;
+pub mod handoff;
+pub mod punt;
 pub mod relay;
 pub mod snapshot;
+pub mod stats;
+pub mod thread;
+pub mod worker;

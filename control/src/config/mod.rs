@@ -1,1 +1,93 @@
 //! Configuration files: read, checked, compiled into a [`weir_core::policy::Policy`].
+//!
+//! [`load`] is what `run`, `plan`, `doctor`, `explain` and `replay` call; [`check`] is `weir check`. Both collect
+//! everything that is wrong in one run, each finding with file, line and what is allowed. Keys that are not known are
+//! errors, and so are values that this version cannot carry out: nothing in a file is silently ignored.
+//!
+//! Beyond what DESIGN section 9 lists: a list of one may be written without brackets (`from = "lan"`), and a rule may
+//! have `tcp`, the ports of the destination.
+
+mod check;
+pub mod defaults;
+mod model;
+mod read;
+mod report;
+mod section;
+mod source;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use model::{Config, Cores, Express, Fail, Fallback, Gateway, Idle, Mark, Mode, Port, Queues, Workers};
+pub use report::{Finding, Report, Severity, Summary};
+
+use section::Reader;
+use source::Source;
+
+/// Reads and checks a file. With the configuration come its warnings; without it, the errors. `host_file`s are looked
+/// for in the file's own folder.
+pub fn load(path: &Path) -> Result<(Config, Report), Report> {
+    let name = path.display().to_string();
+    let bytes =
+        std::fs::read(path).map_err(|error| unreadable(&name, None, &format!("cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|octet| **octet == b'\n').count() + 1;
+        unreadable(&name, Some(line), "is not UTF-8")
+    })?;
+    parse(path, text)
+}
+
+/// What is to be said about a file, for `weir check`.
+pub fn check(path: &Path) -> Report {
+    load(path).map_or_else(|report| report, |(_, report)| report)
+}
+
+/// Reads and checks `text` as if it were the file `path`.
+pub fn parse(path: &Path, text: String) -> Result<(Config, Report), Report> {
+    let source = Source::new(path.display().to_string(), text);
+    let mut reader = Reader::new(&source);
+    let (document, broken) = DeTable::parse_recoverable(&source.text);
+    for error in &broken {
+        // What follows from a broken line would only distract from it.
+        let span = error.span().unwrap_or(0..0);
+        reader.error(&span, error.message().trim().replace('\n', ", "));
+    }
+    let config = if broken.is_empty() { Some(read::document(&mut reader, path, &document)) } else { None };
+    let mut report = reader.report;
+    report.findings.sort_by_key(|f| (f.file != report.file, f.file.clone(), f.line, f.column));
+    match config.filter(|_| report.is_ok()) {
+        Some(config) => {
+            report.summary = Some(summary(&config));
+            Ok((config, report))
+        }
+        None => Err(report),
+    }
+}
+
+fn summary(config: &Config) -> Summary {
+    let rules = || config.intercepts.iter().flat_map(|intercept| &intercept.rules);
+    Summary {
+        ports: config.ports.len(),
+        intercepts: config.intercepts.len(),
+        rules: rules().count(),
+        names: rules().filter_map(|rule| rule.host.as_ref()).map(|names| names.len()).sum(),
+        pools: config.pools.len(),
+    }
+}
+
+/// The report on a file that has no text.
+fn unreadable(name: &str, line: Option<usize>, message: &str) -> Report {
+    let finding = Finding {
+        severity: Severity::Error,
+        file: name.to_owned(),
+        line,
+        column: None,
+        message: message.to_owned(),
+    };
+    Report { file: name.to_owned(), findings: vec![finding], summary: None }
+}

@@ -1,1 +1,265 @@
-//! `weir demo`: real traffic on every road, a report.
+//! `weir demo`: a gateway between two namespaces, real traffic on every road, a report.
+//!
+//! The lab is [`crate::lab`]; the servers are [`origin`], the clients [`client`], what they do together is
+//! [`scenario`], and the weir between them is a child process of the same binary ([`gateway`]). Nothing of the
+//! host is touched, and all of it is gone when the process is, however it ends.
+
+pub mod client;
+mod config;
+pub mod content;
+pub mod gateway;
+pub mod origin;
+pub mod report;
+pub mod scenario;
+pub mod stage;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::lab::{Lab, LabError, LabOptions, differences, host_state};
+use gateway::Gateway;
+use origin::OriginError;
+use report::{Report, Row};
+use scenario::{EarlyConnection, SCENARIOS, kill, play_kill};
+use stage::{Differs, Family, Road, Seen, Stage};
+
+/// What can be chosen about a demo.
+#[derive(Clone, Debug)]
+pub struct DemoOptions {
+    /// The binary to demonstrate: usually the running one.
+    pub weir: PathBuf,
+    /// Another configuration than the built-in one; its ports must be `lan0` and `wan0`.
+    pub config: Option<PathBuf>,
+    /// Workers, and queues of each device. With `config`, the queues alone: the file says the workers.
+    pub workers: u32,
+    /// After the scenarios, run weir again in the lab and wait to be interrupted.
+    pub keep: bool,
+    /// Pass on what weir writes.
+    pub verbose: bool,
+    /// Print JSON at the end instead of a table as it goes.
+    pub json: bool,
+}
+
+/// Why the demo could not be played to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// No lab.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// No servers.
+    #[error("demo: {0}")]
+    Origin(#[from] OriginError),
+    /// The configuration does not fit the demo.
+    #[error("demo: {0}")]
+    Config(String),
+    /// weir did not do what it must.
+    #[error("demo: {what}; the last that weir wrote:{log}")]
+    Gateway {
+        /// What was wrong.
+        what: String,
+        /// weir's last lines, indented.
+        log: String,
+    },
+    /// The lab does not work even without weir.
+    #[error("demo: a connection through the lab failed before weir started: {0}")]
+    Forwarding(String),
+    /// The process cannot print.
+    #[error("demo: cannot write the report: {0}")]
+    Print(std::io::Error),
+}
+
+/// Plays the demo and prints its report, as the options say.
+///
+/// Returns the exit code: 0 when every scenario went as expected, 1 when any differed.
+///
+/// # Errors
+/// [`DemoError`] when it could not be played: exit code 3.
+pub fn main(options: &DemoOptions) -> Result<u8, DemoError> {
+    let mut out = std::io::stdout();
+    let mut failed = Ok(());
+    if !options.json {
+        writeln!(out, "{}", report::heading()).map_err(DemoError::Print)?;
+    }
+    let report = run(options, &mut |row| {
+        if !options.json && failed.is_ok() {
+            failed = writeln!(out, "{}", row.lines());
+        }
+    })?;
+    failed.map_err(DemoError::Print)?;
+    if options.json {
+        let text = serde_json::to_string_pretty(&report).map_err(|error| DemoError::Print(error.into()))?;
+        writeln!(std::io::stdout(), "{text}").map_err(DemoError::Print)?;
+    } else {
+        let log = report.gateway_log.iter().map(|line| format!("weir: {line}\n")).collect::<String>();
+        writeln!(std::io::stdout(), "\n{log}{}", report.summary()).map_err(DemoError::Print)?;
+    }
+    Ok(u8::from(!report.is_ok()))
+}
+
+/// Plays the demo; `on_row` gets each row as it is done.
+///
+/// # Errors
+/// [`DemoError`] when it cannot go on; rows that merely differ are in the report.
+pub fn run(options: &DemoOptions, on_row: &mut dyn FnMut(&Row)) -> Result<Report, DemoError> {
+    // The flow that is older than weir needs a gateway that forwards before weir does.
+    let lab = Lab::new(&LabOptions { queues: options.workers, forwarding: Some(true) })?;
+    let config = config::prepare(&lab, options)?;
+    let mut stage = Stage::new(&lab)?;
+    let state_before = host_state(&lab.gateway)?;
+    let early = Family::BOTH
+        .map(|family| EarlyConnection::open(&stage, family).map_err(DemoError::Forwarding))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let mut gateway = Gateway::new(&lab, &options.weir, &config, options.verbose);
+    gateway.start()?;
+    stage.gateway = Some(gateway);
+
+    let mut rows = Rows { report: Report::default(), on_row };
+    rows.play_early(&stage, early);
+    rows.play_table(&stage);
+    rows.play_kill(&mut stage);
+    rows.play_clean(&stage, &state_before)?;
+    if let (false, Some(gateway)) = (rows.report.is_ok(), &stage.gateway) {
+        rows.report.gateway_log = gateway.log();
+    }
+    let report = rows.report;
+    if options.keep {
+        keep(&lab, &mut stage)?;
+    }
+    Ok(report)
+}
+
+/// The report as it grows.
+struct Rows<'a> {
+    report: Report,
+    on_row: &'a mut dyn FnMut(&Row),
+}
+
+/// What a row says before its scenario is played.
+struct Asked {
+    scenario: &'static str,
+    family: &'static str,
+    asked: &'static str,
+    expected: &'static str,
+    road: &'static str,
+}
+
+impl Rows<'_> {
+    fn play_early(&mut self, stage: &Stage<'_>, early: Vec<EarlyConnection>) {
+        for connection in early {
+            let asked = Asked {
+                scenario: "opened-before",
+                family: connection.family().name(),
+                asked: EarlyConnection::ASKED,
+                expected: EarlyConnection::EXPECTED,
+                road: EarlyConnection::ROAD,
+            };
+            let started = Instant::now();
+            let result = connection.play(stage);
+            self.push(asked, started, result);
+        }
+    }
+
+    fn play_table(&mut self, stage: &Stage<'_>) {
+        for scenario in SCENARIOS {
+            for family in Family::BOTH {
+                let asked = Asked {
+                    scenario: scenario.name,
+                    family: family.name(),
+                    asked: scenario.asked,
+                    expected: scenario.expected,
+                    road: scenario.road,
+                };
+                let started = Instant::now();
+                let result = (scenario.play)(stage, family);
+                self.push(asked, started, result);
+            }
+        }
+    }
+
+    fn play_kill(&mut self, stage: &mut Stage<'_>) {
+        let started = Instant::now();
+        for (family, result) in play_kill(stage) {
+            let asked = Asked {
+                scenario: "killed",
+                family: family.name(),
+                asked: kill::ASKED,
+                expected: kill::EXPECTED,
+                road: kill::ROAD,
+            };
+            self.push(asked, started, result);
+        }
+    }
+
+    /// After the kill: what it left must go with `weir clean`.
+    fn play_clean(&mut self, stage: &Stage<'_>, before: &str) -> Result<(), DemoError> {
+        let Some(gateway) = &stage.gateway else { return Ok(()) };
+        let asked = Asked {
+            scenario: "clean",
+            family: "both",
+            asked: "weir clean after the kill",
+            expected: "ip rules, all routing tables, nft ruleset, sysctls and links as before",
+            road: "",
+        };
+        let started = Instant::now();
+        let finished = gateway.clean()?;
+        let difference = differences(before, &host_state(&stage.lab.gateway)?);
+        let result = match (finished.status.success(), difference.is_empty()) {
+            (true, true) => Ok(Seen { what: "all as before".into(), road: Road::default() }),
+            (true, false) => Err(format!("left behind (+) or lost (-):\n{difference}")),
+            (false, _) => Err(format!("weir clean: {}: {}", finished.status, finished.errors.trim())),
+        };
+        self.push(asked, started, result);
+        Ok(())
+    }
+
+    /// Makes a row of what was seen; without a gateway no road is expected.
+    fn push(&mut self, asked: Asked, started: Instant, result: Result<Seen, Differs>) {
+        let elapsed = started.elapsed().as_millis();
+        let (mut happened, road, mut ok) = match result {
+            Ok(seen) => (seen.what, seen.road, true),
+            Err(differs) => (differs, Road::default(), false),
+        };
+        if ok && road.name != asked.road {
+            ok = false;
+            happened = format!("{happened}, but not on the {} road", asked.road);
+        }
+        let row = Row {
+            scenario: asked.scenario,
+            family: asked.family,
+            asked: asked.asked.into(),
+            expected: asked.expected.into(),
+            happened,
+            road: road.to_string(),
+            why: road.why,
+            ok,
+            milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        };
+        (self.on_row)(&row);
+        self.report.rows.push(row);
+    }
+}
+
+/// Runs weir again, tells how to get into the lab, and waits for the interruption that ends the process.
+fn keep(lab: &Lab, stage: &mut Stage<'_>) -> Result<(), DemoError> {
+    use std::os::fd::AsRawFd as _;
+    if let Some(gateway) = &mut stage.gateway {
+        gateway.start()?;
+    }
+    eprintln!("\nThe lab is kept and weir runs in it; end it with ctrl-c. To look around:");
+    for namespace in [&lab.client, &lab.gateway, &lab.server] {
+        let (process, fd) = (std::process::id(), namespace.net_fd().as_raw_fd());
+        let mounts =
+            namespace.mounts_fd().map(|fd| format!(" --mount=/proc/{process}/fd/{}", fd.as_raw_fd()));
+        let mounts = mounts.unwrap_or_default();
+        eprintln!("  {:8} nsenter --net=/proc/{process}/fd/{fd}{mounts} bash", namespace.name());
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,99 @@
-//! The kernel's side: nft, rules, routes, sysctls, and the routes and neighbours that the fast road uses.
+//! The kernel's side of a weir box: what the kernel must be told so that it can carry what the dataplane gives it.
+//!
+//! `weir run`, `weir plan`, `weir clean` and the demo call this module; nothing else of weir changes a host.
+//!
+//! - [`spec`]: what is wanted, as plain data. [`nft`]: the table `inet weir`, as text.
+//! - [`observe`]: what is there. [`plan`]: what differs, and the commands a person would type: a pure function.
+//! - [`apply`]: does what the plan says, in the order that never black-holes traffic, and takes it back when a step fails.
+//! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
+//! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace.
+//! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them. [`preflight`]: may we, can the kernel?
+//!
+//! Everything works in the network namespace of the calling thread (rtnetlink sockets, `nft` children and /proc/sys/net all
+//! follow it), and everything asynchronous runs on a tokio current_thread runtime: [`wait`] makes one for callers without.
+
+pub mod apply;
+pub mod clean;
+pub mod error;
+pub mod journal;
+pub mod link;
+pub mod lock;
+pub mod netlink;
+pub mod nft;
+pub mod observe;
+pub mod plan;
+pub mod rule;
+pub mod spec;
+pub mod sysctl;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+pub use apply::Applied;
+pub use clean::Removed;
+pub use error::HostError;
+pub use link::LinkInfo;
+pub use lock::Lock;
+pub use plan::{Plan, Status, Step};
+pub use spec::{Fail, HostSpec, InterceptSpec};
+
+use netlink::Netlink;
+
+/// rtnetlink's protocol number of weir's own rules and routes (`proto 119`): the tag by which `weir clean` finds them.
+pub const PROTOCOL: u8 = 119;
+
+/// The TUN device through which frames reach the transparent listener.
+pub const RELAY_TUN: &str = "weir-relay";
+
+/// The TUN device through which frames are handed to plain forwarding.
+pub const PUNT_TUN: &str = "weir-punt";
+
+/// Where weir keeps what must outlive its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Old values of sysctls.
+    pub journal: PathBuf,
+    /// weir's folder in bpffs, where links and maps are pinned.
+    pub pins: PathBuf,
+}
+
+impl Paths {
+    /// The usual places. Both carry the inode of the calling thread's network namespace in their names: /run and bpffs
+    /// are not separated by network namespaces, and a weir in one must neither read nor clean what belongs to another.
+    pub fn of_this_namespace() -> Result<Self, HostError> {
+        let inode = journal::netns_inode()?;
+        Ok(Self {
+            journal: PathBuf::from(format!("/run/weir/journal-{inode}.json")),
+            pins: PathBuf::from(format!("/sys/fs/bpf/weir/{inode}")),
+        })
+    }
+}
+
+/// A connection to the kernel of this network namespace.
+#[derive(Debug)]
+pub struct Host {
+    pub(crate) netlink: Netlink,
+    pub(crate) paths: Paths,
+}
+
+impl Host {
+    /// Opens the netlink connection. Must be called on a tokio runtime (see [`wait`]).
+    pub fn open(paths: Paths) -> Result<Self, HostError> {
+        Ok(Self { netlink: Netlink::open()?, paths })
+    }
+
+    /// What `spec` needs and what differs from it now. Changes nothing.
+    pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
+        spec.validate()?;
+        Ok(plan::plan(spec, &observe::observe(&self.netlink, spec).await?))
+    }
+}
+
+/// Runs `work` to its end on a runtime of its own, in the calling thread (and so in its network namespace).
+pub fn wait<T>(work: impl Future<Output = Result<T, HostError>>) -> Result<T, HostError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| HostError::Kernel(format!("cannot start an event loop: {e}")))?;
+    runtime.block_on(work)
+}

@@ -1,1 +1,281 @@
-//! Network namespaces joined by veth pairs, for the demo and the tests.
+//! A gateway between a client and a server, in three network namespaces of this process's own.
+//!
+//! ```text
+//!   client namespace            gateway namespace                server namespace
+//!   client0 ---------------- lan0            wan0 ---------------- server0
+//!   10.77.1.2, 10.77.1.9     10.77.1.1       192.0.2.1      192.0.2.10, .11, .12
+//!   fd77:1::2, fd77:1::9     fd77:1::1       2001:db8:2::1  2001:db8:2::10, ::11, ::12
+//! ```
+//!
+//! For `weir demo` and for the namespace tests. Nothing of the host is touched: namespaces are held by
+//! descriptors and threads of this process, so that they, their devices, rules and children vanish with it,
+//! whether it returns, panics, is interrupted or is killed. The gateway has its own mounts besides: an empty
+//! `/run`, its own `/sys` and BPF file system.
+//!
+//! ```no_run
+//! use weir_control::lab::{Lab, LabOptions};
+//! let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true) })?;
+//! let listener = lab.server.run(|| std::net::TcpListener::bind("192.0.2.10:80"))?;
+//! let capture = lab.capture(&lab.gateway, "wan0")?;
+//! let stream = lab.client.run(|| std::net::TcpStream::connect("192.0.2.10:80"))?;
+//! assert!(capture.stop().iter().any(|frame| frame.outgoing));
+//! # Ok::<(), weir_control::lab::LabError>(())
+//! ```
+
+mod capture;
+mod frame;
+mod links;
+mod namespace;
+mod state;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use capture::{Capture, CapturedFrame};
+pub use frame::{Checksums, TcpFrame};
+pub use namespace::{Namespace, NamespaceChild};
+pub use state::{current_state, differences, host_state};
+
+use links::{Address, DeviceEnd};
+
+/// Device in the client namespace.
+pub const CLIENT_DEVICE: &str = "client0";
+/// Device in the gateway namespace towards the clients.
+pub const LAN_DEVICE: &str = "lan0";
+/// Device in the gateway namespace towards the servers.
+pub const WAN_DEVICE: &str = "wan0";
+/// Device in the server namespace.
+pub const SERVER_DEVICE: &str = "server0";
+
+/// The addresses of one IP version in the lab.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The usual client.
+    pub client: IpAddr,
+    /// A second address of the client, for rules by source.
+    pub other_client: IpAddr,
+    /// The gateway as the clients see it.
+    pub lan_gateway: IpAddr,
+    /// The gateway as the servers see it.
+    pub wan_gateway: IpAddr,
+    /// The servers, all in one namespace on one device.
+    pub servers: [IpAddr; 3],
+    /// Length of both links' prefixes.
+    pub prefix_length: u8,
+}
+
+/// IPv4 in the lab.
+pub const IPV4: Addresses = Addresses {
+    client: IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2)),
+    other_client: IpAddr::V4(Ipv4Addr::new(10, 77, 1, 9)),
+    lan_gateway: IpAddr::V4(Ipv4Addr::new(10, 77, 1, 1)),
+    wan_gateway: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    servers: [
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)),
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11)),
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 12)),
+    ],
+    prefix_length: 24,
+};
+
+/// IPv6 in the lab.
+pub const IPV6: Addresses = Addresses {
+    client: IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2)),
+    other_client: IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 9)),
+    lan_gateway: IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 1)),
+    wan_gateway: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1)),
+    servers: [
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x11)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x12)),
+    ],
+    prefix_length: 64,
+};
+
+/// Why a lab could not be built or used.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A namespace, mount, thread or socket was refused.
+    #[error("lab: cannot {what}: {source}{}", hint(.source))]
+    System {
+        /// What was tried, as a phrase that follows "cannot".
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A netlink request was refused.
+    #[error("lab: cannot {what}: {source}")]
+    Netlink {
+        /// What was tried, as a phrase that follows "cannot".
+        what: String,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+    /// There is no such device in the namespace.
+    #[error("lab: no device {device} in the {namespace} namespace")]
+    NoDevice {
+        /// The device that was asked for.
+        device: String,
+        /// Where it was looked for.
+        namespace: &'static str,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => " (run as root: namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN)",
+        _ => "",
+    }
+}
+
+impl From<io::Error> for LabError {
+    fn from(source: io::Error) -> Self {
+        Self::System { what: "use a socket of the lab".into(), source }
+    }
+}
+
+/// What can be chosen about a lab.
+#[derive(Clone, Copy, Debug)]
+pub struct LabOptions {
+    /// Receive and transmit queues of each of the four devices.
+    pub queues: u32,
+    /// Forwarding in the gateway for both families; `None` leaves it as the kernel made it.
+    pub forwarding: Option<bool>,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self { queues: 1, forwarding: None }
+    }
+}
+
+/// Three namespaces, joined and addressed as the module's picture shows. Dropping it ends its children.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where the clients are.
+    pub client: Namespace,
+    /// Where weir runs.
+    pub gateway: Namespace,
+    /// Where the origins are.
+    pub server: Namespace,
+}
+
+impl Lab {
+    /// Builds the namespaces, devices, addresses and default routes; all are usable when it returns.
+    ///
+    /// # Errors
+    /// [`LabError`] says which step was refused; nothing remains of what was built before it.
+    pub fn new(options: &LabOptions) -> Result<Self, LabError> {
+        let lab = Self {
+            client: Namespace::new("client")?,
+            gateway: Namespace::with_private_mounts("gateway")?,
+            server: Namespace::new("server")?,
+        };
+        for namespace in [&lab.client, &lab.gateway, &lab.server] {
+            // Duplicate address detection would keep new IPv6 addresses unusable for a second or two.
+            namespace.write_sysctl("net/ipv6/conf/all/accept_dad", "0")?;
+            namespace.write_sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+            namespace.run(|| links::set_up("lo"))?;
+        }
+        if let Some(on) = options.forwarding {
+            lab.set_forwarding(on)?;
+        }
+        lab.join(&LAN_LINK, &lab.client, options.queues)?;
+        lab.join(&WAN_LINK, &lab.server, options.queues)?;
+        let devices = [LAN_DEVICE, WAN_DEVICE];
+        lab.gateway.run(|| devices.into_iter().try_for_each(links::wait_until_usable))?;
+        lab.client.run(|| {
+            links::wait_until_usable(CLIENT_DEVICE)?;
+            links::add_default_routes(&[IPV4, IPV6].map(|family| (family.lan_gateway, family.client)))
+        })?;
+        lab.server.run(|| {
+            links::wait_until_usable(SERVER_DEVICE)?;
+            links::add_default_routes(&[IPV4, IPV6].map(|family| (family.wan_gateway, family.servers[0])))
+        })?;
+        Ok(lab)
+    }
+
+    /// A lab for a test, or `None` where namespaces are refused: then the reason is printed and the test
+    /// should return, since it cannot show anything.
+    ///
+    /// # Panics
+    /// Where namespaces are refused and `CI=true`, since there a skipped test counts as failed; and when
+    /// something else than a missing privilege is in the way.
+    pub fn for_test(options: &LabOptions) -> Option<Self> {
+        match Self::new(options) {
+            Ok(lab) => Some(lab),
+            Err(LabError::System { what, source }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+                assert!(!ci, "this test needs root: cannot {what}: {source}");
+                eprintln!("SKIPPED: this test needs root: cannot {what}: {source}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Switches forwarding of both families in the gateway.
+    ///
+    /// # Errors
+    /// [`LabError::System`] when the kernel refuses, e.g. without IPv6.
+    pub fn set_forwarding(&self, on: bool) -> Result<(), LabError> {
+        let value = if on { "1" } else { "0" };
+        self.gateway.write_sysctl("net/ipv4/conf/all/forwarding", value)?;
+        self.gateway.write_sysctl("net/ipv6/conf/all/forwarding", value)
+    }
+
+    /// Begins to record every frame that `device` sends and receives in `namespace`, one of this lab's.
+    ///
+    /// # Errors
+    /// [`LabError::NoDevice`], or [`LabError::System`] when packet sockets are refused.
+    pub fn capture(&self, namespace: &Namespace, device: &str) -> Result<Capture, LabError> {
+        Capture::start(namespace, device)
+    }
+
+    /// Makes one veth pair between the gateway and a namespace beside it, with addresses.
+    fn join(&self, link: &Link, neighbour: &Namespace, queues: u32) -> Result<(), LabError> {
+        let inner = DeviceEnd { name: link.gateway_device, mac: link.gateway_mac };
+        let outer = DeviceEnd { name: link.outer_device, mac: link.outer_mac };
+        let gateway_addresses: Vec<Address> = link.gateway.iter().map(|ip| address(*ip)).collect();
+        let outer_addresses: Vec<Address> = (link.outer)().into_iter().map(address).collect();
+        self.gateway.run(|| links::create_veth(&inner, &outer, neighbour.net_fd(), queues))?;
+        neighbour.run(|| links::configure(outer.name, &outer_addresses))?;
+        self.gateway.run(|| links::configure(inner.name, &gateway_addresses))
+    }
+}
+
+/// One of the two links of the lab.
+struct Link {
+    gateway_device: &'static str,
+    gateway_mac: [u8; 6],
+    outer_device: &'static str,
+    outer_mac: [u8; 6],
+    gateway: [IpAddr; 2],
+    outer: fn() -> Vec<IpAddr>,
+}
+
+const LAN_LINK: Link = Link {
+    gateway_device: LAN_DEVICE,
+    gateway_mac: [0x02, 0x77, 0, 0, 0, 2],
+    outer_device: CLIENT_DEVICE,
+    outer_mac: [0x02, 0x77, 0, 0, 0, 1],
+    gateway: [IPV4.lan_gateway, IPV6.lan_gateway],
+    outer: || vec![IPV4.client, IPV4.other_client, IPV6.client, IPV6.other_client],
+};
+
+const WAN_LINK: Link = Link {
+    gateway_device: WAN_DEVICE,
+    gateway_mac: [0x02, 0x77, 0, 0, 0, 3],
+    outer_device: SERVER_DEVICE,
+    outer_mac: [0x02, 0x77, 0, 0, 0, 4],
+    gateway: [IPV4.wan_gateway, IPV6.wan_gateway],
+    outer: || IPV4.servers.into_iter().chain(IPV6.servers).collect(),
+};
+
+fn address(ip: IpAddr) -> Address {
+    let family = if ip.is_ipv4() { IPV4 } else { IPV6 };
+    Address { ip, prefix_length: family.prefix_length }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,301 @@
-//! The relay as a pure machine: half-close, back-pressure, limits.
+//! The relay as a pure machine: one intercepted connection, its two TCP legs and the bytes between them.
+//!
+//! The relay of weir-dataplane owns sockets, buffers and the clock; this machine owns every decision about them:
+//! when to connect, what to receive and send next, when a half-close travels on, when to give up. It is driven by
+//! completions and answers with commands, so any run can be replayed from a seed.
+//!
+//! Order of calls for each completion: [`Relay::handle`], then [`Relay::poll_ask`] until `None` (each answer through
+//! [`Relay::handle_verdict`]), then [`Relay::poll`] until `None`. What `poll` yields is derived from the state, not
+//! from a queue: a command is given once and counts as under way until its completion is handled.
+//!
+//! What it promises: no client byte is sent before the verdict; FIN follows the last byte of its direction
+//! (RFC 9293 section 3.6, half-closed connections live on); RST travels on as RST and does not wait for buffered
+//! bytes; a slow receiver stops the sender by way of its window; a leg is closed only when nothing of it is under way.
+//!
+//! What it departs from: a byte acknowledged to one end by the kernel may not have reached the other (the relay's two
+//! TCP connections are separate). Invariant 1 of the fast road does not hold here; this is why `relay` is a choice.
+
+mod commands;
+mod completions;
+mod event;
+mod judge;
+mod pipe;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Ask, Command, Ending, Event, Failure, Limits, Side, SourcePort, Start, Unread, Verdict};
+pub use judge::{Judge, Judgement, find_intercept};
+pub use pipe::{Pipe, Span};
+
+use crate::ids::Nanos;
+
+/// Whether client bytes may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Held { budget: u32, until: Nanos },
+    Open,
+}
+
+/// What the connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Dropped: the server is gone, the client hears nothing until then.
+    Quiet(Nanos),
+    Over(Ending),
+}
+
+/// One leg's socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leg {
+    #[default]
+    Absent,
+    Open,
+    /// What is under way on it has been told to stop.
+    Stopping,
+    Closed,
+}
+
+/// How far the leg to the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upstream {
+    Wanted(SourcePort),
+    Connecting(SourcePort),
+    Connected,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    limits: Limits,
+    gate: Gate,
+    phase: Phase,
+    upstream: Upstream,
+    client: Leg,
+    server: Leg,
+    /// Client to server.
+    up: Pipe,
+    /// Server to client.
+    down: Pipe,
+    /// A watch for RST is under way, by side.
+    watched: [bool; 2],
+    /// Dropped, and the receive from the client was told to stop.
+    hushed: bool,
+    opened: Nanos,
+    active: Nanos,
+    armed: Option<Nanos>,
+    /// How many client bytes [`Ask::Inspect`] has shown.
+    shown: u32,
+    unread: Option<Unread>,
+    asked_unread: bool,
+}
+
+impl Relay {
+    /// A connection that was just accepted from the client.
+    pub fn new(now: Nanos, limits: Limits, start: Start) -> Self {
+        let gate = match start {
+            Start::Held { bytes, time } => {
+                Gate::Held { budget: bytes.clamp(1, limits.buffer.max(1)), until: now.saturating_add(time) }
+            }
+            Start::Open | Start::Refused(_) => Gate::Open,
+        };
+        let mut relay = Self {
+            gate,
+            phase: Phase::Running,
+            upstream: Upstream::Wanted(SourcePort::Clients),
+            client: Leg::Open,
+            server: Leg::Absent,
+            up: Pipe::new(limits.buffer),
+            down: Pipe::new(limits.buffer),
+            watched: [false; 2],
+            hushed: false,
+            opened: now,
+            active: now,
+            armed: None,
+            shown: 0,
+            unread: None,
+            asked_unread: false,
+            limits,
+        };
+        if let Start::Refused(verdict) = start {
+            relay.settle(now, verdict);
+        }
+        relay
+    }
+
+    /// A completion or a timer. One that answers no command (a late one) changes nothing.
+    pub fn handle(&mut self, now: Nanos, event: Event) {
+        match event {
+            Event::Connected => self.connected(now),
+            Event::ConnectFailed(failure) => self.connect_failed(failure),
+            Event::Received { from, len } => self.received(now, from, len),
+            Event::Eof(from) => self.end_of_stream(now, from),
+            Event::RecvFailed(from, failure) => {
+                if self.pipe_from(from).recv_failed() {
+                    self.failed(from, failure);
+                }
+            }
+            Event::Sent { to, len } => {
+                if self.pipe_to(to).sent(len) {
+                    self.active = now;
+                }
+            }
+            Event::SendFailed(to, failure) => {
+                if self.pipe_to(to).send_failed() {
+                    self.failed(to, failure);
+                }
+            }
+            Event::Hangup(side) => self.hung_up(side),
+            Event::Unwatched(side) => *self.watch(side) = false,
+            Event::Timer => self.timer(now),
+        }
+    }
+
+    /// The answer to [`Relay::poll_ask`]; ignored when there already was one.
+    pub fn handle_verdict(&mut self, now: Nanos, verdict: Verdict) {
+        if matches!(self.gate, Gate::Held { .. }) && self.phase == Phase::Running {
+            self.gate = Gate::Open;
+            self.settle(now, verdict);
+        }
+    }
+
+    /// The relay is being stopped: both ends get a RST.
+    pub fn handle_stop(&mut self) {
+        if !matches!(self.phase, Phase::Over(_)) {
+            self.phase = Phase::Over(Ending::Stopped);
+        }
+    }
+
+    /// What the verdict waits for, if it can be sought now.
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        let Gate::Held { budget, .. } = self.gate else { return None };
+        if self.phase != Phase::Running || self.asked_unread {
+            return None;
+        }
+        let held = self.up.level();
+        if held > self.shown {
+            self.shown = held;
+            return Some(Ask::Inspect { len: held, budget });
+        }
+        let unread = if self.up.is_ended() {
+            Unread::ClientClosed
+        } else if held >= budget {
+            Unread::HoldFull
+        } else {
+            self.unread?
+        };
+        self.asked_unread = true;
+        Some(Ask::Unidentified(unread))
+    }
+
+    /// The next thing to do. `None`: wait for a completion or the timer.
+    pub fn poll(&mut self) -> Option<Command> {
+        let command = match self.phase {
+            Phase::Running => self.poll_running(),
+            Phase::Quiet(_) => self.poll_quiet(),
+            Phase::Over(ending) => self.poll_over(ending),
+        };
+        command.or_else(|| self.poll_timer())
+    }
+
+    /// Both legs are closed: the connection's slot and buffers can be used again.
+    pub fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Over(_)) && self.client == Leg::Closed && self.is_gone(Side::Server)
+    }
+
+    /// Nothing will be received or sent any more: the buffers can be given back before the legs close.
+    pub fn needs_no_buffers(&self) -> bool {
+        self.phase != Phase::Running && !self.is_moving(Side::Client) && !self.is_moving(Side::Server)
+    }
+
+    /// Why it ended, once it has.
+    pub fn ending(&self) -> Option<Ending> {
+        match self.phase {
+            Phase::Over(ending) => Some(ending),
+            Phase::Quiet(_) => Some(Ending::Dropped),
+            Phase::Running => None,
+        }
+    }
+
+    /// No verdict yet.
+    pub fn is_held(&self) -> bool {
+        matches!(self.gate, Gate::Held { .. })
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.upstream == Upstream::Connected
+    }
+
+    /// Octets taken from the client and given to the server, and the other way round.
+    pub fn traffic(&self) -> (u64, u64) {
+        (self.up.total_sent(), self.down.total_sent())
+    }
+
+    /// Octets received and not yet sent, both directions.
+    pub fn buffered(&self) -> u32 {
+        self.up.level() + self.down.level()
+    }
+
+    pub fn opened(&self) -> Nanos {
+        self.opened
+    }
+
+    /// When a byte last moved.
+    pub fn active(&self) -> Nanos {
+        self.active
+    }
+}
+
+/// Sides.
+impl Relay {
+    fn pipe_from(&mut self, side: Side) -> &mut Pipe {
+        match side {
+            Side::Client => &mut self.up,
+            Side::Server => &mut self.down,
+        }
+    }
+
+    fn pipe_to(&mut self, side: Side) -> &mut Pipe {
+        self.pipe_from(side.other())
+    }
+
+    fn leg(&mut self, side: Side) -> &mut Leg {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+
+    fn watch(&mut self, side: Side) -> &mut bool {
+        let [client, server] = &mut self.watched;
+        match side {
+            Side::Client => client,
+            Side::Server => server,
+        }
+    }
+
+    fn is_gone(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.client == Leg::Closed,
+            Side::Server => matches!(self.server, Leg::Closed | Leg::Absent),
+        }
+    }
+
+    /// Something of the leg is under way.
+    fn is_busy(&self, side: Side) -> bool {
+        let [client_watched, server_watched] = self.watched;
+        self.is_moving(side)
+            || match side {
+                Side::Client => client_watched,
+                Side::Server => server_watched || matches!(self.upstream, Upstream::Connecting(_)),
+            }
+    }
+
+    /// Bytes of the leg are under way.
+    fn is_moving(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.up.is_receiving() || self.down.is_sending(),
+            Side::Server => self.down.is_receiving() || self.up.is_sending(),
+        }
+    }
+}

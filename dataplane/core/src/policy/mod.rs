@@ -1,132 +1,59 @@
 //! Compiled, immutable rules: one [`Policy`] per epoch.
 //!
-//! Control compiles it from the configuration; workers and relay only read it.
+//! Control compiles it from the configuration; workers and relay only read it. They ask in this order:
+//! [`Policy::intercept`] at a SYN, [`Intercept::relay_at_syn`] at the same SYN, and [`Intercept::decide`] when the
+//! client's first bytes have been read (or could not be). The steering program asks the same question as
+//! [`Policy::intercept`] of the [`SteeringTable`]. No lookup allocates, and none depends on the length of a list of
+//! names, prefixes or ports; rules are tried one after the other.
+
+mod builder;
+mod intercept;
+mod names;
+mod pool;
+mod ports;
+mod prefixes;
+mod rule;
+mod steering;
+#[cfg(test)]
+mod tests;
+mod words;
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::ids::{InterceptId, Nanos, PoolId, PortId, PortSet, RuleId};
+use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId};
 
-/// What a rule says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Action {
-    Allow,
-    Reset,
-    Drop,
-    Send(PoolId),
-    Relay,
-}
+pub use builder::{BuildError, MAX_POOLS, MAX_RULES, PolicyBuilder};
+pub use intercept::{Intercept, InterceptSpec};
+pub use names::{MAX_LABEL, MAX_NAME, NameError, NameSet};
+pub use pool::{Balance, Pool, Source};
+pub use ports::TcpPorts;
+pub use prefixes::Prefixes;
+pub use rule::{Rule, RuleSpec};
+pub use steering::SteeringTable;
+pub use words::{Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol};
 
-/// What was recognised in the first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    Tls,
-    Http,
-    /// Bytes came and they are neither.
-    Other,
-}
-
-/// How an intercept answers a SYN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Handshake {
-    Through,
-    Answer,
-    Relay,
-}
-
-/// No room for a new flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Full {
-    Kernel,
-    Drop,
-}
-
-/// All that a rule can look at. `protocol` is `None` while nothing could be identified
-/// (server spoke first, hold exhausted); `host` is lower case without a trailing dot.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    pub client: IpAddr,
-    pub server: IpAddr,
-    pub server_port: u16,
-    pub protocol: Option<Protocol>,
-    pub host: Option<&'a str>,
-    /// The ALPN protocol names offered, each without its length octet.
-    pub alpn: &'a [&'a [u8]],
-}
-
-/// Why a decision was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cause {
-    Rule(RuleId),
-    Otherwise,
-    Unidentified,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    pub action: Action,
-    pub cause: Cause,
-}
-
-/// The action, as the command line and the admin API spell it.
-impl Action {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Reset => "reset",
-            Self::Drop => "drop",
-            Self::Send(_) => "send",
-            Self::Relay => "relay",
-        }
-    }
-}
-
-/// What to do with packets of unknown connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Midstream {
-    pub action: Action,
-    /// For this long after start, such packets are connections from before and go to the kernel.
-    pub grace: Nanos,
-}
-
-/// One configured set of destinations to take over.
-#[derive(Clone, Debug)]
-pub struct Intercept {
-    pub name: String,
-    /// Ports its SYNs come from.
-    pub from: PortSet,
-    pub handshake: Handshake,
-    /// The most client bytes held before there is a verdict.
-    pub hold_bytes: u32,
-    pub hold_time: Nanos,
-    pub full: Full,
-    pub otherwise: Action,
-    pub unidentified: Action,
-    pub midstream: Midstream,
-    rules: Vec<Rule>,
-}
-
-/// One rule, with the sets it matches. Placeholder fields are filled in by the policy compiler.
-#[derive(Clone, Debug)]
-pub struct Rule {
-    pub action: Action,
-    /// Where the rule stands: `file:line`.
-    pub origin: String,
-}
-
-/// The rules of one configuration.
+/// The rules of one configuration. Made by [`PolicyBuilder`].
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// The number of the configuration.
     pub epoch: u32,
     intercepts: Vec<Intercept>,
+    pools: Vec<Pool>,
+    /// Intercepts by destination prefix, as bits.
+    to: steering::Destinations,
+    /// Intercepts by the port that a SYN comes from, as bits.
+    from: [u64; MAX_PORTS],
 }
 
 impl Policy {
+    fn new(epoch: u32, intercepts: Vec<Intercept>, pools: Vec<Pool>) -> Self {
+        let to = steering::Destinations::new(&intercepts);
+        let from = steering::from_bits(&intercepts);
+        Self { epoch, intercepts, pools, to, from }
+    }
+
     pub fn intercepts(&self) -> &[Intercept] {
         &self.intercepts
     }
@@ -135,8 +62,25 @@ impl Policy {
         self.intercepts.get(id.0 as usize)
     }
 
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    pub fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.get(usize::from(id.0))
+    }
+
     /// The first intercept that takes connections which arrive at `from` for `server:port`.
-    pub fn intercept(&self, _from: PortId, _server: IpAddr, _port: u16) -> Option<InterceptId> {
+    pub fn intercept(&self, from: PortId, server: IpAddr, port: u16) -> Option<InterceptId> {
+        let mut bits = self.to_bits(server) & self.from.get(usize::from(from.0)).copied().unwrap_or(0);
+        // From the lowest bit up: one step for each intercept whose addresses fit.
+        while bits != 0 {
+            let id = InterceptId(bits.trailing_zeros() as u8);
+            if self.get(id).is_some_and(|intercept| intercept.tcp().contains(port)) {
+                return Some(id);
+            }
+            bits &= bits - 1;
+        }
         None
     }
 
@@ -145,20 +89,17 @@ impl Policy {
     pub fn intercept_of_server(&self, client_side: PortId, server: IpAddr, port: u16) -> Option<InterceptId> {
         self.intercept(client_side, server, port)
     }
-}
 
-impl Intercept {
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
+    /// The same intercepts, as the steering program's maps hold them.
+    pub fn steering(&self) -> SteeringTable {
+        SteeringTable::new(self)
     }
 
-    /// The `relay` rule that takes a SYN, if one does, whatever rules by name stand before it (DESIGN section 9).
-    pub fn relay_at_syn(&self, _client: IpAddr, _server: IpAddr, _port: u16) -> Option<RuleId> {
-        None
-    }
-
-    /// First match wins; then `unidentified` when `facts.protocol` is `None` or `Other`, else `otherwise`.
-    pub fn decide(&self, _facts: &Facts<'_>) -> Decision {
-        Decision { action: self.otherwise, cause: Cause::Otherwise }
+    fn to_bits(&self, server: IpAddr) -> u64 {
+        let bits = match server {
+            IpAddr::V4(a) => self.to.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, bits)| *bits),
+            IpAddr::V6(a) => self.to.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, bits)| *bits),
+        };
+        bits.unwrap_or(0)
     }
 }

@@ -1,0 +1,37 @@
+//! Asks a running gateway.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Refusal, Request};
+use crate::exit::Failure;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends one request; returns the answer.
+///
+/// # Errors
+/// Nobody listens on the socket, no answer in 10 s, or a refusal.
+pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
+    let path = socket.display();
+    let failed = |what: &str, error: &dyn std::fmt::Display| Failure::refused(format!("{path}: {what}: {error}"));
+    let mut stream = UnixStream::connect(socket).map_err(|error| {
+        Failure::refused(format!("{path}: no weir answers there: {error}; is `weir run` running with this socket?"))
+    })?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| failed("cannot be used", &e))?;
+    let mut line = serde_json::to_string(&request).map_err(|e| failed("the request", &e))?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(|e| failed("the request was not taken", &e))?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(|e| failed("no answer", &e))?;
+    let value: Value = serde_json::from_str(&answer).map_err(|e| failed("the answer is no JSON", &e))?;
+    match serde_json::from_value::<Refusal>(value.clone()) {
+        Ok(refusal) if value.is_object() => Err(Failure::refused(format!("{path}: {}", refusal.error))),
+        _ => Ok(value),
+    }
+}

@@ -1,0 +1,26 @@
+//! The admin API: one JSON object a line over a Unix socket, one JSON line in answer.
+//!
+//! [`server`] runs in `weir run`; [`client`] is what `weir status` and `weir flows` use; [`table`] prints for people.
+
+pub mod client;
+pub mod server;
+pub mod state;
+pub mod table;
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked: `{"op":"status"}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How the gateway is.
+    Status,
+    /// All flows.
+    Flows,
+}
+
+/// What is answered when a request is not understood or cannot be carried out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    pub error: String,
+}

@@ -1,0 +1,240 @@
+//! What the running gateway tells about itself.
+
+use std::fmt::Write as _;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use weir_core::drop::{DropReason, PuntReason};
+use weir_core::view::FlowView;
+use weir_dataplane::gateway::{Dataplane, PortState};
+use weir_dataplane::relay::{RelayFlow, RelayHandle};
+use weir_sys::steering::Steering;
+
+/// How long workers may take to list their flows.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The parts that can be asked.
+#[derive(Debug)]
+pub struct State {
+    pub started: Instant,
+    pub config: String,
+    pub epoch: u32,
+    pub dataplane: Option<Dataplane>,
+    pub relay: RelayHandle,
+    pub steering: Option<Mutex<Steering>>,
+    /// How the steering program sits on each port.
+    pub attached: Vec<(String, &'static str)>,
+    pub warnings: Mutex<Vec<String>>,
+}
+
+/// One named number and what it means.
+#[derive(Clone, Debug, Serialize)]
+pub struct Count {
+    pub name: &'static str,
+    pub count: u64,
+    pub meaning: &'static str,
+}
+
+/// Frames of the memory area. `free` is all that no packet is in.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Frames {
+    pub total: u64,
+    pub free: u64,
+    pub held: u64,
+    pub sending: u64,
+    /// Frames that went out of scope without being given back: always 0.
+    pub lost: u64,
+}
+
+/// One port.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortStatus {
+    #[serde(flatten)]
+    pub state: PortState,
+    /// `native` or `generic`.
+    pub xdp: &'static str,
+    pub rx_packets: u64,
+    pub tx_packets: u64,
+}
+
+/// The answer to `weir status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub pid: u32,
+    pub version: &'static str,
+    pub config: String,
+    pub epoch: u32,
+    pub uptime_s: u64,
+    pub healthy: bool,
+    pub workers: usize,
+    pub ports: Vec<PortStatus>,
+    pub frames: Frames,
+    pub flows_fast: u64,
+    pub flows_kernel: u64,
+    pub flows_relay: u64,
+    pub flows: Vec<Count>,
+    pub drops: Vec<Count>,
+    pub punts: Vec<Count>,
+    pub steering: Vec<Count>,
+    pub relay: Vec<Count>,
+    pub warnings: Vec<String>,
+}
+
+impl State {
+    pub fn status(&self) -> Status {
+        let plane = self.dataplane.as_ref();
+        let summary = plane.map(Dataplane::summary).unwrap_or_default();
+        let gauges = summary.gauges();
+        let (total, reservoir) = plane.map_or((0, 0), Dataplane::frames);
+        let relay = self.relay.counters();
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+            config: self.config.clone(),
+            epoch: self.epoch,
+            uptime_s: self.started.elapsed().as_secs(),
+            healthy: plane.is_none_or(Dataplane::is_alive),
+            workers: plane.map_or(0, Dataplane::workers),
+            ports: self.ports(&summary.ports),
+            frames: Frames {
+                total: total as u64,
+                free: gauges.frames_pool + gauges.frames_fill + reservoir as u64,
+                held: gauges.frames_held,
+                sending: gauges.frames_transmit,
+                lost: weir_sys::xsk::frames_lost(),
+            },
+            flows_fast: gauges.flows_fast,
+            flows_kernel: gauges.flows_kernel,
+            flows_relay: relay.active(),
+            flows: totals(&summary.totals(), gauges.handed_over),
+            drops: counts(DropReason::ALL, &summary.counters.dropped, DropReason::name, DropReason::sentence),
+            punts: counts(PuntReason::ALL, &summary.counters.punted, PuntReason::name, PuntReason::sentence),
+            steering: self.steering_counts(),
+            relay: relay
+                .iter()
+                .map(|(c, count)| Count { name: c.name(), count, meaning: c.sentence() })
+                .collect(),
+            warnings: self.warnings.lock().map(|w| w.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn ports(&self, counters: &[(u64, u64)]) -> Vec<PortStatus> {
+        let states = self.dataplane.as_ref().map(Dataplane::ports).unwrap_or_default();
+        let port = |(state, (rx, tx)): (&PortState, &(u64, u64))| PortStatus {
+            state: state.clone(),
+            xdp: self.attached.iter().find(|(d, _)| *d == state.device).map_or("none", |(_, mode)| mode),
+            rx_packets: *rx,
+            tx_packets: *tx,
+        };
+        states.iter().zip(counters).map(port).collect()
+    }
+
+    fn steering_counts(&self) -> Vec<Count> {
+        let Some(steering) = &self.steering else { return Vec::new() };
+        let counters = steering.lock().ok().and_then(|s| s.counters().ok()).unwrap_or_default();
+        counters.iter().map(|(o, count)| Count { name: o.name(), count, meaning: o.sentence() }).collect()
+    }
+
+    /// Every flow: those of the workers, and those of the relay. A flow that a worker gave to the relay is one entry,
+    /// with the worker's reason for the road and what the relay knows of it.
+    pub fn flows(&self) -> Vec<FlowView> {
+        let mut flows = self.dataplane.as_ref().map(|p| p.flows(PATIENCE)).unwrap_or_default();
+        for relayed in self.relay.flows(usize::MAX) {
+            let given = flows.iter_mut().find(|f| f.client == relayed.client && f.destination == relayed.server);
+            match given {
+                Some(flow) => *flow = of_relay(relayed, Some(flow)),
+                None => flows.push(of_relay(relayed, None)),
+            }
+        }
+        flows
+    }
+
+    /// All counters in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        let status = self.status();
+        let mut text = String::new();
+        let gauges = [
+            ("weir_flows{road=\"fast\"}", status.flows_fast),
+            ("weir_flows{road=\"kernel\"}", status.flows_kernel),
+            ("weir_flows{road=\"relay\"}", status.flows_relay),
+            ("weir_frames_total", status.frames.total),
+            ("weir_frames_free", status.frames.free),
+            ("weir_frames_lost", status.frames.lost),
+            ("weir_healthy", u64::from(status.healthy)),
+        ];
+        for (name, value) in gauges {
+            let _ = writeln!(text, "{name} {value}");
+        }
+        let families = [
+            ("weir_flow_events_total", "event", &status.flows),
+            ("weir_drops_total", "reason", &status.drops),
+            ("weir_punts_total", "reason", &status.punts),
+            ("weir_steering_total", "outcome", &status.steering),
+            ("weir_relay_total", "event", &status.relay),
+        ];
+        for (family, label, counts) in families {
+            let _ = writeln!(text, "# TYPE {family} counter");
+            for count in counts {
+                let _ = writeln!(text, "{family}{{{label}=\"{}\"}} {}", count.name, count.count);
+            }
+        }
+        for port in &status.ports {
+            let device = &port.state.device;
+            let _ = writeln!(text, "weir_port_rx_packets_total{{device=\"{device}\"}} {}", port.rx_packets);
+            let _ = writeln!(text, "weir_port_tx_packets_total{{device=\"{device}\"}} {}", port.tx_packets);
+        }
+        text
+    }
+}
+
+fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
+    FlowView {
+        client: flow.client,
+        destination: flow.server,
+        server: flow.server,
+        host: flow.host,
+        protocol: flow.protocol,
+        verdict: flow.verdict.or_else(|| given.and_then(|g| g.verdict)),
+        rule: flow.rule.or_else(|| given.and_then(|g| g.rule.clone())),
+        road: "relay",
+        lane: None,
+        stage: flow.state,
+        reason: given.map_or_else(|| flow.reason.to_owned(), |g| g.reason.clone()),
+        packets_to_server: 0,
+        packets_to_client: 0,
+        bytes_to_server: flow.bytes_up,
+        bytes_to_client: flow.bytes_down,
+        age_ns: flow.age.as_nanos() as u64,
+        idle_ns: flow.idle.as_nanos() as u64,
+    }
+}
+
+fn counts<R: Copy>(
+    all: &[R],
+    values: &[u64],
+    name: fn(R) -> &'static str,
+    sentence: fn(R) -> &'static str,
+) -> Vec<Count> {
+    all.iter()
+        .zip(values)
+        .map(|(reason, count)| Count { name: name(*reason), count: *count, meaning: sentence(*reason) })
+        .collect()
+}
+
+fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
+    [
+        ("opened", t.opened, "Connections whose SYN was taken by an intercept."),
+        ("allowed", t.allowed, "Connections allowed by a verdict."),
+        ("reset", t.reset, "Connections refused with a reset."),
+        ("dropped", t.dropped, "Connections dropped without an answer."),
+        ("unidentified", t.unidentified, "Connections whose first bytes could not be identified."),
+        ("relayed", t.relayed, "Connections given to the relay."),
+        ("midstream", t.midstream, "Connections from before the start, given to the kernel."),
+        ("expired", t.expired, "Connections forgotten because nothing came for too long."),
+        ("handed-over", handed_over, "Frames that crossed from one worker to another."),
+    ]
+    .into_iter()
+    .map(|(name, count, meaning)| Count { name, count, meaning })
+    .collect()
+}

@@ -1,0 +1,91 @@
+//! Answers as tables, for people.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// `weir status`: what matters first; counters that moved.
+pub fn status(value: &Value) -> String {
+    let text = |key: &str| plain(&value[key]);
+    let mut out = String::new();
+    let health = if value["healthy"] == true { "healthy" } else { "NOT HEALTHY" };
+    let _ = writeln!(out, "weir {} (pid {}), {health}, up {} s", text("version"), text("pid"), text("uptime_s"));
+    let _ = writeln!(out, "config {} (epoch {}), {} workers", text("config"), text("epoch"), text("workers"));
+    let frames = &value["frames"];
+    let _ = writeln!(
+        out,
+        "flows  fast {}, kernel {}, relay {}\nframes {} of {} free, {} held, {} sending, {} lost",
+        text("flows_fast"),
+        text("flows_kernel"),
+        text("flows_relay"),
+        plain(&frames["free"]),
+        plain(&frames["total"]),
+        plain(&frames["held"]),
+        plain(&frames["sending"]),
+        plain(&frames["lost"]),
+    );
+    for port in value["ports"].as_array().into_iter().flatten() {
+        let copy = if port["zero_copy"] == true { "zero-copy" } else { "copy" };
+        let _ = writeln!(
+            out,
+            "port   {}: XDP {}, AF_XDP {copy} (asked {}), queues {}, rx {}, tx {}",
+            plain(&port["device"]),
+            plain(&port["xdp"]),
+            plain(&port["asked"]),
+            port["queues"],
+            plain(&port["rx_packets"]),
+            plain(&port["tx_packets"]),
+        );
+    }
+    for family in ["flows", "drops", "punts", "steering", "relay"] {
+        for count in value[family].as_array().into_iter().flatten().filter(|c| c["count"] != 0) {
+            let (name, meaning) = (plain(&count["name"]), plain(&count["meaning"]));
+            let _ = writeln!(out, "{family:<9}{name:<20}{:>12}  {meaning}", plain(&count["count"]));
+        }
+    }
+    for warning in value["warnings"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "warning: {}", plain(warning));
+    }
+    out
+}
+
+/// `weir flows`: one row a flow.
+pub fn flows(value: &Value) -> String {
+    const COLUMNS: [&str; 9] = ["client", "destination", "host", "proto", "verdict", "rule", "road", "reason", "bytes up/down"];
+    let mut rows: Vec<[String; 9]> = vec![COLUMNS.map(str::to_owned)];
+    for flow in value.as_array().into_iter().flatten() {
+        let field = |key: &str| plain(&flow[key]);
+        rows.push([
+            field("client"),
+            field("destination"),
+            field("host"),
+            field("protocol"),
+            field("verdict"),
+            field("rule"),
+            field("road"),
+            field("reason"),
+            format!("{}/{}", field("bytes_to_server"), field("bytes_to_client")),
+        ]);
+    }
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut out = String::new();
+    for row in &rows {
+        let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    let _ = writeln!(out, "{} flows", rows.len() - 1);
+    out
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

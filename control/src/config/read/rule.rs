@@ -1,0 +1,117 @@
+//! One of an intercept's `rules`.
+
+use weir_core::ids::PoolId;
+use weir_core::policy::{Action, Handshake, Protocol, RuleSpec};
+
+use super::intercept::{Context, ports, prefixes};
+use crate::config::section::{Item, Reader, Section};
+
+pub const KEYS: [&str; 9] = ["host", "host_file", "from", "to", "tcp", "alpn", "protocol", "action", "pool"];
+
+/// Longest ALPN protocol name (RFC 7301, section 3.1), in octets.
+const MAX_ALPN: usize = 255;
+
+/// What a rule may look at where it says `relay` and the handshake is not `relay`.
+const RELAY_HINT: &str = "`relay` is decided at the SYN, where there is no content yet: a rule that says so may match \
+                          only on `from`, `to` and `tcp`, unless the intercept's handshake is `relay`";
+
+pub fn read(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    context: &mut Context<'_>,
+    handshake: Handshake,
+) -> RuleSpec {
+    let mut rule = RuleSpec::new(action(reader, section, context).unwrap_or(Action::Allow));
+    rule.origin = reader.origin(&section.span);
+    rule.host = context.hosts.names(reader, section);
+    rule.from = section.get("from").map(|item| prefixes(reader, &item)).unwrap_or_default();
+    rule.to = section.get("to").map(|item| prefixes(reader, &item)).unwrap_or_default();
+    rule.tcp = section.get("tcp").map(|item| ports(reader, &item)).unwrap_or_default();
+    rule.alpn = section.get("alpn").map(|item| alpn(reader, &item)).unwrap_or_default();
+    rule.protocol = section.get("protocol").and_then(|item| protocol(reader, &item));
+    if rule.action == Action::Relay && handshake != Handshake::Relay {
+        for item in ["host", "host_file", "alpn", "protocol"].iter().filter_map(|key| section.get(key)) {
+            reader.error(&item.key, format!("{}: {RELAY_HINT}", item.what()));
+        }
+    }
+    contradictions(reader, section, &rule);
+    rule
+}
+
+fn action(reader: &mut Reader<'_>, section: &Section<'_>, context: &Context<'_>) -> Option<Action> {
+    let item = reader.require(section, "action");
+    let pool = section.get("pool");
+    let send = Action::Send(PoolId(0));
+    let choices = [Action::Allow, Action::Reset, Action::Drop, send, Action::Relay]
+        .map(|action| (action.name(), action));
+    let action = item.as_ref().and_then(|item| reader.choice(item, &choices));
+    match (item, action, pool) {
+        (Some(item), Some(Action::Send(_)), pool) => {
+            reader.unavailable(&item, "send", "allow, reset, drop, relay");
+            match pool {
+                Some(pool) => find_pool(reader, &pool, context).map(Action::Send),
+                None => {
+                    reader.error(
+                        &section.span,
+                        "a rule with `action = \"send\"` has no `pool`, which must be written",
+                    );
+                    None
+                }
+            }
+        }
+        (_, Some(_), Some(pool)) => {
+            reader.error(&pool.key, "`pool` in a rule is only for `action = \"send\"`");
+            action
+        }
+        (_, action, _) => action,
+    }
+}
+
+fn find_pool(reader: &mut Reader<'_>, item: &Item<'_>, context: &Context<'_>) -> Option<PoolId> {
+    let name = reader.string(item)?;
+    match (0..).map(PoolId).zip(context.pools).find(|(_, pool)| pool.name == name) {
+        Some((id, _)) => Some(id),
+        None => {
+            let names: Vec<&str> = context.pools.iter().map(|pool| pool.name.as_str()).collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            reader.wrong(item, &format!("no [[pool]] is named `{name}`; there are: {there}"))
+        }
+    }
+}
+
+fn alpn(reader: &mut Reader<'_>, item: &Item<'_>) -> Vec<String> {
+    let name = |text: &str| match text.len() {
+        1..=MAX_ALPN => Ok(text.to_owned()),
+        octets => Err(format!("an ALPN name has 1 to {MAX_ALPN} octets, `{text}` has {octets}")),
+    };
+    let elements = reader.list(item);
+    elements.iter().filter_map(|element| reader.parsed(element, name)).collect()
+}
+
+fn protocol(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Protocol> {
+    reader.choice(
+        item,
+        &[Protocol::Tls, Protocol::Http, Protocol::Other].map(|protocol| (protocol.name(), protocol)),
+    )
+}
+
+/// Conditions that no connection meets together.
+fn contradictions(reader: &mut Reader<'_>, section: &Section<'_>, rule: &RuleSpec) {
+    let never = "so the rule would never match";
+    if rule.protocol == Some(Protocol::Other) && rule.host.is_some() {
+        reader
+            .error(&section.span, format!("a rule with `protocol = \"other\"` cannot have a host, {never}"));
+    }
+    if rule.protocol.is_some_and(|protocol| protocol != Protocol::Tls) && !rule.alpn.is_empty() {
+        reader.error(&section.span, format!("`alpn` is found in TLS only, {never}"));
+    }
+    let (from, to) = (&rule.from, &rule.to);
+    let v4 = |prefixes: &[ipnet::IpNet]| prefixes.iter().any(|p| p.addr().is_ipv4());
+    let v6 = |prefixes: &[ipnet::IpNet]| prefixes.iter().any(|p| p.addr().is_ipv6());
+    if !from.is_empty() && !to.is_empty() && !(v4(from) && v4(to)) && !(v6(from) && v6(to)) {
+        reader.error(
+            &section.span,
+            format!("`from` and `to` of the rule have no address family in common, {never}"),
+        );
+    }
+}

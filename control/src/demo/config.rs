@@ -1,0 +1,70 @@
+//! The configuration that the demo runs: the built-in file, made to fit the number of workers.
+
+use std::path::PathBuf;
+
+use super::{DemoError, DemoOptions, gateway};
+use crate::lab::Lab;
+
+/// The file that the repository ships for the demo.
+const BUILT_IN: &str = include_str!("../../../configs/demo.toml");
+
+/// Returns the path of the configuration to run. The built-in one is written into the lab.
+///
+/// # Errors
+/// [`DemoError::Config`] when there are fewer cores than workers, or the given file is not there.
+pub(super) fn prepare(lab: &Lab, options: &DemoOptions) -> Result<PathBuf, DemoError> {
+    if let Some(file) = &options.config {
+        let unreadable = |error| DemoError::Config(format!("cannot read {}: {error}", file.display()));
+        return file.canonicalize().map_err(unreadable);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+    if options.workers == 0 || options.workers as usize > cores {
+        let workers = options.workers;
+        return Err(DemoError::Config(format!(
+            "cannot run {workers} workers on {cores} cores: choose --workers from 1 to {cores}"
+        )));
+    }
+    gateway::install_config(lab, &with_workers(BUILT_IN, options.workers))
+}
+
+/// Puts `cores` into the section `[workers]`, in place of an empty line before it where there is one, so that
+/// the lines of the rules, which reports show, stay those of the file in the repository.
+fn with_workers(text: &str, workers: u32) -> String {
+    let cores: Vec<String> = (0..workers).map(|core| core.to_string()).collect();
+    let section = format!("[workers]\ncores = [{}]\n", cores.join(", "));
+    match text.contains("\n\n[workers]\n") {
+        true => text.replacen("\n\n[workers]\n", &format!("\n{section}"), 1),
+        false => text.replacen("[workers]\n", &section, 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_put_in_without_moving_the_rules() {
+        let text = with_workers(BUILT_IN, 2);
+        let parsed: toml::Table = toml::from_str(&text).expect("still TOML");
+        assert_eq!(parsed["workers"]["cores"].as_array().map(Vec::len), Some(2));
+        let rule = |text: &str| text.lines().position(|line| line.contains("denied.example"));
+        assert_eq!(rule(&text), rule(BUILT_IN));
+    }
+
+    #[test]
+    fn built_in_file_names_what_the_scenarios_ask_for() {
+        use crate::demo::origin::{HTTP_PORT, HTTPS_PORTS, SERVER_FIRST_PORT};
+        use crate::demo::scenario::{ALLOWED_NAME, DENIED_NAME};
+        let relayed = [crate::lab::IPV4, crate::lab::IPV6].map(|family| family.other_client.to_string());
+        for needed in [DENIED_NAME, crate::lab::LAN_DEVICE, crate::lab::WAN_DEVICE, &relayed[0], &relayed[1]]
+        {
+            assert!(BUILT_IN.contains(needed), "{needed}");
+        }
+        assert!(!BUILT_IN.contains(ALLOWED_NAME));
+        let parsed: toml::Table = toml::from_str(BUILT_IN).expect("TOML");
+        let taken = parsed["intercept"][0]["tcp"].as_array().expect("ports").clone();
+        for port in [HTTPS_PORTS[0], HTTP_PORT, SERVER_FIRST_PORT] {
+            assert!(taken.contains(&i64::from(port).into()), "port {port}");
+        }
+    }
+}

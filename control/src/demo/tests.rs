@@ -1,0 +1,75 @@
+use super::*;
+
+/// Proves the lab, its origins and its clients: with the kernel alone in the gateway what should pass
+/// passes, and what only weir would refuse is not refused.
+#[test]
+fn lab_without_weir_forwards() {
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 2, forwarding: Some(true) }) else { return };
+    let stage = Stage::new(&lab).expect("origins");
+    for scenario in SCENARIOS {
+        for family in Family::BOTH {
+            let result = (scenario.play)(&stage, family);
+            let at = format!("{} {}: {result:?}", scenario.name, family.name());
+            match scenario.name {
+                "https-denied" | "http-denied" => {
+                    let answered = "the request was answered with status 200";
+                    assert_eq!(result.err().as_deref(), Some(answered), "{at}");
+                }
+                _ => assert!(result.is_ok(), "{at}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn downloads_without_weir_are_intact_and_early_connections_live() {
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
+    let mut stage = Stage::new(&lab).expect("origins");
+    let early = Family::BOTH.map(|family| EarlyConnection::open(&stage, family).expect("open"));
+    for (family, result) in play_kill(&mut stage) {
+        let seen = result.unwrap_or_else(|differs| panic!("{}: {differs}", family.name()));
+        assert!(seen.what.ends_with("hash equal"), "{}", seen.what);
+    }
+    for connection in early {
+        connection.play(&stage).expect("still open");
+    }
+}
+
+#[test]
+fn weir_that_ends_at_once_is_reported_with_its_last_words() {
+    if Lab::for_test(&LabOptions::default()).is_none() {
+        return;
+    }
+    let script = std::env::temp_dir().join(format!("weir-test-{}.sh", std::process::id()));
+    std::fs::write(&script, "#!/bin/sh\necho \"port lan0: no such device\" >&2\nexit 3\n").expect("a script");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&script, mode).expect("executable");
+    let options = DemoOptions {
+        weir: script.clone(),
+        config: None,
+        workers: 1,
+        keep: false,
+        verbose: false,
+        json: true,
+    };
+    let result = run(&options, &mut |_| ());
+    std::fs::remove_file(script).expect("removed");
+    let text = result.expect_err("weir ended").to_string();
+    assert!(text.contains("weir run ended with exit status: 3"), "{text}");
+    assert!(text.contains("port lan0: no such device"), "{text}");
+}
+
+#[test]
+fn more_workers_than_cores_are_refused_with_the_limit() {
+    let Some(lab) = Lab::for_test(&LabOptions::default()) else { return };
+    let options = DemoOptions {
+        weir: PathBuf::from("weir"),
+        config: None,
+        workers: 10_000,
+        keep: false,
+        verbose: false,
+        json: true,
+    };
+    let text = config::prepare(&lab, &options).expect_err("too many").to_string();
+    assert!(text.contains("cannot run 10000 workers") && text.contains("--workers from 1 to"), "{text}");
+}

@@ -1,0 +1,179 @@
+//! Removes what weir installed, by its tags alone: with no configuration, after any crash, as often as one likes.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::route::RouteMessage;
+
+use super::error::errno;
+use super::journal::Journal;
+use super::link;
+use super::netlink::Netlink;
+use super::nft::{self, TABLE};
+use super::plan::DUMMY_ADDRESS;
+use super::rule::{SeenRoute, SeenRule};
+use super::spec::Family;
+use super::{Host, HostError, PROTOCOL, PUNT_TUN, RELAY_TUN};
+
+/// What was removed: as the commands that it came to, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub commands: Vec<String>,
+}
+
+impl Host {
+    /// What stop does: the table, then rules, routes, addresses of the TUN devices, sysctls. Whatever of it is missing is
+    /// passed over. TUN devices, programs and sockets end with the process that holds them.
+    ///
+    /// Goes on after an error, and returns the first one at the end.
+    pub async fn remove(&self) -> Result<Removed, HostError> {
+        let mut removed = Removed::default();
+        let mut first = Ok(());
+        let mut keep = |result: Result<Vec<String>, HostError>| match result {
+            Ok(commands) => removed.commands.extend(commands),
+            Err(e) if first.is_ok() => first = Err(e),
+            Err(_) => {}
+        };
+        keep(remove_table());
+        for family in Family::BOTH {
+            keep(remove_rules(&self.netlink, family).await);
+        }
+        for family in Family::BOTH {
+            keep(remove_routes(&self.netlink, family).await);
+        }
+        keep(self.remove_addresses().await);
+        keep(Journal::load(&self.paths.journal).and_then(|mut j| j.restore(&self.paths.journal)));
+        first.map(|()| removed)
+    }
+
+    /// What `weir clean` does: [`Self::remove`], and what a crash or a closed failure mode left: pinned programs and maps,
+    /// TUN devices without a process.
+    pub async fn clean(&self) -> Result<Removed, HostError> {
+        let removed = self.remove().await;
+        let pins = remove_pins(&self.paths.pins);
+        let tuns = self.remove_tuns().await;
+        let mut removed = removed?;
+        removed.commands.extend(pins?);
+        removed.commands.extend(tuns?);
+        Ok(removed)
+    }
+
+    async fn remove_tuns(&self) -> Result<Vec<String>, HostError> {
+        let mut done = Vec::new();
+        for link in link::links(&self.netlink).await? {
+            // Somebody may have named another kind of device so.
+            if is_tun_name(&link.name) && link.kind.as_deref() == Some("tun") {
+                let command = format!("ip link del {}", link.name);
+                let deleted = self.netlink.handle().link().del(link.ifindex).execute().await;
+                refused(deleted, &command)?;
+                done.push(command);
+            }
+        }
+        Ok(done)
+    }
+
+    async fn remove_addresses(&self) -> Result<Vec<String>, HostError> {
+        let links = link::links(&self.netlink).await?;
+        let mut done = Vec::new();
+        for address in self.netlink.addresses().await? {
+            let Some(device) = link::name_of(&links, address.header.index).filter(|n| is_tun_name(n)) else {
+                continue;
+            };
+            if address.attributes.contains(&AddressAttribute::Local(DUMMY_ADDRESS.into())) {
+                let command = format!("ip addr del {DUMMY_ADDRESS}/32 dev {device}");
+                refused(self.netlink.handle().address().del(address).execute().await, &command)?;
+                done.push(command);
+            }
+        }
+        Ok(done)
+    }
+}
+
+fn is_tun_name(name: &str) -> bool {
+    [RELAY_TUN, PUNT_TUN].contains(&name)
+}
+
+fn remove_table() -> Result<Vec<String>, HostError> {
+    match nft::read()? {
+        Some(table) if table.is_ours() => {
+            nft::delete()?;
+            Ok(vec![format!("nft delete table {TABLE}")])
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+async fn remove_rules(netlink: &Netlink, family: Family) -> Result<Vec<String>, HostError> {
+    let mut done = Vec::new();
+    for message in netlink.rules(family).await? {
+        let rule = SeenRule::of(family, &message);
+        if rule.is_ours() {
+            let command = rule.command("del");
+            refused(netlink.handle().rule().del(message).execute().await, &command)?;
+            done.push(command);
+        }
+    }
+    Ok(done)
+}
+
+async fn remove_routes(netlink: &Netlink, family: Family) -> Result<Vec<String>, HostError> {
+    let mut done = Vec::new();
+    for message in netlink.routes(family).await?.into_iter().filter(is_ours) {
+        let command = SeenRoute::of(family, &message).command("del");
+        refused(netlink.handle().route().del(message).execute().await, &command)?;
+        done.push(command);
+    }
+    Ok(done)
+}
+
+fn is_ours(route: &RouteMessage) -> bool {
+    u8::from(route.header.protocol) == PROTOCOL
+}
+
+/// Removes weir's own rule that looks like `rule`.
+pub(crate) async fn delete_rule(netlink: &Netlink, rule: &SeenRule) -> Result<(), HostError> {
+    let found = netlink.rules(rule.family).await?.into_iter().find(|m| SeenRule::of(rule.family, m) == *rule);
+    match found {
+        Some(message) => {
+            refused(netlink.handle().rule().del(message).execute().await, &rule.command("del"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Removes weir's own route that looks like `route`.
+pub(crate) async fn delete_route(netlink: &Netlink, route: &SeenRoute) -> Result<(), HostError> {
+    let found = netlink.routes(route.family).await?.into_iter().find(|m| SeenRoute::of(route.family, m) == *route);
+    match found {
+        Some(message) => {
+            refused(netlink.handle().route().del(message).execute().await, &route.command("del"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// An error, unless it says that the thing is gone already.
+fn refused(result: Result<(), rtnetlink::Error>, command: &str) -> Result<(), HostError> {
+    let Err(error) = result else { return Ok(()) };
+    let error = errno(error);
+    let gone = [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH, rustix::io::Errno::NODEV];
+    if gone.iter().any(|g| error.raw_os_error() == Some(g.raw_os_error())) {
+        return Ok(());
+    }
+    Err(HostError::Command { command: command.to_owned(), reason: error.to_string() })
+}
+
+/// Unpinning detaches: a pinned link is all that keeps its program attached.
+fn remove_pins(folder: &Path) -> Result<Vec<String>, HostError> {
+    match fs::remove_dir_all(folder) {
+        Ok(()) => {
+            // The folder of all namespaces, if this was the last; it does not matter when it was not.
+            let _ = folder.parent().map(fs::remove_dir);
+            Ok(vec![format!("rm -r {}", folder.display())])
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(HostError::file("remove", folder, e)),
+    }
+}

@@ -1,0 +1,91 @@
+//! What a network device is, from one RTM_GETLINK message.
+
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, LinkXdp};
+use serde::Serialize;
+
+use super::netlink::Netlink;
+use super::{Host, HostError};
+
+/// A device at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LinkInfo {
+    pub name: String,
+    pub ifindex: u32,
+    /// None when it has no Ethernet address (TUN, loopback has zeros).
+    pub mac: Option<[u8; 6]>,
+    /// Largest IP packet, in octets.
+    pub mtu: u32,
+    /// Administratively up, and with a carrier.
+    pub up: bool,
+    /// `veth`, `tun`, `bond`, ...; none for real NICs.
+    pub kind: Option<String>,
+    pub rx_queues: u32,
+    pub tx_queues: u32,
+    /// The bridge, bond or VRF that it belongs to, by index.
+    pub controller: Option<u32>,
+    /// The XDP program that is attached to it, by id.
+    pub xdp: Option<u32>,
+}
+
+impl LinkInfo {
+    pub(crate) fn of(message: &LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut info = Self {
+            ifindex: message.header.index,
+            up: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
+            ..Self::default()
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => info.name.clone_from(name),
+                LinkAttribute::Address(octets) => info.mac = octets.as_slice().try_into().ok(),
+                LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
+                LinkAttribute::NumRxQueues(n) => info.rx_queues = *n,
+                LinkAttribute::NumTxQueues(n) => info.tx_queues = *n,
+                LinkAttribute::Controller(index) => info.controller = Some(*index),
+                LinkAttribute::LinkInfo(infos) => info.kind = kind(infos),
+                LinkAttribute::Xdp(xdp) => {
+                    info.xdp = xdp.iter().find_map(|x| match x {
+                        LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        info
+    }
+}
+
+fn kind(infos: &[InfoAttribute]) -> Option<String> {
+    infos.iter().find_map(|i| match i {
+        InfoAttribute::Kind(InfoKind::Other(name)) => Some(name.clone()),
+        InfoAttribute::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+/// The name of the device with this index.
+pub(crate) fn name_of(links: &[LinkInfo], index: u32) -> Option<String> {
+    links.iter().find(|l| l.ifindex == index).map(|l| l.name.clone())
+}
+
+/// Finds `device` among `links`, or says which there are.
+pub(crate) fn find<'a>(links: &'a [LinkInfo], device: &str) -> Result<&'a LinkInfo, HostError> {
+    links.iter().find(|l| l.name == device).ok_or_else(|| HostError::NoSuchDevice {
+        device: device.to_owned(),
+        existing: links.iter().map(|l| l.name.clone()).collect(),
+    })
+}
+
+/// All devices.
+pub(crate) async fn links(netlink: &Netlink) -> Result<Vec<LinkInfo>, HostError> {
+    Ok(netlink.links().await?.iter().map(LinkInfo::of).collect())
+}
+
+impl Host {
+    /// What `device` is. The error for an unknown name lists the known ones.
+    pub async fn link_info(&self, device: &str) -> Result<LinkInfo, HostError> {
+        find(&links(&self.netlink).await?, device).cloned()
+    }
+}

@@ -1,0 +1,84 @@
+//! What the kernel has now of what a [`HostSpec`] is about. Reads only.
+
+use std::collections::BTreeMap;
+
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
+
+use super::link::{LinkInfo, name_of};
+use super::netlink::Netlink;
+use super::nft::{self, SeenTable};
+use super::plan::DUMMY_ADDRESS;
+use super::rule::{SeenRoute, SeenRule, table_of};
+use super::spec::Family;
+use super::sysctl::{self, Key};
+use super::{HostError, HostSpec, PROTOCOL};
+
+/// One moment of a host.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    pub ipv6: bool,
+    /// All rules of both families.
+    pub rules: Vec<SeenRule>,
+    /// Routes in the wanted table and routes that carry weir's protocol number, of both families.
+    pub routes: Vec<SeenRoute>,
+    pub nft: Option<SeenTable>,
+    /// Values of the keys that matter; a key that does not exist is missing.
+    pub sysctls: BTreeMap<Key, String>,
+    pub links: Vec<LinkInfo>,
+    /// Devices that have the dummy address.
+    pub with_dummy_address: Vec<String>,
+    /// Devices whose IPv6 default route was learned from a router's advertisements.
+    pub ra_default_routes: Vec<String>,
+}
+
+/// Asks the kernel, nft and /proc/sys.
+pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, HostError> {
+    let mut seen = Observed { ipv6: sysctl::has_ipv6(), nft: nft::read()?, ..Observed::default() };
+    seen.links = netlink.links().await?.iter().map(LinkInfo::of).collect();
+    for family in Family::BOTH {
+        seen.rules.extend(netlink.rules(family).await?.iter().map(|m| SeenRule::of(family, m)));
+        for route in netlink.routes(family).await? {
+            if table_of(&route) == spec.table || u8::from(route.header.protocol) == PROTOCOL {
+                seen.routes.push(SeenRoute::of(family, &route));
+            }
+            let from_router =
+                route.header.protocol == RouteProtocol::Ra && route.header.destination_prefix_length == 0;
+            let device = route.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Oif(index) => name_of(&seen.links, *index),
+                _ => None,
+            });
+            if let (Family::V6, true, Some(device)) = (family, from_router, device) {
+                seen.ra_default_routes.push(device);
+            }
+        }
+    }
+    for address in netlink.addresses().await? {
+        if address.attributes.contains(&AddressAttribute::Local(DUMMY_ADDRESS.into())) {
+            seen.with_dummy_address.extend(name_of(&seen.links, address.header.index));
+        }
+    }
+    for key in keys(spec, &seen.ra_default_routes) {
+        if let Some(value) = key.read()? {
+            seen.sysctls.insert(key, value);
+        }
+    }
+    Ok(seen)
+}
+
+/// Keys that [`super::plan::plan`] looks at.
+fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
+    let mut keys = vec![
+        Key::new("net/ipv4/ip_forward"),
+        Key::new("net/ipv6/conf/all/forwarding"),
+        Key::of_device(4, "all", "src_valid_mark"),
+        Key::of_device(4, "all", "rp_filter"),
+    ];
+    for device in spec.devices() {
+        for name in ["forwarding", "src_valid_mark", "rp_filter"] {
+            keys.push(Key::of_device(4, device, name));
+        }
+    }
+    keys.extend(ra.iter().map(|device| Key::of_device(6, device, "accept_ra")));
+    keys
+}

@@ -1,0 +1,330 @@
+//! What must be done to a host, and what of it is there already: a pure function of the wanted and the observed state.
+//!
+//! A plan's commands are what a person would type; a test pipes them into a shell and finds everything present. `apply`
+//! executes the same steps over rtnetlink, /proc/sys and one nft transaction.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
+
+use super::HostSpec;
+use super::nft::{Ruleset, TABLE};
+use super::observe::Observed;
+use super::rule::{LocalRoute, MarkRule, SeenRoute, SeenRule};
+use super::spec::Family;
+use super::sysctl::Key;
+
+/// The address of the TUN devices: the IPv4 dummy address of RFC 7600.
+///
+/// They need one. On a device without any, reverse path filtering takes no route for an answer, not even in its loose
+/// form (fib_frontend.c, __fib_validate_source: `no_addr`), so where rp_filter is on, the kernel would drop what is punted.
+pub const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As wanted, and weir's (or nobody's, like a sysctl).
+    Present,
+    /// To be done.
+    Missing,
+    /// There is what is wanted, or something in its place, that weir did not install.
+    Foreign,
+    /// weir's own, of another configuration or damaged: to be replaced or removed.
+    Conflicting,
+}
+
+/// One change, or the proof that it is not needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub action: Action,
+    pub status: Status,
+    /// What is there instead, or what to know.
+    pub note: Option<String>,
+    /// Nothing can be applied until a person has decided.
+    pub blocks: bool,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    AddAddress { device: String },
+    SetSysctl { key: Key, value: String },
+    AddRoute(LocalRoute),
+    AddRule(MarkRule),
+    LoadTable(Ruleset),
+    /// weir's own, of an earlier configuration.
+    DeleteRule(SeenRule),
+    DeleteRoute(SeenRoute),
+}
+
+impl Action {
+    /// Commands that a shell takes as they are.
+    pub fn commands(&self) -> Vec<String> {
+        match self {
+            Self::AddAddress { device } => vec![format!("ip addr add {DUMMY_ADDRESS}/32 dev {device} scope link")],
+            Self::SetSysctl { key, value } => vec![key.command(value)],
+            Self::AddRoute(route) => vec![route.command("add")],
+            Self::AddRule(rule) => vec![rule.command("add")],
+            Self::LoadTable(ruleset) => ruleset.commands().iter().map(|c| format!("nft '{c}'")).collect(),
+            Self::DeleteRule(rule) => vec![rule.command("del")],
+            Self::DeleteRoute(route) => vec![route.command("del")],
+        }
+    }
+
+    /// The action in one line, for errors.
+    pub fn title(&self) -> String {
+        match self {
+            Self::LoadTable(_) => format!("nft add table {TABLE} ..."),
+            other => other.commands().join("; "),
+        }
+    }
+}
+
+impl Step {
+    fn new(action: Action, status: Status) -> Self {
+        Self { action, status, note: None, blocks: false }
+    }
+
+    /// Whether `apply` has something to do here.
+    pub fn is_due(&self) -> bool {
+        matches!(self.status, Status::Missing | Status::Conflicting)
+    }
+}
+
+impl Serialize for Step {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut step = serializer.serialize_struct("Step", 3)?;
+        step.serialize_field("commands", &self.action.commands())?;
+        step.serialize_field("status", &self.status)?;
+        step.serialize_field("note", &self.note)?;
+        step.end()
+    }
+}
+
+/// Steps in the order in which they are applied.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// Things that weir does not change and that a person should know.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Whether the host is as wanted.
+    pub fn is_done(&self) -> bool {
+        !self.steps.iter().any(Step::is_due) && self.blocker().is_none()
+    }
+
+    /// The first step that a person must decide about.
+    pub fn blocker(&self) -> Option<&Step> {
+        self.steps.iter().find(|s| s.blocks)
+    }
+}
+
+impl fmt::Display for Plan {
+    /// A shell script: commands as they are, everything else as comments.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |status| self.steps.iter().filter(|s| s.status == status).count();
+        writeln!(
+            f,
+            "# present {}, missing {}, conflicting {}, foreign {}",
+            count(Status::Present),
+            count(Status::Missing),
+            count(Status::Conflicting),
+            count(Status::Foreign)
+        )?;
+        for step in &self.steps {
+            let status = match step.status {
+                Status::Present => "present",
+                Status::Missing => "missing",
+                Status::Foreign => "foreign",
+                Status::Conflicting => "conflicting",
+            };
+            let note = step.note.as_ref().map(|n| format!(": {n}")).unwrap_or_default();
+            let commands = step.action.commands();
+            if commands.len() > 1 {
+                writeln!(f, "# {status}{note}")?;
+                commands.iter().try_for_each(|c| writeln!(f, "{c}"))?;
+            } else {
+                commands.iter().try_for_each(|c| writeln!(f, "{c}  # {status}{note}"))?;
+            }
+        }
+        self.warnings.iter().try_for_each(|w| writeln!(f, "# warning: {w}"))
+    }
+}
+
+/// Compares. Order: what packets need to be accepted, then routes, rules, and the table that sets the marks last; what is
+/// left of an earlier configuration goes after that.
+pub fn plan(spec: &HostSpec, seen: &Observed) -> Plan {
+    let mut steps = address_steps(spec, seen);
+    steps.extend(sysctl_steps(spec, seen));
+    let families: &[Family] = if seen.ipv6 { &Family::BOTH } else { &[Family::V4] };
+    steps.extend(families.iter().map(|&f| route_step(spec, seen, f)));
+    steps.extend(families.iter().map(|&f| rule_step(spec, seen, f)));
+    steps.push(table_step(spec, seen));
+    steps.extend(stale_steps(spec, seen));
+    Plan { steps, warnings: warnings(spec, seen) }
+}
+
+fn address_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
+    let step = |device: &String| {
+        let status = match seen.with_dummy_address.contains(device) {
+            true => Status::Present,
+            false => Status::Missing,
+        };
+        let mut step = Step::new(Action::AddAddress { device: device.clone() }, status);
+        if !seen.links.iter().any(|l| l.name == *device) {
+            step.note = Some("the device appears when weir runs".to_owned());
+        }
+        step
+    };
+    spec.tuns().map(step).collect()
+}
+
+fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let value = |key: &Key| seen.sysctls.get(key).map(String::as_str);
+    let mut want = |key: Key, wanted: &str, satisfied: bool| {
+        let now = value(&key);
+        let status = if satisfied { Status::Present } else { Status::Missing };
+        let mut step = Step::new(Action::SetSysctl { key, value: wanted.to_owned() }, status);
+        step.note = now.filter(|now| *now != wanted).map(|now| format!("now {now}"));
+        steps.push(step);
+    };
+    let forward = Key::new("net/ipv4/ip_forward");
+    let forwarding = value(&forward) == Some("1");
+    want(forward, "1", forwarding);
+    for device in spec.devices() {
+        // Writing ip_forward sets every device's own switch, so it matters only where somebody has turned one off since.
+        let key = Key::of_device(4, device, "forwarding");
+        if forwarding && value(&key) == Some("0") {
+            want(key, "1", false);
+        }
+    }
+    if seen.ipv6 {
+        let key = Key::new("net/ipv6/conf/all/forwarding");
+        let on = value(&key).is_some_and(|v| v != "0");
+        want(key, "1", on);
+    }
+    // With it, a marked packet's source is looked up in weir's table too, and found to be local: a martian.
+    for device in std::iter::once("all").chain(spec.devices().map(String::as_str)) {
+        let key = Key::of_device(4, device, "src_valid_mark");
+        if value(&key).is_some_and(|v| v != "0") {
+            want(key, "0", false);
+        }
+    }
+    // The value in force is the larger of `all` and the device's own; 2 on the device is loose whatever `all` says.
+    let all = value(&Key::of_device(4, "all", "rp_filter")).unwrap_or("0");
+    for device in spec.tuns() {
+        let key = Key::of_device(4, device, "rp_filter");
+        let loose = value(&key).is_some_and(|own| own.max(all) != "1");
+        want(key, "2", loose);
+    }
+    steps
+}
+
+fn route_step(spec: &HostSpec, seen: &Observed, family: Family) -> Step {
+    let route = LocalRoute { family, table: spec.table };
+    let mut step = Step::new(Action::AddRoute(route), Status::Missing);
+    let in_table = || seen.routes.iter().filter(|r| r.family == family && r.table == spec.table);
+    if let Some(foreign) = in_table().find(|r| !r.is_ours() && !r.local_default) {
+        step.status = Status::Foreign;
+        step.blocks = true;
+        step.note =
+            Some(format!("table {} is somebody else's: it has {}; choose another", spec.table, foreign.text));
+    } else if in_table().any(|r| r.local_default && r.is_ours()) {
+        step.status = Status::Present;
+    } else if in_table().any(|r| r.local_default) {
+        step.status = Status::Foreign;
+        step.note = Some("the same route is there without weir's protocol number: left as it is".to_owned());
+    }
+    step
+}
+
+fn rule_step(spec: &HostSpec, seen: &Observed, family: Family) -> Step {
+    let rule = MarkRule::of(spec, family);
+    let same = || seen.rules.iter().filter(|r| rule.same_effect(r));
+    let mut step = Step::new(Action::AddRule(rule), Status::Missing);
+    if same().any(SeenRule::is_ours) {
+        step.status = Status::Present;
+    } else if same().next().is_some() {
+        step.status = Status::Foreign;
+        step.note = Some("the same rule is there without weir's protocol number: left as it is".to_owned());
+    }
+    step
+}
+
+fn table_step(spec: &HostSpec, seen: &Observed) -> Step {
+    let ruleset = Ruleset::of(spec);
+    let (status, note) = match &seen.nft {
+        None => (Status::Missing, None),
+        Some(table) if !table.is_ours() => (
+            Status::Foreign,
+            Some(format!("a table {TABLE} is there that weir did not make: rename it or delete it")),
+        ),
+        Some(table) if ruleset.matches(table) => (Status::Present, None),
+        Some(_) => (Status::Conflicting, Some(format!("weir's table {TABLE} is of another configuration"))),
+    };
+    Step { action: Action::LoadTable(ruleset), status, note, blocks: status == Status::Foreign }
+}
+
+fn stale_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
+    let stale = |action| {
+        let mut step = Step::new(action, Status::Conflicting);
+        step.note = Some("left by an earlier configuration".to_owned());
+        step
+    };
+    let mut kept = Vec::new();
+    let mut steps = Vec::new();
+    for rule in seen.rules.iter().filter(|r| r.is_ours()) {
+        // The kernel takes the same rule twice when anything differs; one of each is wanted.
+        if MarkRule::of(spec, rule.family).same_effect(rule) && !kept.contains(&rule.family) {
+            kept.push(rule.family);
+        } else {
+            steps.push(stale(Action::DeleteRule(rule.clone())));
+        }
+    }
+    let routes = seen.routes.iter().filter(|r| r.is_ours() && !(r.table == spec.table && r.local_default));
+    steps.extend(routes.map(|r| stale(Action::DeleteRoute(r.clone()))));
+    steps
+}
+
+fn warnings(spec: &HostSpec, seen: &Observed) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let value = |key: Key| seen.sysctls.get(&key).map(String::as_str);
+    if value(Key::new("net/ipv6/conf/all/forwarding")) == Some("0") {
+        for device in &seen.ra_default_routes {
+            if value(Key::of_device(6, device, "accept_ra")) != Some("2") {
+                warnings.push(format!(
+                    "IPv6 forwarding makes the kernel forget the default route that {device} learned from router \
+                     advertisements, and ignore further ones: to keep it, run `sysctl -w net.ipv6.conf.{device}.accept_ra=2` first"
+                ));
+            }
+        }
+    }
+    if value(Key::of_device(4, "all", "src_valid_mark")) == Some("1") {
+        warnings.push(
+            "net.ipv4.conf.all.src_valid_mark is 1 (wg-quick sets it) and cannot stay so: with strict rp_filter, WireGuard \
+             interfaces that route by mark may then drop answers"
+                .to_owned(),
+        );
+    }
+    for rule in seen.rules.iter().filter(|r| !r.is_ours() && r.mark & r.mask & spec.mask != 0) {
+        if MarkRule::of(spec, rule.family).same_effect(rule) {
+            continue;
+        }
+        warnings.push(format!(
+            "`{}` selects by bits of the mark that weir uses ({:#x}): choose another fallback mark",
+            rule.command("add"),
+            spec.mask
+        ));
+    }
+    for port in spec.ports.iter().filter(|p| !seen.links.iter().any(|l| l.name == **p)) {
+        let links: Vec<&str> = seen.links.iter().map(|l| l.name.as_str()).collect();
+        warnings.push(format!("no device named {port} here; there are: {}", links.join(", ")));
+    }
+    warnings
+}

@@ -1,0 +1,203 @@
+//! What the kernel's side should look like, as plain data. Compiled from the configuration by `weir run` and `weir plan`.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Serialize;
+
+use super::{HostError, PUNT_TUN, RELAY_TUN};
+
+/// IPv4 or IPv6; whatever is installed is installed for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// How a command of iproute2 begins.
+    pub(crate) const fn ip(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip -6",
+        }
+    }
+}
+
+/// What becomes of an intercept's new connections while weir is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Fail {
+    /// They are forwarded.
+    #[default]
+    Open,
+    /// They are dropped.
+    Closed,
+}
+
+/// One intercept, as far as the kernel must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterceptSpec {
+    pub name: String,
+    /// Devices that its clients are behind.
+    pub from: Vec<String>,
+    /// Destinations of both families. None matches nothing.
+    pub to: Vec<IpNet>,
+    /// TCP destination ports, each range with both its ends.
+    pub ports: Vec<(u16, u16)>,
+}
+
+/// The whole kernel's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSpec {
+    /// The mark of packets that go to local sockets, and the bits of it that weir may touch.
+    pub mark: u32,
+    pub mask: u32,
+    pub table: u32,
+    pub priority: u32,
+    /// TCP port of the transparent listener, for both families.
+    pub listen: u16,
+    pub intercepts: Vec<InterceptSpec>,
+    /// The TUN devices; none on a box that has no fast road. They must exist before `apply`.
+    pub relay_tun: Option<String>,
+    pub punt_tun: Option<String>,
+    /// Devices of all ports.
+    pub ports: Vec<String>,
+    pub fail: Fail,
+}
+
+impl Default for HostSpec {
+    /// The numbers of an empty `[fallback]` section, with nothing to intercept.
+    fn default() -> Self {
+        Self {
+            mark: 0x77,
+            mask: 0xff,
+            table: 177,
+            priority: 1077,
+            listen: 12377,
+            intercepts: Vec::new(),
+            relay_tun: Some(RELAY_TUN.to_owned()),
+            punt_tun: Some(PUNT_TUN.to_owned()),
+            ports: Vec::new(),
+            fail: Fail::Open,
+        }
+    }
+}
+
+/// The longest device name (IFNAMSIZ without its terminating zero).
+const DEVICE_NAME_MAX: usize = 15;
+
+impl HostSpec {
+    /// Refuses what the kernel or nft would misread.
+    pub fn validate(&self) -> Result<(), HostError> {
+        let wrong = |text: String| Err(HostError::Spec(text));
+        if self.mark == 0 || self.mark & !self.mask != 0 {
+            return wrong(format!(
+                "mark {:#x}/{:#x}: the mark must be at least one bit and lie within its mask",
+                self.mark, self.mask
+            ));
+        }
+        if matches!(self.table, 0 | 253..=255) {
+            return wrong(format!("table {}: is one of the kernel's own; choose 1 to 252 or above 255", self.table));
+        }
+        if !(1..32766).contains(&self.priority) {
+            return wrong(format!(
+                "priority {}: must be between 1 and 32765, after the local table's rule and before the main table's",
+                self.priority
+            ));
+        }
+        if self.listen == 0 {
+            return wrong("listen: port 0 is not a port".to_owned());
+        }
+        for device in self.devices().chain(self.intercepts.iter().flat_map(|i| i.from.iter())) {
+            device_name(device)?;
+        }
+        for intercept in &self.intercepts {
+            if let Some((low, high)) = intercept.ports.iter().find(|(low, high)| low > high || *low == 0) {
+                return wrong(format!("intercept {}: ports {low}-{high} are no range", intercept.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Devices that forwarded packets come in by: the ports and the TUN devices, each once.
+    pub fn devices(&self) -> impl Iterator<Item = &String> {
+        let mut ports: Vec<&String> = Vec::new();
+        for port in &self.ports {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+        ports.into_iter().chain(self.tuns())
+    }
+
+    /// The TUN devices that are used.
+    pub fn tuns(&self) -> impl Iterator<Item = &String> {
+        self.relay_tun.iter().chain(self.punt_tun.iter())
+    }
+}
+
+impl InterceptSpec {
+    /// Destinations of one family: the fewest prefixes that cover them, none overlapping another.
+    pub(crate) fn prefixes(&self, family: Family) -> Vec<IpNet> {
+        match family {
+            Family::V4 => {
+                let nets: Vec<Ipv4Net> = self.to.iter().filter_map(v4).collect();
+                Ipv4Net::aggregate(&nets).into_iter().map(IpNet::V4).collect()
+            }
+            Family::V6 => {
+                let nets: Vec<Ipv6Net> = self.to.iter().filter_map(v6).collect();
+                Ipv6Net::aggregate(&nets).into_iter().map(IpNet::V6).collect()
+            }
+        }
+    }
+
+    /// Port ranges in order, none touching another (nft refuses overlapping intervals in a set).
+    pub(crate) fn port_ranges(&self) -> Vec<(u16, u16)> {
+        let mut sorted = self.ports.clone();
+        sorted.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::new();
+        for (low, high) in sorted {
+            match merged.last_mut() {
+                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
+                _ => merged.push((low, high)),
+            }
+        }
+        merged
+    }
+}
+
+fn v4(net: &IpNet) -> Option<Ipv4Net> {
+    match net {
+        IpNet::V4(net) => Some(net.trunc()),
+        IpNet::V6(_) => None,
+    }
+}
+
+fn v6(net: &IpNet) -> Option<Ipv6Net> {
+    match net {
+        IpNet::V6(net) => Some(net.trunc()),
+        IpNet::V4(_) => None,
+    }
+}
+
+/// A name that the kernel takes (dev_valid_name) and that nft does not read as a pattern.
+fn device_name(name: &str) -> Result<(), HostError> {
+    let fits = !name.is_empty() && name.len() <= DEVICE_NAME_MAX && name != "." && name != "..";
+    let plain = name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '"' | '\'' | '*' | '\\'));
+    if fits && plain {
+        return Ok(());
+    }
+    Err(HostError::Spec(format!(
+        "device {name:?}: a device name has 1 to {DEVICE_NAME_MAX} printable characters and none of / : \" ' * \\"
+    )))
+}
+
+/// The family of an address.
+pub(crate) const fn family_of(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}

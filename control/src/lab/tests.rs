@@ -1,0 +1,238 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn forwarding() -> LabOptions {
+    LabOptions { queues: 2, forwarding: Some(true) }
+}
+
+/// Both families with a name for messages.
+const FAMILIES: [(&str, Addresses); 2] = [("IPv4", IPV4), ("IPv6", IPV6)];
+
+#[test]
+fn client_reaches_every_server_address_through_gateway() {
+    let Some(lab) = Lab::for_test(&forwarding()) else { return };
+    for (family, addresses) in FAMILIES {
+        for server in addresses.servers {
+            let listener = lab.server.run(|| TcpListener::bind((server, 0))).expect(family);
+            let target = listener.local_addr().expect("bound");
+            let limit = Duration::from_secs(5);
+            let mut client = lab.client.run(|| TcpStream::connect_timeout(&target, limit)).expect(family);
+            let (mut accepted, peer) = listener.accept().expect(family);
+            assert_eq!(peer.ip(), addresses.client, "{family}");
+            client.write_all(b"over the weir").expect(family);
+            drop(client);
+            let mut text = String::new();
+            accepted.read_to_string(&mut text).expect(family);
+            assert_eq!(text, "over the weir");
+        }
+    }
+}
+
+#[test]
+fn gateway_without_forwarding_passes_nothing() {
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(false) }) else { return };
+    for (family, addresses) in FAMILIES {
+        let listener = lab.server.run(|| TcpListener::bind((addresses.servers[0], 0))).expect(family);
+        let target = listener.local_addr().expect("bound");
+        let limit = Duration::from_millis(300);
+        assert!(lab.client.run(|| TcpStream::connect_timeout(&target, limit)).is_err(), "{family}");
+    }
+}
+
+#[test]
+fn devices_have_the_queues_that_were_asked_for() {
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 3, forwarding: None }) else { return };
+    // The gateway has its own /sys, where each queue of a device is a folder.
+    for device in [LAN_DEVICE, WAN_DEVICE] {
+        for (kind, expected) in [("rx-", 3), ("tx-", 3)] {
+            let count = lab.gateway.run(|| queue_folders(device, kind));
+            assert_eq!(count, expected, "{device} {kind}");
+        }
+    }
+}
+
+fn queue_folders(device: &str, kind: &str) -> usize {
+    let folder = std::fs::read_dir(format!("/sys/class/net/{device}/queues")).expect("queues in /sys");
+    folder.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(kind)).count()
+}
+
+#[test]
+fn capture_on_both_links_shows_addresses_ttl_and_checksums() {
+    let Some(lab) = Lab::for_test(&forwarding()) else { return };
+    for (family, addresses) in FAMILIES {
+        let before = lab.capture(&lab.gateway, LAN_DEVICE).expect(family);
+        let after = lab.capture(&lab.gateway, WAN_DEVICE).expect(family);
+        let listener = lab.server.run(|| TcpListener::bind((addresses.servers[0], 0))).expect(family);
+        let target = listener.local_addr().expect("bound");
+        let limit = Duration::from_secs(5);
+        let mut client = lab.client.run(|| TcpStream::connect_timeout(&target, limit)).expect(family);
+        client.write_all(b"over the weir").expect(family);
+        let source = client.local_addr().expect("connected");
+        for (capture, outgoing, ttl) in [(before, false, 64), (after, true, 63)] {
+            // The frames may not have been taken yet when the last write returns.
+            std::thread::sleep(Duration::from_millis(50));
+            let frames: Vec<TcpFrame> = capture.stop().iter().filter_map(CapturedFrame::tcp).collect();
+            let from_client: Vec<_> = frames.iter().filter(|frame| frame.source == source).collect();
+            assert!(from_client[0].syn && !from_client[0].ack, "{family}");
+            assert!(from_client.iter().any(|frame| frame.payload == b"over the weir"), "{family}");
+            for frame in from_client {
+                assert_eq!(
+                    (frame.destination, frame.ttl, frame.outgoing),
+                    (target, ttl, outgoing),
+                    "{family}"
+                );
+                assert_ne!(frame.checksums, Checksums::Wrong, "{family} {frame:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn state_of_gateway_changes_with_a_sysctl_and_a_rule_and_comes_back() {
+    let Some(lab) = Lab::for_test(&forwarding()) else { return };
+    let before = host_state(&lab.gateway).expect("state");
+    for needle in ["lan0", "rule IPv6", "route IPv4 table 255", "sysctl net/ipv6/conf/all/forwarding = 1"] {
+        assert!(before.contains(needle), "{needle} is missing in\n{before}");
+    }
+    lab.gateway.write_sysctl("net/ipv4/conf/lan0/rp_filter", "2").expect("sysctl");
+    let with_rule = |add: bool| {
+        lab.gateway.run(|| {
+            links::with_netlink(async |handle| {
+                let mut rule = handle.rule().add().v6().fw_mark(0x77).priority(1077).table_id(177);
+                let message = rule.message_mut().clone();
+                let done =
+                    if add { rule.execute().await } else { handle.rule().del(message).execute().await };
+                done.map_err(links::refused("change a rule"))
+            })
+        })
+    };
+    with_rule(true).expect("rule added");
+    let difference = differences(&before, &host_state(&lab.gateway).expect("state"));
+    assert_eq!(difference.matches("rp_filter").count(), 2, "{difference}");
+    assert!(difference.contains("+ rule IPv6") && difference.contains("177"), "{difference}");
+    with_rule(false).expect("rule removed");
+    lab.gateway.write_sysctl("net/ipv4/conf/lan0/rp_filter", "0").expect("sysctl");
+    assert_eq!(differences(&before, &host_state(&lab.gateway).expect("state")), "");
+}
+
+#[test]
+fn gateway_mounts_are_its_own() {
+    let Some(lab) = Lab::for_test(&LabOptions::default()) else { return };
+    let mark = "/run/weir/lab-test-mark";
+    lab.gateway.run(|| std::fs::write(mark, "here")).expect("/run/weir of the gateway");
+    assert!(!Path::new(mark).exists(), "the host sees the gateway's /run");
+    let devices: Vec<_> =
+        lab.gateway.run(|| std::fs::read_dir("/sys/class/net").expect("/sys").flatten().collect());
+    assert!(devices.iter().any(|entry| entry.file_name() == LAN_DEVICE));
+    assert!(!Path::new("/sys/class/net/lan0").exists(), "the host sees the gateway's devices");
+}
+
+#[test]
+fn dropped_lab_ends_its_children() {
+    let Some(lab) = Lab::for_test(&LabOptions::default()) else { return };
+    let mut child = lab.gateway.spawn_command(sleeper()).expect("a child");
+    let id = child.inner().id();
+    // Without the value's own kill: the end of the keeper thread must be enough.
+    std::mem::forget(child);
+    drop(lab);
+    wait_until("the child is gone", || !is_running(id));
+}
+
+const HOLD: &str = "WEIR_TEST_HOLD_A_LAB";
+
+/// Not a test by itself: the process that `killed_process_leaves_no_namespace_and_no_child` kills.
+#[test]
+fn process_that_holds_a_lab() {
+    if std::env::var_os(HOLD).is_none() {
+        return;
+    }
+    let lab = Lab::new(&forwarding()).expect("a lab");
+    let mut child = lab.gateway.spawn_command(sleeper()).expect("a child");
+    for namespace in [&lab.client, &lab.gateway, &lab.server] {
+        println!("namespace {}", namespace.run(own_network));
+    }
+    println!("child {}", child.inner().id());
+    println!("ready");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn killed_process_leaves_no_namespace_and_no_child() {
+    if Lab::for_test(&LabOptions::default()).is_none() {
+        return;
+    }
+    let before = current_state().expect("state of the host");
+    let mut holder = Command::new(std::env::current_exe().expect("this test"));
+    holder.args(["--exact", "lab::tests::process_that_holds_a_lab", "--nocapture"]).env(HOLD, "1");
+    let mut holder = holder.stdout(Stdio::piped()).spawn().expect("the holder");
+    let output = BufReader::new(holder.stdout.take().expect("piped"));
+    let lines: Vec<String> =
+        output.lines().map_while(Result::ok).take_while(|line| line != "ready").collect();
+    let told = |what: &str| -> Vec<String> {
+        lines.iter().filter_map(|line| line.rsplit_once(what)).map(|(_, rest)| rest.to_owned()).collect()
+    };
+    let (namespaces, children) = (told("namespace "), told("child "));
+    assert_eq!((namespaces.len(), children.len()), (3, 1), "{lines:?}");
+    let child: u32 = children[0].parse().expect("a process id");
+    assert!(is_running(child));
+    holder.kill().expect("killed");
+    holder.wait().expect("waited");
+    wait_until("the child is gone", || !is_running(child));
+    wait_until("no task is in the lab's namespaces", || {
+        namespaces.iter().all(|name| !networks_in_use().contains(name))
+    });
+    assert_eq!(differences(&before, &current_state().expect("state of the host")), "");
+}
+
+fn sleeper() -> Command {
+    let mut command = Command::new("sleep");
+    command.arg("60");
+    command
+}
+
+fn own_network() -> String {
+    std::fs::read_link("/proc/thread-self/ns/net").expect("/proc").display().to_string()
+}
+
+/// The network namespaces of all tasks on this machine.
+fn networks_in_use() -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let tasks = processes.filter_map(|entry| std::fs::read_dir(entry.path().join("task")).ok());
+    let links = tasks.flat_map(|tasks| tasks.flatten()).map(|task| task.path().join("ns/net"));
+    links.filter_map(|link| std::fs::read_link(link).ok()).map(|name| name.display().to_string()).collect()
+}
+
+/// Whether the process lives; one that only waits to be reaped does not.
+fn is_running(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 5 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn unknown_device_is_named_with_its_namespace() {
+    let Some(lab) = Lab::for_test(&LabOptions::default()) else { return };
+    let error = lab.capture(&lab.server, "eth9").expect_err("no such device").to_string();
+    assert_eq!(error, "lab: no device eth9 in the server namespace");
+}
+
+#[test]
+fn work_in_namespace_may_borrow_and_its_sockets_stay_there() {
+    let Some(lab) = Lab::for_test(&forwarding()) else { return };
+    let target: SocketAddr = (IPV4.servers[1], 4000).into();
+    let listener = lab.server.run(|| TcpListener::bind(target)).expect("bound");
+    assert!(TcpListener::bind(target).is_err(), "the host has no such address");
+    assert_eq!(listener.local_addr().expect("bound"), target);
+}

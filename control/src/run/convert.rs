@@ -1,0 +1,137 @@
+//! What a configuration means to each of the parts: the kernel's side, the steering program, the dataplane.
+
+use ipnet::IpNet;
+use weir_core::ids::{MAX_PORTS, PortId};
+use weir_core::policy::{Handshake, Policy};
+use weir_dataplane::gateway::{PortSpec, Spec};
+use weir_dataplane::thread;
+use weir_sys::steering::{AttachMode, InterceptTable};
+use weir_sys::{affinity, ethtool, xsk};
+
+use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues};
+use crate::exit::Failure;
+use crate::host::{self, HostSpec, LinkInfo};
+
+/// The kernel's side.
+pub fn host_spec(config: &Config) -> HostSpec {
+    let devices = |ports: weir_core::ids::PortSet| {
+        let named = config.ports.iter().zip(0..).filter(|(_, at)| ports.contains(PortId(*at)));
+        named.map(|(port, _)| port.device.clone()).collect()
+    };
+    let intercepts = config.intercepts.iter().map(|intercept| host::InterceptSpec {
+        name: intercept.name.clone(),
+        from: devices(intercept.from),
+        to: intercept.to.clone(),
+        ports: intercept.tcp.iter().map(|range| (*range.start(), *range.end())).collect(),
+    });
+    let fast = has_fast_road(config);
+    HostSpec {
+        mark: config.fallback.mark.value,
+        mask: config.fallback.mark.mask,
+        table: config.fallback.table,
+        priority: config.fallback.priority,
+        listen: config.fallback.listen,
+        intercepts: intercepts.collect(),
+        relay_tun: fast.then(|| host::RELAY_TUN.to_owned()),
+        punt_tun: fast.then(|| host::PUNT_TUN.to_owned()),
+        ports: config.ports.iter().map(|port| port.device.clone()).collect(),
+        fail: match config.gateway.fail {
+            Fail::Open => host::Fail::Open,
+            Fail::Closed => host::Fail::Closed,
+        },
+    }
+}
+
+/// Whether any intercept uses the fast road. Without one no device gets an XDP program.
+pub fn has_fast_road(config: &Config) -> bool {
+    config.intercepts.iter().any(|intercept| intercept.handshake != Handshake::Relay)
+}
+
+/// The table that steering matches packets with.
+pub fn intercept_table(policy: &Policy) -> InterceptTable {
+    let table = policy.steering();
+    let v4 = table.v4.iter().map(|(net, bits)| (IpNet::V4(*net), *bits));
+    let v6 = table.v6.iter().map(|(net, bits)| (IpNet::V6(*net), *bits));
+    InterceptTable {
+        prefixes: v4.chain(v6).collect(),
+        tcp_ports: table.ports.iter().map(|(port, bits)| (*port, *port, *bits)).collect(),
+        from: (0..MAX_PORTS as u32).zip(table.from).filter(|(_, bits)| *bits != 0).collect(),
+        relay_mask: table.relay_mask,
+    }
+}
+
+/// How the steering program is attached for a port's mode.
+pub const fn attach_mode(mode: Mode) -> AttachMode {
+    match mode {
+        Mode::Auto => AttachMode::Auto,
+        Mode::ZeroCopy | Mode::Copy => AttachMode::Native,
+        Mode::Generic => AttachMode::Generic,
+    }
+}
+
+/// The dataplane, on devices as they are now.
+///
+/// # Errors
+/// A queue that a device has not got; what the device does not tell.
+pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failure> {
+    let ports = config.ports.iter().zip(links).map(|(port, link)| port_spec(port, link));
+    let hold = config.intercepts.iter().map(|intercept| intercept.hold_bytes).max().unwrap_or(0);
+    Ok(Spec {
+        ports: ports.collect::<Result<_, _>>()?,
+        cores: cores(&config.workers.cores),
+        idle: match config.workers.idle {
+            Idle::Adaptive => thread::Idle::Adaptive,
+            Idle::Busy => thread::Idle::Busy,
+        },
+        flows: config.workers.flows as usize,
+        kernel_flows: kernel_flows(config) as usize,
+        hold_bytes: hold as usize,
+    })
+}
+
+/// Room for connections on the kernel road: a quarter of what the box can hold, and not too few for a small one.
+pub fn kernel_flows(config: &Config) -> u32 {
+    (config.workers.flows / 4).max(4096)
+}
+
+fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
+    let device = &port.device;
+    let channels = ethtool::channels_of(device).map(|channels| channels.receiving()).unwrap_or(1).max(1);
+    let queues: Vec<u32> = match &port.queues {
+        Queues::All => (0..channels).collect(),
+        Queues::List(list) => list.iter().map(|queue| u32::from(*queue)).collect(),
+    };
+    if let Some(missing) = queues.iter().find(|queue| **queue >= channels) {
+        return Err(Failure::refused(format!(
+            "{}: device {device} has no receive queue {missing}: it has {channels} (0 to {}); correct `queues`, or see \
+             `ethtool -L {device}`",
+            port.origin,
+            channels - 1
+        )));
+    }
+    Ok(PortSpec {
+        device: device.clone(),
+        ifindex: link.ifindex,
+        queues,
+        mode: match port.mode {
+            Mode::Auto => xsk::Mode::Auto,
+            Mode::ZeroCopy => xsk::Mode::ZeroCopy,
+            Mode::Copy | Mode::Generic => xsk::Mode::Copy,
+        },
+        partial_checksums: may_send_partial_checksums(device),
+        mtu: link.mtu,
+    })
+}
+
+/// Virtual devices hand over packets whose sender left the checksum to a NIC that there is not.
+fn may_send_partial_checksums(device: &str) -> bool {
+    const VIRTUAL: [&str; 6] = ["veth", "virtio_net", "tun", "vmxnet3", "xen_netfront", "hv_netvsc"];
+    ethtool::driver_of(device).is_ok_and(|driver| VIRTUAL.contains(&driver.as_str()))
+}
+
+fn cores(cores: &Cores) -> Vec<usize> {
+    match cores {
+        Cores::Auto => affinity::available_cpus().unwrap_or_default(),
+        Cores::List(list) => list.iter().map(|core| usize::from(*core)).collect(),
+    }
+}

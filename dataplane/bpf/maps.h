@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * The layout of the maps that the steering program and user space share. The only place where it is written in C;
+ * dataplane/sys/src/steering/layout.rs mirrors it and asserts sizes and offsets. A change here is a change there, and
+ * of WEIR_LAYOUT: pinned maps of another layout are not adopted.
+ */
+#ifndef WEIR_MAPS_H
+#define WEIR_MAPS_H
+
+#include <linux/types.h>
+
+#define WEIR_LAYOUT 1
+
+/* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
+#define WEIR_MAX_PORTS 32
+#define WEIR_MAX_QUEUES 64
+
+/* Two generations of the intercepts: one is read by the program, the other written by control. */
+#define WEIR_GENERATIONS 2
+
+/* Slots of the array `config`, one word each, so that every one of them changes in one store. */
+enum weir_config {
+	WEIR_CONFIG_ENABLED = 0,	/* 0: everything passes */
+	WEIR_CONFIG_HEARTBEAT,		/* ktime of the last sign of life, ns */
+	WEIR_CONFIG_LIMIT,		/* a heartbeat older than this many ns is no sign of life */
+	WEIR_CONFIG_CLOSED,		/* 1: without a sign of life, packets of an intercept are dropped */
+	WEIR_CONFIG_GENERATION,		/* which generation of the intercepts holds: 0 or 1 */
+	WEIR_CONFIG_RELAY_MASK,		/* intercepts whose handshake is `relay`, generation 0; 1 follows */
+	WEIR_CONFIG_RELAY_MASK_1,
+	WEIR_CONFIG_SLOTS
+};
+
+/* What became of a packet: the slots of the per-CPU array `counters`. Each packet moves exactly one. */
+enum weir_outcome {
+	WEIR_NOT_IP = 0,
+	WEIR_VLAN,
+	WEIR_MALFORMED,
+	WEIR_NOT_TCP,
+	WEIR_OWN_ADDRESS,
+	WEIR_DISABLED,
+	WEIR_STALE_PASS,
+	WEIR_STALE_DROP,
+	WEIR_KERNEL_FLOW,
+	WEIR_NO_INTERCEPT,
+	WEIR_UNKNOWN_PORT,
+	WEIR_NO_SOCKET_PASS,
+	WEIR_NO_SOCKET_DROP,
+	WEIR_REDIRECT,
+	WEIR_REDIRECT_FRAGMENT,
+	WEIR_OUTCOMES
+};
+
+/* Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */
+struct weir_address {
+	__u8 bytes[16];
+};
+
+/* A flow: its two endpoints, the lower one (address, then port, as byte strings) first: both directions are one key. */
+struct weir_flow_key {
+	struct weir_address low;
+	struct weir_address high;
+	__u8 low_port[2];		/* network order */
+	__u8 high_port[2];
+};
+
+/* Bytes, not bits: two CPUs may see the two directions at once, and plain stores do not undo one another. */
+struct weir_flow {
+	__u64 last_seen;		/* ktime, ns */
+	__u8 fin_from_low;
+	__u8 fin_from_high;
+	__u8 rst;
+	__u8 reserved[5];
+};
+
+/* Keys of the longest-prefix tries; the value is a __u64 with one bit per intercept. */
+struct weir_prefix4 {
+	__u32 length;
+	__u8 bytes[4];
+};
+
+struct weir_prefix6 {
+	__u32 length;
+	__u8 bytes[16];
+};
+
+/* Per TCP port or per ingress port: one bit per intercept, both generations. */
+struct weir_bits {
+	__u64 of[WEIR_GENERATIONS];
+};
+
+#endif

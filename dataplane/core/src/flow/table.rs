@@ -1,0 +1,173 @@
+//! All connections of a worker: a fixed number of slots, an index over them, one timer each.
+
+use hashbrown::HashTable;
+
+use crate::ids::Nanos;
+
+use super::key::{FlowHasher, FlowKey};
+use super::record::{Flow, Stage};
+use super::wheel::Wheel;
+
+/// How long one tick of the flow timers is.
+const TICK: Nanos = Nanos::from_millis(20);
+
+/// How many connections there is room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Connections of the fast road.
+    pub fast: usize,
+    /// Connections given to the kernel that are remembered, so that none of them is ever taken for an unknown one.
+    pub kernel: usize,
+}
+
+/// The table. Slots are named by `u32`.
+#[derive(Debug)]
+pub struct FlowTable {
+    hasher: FlowHasher,
+    capacity: Capacity,
+    index: HashTable<u32>,
+    slots: Vec<Option<Flow>>,
+    free: Vec<u32>,
+    kernel: usize,
+    wheel: Wheel,
+}
+
+impl FlowTable {
+    pub fn new(capacity: Capacity, hasher: FlowHasher, now: Nanos) -> Self {
+        let total = (capacity.fast + capacity.kernel).min(u32::MAX as usize - 1);
+        Self {
+            hasher,
+            capacity,
+            // Twice the slots, so that removed entries are cleared in place and the index never allocates again.
+            index: HashTable::with_capacity(total * 2),
+            slots: vec![None; total],
+            free: (0..total as u32).rev().collect(),
+            kernel: 0,
+            wheel: Wheel::new(total, TICK, now),
+        }
+    }
+
+    pub const fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// Connections on the fast road, and those given to the kernel.
+    pub fn len(&self) -> (usize, usize) {
+        (self.index.len() - self.kernel, self.kernel)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    #[inline]
+    pub fn find(&self, key: &FlowKey) -> Option<u32> {
+        let hash = self.hasher.hash(key);
+        self.index
+            .find(hash, |&slot| {
+                self.slots.get(slot as usize).and_then(Option::as_ref).is_some_and(|f| f.key == *key)
+            })
+            .copied()
+    }
+
+    #[inline]
+    pub fn get(&self, slot: u32) -> Option<&Flow> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Whether a connection of this kind still has room.
+    pub fn has_room(&self, stage: Stage) -> bool {
+        let (fast, kernel) = self.len();
+        match stage {
+            Stage::Kernel => kernel < self.capacity.kernel,
+            _ => fast < self.capacity.fast,
+        }
+    }
+
+    /// Adds a connection whose key is not in the table; `None` when its kind has no room.
+    pub fn insert(&mut self, flow: Flow) -> Option<u32> {
+        if !self.has_room(flow.stage) {
+            return None;
+        }
+        let slot = self.free.pop()?;
+        let hash = self.hasher.hash(&flow.key);
+        let (hasher, slots) = (&self.hasher, &self.slots);
+        self.index.insert_unique(hash, slot, |&s| {
+            slots.get(s as usize).and_then(Option::as_ref).map_or(0, |f| hasher.hash(&f.key))
+        });
+        self.kernel += usize::from(flow.stage == Stage::Kernel);
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = Some(flow);
+        }
+        Some(slot)
+    }
+
+    /// Forgets a connection.
+    pub fn remove(&mut self, slot: u32) -> Option<Flow> {
+        let flow = self.slots.get_mut(slot as usize)?.take()?;
+        self.wheel.cancel(slot);
+        self.kernel -= usize::from(flow.stage == Stage::Kernel);
+        let hash = self.hasher.hash(&flow.key);
+        if let Ok(entry) = self.index.find_entry(hash, |&s| s == slot) {
+            entry.remove();
+        }
+        self.free.push(slot);
+        Some(flow)
+    }
+
+    /// Sets the connection's timer.
+    #[inline]
+    pub fn arm(&mut self, slot: u32, at: Nanos) {
+        self.wheel.arm(slot, at);
+    }
+
+    /// Collects connections whose timer has run out, as many as `due` has capacity for.
+    pub fn poll(&mut self, now: Nanos, due: &mut Vec<u32>) {
+        self.wheel.poll(now, due);
+    }
+
+    /// The connections in slots from `cursor` on, and their slots.
+    pub fn iter_from(&self, cursor: u32) -> impl Iterator<Item = (u32, &Flow)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .skip(cursor as usize)
+            .filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::key::Tuple;
+    use crate::ids::InterceptId;
+    use crate::wire::addr::{Addr, Endpoint};
+
+    fn flow(n: u16, stage: Stage) -> Flow {
+        let src = Endpoint { addr: Addr::v4([10, 0, 0, 1]), port: n };
+        let dst = Endpoint { addr: Addr::v4([192, 0, 2, 1]), port: 443 };
+        let mut flow = Flow::new(&Tuple { src, dst }, InterceptId(0), 1, Nanos(0));
+        flow.stage = stage;
+        flow
+    }
+
+    #[test]
+    fn insert_at_capacity_is_refused_by_kind() {
+        let mut table = FlowTable::new(Capacity { fast: 3, kernel: 2 }, FlowHasher::new(3), Nanos(0));
+        let slots: Vec<_> = (0..3).map(|n| table.insert(flow(n, Stage::SynSent)).unwrap()).collect();
+        assert_eq!(table.insert(flow(9, Stage::SynSent)), None);
+        assert!(table.insert(flow(10, Stage::Kernel)).is_some());
+        assert!(table.insert(flow(11, Stage::Kernel)).is_some());
+        assert_eq!(table.insert(flow(12, Stage::Kernel)), None);
+        assert_eq!(table.len(), (3, 2));
+        assert!(table.remove(slots[1]).is_some());
+        assert_eq!(table.find(&flow(1, Stage::SynSent).key), None);
+        assert!(table.insert(flow(9, Stage::SynSent)).is_some());
+        assert!(table.find(&flow(9, Stage::SynSent).key).is_some());
+    }
+}

@@ -1,0 +1,220 @@
+//! The client's first bytes, held until there is a verdict (DESIGN section 5), and remembered until the server has
+//! acknowledged them, so that what the server receives is what was inspected.
+//!
+//! A fixed number of holds, each with a buffer for the contiguous reading and room for a bounded number of frames.
+//! Called by the pipeline only.
+
+use std::ops::Range;
+
+use crate::ids::{Nanos, PortId};
+use crate::inspect::{Inspector, Outcome};
+use crate::parse::Meta;
+use crate::tcp::reassembly::Ranges;
+use crate::tcp::seq::Seq;
+
+/// The most frames a hold keeps; more wait at the client.
+pub const MAX_FRAMES: usize = 64;
+
+/// A frame, where it came in, and what it is.
+#[derive(Debug)]
+pub struct Packet<F> {
+    pub frame: F,
+    pub port: PortId,
+    pub meta: Meta,
+}
+
+/// Why a segment was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Outside of what can be held.
+    OutOfWindow,
+    /// No room for another frame or range.
+    Full,
+    /// Other bytes than came before for the same sequence numbers.
+    Changed,
+}
+
+/// One connection's first bytes.
+#[derive(Debug)]
+pub struct Hold<F> {
+    /// The sequence number of the first octet.
+    pub start: Seq,
+    /// The most octets.
+    pub budget: u32,
+    /// When the first octet came.
+    pub since: Option<Nanos>,
+    ranges: Ranges,
+    inspector: Inspector,
+    pub frames: Vec<Packet<F>>,
+}
+
+/// All holds of a worker.
+#[derive(Debug)]
+pub struct Holds<F> {
+    slots: Vec<Hold<F>>,
+    free: Vec<u32>,
+    /// One buffer of `room` octets a slot.
+    bytes: Vec<u8>,
+    room: usize,
+    frames: usize,
+    max_frames: usize,
+}
+
+impl<F> Holds<F> {
+    /// `count` holds of up to `room` octets each, with at most `max_frames` frames in all.
+    pub fn new(count: usize, room: usize, max_frames: usize) -> Self {
+        let empty = || Hold {
+            start: Seq(0),
+            budget: 0,
+            since: None,
+            ranges: Ranges::default(),
+            inspector: Inspector::default(),
+            frames: Vec::with_capacity(MAX_FRAMES),
+        };
+        Self {
+            slots: (0..count).map(|_| empty()).collect(),
+            free: (0..count as u32).rev().collect(),
+            bytes: vec![0; count * room],
+            room,
+            frames: 0,
+            max_frames,
+        }
+    }
+
+    /// Holds in use, and frames in them.
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.slots.len() - self.free.len(), self.frames)
+    }
+
+    /// The most octets of one hold.
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Takes a hold for a connection whose first octet is `start`.
+    pub fn open(&mut self, start: Seq, budget: u32) -> Option<u32> {
+        let id = self.free.pop()?;
+        let hold = self.slots.get_mut(id as usize)?;
+        hold.start = start;
+        hold.budget = budget.min(self.room as u32);
+        hold.since = None;
+        hold.ranges = Ranges::default();
+        hold.inspector = Inspector::default();
+        Some(id)
+    }
+
+    /// Gives the hold back; its frames go to `out`.
+    pub fn close(&mut self, id: u32, out: &mut Vec<F>) {
+        let Some(hold) = self.slots.get_mut(id as usize) else { return };
+        self.frames -= hold.frames.len();
+        out.extend(hold.frames.drain(..).map(|p| p.frame));
+        self.free.push(id);
+    }
+
+    /// Takes the held frames out, in the order of their sequence numbers; the bytes stay for comparison.
+    pub fn release(&mut self, id: u32, out: &mut Vec<Packet<F>>) {
+        let Some(hold) = self.slots.get_mut(id as usize) else { return };
+        self.frames -= hold.frames.len();
+        let start = hold.start;
+        hold.frames.sort_unstable_by_key(|p| p.meta.seq.since(start));
+        out.append(&mut hold.frames);
+    }
+
+    pub fn get(&self, id: u32) -> Option<&Hold<F>> {
+        self.slots.get(id as usize)
+    }
+
+    /// Octets held without a gap.
+    pub fn contiguous(&self, id: u32) -> u32 {
+        self.get(id).map_or(0, |h| h.ranges.contiguous())
+    }
+
+    /// Whether any octet or FIN is held.
+    pub fn holds_any(&self, id: u32) -> bool {
+        self.get(id).is_some_and(|h| !h.frames.is_empty())
+    }
+
+    /// Takes a segment's bytes into the reading and its frame into the hold. On refusal the frame comes back.
+    pub fn push(
+        &mut self,
+        id: u32,
+        packet: Packet<F>,
+        payload: Range<usize>,
+        now: Nanos,
+    ) -> Result<(), (Refused, Packet<F>)>
+    where
+        F: crate::frame::Frame,
+    {
+        if self.frames >= self.max_frames {
+            return Err((Refused::Full, packet));
+        }
+        let bytes = packet.frame.data().get(payload).unwrap_or_default();
+        match self.take_bytes(id, packet.meta.seq, bytes) {
+            Err(refused) => Err((refused, packet)),
+            Ok(()) => {
+                self.frames += 1;
+                if let Some(hold) = self.slots.get_mut(id as usize) {
+                    hold.since.get_or_insert(now);
+                    hold.frames.push(packet);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take_bytes(&mut self, id: u32, seq: Seq, bytes: &[u8]) -> Result<(), Refused> {
+        let room = self.room;
+        let hold = self.slots.get_mut(id as usize).ok_or(Refused::Full)?;
+        if hold.frames.len() >= MAX_FRAMES {
+            return Err(Refused::Full);
+        }
+        let offset = seq.since(hold.start);
+        let end = i64::from(offset) + bytes.len() as i64;
+        // A segment may go beyond the budget (the reading ends there), but it must begin within.
+        if offset < 0 || i64::from(offset) > i64::from(hold.budget) {
+            return Err(Refused::OutOfWindow);
+        }
+        let (start, end) = (offset as u32, end.min(i64::from(hold.budget)) as u32);
+        if !hold.ranges.has_room(start, end) {
+            return Err(Refused::Full);
+        }
+        let base = id as usize * room;
+        let buffer = self.bytes.get_mut(base..base + room).ok_or(Refused::Full)?;
+        if differs(&hold.ranges, buffer, start, end, bytes) {
+            return Err(Refused::Changed);
+        }
+        let len = end.saturating_sub(start) as usize;
+        crate::wire::put(buffer, start as usize, bytes.get(..len).unwrap_or_default());
+        hold.ranges.add(start, end).map_err(|_| Refused::Full)
+    }
+
+    /// Whether a segment brings, for sequence numbers that were inspected, other bytes.
+    pub fn changed(&self, id: u32, seq: Seq, bytes: &[u8]) -> bool {
+        let Some(hold) = self.get(id) else { return false };
+        let base = id as usize * self.room;
+        let Some(buffer) = self.bytes.get(base..base + self.room) else { return false };
+        let from = i64::from(seq.since(hold.start));
+        let skip = (-from).clamp(0, bytes.len() as i64);
+        let start = (from + skip) as u32;
+        let bytes = bytes.get(skip as usize..).unwrap_or_default();
+        let end = start.saturating_add(bytes.len() as u32).min(hold.budget);
+        differs(&hold.ranges, buffer, start, end, bytes)
+    }
+
+    /// Shows the reading so far to the inspector.
+    pub fn inspect(&mut self, id: u32) -> Outcome {
+        let base = id as usize * self.room;
+        let Some(hold) = self.slots.get_mut(id as usize) else { return Outcome::More };
+        let len = hold.ranges.contiguous() as usize;
+        let prefix = self.bytes.get(base..base + len).unwrap_or_default();
+        hold.inspector.inspect(prefix, hold.budget as usize)
+    }
+}
+
+/// Whether `bytes`, which stand at `[start, end)`, differ from what `buffer` has there.
+fn differs(ranges: &Ranges, buffer: &[u8], start: u32, end: u32, bytes: &[u8]) -> bool {
+    ranges.overlap(start, end).any(|(s, e)| {
+        let new = bytes.get((s - start) as usize..(e - start) as usize);
+        buffer.get(s as usize..e as usize) != new
+    })
+}

@@ -1,0 +1,260 @@
+//! One frame in, [`Parsed`] out: the only parser of the data path. Later stages use [`Meta`], never offsets of their own.
+//!
+//! Ethernet II without tags, IPv4 with options (RFC 791), IPv6 with extension headers (RFC 8200), TCP (RFC 9293).
+//! The header slices are etherparse's; what is checked beyond them is what the kernel's own receive path checks
+//! (`ip_rcv_core`, `ip6_rcv_core`, `tcp_v4_rcv`), so that a packet the kernel would discard is not carried further.
+
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+
+use crate::drop::DropReason;
+use crate::flow::key::Tuple;
+use crate::tcp::flags::TcpFlags;
+use crate::tcp::seq::Seq;
+use crate::wire::addr::{Addr, Endpoint};
+use crate::wire::{
+    self, ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPPROTO_TCP, IPV6_FRAGMENT_LEN, IPV6_LEN, checksum,
+};
+
+/// The most IPv6 extension headers that are followed.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
+
+/// What a frame turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    Tcp(Meta),
+    Fragment(FragmentMeta),
+    /// Something else that steering does not send here; the kernel takes it.
+    NotTcp,
+}
+
+/// A TCP segment: where its parts are and what its header says. Offsets are octets from the start of the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub tuple: Tuple,
+    pub v6: bool,
+    /// Where the TCP header starts.
+    pub l4: u16,
+    /// Where the payload starts.
+    pub payload: u16,
+    /// Where the IP packet ends (the frame may go on with padding).
+    pub end: u16,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    pub flags: TcpFlags,
+    pub seq: Seq,
+    pub ack: Seq,
+    /// The window field, not scaled.
+    pub window: u16,
+    /// Built from fragments here: it may not leave by a link it does not fit.
+    pub reassembled: bool,
+}
+
+impl Meta {
+    /// Octets of payload.
+    #[inline]
+    pub const fn payload_len(&self) -> u32 {
+        (self.end - self.payload) as u32
+    }
+
+    /// SEG.LEN: payload, and one each for SYN and FIN (RFC 9293 section 3.4).
+    #[inline]
+    pub const fn seg_len(&self) -> u32 {
+        self.payload_len() + self.flags.syn() as u32 + self.flags.fin() as u32
+    }
+
+    /// The sequence number after this segment.
+    #[inline]
+    pub const fn seq_end(&self) -> Seq {
+        self.seq.add(self.seg_len())
+    }
+
+    /// Octets of the IP packet.
+    #[inline]
+    pub const fn ip_len(&self) -> u16 {
+        self.end - ETH_LEN as u16
+    }
+
+    /// The payload's octets.
+    #[inline]
+    pub fn payload_of<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        frame.get(self.payload as usize..self.end as usize).unwrap_or_default()
+    }
+
+    /// The TCP options' octets.
+    #[inline]
+    pub fn options_of<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        frame.get(self.l4 as usize + 20..self.payload as usize).unwrap_or_default()
+    }
+
+    /// The one's complement sum over pseudo header and segment: 0xffff when the checksum is right.
+    pub fn segment_sum(&self, frame: &[u8]) -> u16 {
+        let segment = frame.get(self.l4 as usize..self.end as usize).unwrap_or_default();
+        checksum::fold(checksum::sum(segment, self.pseudo_sum()))
+    }
+
+    /// The sum of the pseudo header, not folded.
+    #[inline]
+    pub fn pseudo_sum(&self) -> u64 {
+        checksum::pseudo(&self.tuple.src.addr, &self.tuple.dst.addr, (self.end - self.l4) as usize)
+    }
+}
+
+/// A fragment of a datagram that may be TCP. Offsets in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentMeta {
+    pub src: Addr,
+    pub dst: Addr,
+    pub id: u32,
+    pub v6: bool,
+    /// Protocol of the fragmented part: IPv4's protocol field, the IPv6 fragment header's next header.
+    pub protocol: u8,
+    /// Offset of this piece in the fragmentable part.
+    pub offset: u16,
+    pub more: bool,
+    /// Where the piece's data starts and ends in the frame.
+    pub data: u16,
+    pub end: u16,
+    /// IPv6: where the fragment header starts, and where the octet is that names it.
+    pub header: u16,
+    pub named_at: u16,
+}
+
+/// Reads a frame.
+pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
+    match wire::get_u16(frame, 12).ok_or(DropReason::Truncated)? {
+        ETHERTYPE_IPV4 => parse_v4(frame),
+        ETHERTYPE_IPV6 => parse_v6(frame),
+        _ => Ok(Parsed::NotTcp),
+    }
+}
+
+fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
+    let packet = frame.get(ETH_LEN..).ok_or(DropReason::Truncated)?;
+    let ip = Ipv4HeaderSlice::from_slice(packet).map_err(|_| DropReason::BadIpHeader)?;
+    let total = usize::from(ip.total_len());
+    let header = ip.slice().len();
+    if checksum::fold(checksum::sum(ip.slice(), 0)) != 0xffff || total < header {
+        return Err(DropReason::BadIpHeader);
+    }
+    let end = ETH_LEN + total;
+    if end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    let (src, dst) = (Addr::v4(ip.source()), Addr::v4(ip.destination()));
+    let l4 = ETH_LEN + header;
+    if ip.more_fragments() || ip.fragments_offset().value() != 0 {
+        return Ok(Parsed::Fragment(FragmentMeta {
+            src,
+            dst,
+            id: u32::from(ip.identification()),
+            v6: false,
+            protocol: ip.protocol().0,
+            offset: ip.fragments_offset().value() * 8,
+            more: ip.more_fragments(),
+            data: l4 as u16,
+            end: end as u16,
+            header: 0,
+            named_at: 0,
+        }));
+    }
+    if ip.protocol().0 != IPPROTO_TCP {
+        return Ok(Parsed::NotTcp);
+    }
+    parse_tcp(frame, Around { src, dst, v6: false, ttl: ip.ttl(), l4, end })
+}
+
+fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
+    let packet = frame.get(ETH_LEN..).ok_or(DropReason::Truncated)?;
+    let ip = Ipv6HeaderSlice::from_slice(packet).map_err(|_| DropReason::BadIpHeader)?;
+    let end = ETH_LEN + IPV6_LEN + usize::from(ip.payload_length());
+    if end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    let (src, dst) = (Addr(ip.source()), Addr(ip.destination()));
+    let mut next = ip.next_header().0;
+    let mut named_at = ETH_LEN + 6;
+    let mut at = ETH_LEN + IPV6_LEN;
+    for _ in 0..=MAX_EXTENSION_HEADERS {
+        let (len, following) = match next {
+            IPPROTO_TCP => {
+                return parse_tcp(frame, Around { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end });
+            }
+            44 => {
+                let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
+                let (more, offset) = (word & 1 != 0, word & 0xfff8);
+                let protocol = *frame.get(at).ok_or(DropReason::Truncated)?;
+                if more || offset != 0 {
+                    let id = wire::get_u32(frame, at + 4).ok_or(DropReason::Truncated)?;
+                    let data = at + IPV6_FRAGMENT_LEN;
+                    return if data <= end {
+                        Ok(Parsed::Fragment(FragmentMeta {
+                            src,
+                            dst,
+                            id,
+                            v6: true,
+                            protocol,
+                            offset,
+                            more,
+                            data: data as u16,
+                            end: end as u16,
+                            header: at as u16,
+                            named_at: named_at as u16,
+                        }))
+                    } else {
+                        Err(DropReason::Truncated)
+                    };
+                }
+                (IPV6_FRAGMENT_LEN, protocol)
+            }
+            // Hop-by-hop, routing, destination options (RFC 8200 section 4); authentication header (RFC 4302).
+            0 | 43 | 60 | 51 => {
+                let units = usize::from(*frame.get(at + 1).ok_or(DropReason::Truncated)?);
+                let len = if next == 51 { (units + 2) * 4 } else { (units + 1) * 8 };
+                (len, *frame.get(at).ok_or(DropReason::Truncated)?)
+            }
+            _ => return Ok(Parsed::NotTcp),
+        };
+        named_at = at;
+        at += len;
+        next = following;
+        if at > end {
+            return Err(DropReason::Truncated);
+        }
+    }
+    Err(DropReason::ExtensionHeaders)
+}
+
+/// What the IP header said.
+struct Around {
+    src: Addr,
+    dst: Addr,
+    v6: bool,
+    ttl: u8,
+    l4: usize,
+    end: usize,
+}
+
+fn parse_tcp(frame: &[u8], ip: Around) -> Result<Parsed, DropReason> {
+    let segment = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
+    let tcp = TcpHeaderSlice::from_slice(segment).map_err(|_| DropReason::BadTcpHeader)?;
+    let flags = TcpFlags(*segment.get(13).ok_or(DropReason::BadTcpHeader)?);
+    if !flags.possible() {
+        return Err(DropReason::BadTcpHeader);
+    }
+    Ok(Parsed::Tcp(Meta {
+        tuple: Tuple {
+            src: Endpoint { addr: ip.src, port: tcp.source_port() },
+            dst: Endpoint { addr: ip.dst, port: tcp.destination_port() },
+        },
+        v6: ip.v6,
+        l4: ip.l4 as u16,
+        payload: (ip.l4 + tcp.slice().len()) as u16,
+        end: ip.end as u16,
+        ttl: ip.ttl,
+        flags,
+        seq: Seq(tcp.sequence_number()),
+        ack: Seq(tcp.acknowledgment_number()),
+        window: tcp.window_size(),
+        reassembled: false,
+    }))
+}

@@ -1,0 +1,268 @@
+//! The stages in order. A worker gives it packets that [`crate::parse`] has read and whose flow it owns; what comes
+//! out is in [`Output`]. Nothing here waits, allocates for a packet, or looks at a clock.
+//!
+//! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
+//! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `kernel`, `punt`, `tx`, `again`.
+
+use std::sync::Arc;
+
+use crate::drop::{Counters, DropReason, PuntReason};
+use crate::fib::Fib;
+use crate::flow::key::{FlowHasher, FlowKey};
+use crate::flow::names::NameStore;
+use crate::flow::record::{Flow, Side, Stage};
+use crate::flow::table::{Capacity, FlowTable};
+use crate::fragments::{Fragments, Reassembly};
+use crate::frame::Frame;
+use crate::hold::{Holds, Packet};
+use crate::ids::{Nanos, PortId, PortSet};
+use crate::parse::FragmentMeta;
+use crate::policy::Policy;
+use crate::rewrite::HopCache;
+use crate::wire::edit;
+
+/// How a pipeline is built. Sizes are per worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub flows: Capacity,
+    /// Connections whose first bytes can be held at once.
+    pub holds: usize,
+    /// The most octets of one hold.
+    pub hold_bytes: usize,
+    /// The most frames held in all.
+    pub hold_frames: usize,
+    pub names: usize,
+    /// Datagrams under reassembly at once.
+    pub fragments: usize,
+    /// Ports whose senders may leave partial checksums in their frames.
+    pub partial_checksums: PortSet,
+    pub seed: u64,
+}
+
+/// Which way into the kernel a punted frame takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PuntTo {
+    /// To the relay's listener.
+    Relay,
+    /// To be forwarded.
+    Forward,
+}
+
+/// A change of the kernel map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelOp {
+    Insert(FlowKey),
+    Remove(FlowKey),
+    /// Ask when the map last saw the flow, and tell [`Pipeline::handle_kernel_seen`].
+    Check(FlowKey),
+}
+
+/// What the caller has to do.
+#[derive(Debug)]
+pub struct Output<F> {
+    pub kernel: Vec<KernelOp>,
+    pub punt: Vec<(PuntTo, F)>,
+    pub tx: Vec<(PortId, F)>,
+    /// Whole datagrams made of fragments: to be given to the worker that owns their flow.
+    pub again: Vec<Packet<F>>,
+    /// Free frames: those given back, and those that answers are built in.
+    pub free: Vec<F>,
+}
+
+impl<F> Default for Output<F> {
+    fn default() -> Self {
+        Self { kernel: Vec::new(), punt: Vec::new(), tx: Vec::new(), again: Vec::new(), free: Vec::new() }
+    }
+}
+
+/// What became of connections, counted once each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub opened: u64,
+    pub allowed: u64,
+    pub reset: u64,
+    pub dropped: u64,
+    pub unidentified: u64,
+    pub relayed: u64,
+    pub midstream: u64,
+    pub expired: u64,
+}
+
+/// One worker's connections and what happens to their packets.
+#[derive(Debug)]
+pub struct Pipeline<F> {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) fib: Arc<Fib>,
+    pub(crate) flows: FlowTable,
+    pub(crate) holds: Holds<F>,
+    pub(crate) names: NameStore,
+    pub(crate) hops: HopCache,
+    pub(crate) now: Nanos,
+    pub(crate) started: Nanos,
+    pub(crate) scratch: Vec<Packet<F>>,
+    pub counters: Counters,
+    pub totals: Totals,
+    fragments: Fragments<F>,
+    pieces: Vec<F>,
+    partial: PortSet,
+    due: Vec<u32>,
+}
+
+impl<F: Frame> Pipeline<F> {
+    /// A pipeline that starts at `now`: the grace time for connections from before begins here.
+    pub fn new(config: &Config, policy: Arc<Policy>, fib: Arc<Fib>, now: Nanos) -> Self {
+        let hasher = FlowHasher::new(config.seed);
+        Self {
+            policy,
+            fib,
+            flows: FlowTable::new(config.flows, hasher.clone(), now),
+            holds: Holds::new(config.holds, config.hold_bytes, config.hold_frames),
+            names: NameStore::new(config.names, hasher.clone()),
+            hops: HopCache::new(hasher),
+            now,
+            started: now,
+            scratch: Vec::with_capacity(crate::hold::MAX_FRAMES),
+            counters: Counters::default(),
+            totals: Totals::default(),
+            fragments: Fragments::new(config.fragments),
+            pieces: Vec::with_capacity(crate::fragments::MAX_PIECES),
+            partial: config.partial_checksums,
+            due: Vec::with_capacity(64),
+        }
+    }
+
+    /// New rules or routes. Connections keep the verdict they have.
+    pub fn set_snapshot(&mut self, policy: Arc<Policy>, fib: Arc<Fib>) {
+        self.policy = policy;
+        self.fib = fib;
+        self.hops.clear();
+    }
+
+    /// Takes one TCP segment whose connection this worker owns.
+    pub fn handle(&mut self, now: Nanos, mut packet: Packet<F>, out: &mut Output<F>) {
+        self.now = now;
+        if self.partial.contains(packet.port) {
+            edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
+        }
+        match self.flows.find(&FlowKey::of(&packet.meta.tuple)) {
+            Some(slot) => self.known(slot, packet, out),
+            None => self.unknown(packet, out),
+        }
+    }
+
+    /// Takes a frame that holds no TCP, which steering should not have sent here: the kernel has it.
+    pub fn handle_other(&mut self, frame: F, out: &mut Output<F>) {
+        self.counters.punt(PuntReason::NotIntercepted);
+        out.punt.push((PuntTo::Forward, frame));
+    }
+
+    /// Takes one fragment. A whole datagram of an intercept comes out in `again`; any other goes to the kernel, in
+    /// the pieces it came in.
+    pub fn handle_fragment(
+        &mut self,
+        now: Nanos,
+        frame: F,
+        port: PortId,
+        meta: FragmentMeta,
+        out: &mut Output<F>,
+    ) {
+        self.now = now;
+        match self.fragments.push(now, frame, port, meta, &mut out.free, &mut self.pieces) {
+            Ok(Reassembly::Pending) => {}
+            Ok(Reassembly::Complete(Some(whole))) if self.of_intercept(&whole) => {
+                out.free.append(&mut self.pieces);
+                out.again.push(whole);
+            }
+            // Larger than a frame, and so larger than any way out.
+            Ok(Reassembly::Complete(None)) => {
+                self.counters.drop(DropReason::FragmentTooBig);
+                out.free.append(&mut self.pieces);
+            }
+            Ok(Reassembly::Complete(Some(other))) => {
+                out.free.push(other.frame);
+                self.counters.punt(PuntReason::NotIntercepted);
+                out.punt.extend(self.pieces.drain(..).map(|piece| (PuntTo::Forward, piece)));
+            }
+            Err(reason) => self.counters.drop(reason),
+        }
+    }
+
+    /// Serves the timers that have run out.
+    pub fn poll_timers(&mut self, now: Nanos, out: &mut Output<F>) {
+        self.now = now;
+        for _ in 0..self.fragments.expire(now, &mut out.free) {
+            self.counters.drop(DropReason::FragmentTimeout);
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.flows.poll(now, &mut due);
+        for slot in due.drain(..) {
+            self.timer(slot, out);
+        }
+        self.due = due;
+    }
+
+    /// Connections on the fast road and on the kernel road.
+    pub fn flow_counts(&self) -> (usize, usize) {
+        self.flows.len()
+    }
+
+    /// Frames held for verdicts and for reassembly.
+    pub fn frames_held(&self) -> usize {
+        self.holds.in_use().1 + self.fragments.frames()
+    }
+
+    fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        flow.seen = self.now;
+        let (side, stage) = (flow.side(&packet.meta.tuple), flow.stage);
+        if packet.meta.flags.opens() {
+            return self.syn_again(slot, side, packet, out);
+        }
+        match (stage, side) {
+            (Stage::SynSent, Side::Client) => self.syn_sent_client(slot, packet, out),
+            (Stage::SynSent, Side::Server) => self.syn_sent_server(slot, packet, out),
+            (Stage::Held, Side::Client) => self.held_client(slot, packet, out),
+            (Stage::Held, Side::Server) => self.held_server(slot, packet, out),
+            (Stage::Splice, _) => self.splice(slot, side, packet, out),
+            (Stage::Refused, _) => self.refused(slot, side, packet, out),
+            (Stage::Kernel, _) => self.on_kernel_road(slot, packet, out),
+            (Stage::Closed, _) => self.closed(slot, packet, out),
+        }
+    }
+
+    /// Gives a frame back, with its reason counted.
+    pub(crate) fn discard(&mut self, frame: F, reason: DropReason, out: &mut Output<F>) {
+        self.counters.drop(reason);
+        out.free.push(frame);
+    }
+
+    /// Gives one packet to the kernel to forward.
+    pub(crate) fn punt(&mut self, packet: Packet<F>, reason: PuntReason, out: &mut Output<F>) {
+        self.punt_to(PuntTo::Forward, packet, reason, out);
+    }
+
+    pub(crate) fn punt_to(
+        &mut self,
+        to: PuntTo,
+        mut packet: Packet<F>,
+        reason: PuntReason,
+        out: &mut Output<F>,
+    ) {
+        self.counters.punt(reason);
+        packet.frame.set_len(packet.meta.end as usize);
+        out.punt.push((to, packet.frame));
+    }
+
+    /// Forgets a connection and gives back what it held.
+    pub(crate) fn forget(&mut self, slot: u32, out: &mut Output<F>) {
+        if let Some(flow) = self.flows.remove(slot) {
+            self.names.release(flow.name);
+            if flow.hold != Flow::NO_HOLD {
+                self.holds.close(flow.hold, &mut out.free);
+            }
+            if flow.stage == Stage::Kernel {
+                out.kernel.push(KernelOp::Remove(flow.key));
+            }
+        }
+    }
+}

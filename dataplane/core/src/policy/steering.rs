@@ -1,0 +1,94 @@
+//! The intercepts as the steering program sees them: bits of one word.
+//!
+//! Bit `i` is intercept `i`. A connection from port `p` to `address:port` is of the intercepts
+//! `from[p] & prefix(address) & ports(port)`, and the lowest bit set is the first of them. An LPM map in the kernel
+//! gives one prefix only, the longest, so each prefix carries the bits of all the shorter ones that hold it.
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::{Prefix, PrefixMap};
+
+use super::{Handshake, Intercept, Policy};
+use crate::ids::{MAX_PORTS, PortId};
+
+/// What control writes into the steering program's maps. weir-dataplane converts it for weir-sys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SteeringTable {
+    pub v4: Vec<(Ipv4Net, u64)>,
+    pub v6: Vec<(Ipv6Net, u64)>,
+    /// TCP ports with at least one bit, in order.
+    pub ports: Vec<(u16, u64)>,
+    /// Per port of the box, the intercepts whose SYNs come from it.
+    pub from: [u64; MAX_PORTS],
+    /// The intercepts whose handshake is `relay`: the kernel takes all their connections.
+    pub relay_mask: u64,
+}
+
+impl SteeringTable {
+    pub fn new(policy: &Policy) -> Self {
+        let intercepts = policy.intercepts();
+        let mut ports: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut relay_mask = 0;
+        for (bit, intercept) in bits().zip(intercepts) {
+            for port in intercept.tcp().ranges().into_iter().flatten() {
+                *ports.entry(port).or_default() |= bit;
+            }
+            if intercept.handshake == Handshake::Relay {
+                relay_mask |= bit;
+            }
+        }
+        Self {
+            v4: policy.to.v4.iter().map(|(prefix, bits)| (prefix, *bits)).collect(),
+            v6: policy.to.v6.iter().map(|(prefix, bits)| (prefix, *bits)).collect(),
+            ports: ports.into_iter().collect(),
+            from: policy.from,
+            relay_mask,
+        }
+    }
+}
+
+/// The bit of each intercept, in order.
+fn bits() -> impl Iterator<Item = u64> {
+    (0..u64::BITS).map(|i| 1 << i)
+}
+
+/// Destination prefixes with the bits of all intercepts that hold them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Destinations {
+    pub v4: PrefixMap<Ipv4Net, u64>,
+    pub v6: PrefixMap<Ipv6Net, u64>,
+}
+
+impl Destinations {
+    pub fn new(intercepts: &[Intercept]) -> Self {
+        let mut own = Self::default();
+        for (bit, intercept) in bits().zip(intercepts) {
+            for prefix in intercept.to().iter() {
+                match prefix {
+                    IpNet::V4(p) => *own.v4.entry(p).or_default() |= bit,
+                    IpNet::V6(p) => *own.v6.entry(p).or_default() |= bit,
+                }
+            }
+        }
+        Self { v4: with_covering(&own.v4), v6: with_covering(&own.v6) }
+    }
+}
+
+/// Each prefix with its own bits and those of every prefix around it.
+fn with_covering<P: Prefix + Copy>(own: &PrefixMap<P, u64>) -> PrefixMap<P, u64> {
+    own.keys().map(|prefix| (prefix, own.cover_values(&prefix).fold(0, |all, bits| all | bits))).collect()
+}
+
+/// Per port of the box, the intercepts whose SYNs come from it.
+pub(super) fn from_bits(intercepts: &[Intercept]) -> [u64; MAX_PORTS] {
+    let mut from = [0; MAX_PORTS];
+    for (bit, intercept) in bits().zip(intercepts) {
+        for (id, word) in (0..).map(PortId).zip(&mut from) {
+            if intercept.from.contains(id) {
+                *word |= bit;
+            }
+        }
+    }
+    from
+}

@@ -1,0 +1,118 @@
+//! The words that rules and intercepts are made of, and the question and answer of a decision.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Nanos, PoolId, RuleId};
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    Allow,
+    Reset,
+    Drop,
+    Send(PoolId),
+    Relay,
+}
+
+impl Action {
+    /// The action, as the configuration, the command line and the admin API spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Reset => "reset",
+            Self::Drop => "drop",
+            Self::Send(_) => "send",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// What was recognised in the first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tls,
+    Http,
+    /// Bytes came and they are neither.
+    Other,
+}
+
+impl Protocol {
+    /// The protocol, as the configuration, the command line and the admin API spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How an intercept answers a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Handshake {
+    Through,
+    Answer,
+    Relay,
+}
+
+impl Handshake {
+    /// The handshake, as the configuration, the command line and the admin API spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Through => "through",
+            Self::Answer => "answer",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// No room for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Full {
+    Kernel,
+    Drop,
+}
+
+/// What to do with packets of unknown connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Midstream {
+    pub action: Action,
+    /// For this long after start, such packets are connections from before and go to the kernel.
+    pub grace: Nanos,
+}
+
+/// All that a rule can look at. `protocol` is `None` while nothing could be identified
+/// (server spoke first, hold exhausted); `host` is lower case without a trailing dot.
+///
+/// Addresses are those on the wire. Who reads them off a dual-stack socket gives
+/// [`IpAddr::to_canonical`], or rules on IPv4 prefixes miss.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub client: IpAddr,
+    pub server: IpAddr,
+    pub server_port: u16,
+    pub protocol: Option<Protocol>,
+    pub host: Option<&'a str>,
+    /// The ALPN protocol names offered, each without its length octet.
+    pub alpn: &'a [&'a [u8]],
+}
+
+/// Why a decision was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    Rule(RuleId),
+    Otherwise,
+    Unidentified,
+}
+
+/// The answer of [`super::Intercept::decide`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub action: Action,
+    pub cause: Cause,
+}

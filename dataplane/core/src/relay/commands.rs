@@ -1,0 +1,151 @@
+//! What the relay's machine wants done next, derived from its state.
+
+use crate::ids::Nanos;
+
+use super::{Command, Ending, Gate, Leg, Phase, Relay, Side, SourcePort, Upstream};
+
+impl Relay {
+    pub(super) fn poll_running(&mut self) -> Option<Command> {
+        if let Upstream::Wanted(port) = self.upstream {
+            return Some(self.connect(port));
+        }
+        self.poll_flow(Side::Client)
+            .or_else(|| self.poll_flow(Side::Server))
+            .or_else(|| self.poll_watch(Side::Client))
+            .or_else(|| self.poll_watch(Side::Server))
+            .or_else(|| self.poll_finished())
+    }
+
+    pub(super) fn poll_finished(&mut self) -> Option<Command> {
+        if !self.up.is_shut() || !self.down.is_shut() {
+            return None;
+        }
+        self.finish(Ending::Finished);
+        self.poll_over(Ending::Finished)
+    }
+
+    /// The server hears at once; of the client nothing is received any more, but its going away is noticed.
+    pub(super) fn poll_quiet(&mut self) -> Option<Command> {
+        if let Some(command) = self.poll_leave(Side::Server, true) {
+            return Some(command);
+        }
+        if self.is_moving(Side::Client) {
+            return (!std::mem::replace(&mut self.hushed, true)).then_some(Command::Cancel(Side::Client));
+        }
+        (!std::mem::replace(self.watch(Side::Client), true)).then_some(Command::Watch(Side::Client))
+    }
+
+    pub(super) fn connect(&mut self, port: SourcePort) -> Command {
+        if self.server == Leg::Open {
+            // The socket of the attempt before this one.
+            self.server = Leg::Absent;
+            return Command::Close(Side::Server);
+        }
+        self.server = Leg::Open;
+        self.upstream = Upstream::Connecting(port);
+        Command::Connect(port)
+    }
+
+    /// The bytes that come from `from`: send what is there, pass its end on, receive more.
+    pub(super) fn poll_flow(&mut self, from: Side) -> Option<Command> {
+        let connected = self.upstream == Upstream::Connected;
+        let may_send = connected && (from == Side::Server || self.gate == Gate::Open);
+        let may_recv = connected || from == Side::Client;
+        let room = match (self.gate, from) {
+            (Gate::Held { budget, .. }, Side::Client) => budget,
+            _ => self.limits.buffer,
+        };
+        let to = from.other();
+        let pipe = self.pipe_from(from);
+        if may_send {
+            if let Some(span) = pipe.offer_send() {
+                return Some(Command::Send { to, span });
+            }
+            if pipe.offer_shutdown() {
+                return Some(Command::Shutdown(to));
+            }
+        }
+        if may_recv && let Some(span) = pipe.offer_recv(room) {
+            return Some(Command::Recv { from, span });
+        }
+        None
+    }
+
+    /// A leg that nothing is received from would not tell of its RST.
+    pub(super) fn poll_watch(&mut self, side: Side) -> Option<Command> {
+        if side == Side::Server && self.upstream != Upstream::Connected {
+            return None;
+        }
+        let receiving = self.pipe_from(side).is_receiving();
+        // See hung_up(): once FIN was passed on, a hangup tells nothing.
+        let blind = self.pipe_to(side).is_shut();
+        if receiving || blind || std::mem::replace(self.watch(side), true) {
+            return None;
+        }
+        Some(Command::Watch(side))
+    }
+
+    pub(super) fn poll_over(&mut self, ending: Ending) -> Option<Command> {
+        let reset = !matches!(ending, Ending::Finished);
+        self.poll_leave(Side::Server, reset).or_else(|| self.poll_leave(Side::Client, reset))
+    }
+
+    /// Stop what is under way on a leg, then close it.
+    pub(super) fn poll_leave(&mut self, side: Side, reset: bool) -> Option<Command> {
+        let busy = self.is_busy(side);
+        let leg = self.leg(side);
+        match *leg {
+            Leg::Open if reset => {
+                *leg = Leg::Stopping;
+                Some(Command::Reset(side))
+            }
+            Leg::Open if busy => {
+                *leg = Leg::Stopping;
+                Some(Command::Cancel(side))
+            }
+            Leg::Open | Leg::Stopping if !busy => {
+                *leg = Leg::Closed;
+                Some(Command::Close(side))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn poll_timer(&mut self) -> Option<Command> {
+        let deadline = self.deadline()?;
+        if self.armed.is_some_and(|armed| armed <= deadline) {
+            // It fires early at worst, and the real deadline is armed then: bytes need not move timers.
+            return None;
+        }
+        self.armed = Some(deadline);
+        Some(Command::ArmTimer(deadline))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        match self.phase {
+            Phase::Over(_) => None,
+            Phase::Quiet(until) => Some(until),
+            Phase::Running => {
+                let mut deadline = self.idle_deadline();
+                if self.upstream != Upstream::Connected {
+                    deadline = deadline.min(self.connect_deadline());
+                }
+                if let Gate::Held { until, .. } = self.gate
+                    && self.unread.is_none()
+                {
+                    deadline = deadline.min(until);
+                }
+                Some(deadline)
+            }
+        }
+    }
+
+    pub(super) fn connect_deadline(&self) -> Nanos {
+        self.opened.saturating_add(self.limits.connect)
+    }
+
+    pub(super) fn idle_deadline(&self) -> Nanos {
+        let half_closed = self.up.is_ended() || self.down.is_ended();
+        self.active.saturating_add(if half_closed { self.limits.half_closed } else { self.limits.idle })
+    }
+}

@@ -1,0 +1,98 @@
+//! What a completion or the timer changes in the relay's machine.
+
+use crate::ids::Nanos;
+
+use super::{Ending, Failure, Gate, Phase, Relay, Side, SourcePort, Unread, Upstream, Verdict};
+
+impl Relay {
+    pub(super) fn connected(&mut self, now: Nanos) {
+        if matches!(self.upstream, Upstream::Connecting(_)) {
+            self.upstream = Upstream::Connected;
+            self.active = now;
+        }
+    }
+
+    pub(super) fn connect_failed(&mut self, failure: Failure) {
+        let Upstream::Connecting(port) = self.upstream else { return };
+        self.upstream = Upstream::Wanted(port);
+        match failure {
+            // The client's port is still taken by an earlier connection of the same pair (TIME_WAIT): keep the
+            // address, let the kernel choose the port.
+            Failure::AddressTaken if port == SourcePort::Clients => {
+                self.upstream = Upstream::Wanted(SourcePort::Any);
+            }
+            other => self.finish(Ending::ConnectFailed(other)),
+        }
+    }
+
+    pub(super) fn received(&mut self, now: Nanos, from: Side, len: u32) {
+        if !self.pipe_from(from).received(len) {
+            return;
+        }
+        self.active = now;
+        if from == Side::Server && self.up.total_received() == 0 {
+            self.unread.get_or_insert(Unread::ServerFirst);
+        }
+    }
+
+    pub(super) fn end_of_stream(&mut self, now: Nanos, from: Side) {
+        if self.pipe_from(from).ended() {
+            self.active = now;
+        }
+    }
+
+    pub(super) fn failed(&mut self, side: Side, failure: Failure) {
+        if failure == Failure::Cancelled {
+            return;
+        }
+        if side == Side::Client && matches!(self.phase, Phase::Quiet(_)) {
+            self.phase = Phase::Over(Ending::Dropped);
+        }
+        self.finish(Ending::Failed(side, failure));
+    }
+
+    pub(super) fn hung_up(&mut self, side: Side) {
+        if !std::mem::replace(self.watch(side), false) {
+            return;
+        }
+        // FIN in both directions is a hangup too, and the end's own FIN may be behind bytes not yet received.
+        if !self.pipe_to(side).is_shut() {
+            self.failed(side, Failure::Reset);
+        }
+    }
+
+    pub(super) fn timer(&mut self, now: Nanos) {
+        self.armed = None;
+        match self.phase {
+            Phase::Running => {}
+            Phase::Quiet(until) if now >= until => return self.phase = Phase::Over(Ending::Dropped),
+            Phase::Quiet(_) | Phase::Over(_) => return,
+        }
+        if self.upstream != Upstream::Connected && now >= self.connect_deadline() {
+            return self.finish(Ending::ConnectFailed(Failure::TimedOut));
+        }
+        if now >= self.idle_deadline() {
+            return self.finish(Ending::Idle);
+        }
+        if let Gate::Held { until, .. } = self.gate
+            && now >= until
+        {
+            self.unread = Some(Unread::HoldTime);
+        }
+    }
+
+    pub(super) fn settle(&mut self, now: Nanos, verdict: Verdict) {
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Reset => self.finish(Ending::Denied),
+            Verdict::Drop => self.phase = Phase::Quiet(now.saturating_add(self.limits.quiet)),
+        }
+    }
+
+    /// The first ending counts: what fails while it is carried out changes nothing.
+    pub(super) fn finish(&mut self, ending: Ending) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Over(ending);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The words that the relay's machine and its driver speak.
+
+use crate::ids::Nanos;
+
+use super::Span;
+
+/// One of the two legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// The bounds of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Octets of buffer in each direction.
+    pub buffer: u32,
+    /// From accept to the server's SYN-ACK.
+    pub connect: Nanos,
+    /// Without a byte in either direction.
+    pub idle: Nanos,
+    /// Likewise, once one end has sent FIN.
+    pub half_closed: Nanos,
+    /// How long a dropped client is left without an answer.
+    pub quiet: Nanos,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            buffer: 64 * 1024,
+            connect: Nanos::from_secs(15),
+            idle: Nanos::from_secs(3600),
+            half_closed: Nanos::from_secs(600),
+            quiet: Nanos::from_secs(60),
+        }
+    }
+}
+
+/// What is known when the connection is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The verdict waits for the client's first bytes, for at most so many octets and so long.
+    Held { bytes: u32, time: Nanos },
+    /// Client bytes pass.
+    Open,
+    /// Nothing passes; the server is never connected.
+    Refused(Verdict),
+}
+
+/// The policy's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    /// RST to both ends.
+    Reset,
+    /// RST to the server, silence towards the client for [`Limits::quiet`].
+    ///
+    /// The handshake is over and the kernel acknowledges what comes until its receive buffer is full: that is as
+    /// silent as a socket can be. Then the client gets a RST after all, since with the socket gone its next segment
+    /// would be forwarded to the server.
+    Drop,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// RST from the far end (ECONNRESET, EPIPE, ECONNABORTED).
+    Reset,
+    Refused,
+    /// ICMP says so, or there is no route.
+    Unreachable,
+    TimedOut,
+    /// EADDRINUSE, EADDRNOTAVAIL: the source address and port belong to another connection.
+    AddressTaken,
+    /// Stopped by [`Command::Reset`] or [`Command::Cancel`], or to be tried again.
+    Cancelled,
+    /// No file descriptors, memory or ports on this box.
+    NoResources,
+    Other,
+}
+
+impl Failure {
+    pub const ALL: [Self; 8] = [
+        Self::Reset,
+        Self::Refused,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::AddressTaken,
+        Self::Cancelled,
+        Self::NoResources,
+        Self::Other,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed-out",
+            Self::AddressTaken => "address-taken",
+            Self::Cancelled => "cancelled",
+            Self::NoResources => "no-resources",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Connected,
+    ConnectFailed(Failure),
+    /// `len` octets (more than 0) are in the buffer where [`Command::Recv`] asked for them.
+    Received {
+        from: Side,
+        len: u32,
+    },
+    /// FIN, after the last octet.
+    Eof(Side),
+    RecvFailed(Side, Failure),
+    /// `len` octets of [`Command::Send`] are with the kernel; may be fewer than asked.
+    Sent {
+        to: Side,
+        len: u32,
+    },
+    SendFailed(Side, Failure),
+    /// [`Command::Watch`] saw the leg's end.
+    Hangup(Side),
+    /// [`Command::Watch`] was stopped.
+    Unwatched(Side),
+    Timer,
+}
+
+/// The source port of the leg to the server; its address is always the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourcePort {
+    Clients,
+    Any,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Open a socket towards the server.
+    Connect(SourcePort),
+    /// Receive into this part of the buffer of what comes from `from`.
+    Recv { from: Side, span: Span },
+    /// Send this part of the buffer of what comes from the other side.
+    Send { to: Side, span: Span },
+    /// FIN: no more bytes to this side.
+    Shutdown(Side),
+    /// Tell when the leg is reset (POLLERR, POLLHUP), while nothing is received from it.
+    Watch(Side),
+    /// The leg ends with a RST when it is closed (SO_LINGER 0); stop what is under way on it.
+    Reset(Side),
+    /// Stop what is under way on the leg.
+    Cancel(Side),
+    /// Nothing of it is under way: close the socket.
+    Close(Side),
+    /// Replaces the timer armed before.
+    ArmTimer(Nanos),
+}
+
+/// What the verdict needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Read the first `len` octets of the client's buffer; it can never hold more than `budget`.
+    Inspect { len: u32, budget: u32 },
+    /// There will be nothing to read: decide without.
+    Unidentified(Unread),
+}
+
+/// Why the client's first bytes were not read to a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unread {
+    ServerFirst,
+    HoldTime,
+    HoldFull,
+    ClientClosed,
+}
+
+impl Unread {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ServerFirst => "server-first",
+            Self::HoldTime => "hold-time",
+            Self::HoldFull => "hold-full",
+            Self::ClientClosed => "client-closed",
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// FIN in both directions, every byte delivered.
+    Finished,
+    /// The verdict was reset.
+    Denied,
+    /// The verdict was drop.
+    Dropped,
+    ConnectFailed(Failure),
+    /// A leg failed; the other got a RST.
+    Failed(Side, Failure),
+    Idle,
+    Stopped,
+}
+
+impl Ending {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Denied => "denied",
+            Self::Dropped => "dropped",
+            Self::ConnectFailed(_) => "connect-failed",
+            Self::Failed(Side::Client, _) => "client-failed",
+            Self::Failed(Side::Server, _) => "server-failed",
+            Self::Idle => "idle",
+            Self::Stopped => "stopped",
+        }
+    }
+}

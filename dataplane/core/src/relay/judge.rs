@@ -1,0 +1,147 @@
+//! From a connection's addresses and first bytes to a decision: the same inspection and the same rules as on the
+//! fast road, for connections that reach the relay without having been inspected.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::ids::{InterceptId, MAX_PORTS, PortId};
+use crate::inspect::{Alpn, Found, Inspector, Name, Outcome};
+use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
+
+use super::{Start, Unread, Verdict};
+
+/// The intercept that a connection belongs to.
+///
+/// `from` is the port that the route back to the client leaves by, when it is known: the relay cannot see the port
+/// a SYN came in by. Without it, or when no intercept matches there, the first intercept of any port is taken.
+pub fn find_intercept(policy: &Policy, from: Option<PortId>, server: SocketAddr) -> Option<InterceptId> {
+    let (ip, port) = (server.ip().to_canonical(), server.port());
+    from.and_then(|from| policy.intercept(from, ip, port)).or_else(|| {
+        // Ports in turn, but intercepts in the order of the configuration: the lowest id wins.
+        (0..MAX_PORTS as u8).filter_map(|from| policy.intercept(PortId(from), ip, port)).min_by_key(|id| id.0)
+    })
+}
+
+/// What was decided about a connection, and from what.
+#[derive(Clone, Copy, Debug)]
+pub struct Judgement {
+    pub decision: Decision,
+    pub protocol: Option<Protocol>,
+    pub host: Option<Name>,
+    /// Why there was nothing to read, if that is so.
+    pub unread: Option<Unread>,
+}
+
+impl Judgement {
+    /// What the machine is told. `send` needs a pool's server, which only the fast road connects to: refused here.
+    pub fn verdict(&self) -> Verdict {
+        match self.decision.action {
+            Action::Allow | Action::Relay => Verdict::Pass,
+            Action::Reset | Action::Send(_) => Verdict::Reset,
+            Action::Drop => Verdict::Drop,
+        }
+    }
+}
+
+/// The reader and the rules of one connection. Keeps the policy of the moment of accept: a verdict is
+/// never made of two configurations.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    policy: Arc<Policy>,
+    intercept: Option<InterceptId>,
+    client: SocketAddr,
+    server: SocketAddr,
+    inspector: Inspector,
+    judgement: Option<Judgement>,
+}
+
+impl Judge {
+    /// `from` as in [`find_intercept`].
+    pub fn new(policy: Arc<Policy>, from: Option<PortId>, client: SocketAddr, server: SocketAddr) -> Self {
+        let intercept = find_intercept(&policy, from, server);
+        Self { policy, intercept, client, server, inspector: Inspector::default(), judgement: None }
+    }
+
+    /// What is known at accept. A connection of no intercept (the configuration changed since its SYN) passes, as
+    /// the kernel would have forwarded it.
+    pub fn start(&mut self) -> Start {
+        let Some(intercept) = self.intercept() else {
+            return Start::Open;
+        };
+        let (client, server) = (self.client.ip().to_canonical(), self.server.ip().to_canonical());
+        let held = Start::Held { bytes: intercept.hold_bytes, time: intercept.hold_time };
+        match intercept.relay_at_syn(client, server, self.server.port()) {
+            // With `handshake = "relay"` everything comes here, and a relay rule is one rule among the others.
+            Some(rule) if intercept.handshake != Handshake::Relay => {
+                let decision = Decision { action: Action::Relay, cause: Cause::Rule(rule) };
+                self.judgement = Some(Judgement { decision, protocol: None, host: None, unread: None });
+                Start::Open
+            }
+            _ => held,
+        }
+    }
+
+    /// Shows the client's bytes so far. `None`: more are needed.
+    pub fn inspect(&mut self, prefix: &[u8], budget: u32) -> Option<Verdict> {
+        match self.inspector.inspect(prefix, budget as usize) {
+            Outcome::More => None,
+            Outcome::Done(found) => Some(self.decide(Some(&found), None)),
+        }
+    }
+
+    /// There is nothing (more) to read.
+    pub fn unidentified(&mut self, why: Unread) -> Verdict {
+        self.decide(None, Some(why))
+    }
+
+    /// The decision, once there is one.
+    pub fn judgement(&self) -> Option<&Judgement> {
+        self.judgement.as_ref()
+    }
+
+    pub fn intercept(&self) -> Option<&Intercept> {
+        self.policy.get(self.intercept?)
+    }
+
+    /// Where the rule that decided stands: `file:line`.
+    pub fn origin(&self) -> Option<&str> {
+        let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
+        Some(self.intercept()?.rules().get(usize::from(id.0))?.origin.as_str())
+    }
+
+    fn decide(&mut self, found: Option<&Found>, unread: Option<Unread>) -> Verdict {
+        let none = Alpn { len: 0, bytes: [0; 64] };
+        let (names, count) = split_alpn(found.map_or(&none, |f| &f.alpn));
+        let host = found.and_then(|f| f.host);
+        let protocol = found.map(|f| f.protocol);
+        let facts = Facts {
+            client: self.client.ip().to_canonical(),
+            server: self.server.ip().to_canonical(),
+            server_port: self.server.port(),
+            protocol,
+            host: host.as_ref().map(Name::as_str),
+            alpn: names.get(..count).unwrap_or(&[]),
+        };
+        let decision = match self.intercept() {
+            Some(intercept) => intercept.decide(&facts),
+            None => Decision { action: Action::Allow, cause: Cause::Otherwise },
+        };
+        let judgement = Judgement { decision, protocol, host, unread };
+        self.judgement = Some(judgement);
+        judgement.verdict()
+    }
+}
+
+/// The names in ALPN wire form (RFC 7301 section 3.1), and how many.
+fn split_alpn(alpn: &Alpn) -> ([&[u8]; 64], usize) {
+    let mut names: [&[u8]; 64] = [&[]; 64];
+    let mut count = 0;
+    let mut rest = alpn.bytes.get(..usize::from(alpn.len)).unwrap_or(&[]);
+    while let Some((&len, tail)) = rest.split_first() {
+        let (Some(name), Some(slot)) = (tail.get(..usize::from(len)), names.get_mut(count)) else { break };
+        *slot = name;
+        count += 1;
+        rest = tail.get(usize::from(len)..).unwrap_or(&[]);
+    }
+    (names, count)
+}

@@ -1,0 +1,352 @@
+//! The machine against a world that completes operations in any order, in parts, late, and with failures.
+
+use super::*;
+
+/// SplitMix64: a run is its seed.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: u32) -> u32 {
+        (self.next() % u64::from(n.max(1))) as u32
+    }
+    fn chance(&mut self, percent: u32) -> bool {
+        self.below(100) < percent
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    Connect,
+    Recv(Side, Span),
+    Send(Side, Span),
+    Watch(Side),
+}
+
+impl Op {
+    fn side(self) -> Side {
+        match self {
+            Op::Connect => Side::Server,
+            Op::Recv(side, _) | Op::Send(side, _) | Op::Watch(side) => side,
+        }
+    }
+}
+
+/// One direction: what its sender sends, and what its receiver got.
+#[derive(Default)]
+struct Stream {
+    source: Vec<u8>,
+    taken: usize,
+    eof_seen: bool,
+    buffer: Vec<u8>,
+    sink: Vec<u8>,
+    fin: bool,
+}
+
+#[derive(Default)]
+struct LegState {
+    reset: bool,
+    stopping: bool,
+    closed: bool,
+}
+
+struct World {
+    rng: Rng,
+    relay: Relay,
+    now: Nanos,
+    ops: Vec<Op>,
+    streams: [Stream; 2],
+    legs: [LegState; 2],
+    timer: Option<Nanos>,
+    verdict: Option<Verdict>,
+    passed: bool,
+    faults: bool,
+    /// The most octets held, and the bound.
+    budget: u32,
+    log: Vec<String>,
+}
+
+fn index(side: Side) -> usize {
+    side as usize
+}
+
+impl World {
+    fn new(seed: u64, faults: bool) -> Self {
+        let mut rng = Rng(seed);
+        let buffer = 1 + rng.below(200);
+        let limits = Limits { buffer, ..LIMITS };
+        let bytes = 1 + rng.below(100);
+        let held = rng.chance(70);
+        let start = if held { Start::Held { bytes, time: Nanos::from_secs(3) } } else { Start::Open };
+        let mut stream = || {
+            let len = if rng.chance(15) { 0 } else { rng.below(3_000) };
+            let source = (0..len).map(|_| rng.next() as u8).collect();
+            Stream { source, buffer: vec![0; buffer as usize], ..Stream::default() }
+        };
+        let streams = [stream(), stream()];
+        let verdict = match rng.below(if faults { 4 } else { 1 }) {
+            1 => Verdict::Reset,
+            2 => Verdict::Drop,
+            _ => Verdict::Pass,
+        };
+        Self {
+            rng,
+            relay: Relay::new(NOW, limits, start),
+            now: NOW,
+            ops: Vec::new(),
+            streams,
+            legs: Default::default(),
+            timer: None,
+            verdict: held.then_some(verdict),
+            passed: !held,
+            faults,
+            budget: bytes.min(buffer),
+            log: Vec::new(),
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..200_000 {
+            self.ask();
+            while let Some(command) = self.relay.poll() {
+                self.log.push(format!("{command:?}"));
+                self.command(command);
+            }
+            self.check_bounds();
+            if self.relay.is_done() {
+                assert!(self.ops.is_empty(), "done with operations under way: {:?}", self.ops);
+                return;
+            }
+            self.step();
+        }
+        panic!("no end: {:?}", self.ops);
+    }
+
+    fn ask(&mut self) {
+        while let Some(ask) = self.relay.poll_ask() {
+            let answer = match ask {
+                Ask::Inspect { len, budget } => {
+                    assert!(len <= budget && budget == self.budget);
+                    let held = &self.streams[0].buffer[..len as usize];
+                    assert_eq!(held, &self.streams[0].source[..len as usize], "the contiguous prefix");
+                    self.rng.chance(10)
+                }
+                Ask::Unidentified(_) => true,
+            };
+            if answer {
+                let verdict = self.verdict.take().expect("asked once answered");
+                self.log.push(format!("{ask:?} -> {verdict:?}"));
+                self.passed = verdict == Verdict::Pass;
+                self.relay.handle_verdict(self.now, verdict);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Connect(_) => self.begin(Op::Connect),
+            Command::Recv { from, span } => {
+                self.check_span(from, span);
+                self.begin(Op::Recv(from, span));
+            }
+            Command::Send { to, span } => {
+                assert!(to == Side::Client || self.passed, "client bytes before the verdict");
+                self.begin(Op::Send(to, span));
+            }
+            Command::Watch(side) => self.begin(Op::Watch(side)),
+            Command::Shutdown(to) => {
+                let stream = &mut self.streams[index(to.other())];
+                assert!(stream.eof_seen && !stream.fin);
+                assert_eq!(stream.sink.len(), stream.source.len(), "FIN after the last byte");
+                stream.fin = true;
+            }
+            Command::Reset(side) => {
+                self.legs[index(side)].reset = true;
+                self.legs[index(side)].stopping = true;
+            }
+            Command::Cancel(side) => self.legs[index(side)].stopping = true,
+            Command::Close(side) => {
+                assert!(self.ops.iter().all(|op| op.side() != side), "{side:?} closed with {:?}", self.ops);
+                let leg = &mut self.legs[index(side)];
+                assert!(!leg.closed);
+                // A leg to the server may be opened again, from another port.
+                leg.closed = side == Side::Client || self.relay.ending().is_some();
+            }
+            Command::ArmTimer(at) => self.timer = Some(at),
+        }
+    }
+
+    fn begin(&mut self, op: Op) {
+        assert!(!self.legs[index(op.side())].closed);
+        self.ops.push(op);
+    }
+
+    /// A receive may not write where bytes wait or are being sent.
+    fn check_span(&self, from: Side, span: Span) {
+        let stream = &self.streams[index(from)];
+        let size = stream.buffer.len() as u32;
+        assert!(span.len > 0 && span.at + span.len <= size);
+        let level = (stream.taken - stream.sink.len()) as u32;
+        assert!(level + span.len <= size, "room for {} beside {level}", span.len);
+        for op in &self.ops {
+            if let Op::Send(to, sending) = op
+                && to.other() == from
+            {
+                assert!(sending.at + sending.len <= span.at || span.at + span.len <= sending.at);
+            }
+        }
+    }
+
+    fn check_bounds(&self) {
+        let held = (self.streams[0].taken - self.streams[0].sink.len()) as u32;
+        assert!(self.passed || held <= self.budget, "{held} held, {} allowed", self.budget);
+        assert!(self.relay.buffered() <= 2 * self.streams[0].buffer.len() as u32);
+        for side in [Side::Client, Side::Server] {
+            let count = |f: fn(&Op) -> bool| self.ops.iter().filter(|op| op.side() == side && f(op)).count();
+            assert!(count(|op| matches!(op, Op::Recv(..))) <= 1);
+            assert!(count(|op| matches!(op, Op::Send(..))) <= 1);
+            assert!(count(|op| matches!(op, Op::Watch(_))) <= 1);
+        }
+    }
+
+    /// Completes one operation chosen at random, or lets the timer come.
+    fn step(&mut self) {
+        if self.faults && self.rng.chance(2) {
+            self.stray();
+        }
+        let able: Vec<usize> = (0..self.ops.len()).filter(|&i| self.can_complete(self.ops[i])).collect();
+        if able.is_empty() || (self.faults && self.timer.is_some() && self.rng.chance(1)) {
+            let at = self.timer.take().unwrap_or_else(|| panic!("stuck with {:?}", self.ops));
+            self.now = self.now.max(at);
+            self.log.push("timer".into());
+            return self.relay.handle(self.now, Event::Timer);
+        }
+        let op = self.ops.swap_remove(able[self.rng.below(able.len() as u32) as usize]);
+        self.now.0 += u64::from(self.rng.below(1_000));
+        let event = self.complete(op);
+        self.log.push(format!("{op:?} -> {event:?}"));
+        self.relay.handle(self.now, event);
+    }
+
+    /// A watch ends only by a failure or when stopped.
+    fn can_complete(&self, op: Op) -> bool {
+        !matches!(op, Op::Watch(side) if !self.legs[index(side)].stopping && !self.faults)
+    }
+
+    fn complete(&mut self, op: Op) -> Event {
+        let leg = &self.legs[index(op.side())];
+        let stopped = leg.stopping && self.rng.chance(80);
+        let failed = self.faults && self.rng.chance(1);
+        let failure = match (stopped, failed) {
+            (true, _) => Some(Failure::Cancelled),
+            (false, true) => Some(Failure::ALL[self.rng.below(Failure::ALL.len() as u32) as usize]),
+            _ if self.rng.chance(3) && op != Op::Connect => Some(Failure::Cancelled),
+            _ => None,
+        };
+        match op {
+            Op::Connect => failure.map_or(Event::Connected, Event::ConnectFailed),
+            Op::Watch(side) if stopped || !failed => Event::Unwatched(side),
+            Op::Watch(side) => Event::Hangup(side),
+            Op::Recv(from, span) => match failure {
+                Some(failure) => Event::RecvFailed(from, failure),
+                None => self.deliver(from, span),
+            },
+            Op::Send(to, span) => match failure {
+                Some(failure) => Event::SendFailed(to, failure),
+                None => self.drain(to, span),
+            },
+        }
+    }
+
+    fn deliver(&mut self, from: Side, span: Span) -> Event {
+        let stream = &mut self.streams[index(from)];
+        let left = stream.source.len() - stream.taken;
+        if left == 0 {
+            stream.eof_seen = true;
+            return Event::Eof(from);
+        }
+        let len = 1 + self.rng.below(span.len.min(left as u32)) as usize;
+        let at = span.at as usize;
+        stream.buffer[at..at + len].copy_from_slice(&stream.source[stream.taken..stream.taken + len]);
+        stream.taken += len;
+        Event::Received { from, len: len as u32 }
+    }
+
+    fn drain(&mut self, to: Side, span: Span) -> Event {
+        let stream = &mut self.streams[index(to.other())];
+        let len = 1 + self.rng.below(span.len) as usize;
+        let at = span.at as usize;
+        stream.sink.extend_from_slice(&stream.buffer[at..at + len]);
+        let sent = stream.sink.len();
+        assert_eq!(stream.sink, stream.source[..sent], "bytes in are bytes out");
+        Event::Sent { to, len: len as u32 }
+    }
+
+    /// A completion of an operation that is not under way.
+    fn stray(&mut self) {
+        let under_way = |f: fn(&Op) -> bool| self.ops.iter().any(f);
+        let event = match self.rng.below(4) {
+            0 if !under_way(|op| matches!(op, Op::Recv(Side::Client, _))) => Event::Eof(Side::Client),
+            1 if !under_way(|op| matches!(op, Op::Send(Side::Client, _))) => {
+                Event::SendFailed(Side::Client, Failure::Reset)
+            }
+            2 if !under_way(|op| matches!(op, Op::Connect)) => Event::ConnectFailed(Failure::Refused),
+            3 if !under_way(|op| matches!(op, Op::Watch(Side::Server))) => Event::Hangup(Side::Server),
+            _ => return,
+        };
+        self.relay.handle(self.now, event);
+    }
+}
+
+fn run(seed: u64, faults: bool) -> World {
+    let mut world = World::new(seed, faults);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = result {
+        let tail = world.log.len().saturating_sub(30);
+        eprintln!("seed {seed}, faults {faults}; the last steps:\n{}", world.log[tail..].join("\n"));
+        std::panic::resume_unwind(panic);
+    }
+    world
+}
+
+#[test]
+fn any_order_of_completions_delivers_every_byte_and_both_ends() {
+    for seed in 0..3_000 {
+        let world = run(seed, false);
+        assert_eq!(world.relay.ending(), Some(Ending::Finished), "seed {seed}");
+        for stream in &world.streams {
+            assert!(stream.fin && stream.sink == stream.source, "seed {seed}");
+        }
+        assert!(world.legs.iter().all(|leg| !leg.reset), "seed {seed}");
+        let totals = (world.streams[0].sink.len() as u64, world.streams[1].sink.len() as u64);
+        assert_eq!(world.relay.traffic(), totals, "seed {seed}");
+    }
+}
+
+#[test]
+fn failures_at_any_point_reset_what_is_left_and_leave_nothing_under_way() {
+    let mut endings = std::collections::HashSet::new();
+    for seed in 0..6_000 {
+        let world = run(seed, true);
+        let ending = world.relay.ending().expect("over");
+        endings.insert(ending.name());
+        let client = &world.legs[0];
+        match ending {
+            Ending::Finished => assert!(!client.reset, "seed {seed}"),
+            Ending::Dropped | Ending::Denied => {
+                assert!(client.reset && world.streams[0].sink.is_empty(), "seed {seed}");
+            }
+            _ => assert!(client.reset, "seed {seed}: {ending:?}"),
+        }
+    }
+    for name in ["finished", "denied", "dropped", "connect-failed", "client-failed", "server-failed", "idle"]
+    {
+        assert!(endings.contains(name), "{name} was never seen: {endings:?}");
+    }
+}

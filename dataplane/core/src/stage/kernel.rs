@@ -1,0 +1,87 @@
+//! Connections on the kernel road: each is remembered here, so that an evicted entry of the kernel map never makes an
+//! unknown connection of it.
+
+use crate::drop::{DropReason, PuntReason};
+use crate::flow::key::FlowKey;
+use crate::flow::record::{Flow, Stage};
+use crate::frame::Frame;
+use crate::hold::Packet;
+use crate::ids::{InterceptId, Nanos};
+use crate::pipeline::{KernelOp, Output, Pipeline};
+
+use super::timers;
+
+impl<F: Frame> Pipeline<F> {
+    /// A record for the connection a packet from the client belongs to.
+    pub(crate) fn kernel_flow(&self, id: InterceptId, reason: PuntReason, packet: &Packet<F>) -> Flow {
+        let mut flow = Flow::new(&packet.meta.tuple, id, self.policy.epoch, self.now);
+        flow.stage = Stage::Kernel;
+        flow.punted = Some(reason);
+        flow.isn = packet.meta.seq;
+        flow
+    }
+
+    /// Remembers it and enters it in the kernel map. `None`: no room.
+    pub(crate) fn enter_kernel_road(&mut self, flow: Flow, out: &mut Output<F>) -> Option<u32> {
+        let key = flow.key;
+        let slot = self.flows.insert(flow)?;
+        self.flows.arm(slot, self.now.saturating_add(timers::KERNEL_CHECK));
+        out.kernel.push(KernelOp::Insert(key));
+        Some(slot)
+    }
+
+    pub(crate) fn reenter_kernel_road(&mut self, slot: u32, out: &mut Output<F>) {
+        if let Some(flow) = self.flows.get(slot) {
+            out.kernel.push(KernelOp::Insert(flow.key));
+        }
+    }
+
+    /// A connection from before the start.
+    pub(crate) fn give_midstream(&mut self, id: InterceptId, packet: Packet<F>, out: &mut Output<F>) {
+        // An RST ends what it belongs to: there is nothing to remember.
+        if packet.meta.flags.rst() {
+            return self.punt(packet, PuntReason::Midstream, out);
+        }
+        let mut flow = self.kernel_flow(id, PuntReason::Midstream, &packet);
+        let from_client =
+            self.policy.intercept(packet.port, packet.meta.tuple.dst.addr.ip(), packet.meta.tuple.dst.port);
+        if from_client != Some(id) {
+            flow.client_is_low = !flow.client_is_low;
+        }
+        match self.enter_kernel_road(flow, out) {
+            Some(_) => {
+                self.totals.midstream += 1;
+                self.punt(packet, PuntReason::Midstream, out);
+            }
+            None => self.discard(packet.frame, DropReason::TableFull, out),
+        }
+    }
+
+    /// A packet of a kernel-road connection that steering sent here: its map entry is gone, or was not yet there.
+    pub(crate) fn on_kernel_road(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        self.reenter_kernel_road(slot, out);
+        self.punt(packet, PuntReason::KernelFlow, out);
+    }
+
+    /// The answer to [`KernelOp::Check`]: when the map last saw the connection (`None`: no entry), and whether it saw
+    /// it end.
+    pub fn handle_kernel_seen(
+        &mut self,
+        key: &FlowKey,
+        seen: Option<Nanos>,
+        ended: bool,
+        out: &mut Output<F>,
+    ) {
+        let Some(slot) = self.flows.find(key) else { return };
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if flow.stage != Stage::Kernel {
+            return;
+        }
+        flow.seen = flow.seen.max(seen.unwrap_or(flow.seen));
+        let patience = if ended { timers::LINGER } else { timers::IDLE };
+        if flow.seen.saturating_add(patience) <= self.now {
+            self.totals.expired += 1;
+            self.forget(slot, out);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Packets of unknown connections, and SYNs.
+
+use std::net::IpAddr;
+
+use crate::drop::{DropReason, PuntReason};
+use crate::fib::NextHop;
+use crate::flow::record::{Flow, Side, Stage, Verdict};
+use crate::frame::Frame;
+use crate::hold::Packet;
+use crate::ids::InterceptId;
+use crate::pipeline::{Output, Pipeline, PuntTo};
+use crate::policy::{Action, Cause, Full, Handshake};
+use crate::tcp::options::SynOptions;
+use crate::tcp::track;
+use crate::wire::edit;
+
+use super::timers;
+
+/// `End::shift` of a SYN without the window scale option.
+pub(crate) const NO_SHIFT: u8 = u8::MAX;
+
+impl<F: Frame> Pipeline<F> {
+    /// A packet of a connection that is not in the table.
+    pub(crate) fn unknown(&mut self, packet: Packet<F>, out: &mut Output<F>) {
+        let (src, dst) = (packet.meta.tuple.src, packet.meta.tuple.dst);
+        if let Some(id) = self.policy.intercept(packet.port, dst.addr.ip(), dst.port) {
+            return if packet.meta.flags.opens() {
+                self.open(id, packet, out)
+            } else {
+                self.midstream(id, packet, out)
+            };
+        }
+        match self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port) {
+            Some(id) if !packet.meta.flags.opens() => self.midstream(id, packet, out),
+            _ => self.punt(packet, PuntReason::NotIntercepted, out),
+        }
+    }
+
+    /// Whether a packet belongs to an intercept in either direction.
+    pub(crate) fn of_intercept(&self, packet: &Packet<F>) -> bool {
+        let (src, dst) = (packet.meta.tuple.src, packet.meta.tuple.dst);
+        self.policy.intercept(packet.port, dst.addr.ip(), dst.port).is_some()
+            || self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port).is_some()
+    }
+
+    /// The intercept of a packet from a server: the client must be behind one of its ports.
+    fn intercept_behind(&self, client: IpAddr, server: IpAddr, port: u16) -> Option<InterceptId> {
+        self.policy.intercept_of_server(self.fib.egress(client)?, server, port)
+    }
+
+    /// A SYN of an intercept.
+    fn open(&mut self, id: InterceptId, packet: Packet<F>, out: &mut Output<F>) {
+        let (client, server) = (packet.meta.tuple.src, packet.meta.tuple.dst);
+        let Some(intercept) = self.policy.get(id) else {
+            return self.punt(packet, PuntReason::NotIntercepted, out);
+        };
+        let full = intercept.full;
+        let relay = intercept.relay_at_syn(client.addr.ip(), server.addr.ip(), server.port);
+        if relay.is_some() || intercept.handshake == Handshake::Relay {
+            let cause = relay.map_or(Cause::Otherwise, Cause::Rule);
+            return self.give_to_relay(id, Some(cause), PuntReason::RelayRule, packet, out);
+        }
+        if self.hops.next_hop(&self.fib, &server.addr) == NextHop::Kernel {
+            return self.give_to_relay(id, None, PuntReason::NoPort, packet, out);
+        }
+        if !self.flows.has_room(Stage::SynSent) {
+            return match full {
+                Full::Kernel => self.give_to_relay(id, None, PuntReason::TableFull, packet, out),
+                Full::Drop => self.discard(packet.frame, DropReason::TableFull, out),
+            };
+        }
+        let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
+        let packet = match clean_syn(packet, options) {
+            Ok(packet) => packet,
+            Err((reason, frame)) => return self.discard(frame, reason, out),
+        };
+        let mut flow = Flow::new(&packet.meta.tuple, id, self.policy.epoch, self.now);
+        flow.isn = packet.meta.seq;
+        track::start(&mut flow.client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
+        flow.client.packets = 1;
+        if let Some(slot) = self.flows.insert(flow) {
+            self.totals.opened += 1;
+            self.flows.arm(slot, self.now.saturating_add(timers::HANDSHAKE));
+            self.forward(packet, out);
+        } else {
+            self.discard(packet.frame, DropReason::TableFull, out);
+        }
+    }
+
+    /// Gives a connection to the relay: it is remembered and entered in the kernel map first, then its SYN goes.
+    fn give_to_relay(
+        &mut self,
+        id: InterceptId,
+        cause: Option<Cause>,
+        reason: PuntReason,
+        packet: Packet<F>,
+        out: &mut Output<F>,
+    ) {
+        let mut flow = self.kernel_flow(id, reason, &packet);
+        flow.verdict = cause.map(|cause| Verdict { action: Action::Relay, cause });
+        match self.enter_kernel_road(flow, out) {
+            Some(_) => {
+                self.totals.relayed += 1;
+                self.punt_to(PuntTo::Relay, packet, reason, out);
+            }
+            None => self.discard(packet.frame, DropReason::TableFull, out),
+        }
+    }
+
+    /// A SYN of a connection that is in the table.
+    pub(crate) fn syn_again(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        if side == Side::Server {
+            return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+        }
+        let same = flow.isn == packet.meta.seq;
+        let reason = flow.punted.unwrap_or(PuntReason::KernelFlow);
+        match flow.stage {
+            // The server has not answered: the client starts over, or sends it again.
+            Stage::SynSent if !same => self.start_over(slot, packet, out),
+            Stage::SynSent => self.forward_syn(packet, out),
+            // RFC 5961 section 4: the server answers with a challenge ACK. Should it not know the connection any more it
+            // answers with a SYN-ACK, and that starts the connection over (see `held_server`, `splice`).
+            Stage::Held | Stage::Splice => {
+                if !same {
+                    flow.reopen = Some(packet.meta.seq);
+                }
+                self.forward_syn(packet, out);
+            }
+            Stage::Refused if same => self.refused(slot, side, packet, out),
+            Stage::Kernel if same && reason != PuntReason::Midstream => {
+                self.reenter_kernel_road(slot, out);
+                self.punt_to(PuntTo::Relay, packet, reason, out);
+            }
+            Stage::Refused | Stage::Kernel | Stage::Closed => self.start_over(slot, packet, out),
+        }
+    }
+
+    fn start_over(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        self.forget(slot, out);
+        self.unknown(packet, out);
+    }
+
+    fn forward_syn(&mut self, packet: Packet<F>, out: &mut Output<F>) {
+        let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
+        match clean_syn(packet, options) {
+            Ok(packet) => self.forward(packet, out),
+            Err((reason, frame)) => self.discard(frame, reason, out),
+        }
+    }
+
+    /// The client's side while its SYN is not answered.
+    pub(crate) fn syn_sent_client(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let ends =
+            self.flows.get(slot).is_some_and(|f| packet.meta.flags.rst() && packet.meta.seq == f.client.nxt);
+        if !ends {
+            return self.discard(packet.frame, DropReason::BeforeHandshake, out);
+        }
+        self.close(slot, timers::CLOSED);
+        self.forward(packet, out);
+    }
+
+    /// The server's answer to the SYN.
+    pub(crate) fn syn_sent_server(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return self.unknown(packet, out) };
+        let (meta, expected) = (packet.meta, flow.client.nxt);
+        if meta.flags.rst() {
+            if !meta.flags.ack() || meta.ack != expected {
+                return self.discard(packet.frame, DropReason::RstOutOfWindow, out);
+            }
+            self.close(slot, timers::CLOSED);
+            return self.forward(packet, out);
+        }
+        if !meta.flags.syn() {
+            // A challenge ACK of an older connection (RFC 5961 section 4): the client answers it with an RST.
+            return if meta.payload_len() == 0 {
+                self.forward(packet, out)
+            } else {
+                self.discard(packet.frame, DropReason::BeforeHandshake, out)
+            };
+        }
+        if meta.ack != expected {
+            return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+        }
+        self.answered(slot, packet, out);
+    }
+
+    /// The SYN-ACK: from here on the client's bytes are held.
+    pub(crate) fn answered(&mut self, slot: u32, mut packet: Packet<F>, out: &mut Output<F>) {
+        let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
+        if options.strip {
+            edit::strip_options(packet.frame.data_mut(), &packet.meta);
+        }
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        flow.stage = Stage::Held;
+        flow.answered = true;
+        let server_shift = options.window_scale.filter(|_| flow.client.shift != NO_SHIFT);
+        let client_window = flow.client.edge.since(flow.client.ack) as u32;
+        let packets = flow.server.packets;
+        track::start(&mut flow.server, &packet.meta, server_shift.unwrap_or(0));
+        flow.server.packets = packets + 1;
+        // Window scaling holds when both announced it (RFC 7323 section 2.2).
+        if server_shift.is_none() {
+            flow.client.shift = 0;
+        }
+        // The client's ACK is on its way; until then its window is that of its SYN.
+        flow.client.ack = packet.meta.seq.add(1);
+        flow.client.edge = flow.client.ack.add(client_window.min(u32::from(u16::MAX)));
+        self.flows.arm(slot, now.saturating_add(timers::IDLE));
+        if packet.meta.payload_len() > 0 {
+            return self.server_first(slot, packet, out);
+        }
+        self.forward(packet, out);
+    }
+}
+
+/// Takes out of a SYN what would let data pass beside the inspection. A signed SYN cannot be changed.
+pub(crate) fn clean_syn<F: Frame>(
+    mut packet: Packet<F>,
+    options: SynOptions,
+) -> Result<Packet<F>, (DropReason, F)> {
+    let payload = packet.meta.payload_len() > 0;
+    if !options.strip && !payload {
+        return Ok(packet);
+    }
+    // TCP-MD5 signs the payload and not the options (RFC 2385 section 2.0); TCP-AO signs both (RFC 5925 section 5.1).
+    if options.ao || (options.md5 && payload) {
+        return Err((DropReason::AuthenticatedSyn, packet.frame));
+    }
+    if packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+        return Err((DropReason::BadChecksum, packet.frame));
+    }
+    packet.meta = edit::sanitize_syn(&mut packet.frame, &packet.meta);
+    Ok(packet)
+}

@@ -1,0 +1,63 @@
+//! A refused connection stays refused until its tuple is used again; and packets of connections that nobody knows.
+
+use crate::drop::{DropReason, PuntReason};
+use crate::flow::record::Side;
+use crate::frame::Frame;
+use crate::hold::Packet;
+use crate::ids::InterceptId;
+use crate::parse::Meta;
+use crate::pipeline::{Output, Pipeline};
+use crate::policy::{Action, Handshake};
+use crate::tcp::flags::TcpFlags;
+use crate::tcp::seq::Seq;
+use crate::wire::build::Segment;
+
+impl<F: Frame> Pipeline<F> {
+    /// A packet of a refused connection: answered with an RST, unless its client is to hear nothing.
+    pub(crate) fn refused(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+        let silent = self.flows.get(slot).and_then(|f| f.verdict).is_some_and(|v| v.action == Action::Drop);
+        let meta = packet.meta;
+        if silent {
+            self.discard(packet.frame, DropReason::VerdictDrop, out);
+        } else {
+            self.discard(packet.frame, DropReason::VerdictReset, out);
+        }
+        if !(silent && side == Side::Client) {
+            self.answer_rst(&meta, out);
+        }
+    }
+
+    /// A packet of an intercept whose connection is not known.
+    pub(crate) fn midstream(&mut self, id: InterceptId, packet: Packet<F>, out: &mut Output<F>) {
+        let Some(intercept) = self.policy.get(id) else {
+            return self.punt(packet, PuntReason::NotIntercepted, out);
+        };
+        if intercept.handshake == Handshake::Relay {
+            return self.punt(packet, PuntReason::RelayRule, out);
+        }
+        let action = intercept.midstream.action;
+        let in_grace = self.now < self.started.saturating_add(intercept.midstream.grace);
+        if in_grace || action == Action::Allow {
+            return self.give_midstream(id, packet, out);
+        }
+        let meta = packet.meta;
+        self.discard(packet.frame, DropReason::Midstream, out);
+        if action != Action::Drop {
+            self.answer_rst(&meta, out);
+        }
+    }
+
+    /// Answers a segment as a closed port does (RFC 9293 section 3.10.7.1). An RST gets no answer.
+    pub(crate) fn answer_rst(&mut self, meta: &Meta, out: &mut Output<F>) {
+        if meta.flags.rst() {
+            return;
+        }
+        let (flags, seq, ack) = if meta.flags.ack() {
+            (TcpFlags::RST, meta.ack, Seq(0))
+        } else {
+            (TcpFlags::RST | TcpFlags::ACK, Seq(0), meta.seq_end())
+        };
+        let segment = Segment { tuple: meta.tuple.reversed(), flags: TcpFlags(flags), seq, ack, window: 0 };
+        self.send_built(&segment, out);
+    }
+}

@@ -1,0 +1,7 @@
+//! TCP as a middlebox sees it.
+
+pub mod flags;
+pub mod options;
+pub mod reassembly;
+pub mod seq;
+pub mod track;

@@ -1,0 +1,146 @@
+//! The verdict: what was found is put to the rules, and the answer is carried out.
+
+use crate::flow::record::{Flow, Side, Stage, Verdict};
+use crate::frame::Frame;
+use crate::hold::Packet;
+use crate::ids::Nanos;
+use crate::inspect::{ALPN_NAMES, Found};
+use crate::pipeline::{Output, Pipeline};
+use crate::policy::{Action, Cause, Decision, Facts};
+use crate::stage::timers;
+use crate::tcp::flags::TcpFlags;
+use crate::tcp::track;
+use crate::wire::build::{self, Segment};
+
+impl<F: Frame> Pipeline<F> {
+    /// Decides a connection by what was found, `None` when nothing could be: the server spoke first, the hold is
+    /// exhausted or its time is over. Returns whether its packets pass.
+    pub(crate) fn decide(&mut self, slot: u32, found: Option<&Found>, out: &mut Output<F>) -> bool {
+        let Some(flow) = self.flows.get(slot) else { return false };
+        let Some(intercept) = self.policy.get(flow.intercept) else { return false };
+        let tuple = flow.tuple();
+        let mut room = [&[][..]; ALPN_NAMES];
+        let facts = Facts {
+            client: tuple.src.addr.ip(),
+            server: tuple.dst.addr.ip(),
+            server_port: tuple.dst.port,
+            protocol: found.map(|f| f.protocol),
+            host: found.and_then(|f| f.host.as_ref()).map(|name| name.as_str()),
+            alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
+        };
+        let Decision { action, cause } = intercept.decide(&facts);
+        let name = facts.host.map(|host| self.names.intern(host));
+        let Some(flow) = self.flows.get_mut(slot) else { return false };
+        flow.verdict = Some(Verdict { action, cause });
+        flow.protocol = facts.protocol;
+        if let Some(name) = name {
+            flow.name = name;
+        }
+        self.totals.unidentified += u64::from(cause == Cause::Unidentified);
+        if action == Action::Allow {
+            self.totals.allowed += 1;
+            self.release(slot, out);
+            true
+        } else {
+            self.refuse(slot, action, out);
+            false
+        }
+    }
+
+    /// Lets the held frames go, in order; the bytes stay for comparison until the server has acknowledged them.
+    fn release(&mut self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        flow.stage = Stage::Splice;
+        let hold = flow.hold;
+        self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
+        if hold == Flow::NO_HOLD {
+            return;
+        }
+        let mut held = std::mem::take(&mut self.scratch);
+        self.holds.release(hold, &mut held);
+        for packet in held.drain(..) {
+            self.pass(slot, Side::Client, packet, out);
+        }
+        self.scratch = held;
+    }
+
+    /// Notes a packet and sends it on.
+    pub(crate) fn pass(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+        if let Some(flow) = self.flows.get_mut(slot) {
+            track::note(flow, side, &packet.meta);
+            if track::is_over(flow) {
+                self.close(slot, timers::LINGER);
+            }
+        }
+        self.forward(packet, out);
+    }
+
+    /// Ends a connection by verdict. The server's end is always freed: it can never hear from this client again.
+    /// A dropped client gets no answer.
+    pub(crate) fn refuse(&mut self, slot: u32, action: Action, out: &mut Output<F>) {
+        self.reset_server(slot, out);
+        if action == Action::Drop {
+            self.totals.dropped += 1;
+        } else {
+            self.totals.reset += 1;
+            self.reset_client(slot, out);
+        }
+        self.drop_hold(slot, out);
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        flow.stage = Stage::Refused;
+        if flow.verdict.is_none_or(|v| v.action == Action::Allow) {
+            flow.verdict =
+                Some(Verdict { action, cause: flow.verdict.map_or(Cause::Otherwise, |v| v.cause) });
+        }
+        // In the grace time an unknown connection is one from before: a refusal is remembered longer than that.
+        let grace = self.grace_end(slot);
+        self.flows
+            .arm(slot, self.now.saturating_add(timers::REFUSED).max(grace.saturating_add(timers::REFUSED)));
+    }
+
+    /// When the grace time of the connection's intercept ends.
+    fn grace_end(&self, slot: u32) -> Nanos {
+        self.flows
+            .get(slot)
+            .and_then(|f| self.policy.get(f.intercept))
+            .map_or(self.started, |i| self.started.saturating_add(i.midstream.grace))
+    }
+
+    /// An RST to the server with exactly the sequence number it expects next.
+    pub(crate) fn reset_server(&mut self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        let segment = Segment {
+            tuple: flow.tuple(),
+            flags: TcpFlags(TcpFlags::RST | TcpFlags::ACK),
+            seq: flow.client.nxt,
+            ack: flow.client.ack,
+            window: 0,
+        };
+        self.send_built(&segment, out);
+    }
+
+    /// An RST to the client with exactly the sequence number it expects next; it acknowledges what the client sent and
+    /// the server never saw only as far as an RST does, which is not at all (RFC 9293 section 3.5.2).
+    pub(crate) fn reset_client(&mut self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        let segment = Segment {
+            tuple: flow.tuple().reversed(),
+            flags: TcpFlags(TcpFlags::RST | TcpFlags::ACK),
+            seq: flow.server.nxt,
+            ack: flow.client.nxt,
+            window: 0,
+        };
+        self.send_built(&segment, out);
+    }
+
+    /// Builds a segment in a free frame and sends it.
+    pub(crate) fn send_built(&mut self, segment: &Segment, out: &mut Output<F>) {
+        let Some(mut frame) = out.free.pop() else {
+            return self.counters.drop(crate::drop::DropReason::NoFrame);
+        };
+        match build::segment(&mut frame, segment) {
+            Some(meta) => self.forward(Packet { frame, port: crate::ids::PortId(u8::MAX), meta }, out),
+            None => self.discard(frame, crate::drop::DropReason::NoFrame, out),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Connections as `weir flows` shows them.
+
+use std::net::SocketAddr;
+
+use crate::flow::record::{Flow, Stage};
+use crate::frame::Frame;
+use crate::ids::Nanos;
+use crate::pipeline::Pipeline;
+use crate::policy::Cause;
+
+/// One connection. Times in nanoseconds, volumes in packets and octets of payload.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct FlowView {
+    pub client: SocketAddr,
+    /// What the client asked for.
+    pub destination: SocketAddr,
+    /// Where it goes: the same, unless a pool took it.
+    pub server: SocketAddr,
+    pub host: Option<String>,
+    pub protocol: Option<&'static str>,
+    pub verdict: Option<&'static str>,
+    /// `file:line` of the rule that decided.
+    pub rule: Option<String>,
+    pub road: &'static str,
+    pub lane: Option<&'static str>,
+    pub stage: &'static str,
+    pub reason: String,
+    pub packets_to_server: u64,
+    pub packets_to_client: u64,
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+    pub age_ns: u64,
+    pub idle_ns: u64,
+}
+
+impl<F: Frame> Pipeline<F> {
+    /// Up to `max` connections from slot `cursor` on, and where to go on (`None`: that was all).
+    pub fn views(&self, now: Nanos, cursor: u32, max: usize) -> (Vec<FlowView>, Option<u32>) {
+        let mut views = Vec::new();
+        let mut last = cursor;
+        for (slot, flow) in self.flows.iter_from(cursor) {
+            if views.len() == max {
+                return (views, Some(last + 1));
+            }
+            last = slot;
+            views.push(self.view(flow, now));
+        }
+        (views, None)
+    }
+
+    fn view(&self, flow: &Flow, now: Nanos) -> FlowView {
+        let tuple = flow.tuple();
+        let rules = self.policy.get(flow.intercept).map(|i| i.rules()).unwrap_or_default();
+        let rule = flow.rule().filter(|_| flow.epoch == self.policy.epoch);
+        let kernel = flow.stage == Stage::Kernel;
+        let relayed = flow.verdict.is_some_and(|v| v.action == crate::policy::Action::Relay);
+        FlowView {
+            client: tuple.src.socket_addr(),
+            destination: tuple.dst.socket_addr(),
+            server: tuple.dst.socket_addr(),
+            host: self.names.get(flow.name).map(str::to_owned),
+            protocol: flow.protocol.map(crate::policy::Protocol::name),
+            verdict: flow.verdict.map(|v| v.action.name()),
+            rule: rule.and_then(|id| rules.get(id.0 as usize)).map(|r| r.origin.clone()),
+            road: match (kernel, relayed) {
+                (true, true) => "relay",
+                (true, false) => "kernel",
+                _ => "fast",
+            },
+            lane: (!kernel).then_some("worker"),
+            stage: stage_name(flow.stage),
+            reason: reason(flow),
+            packets_to_server: flow.client.packets,
+            packets_to_client: flow.server.packets,
+            bytes_to_server: flow.client.bytes,
+            bytes_to_client: flow.server.bytes,
+            age_ns: now.saturating_sub(flow.created).0,
+            idle_ns: now.saturating_sub(flow.seen).0,
+        }
+    }
+}
+
+const fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::SynSent => "syn-sent",
+        Stage::Held => "held",
+        Stage::Splice => "splice",
+        Stage::Refused => "refused",
+        Stage::Kernel => "kernel",
+        Stage::Closed => "closed",
+    }
+}
+
+fn reason(flow: &Flow) -> String {
+    let cause = flow.verdict.map(|v| v.cause);
+    match (flow.punted, cause) {
+        (Some(punted), _) => punted.name().to_owned(),
+        (None, Some(Cause::Rule(_))) => "rule".to_owned(),
+        (None, Some(Cause::Otherwise)) => "otherwise".to_owned(),
+        (None, Some(Cause::Unidentified)) => "unidentified".to_owned(),
+        (None, None) => "no verdict yet".to_owned(),
+    }
+}

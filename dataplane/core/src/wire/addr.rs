@@ -1,0 +1,68 @@
+//! Addresses and endpoints in one form for both families: IPv4 as v4-mapped IPv6 (RFC 4291 section 2.5.5.2).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An address of either family, 16 octets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Addr(pub [u8; 16]);
+
+impl Addr {
+    /// From the four octets of an IPv4 address.
+    #[inline]
+    pub const fn v4(o: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+    }
+
+    #[inline]
+    pub const fn is_v4(&self) -> bool {
+        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _])
+    }
+
+    #[inline]
+    pub fn ip(&self) -> IpAddr {
+        match self.0 {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Ipv4Addr::new(a, b, c, d).into(),
+            o => Ipv6Addr::from(o).into(),
+        }
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(a) => Self::v4(a.octets()),
+            IpAddr::V6(a) => Self(a.octets()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Addr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.ip())
+    }
+}
+
+/// An address and a TCP port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Endpoint {
+    pub addr: Addr,
+    pub port: u16,
+}
+
+impl Endpoint {
+    pub fn socket_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.addr.ip(), self.port)
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(s: SocketAddr) -> Self {
+        Self { addr: s.ip().into(), port: s.port() }
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.socket_addr())
+    }
+}

@@ -1,0 +1,97 @@
+//! Edits of a parsed frame, each with its checksums mended.
+
+use crate::frame::Frame;
+use crate::parse::Meta;
+use crate::tcp::options;
+
+use super::{ETH_LEN, checksum, get_u16, put};
+
+/// Octets from the start of a TCP header to its checksum.
+const TCP_CHECKSUM: usize = 16;
+
+/// Writes the Ethernet addresses of the next hop.
+#[inline]
+pub fn set_macs(frame: &mut [u8], dst: &[u8; 6], src: &[u8; 6]) {
+    if let Some(head) = frame.first_chunk_mut::<12>() {
+        let (d, s) = head.split_at_mut(6);
+        d.copy_from_slice(dst);
+        s.copy_from_slice(src);
+    }
+}
+
+/// Takes one from TTL (RFC 1812 section 5.3.1) or hop limit (RFC 8200 section 3).
+#[inline]
+pub fn decrement_ttl(frame: &mut [u8], v6: bool) {
+    if v6 {
+        if let Some(limit) = frame.get_mut(ETH_LEN + 7) {
+            *limit = limit.saturating_sub(1);
+        }
+        return;
+    }
+    let (Some(word), Some(sum)) = (get_u16(frame, ETH_LEN + 8), get_u16(frame, ETH_LEN + 10)) else {
+        return;
+    };
+    let lower = word.saturating_sub(0x0100);
+    put(frame, ETH_LEN + 8, &lower.to_be_bytes());
+    put(frame, ETH_LEN + 10, &checksum::update(sum, word, lower).to_be_bytes());
+}
+
+/// A frame from a virtual device whose sender left the checksum to its NIC holds the pseudo header's sum there
+/// (`CHECKSUM_PARTIAL`, include/linux/skbuff.h). Such a checksum is filled in. Returns whether it was.
+pub fn fill_partial_checksum(frame: &mut [u8], meta: &Meta) -> bool {
+    let at = meta.l4 as usize + TCP_CHECKSUM;
+    let pseudo = checksum::fold(meta.pseudo_sum());
+    // A right checksum can look like this by chance, once in 65,536 segments: then the whole sum is 0xffff.
+    if get_u16(frame, at) != Some(pseudo) || meta.segment_sum(frame) == 0xffff {
+        return false;
+    }
+    write_checksum(frame, meta);
+    true
+}
+
+/// Computes the TCP checksum anew.
+pub fn write_checksum(frame: &mut [u8], meta: &Meta) {
+    let at = meta.l4 as usize + TCP_CHECKSUM;
+    put(frame, at, &[0, 0]);
+    let sum = !meta.segment_sum(frame);
+    put(frame, at, &sum.to_be_bytes());
+}
+
+/// Takes everything from a SYN that would let data pass beside the inspection: MPTCP and Fast Open options, and payload.
+/// Returns the meta of what is left.
+pub fn sanitize_syn<F: Frame>(frame: &mut F, meta: &Meta) -> Meta {
+    strip_options(frame.data_mut(), meta);
+    cut_payload(frame, meta)
+}
+
+/// Removes the payload (and padding behind it); lengths and both checksums are mended.
+pub fn cut_payload<F: Frame>(frame: &mut F, meta: &Meta) -> Meta {
+    let mut shorter = *meta;
+    shorter.end = meta.payload;
+    frame.set_len(meta.payload as usize);
+    set_ip_len(frame.data_mut(), &shorter);
+    write_checksum(frame.data_mut(), &shorter);
+    shorter
+}
+
+/// Writes the IP length fields that `meta.end` implies.
+pub fn set_ip_len(frame: &mut [u8], meta: &Meta) {
+    if meta.v6 {
+        let len = meta.ip_len().saturating_sub(super::IPV6_LEN as u16);
+        put(frame, ETH_LEN + 4, &len.to_be_bytes());
+        return;
+    }
+    let (Some(old), Some(sum)) = (get_u16(frame, ETH_LEN + 2), get_u16(frame, ETH_LEN + 10)) else {
+        return;
+    };
+    put(frame, ETH_LEN + 2, &meta.ip_len().to_be_bytes());
+    put(frame, ETH_LEN + 10, &checksum::update(sum, old, meta.ip_len()).to_be_bytes());
+}
+
+/// Overwrites, in a SYN or SYN-ACK, the options that would let data pass beside the inspection. Its payload stays.
+pub fn strip_options(frame: &mut [u8], meta: &Meta) {
+    if let Some(bytes) = frame.get_mut(meta.l4 as usize + 20..meta.payload as usize) {
+        options::strip(bytes);
+    }
+    write_checksum(frame, meta);
+}

@@ -1,0 +1,146 @@
+//! AF_XDP: one socket for each port this worker has a queue of, all on one memory area, so that a frame received on one
+//! port is sent on another without a copy.
+
+use std::os::fd::BorrowedFd;
+
+use weir_core::ids::PortId;
+use weir_sys::xsk::{self, Queue};
+
+use super::{Driver, RingFrames};
+
+/// A UMEM chunk.
+#[derive(Debug)]
+pub struct XskFrame(pub xsk::Frame);
+
+impl weir_core::frame::Frame for XskFrame {
+    #[inline]
+    fn data(&self) -> &[u8] {
+        self.0.data()
+    }
+    #[inline]
+    fn data_mut(&mut self) -> &mut [u8] {
+        self.0.data_mut()
+    }
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+    #[inline]
+    fn set_len(&mut self, len: usize) {
+        self.0.set_len(len);
+    }
+}
+
+/// One worker's sockets.
+#[derive(Debug)]
+pub struct AfXdp {
+    ports: Vec<PortId>,
+    queues: Vec<Option<Queue>>,
+    /// Frames on their way between the two frame types.
+    scratch: Vec<xsk::Frame>,
+    breaths: u32,
+}
+
+/// How many breaths pass between two looks whether a port is still there.
+const LOOK_EVERY: u32 = 4096;
+
+impl AfXdp {
+    /// A driver of these queues; each port at most once.
+    pub fn new(queues: Vec<(PortId, Queue)>) -> Self {
+        let (ports, queues) = queues.into_iter().map(|(port, queue)| (port, Some(queue))).unzip();
+        Self { ports, queues, scratch: Vec::with_capacity(4096), breaths: 0 }
+    }
+
+    /// Descriptors that become readable when packets arrive.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().flatten().map(Queue::fd)
+    }
+
+    /// Frames given to be sent that are not yet out.
+    pub fn outstanding(&self) -> usize {
+        self.queues.iter().flatten().map(Queue::outstanding).sum()
+    }
+
+    /// Whether every port is still there.
+    pub fn all_alive(&self) -> bool {
+        self.queues.iter().all(Option::is_some)
+    }
+
+    /// Closes all sockets and gives their frames back.
+    pub fn close(&mut self, free: &mut Vec<XskFrame>) {
+        for queue in self.queues.iter_mut().filter_map(Option::take) {
+            free.extend(queue.close().into_iter().map(XskFrame));
+        }
+    }
+
+    fn queue(&mut self, port: PortId) -> Option<&mut Queue> {
+        let at = self.ports.iter().position(|p| *p == port)?;
+        self.queues.get_mut(at)?.as_mut()
+    }
+
+    /// A port whose device is gone is closed; its frames come back, its packets take the kernel road.
+    fn close_lost(&mut self, free: &mut Vec<XskFrame>) {
+        for place in &mut self.queues {
+            if place.as_mut().is_some_and(|queue| !queue.alive())
+                && let Some(queue) = place.take()
+            {
+                tracing::warn!(device = queue.device(), queue = queue.queue(), "the port is gone");
+                free.extend(queue.close().into_iter().map(XskFrame));
+            }
+        }
+    }
+}
+
+impl Driver for AfXdp {
+    type Frame = XskFrame;
+
+    fn ports(&self) -> &[PortId] {
+        &self.ports
+    }
+
+    fn receive(&mut self, port: PortId, batch: &mut Vec<XskFrame>, max: usize) -> usize {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let got = self.queue(port).map_or(0, |queue| queue.recv(&mut scratch, max));
+        batch.extend(scratch.drain(..).map(XskFrame));
+        self.scratch = scratch;
+        got
+    }
+
+    fn can_send(&self, port: PortId) -> bool {
+        let at = self.ports.iter().position(|p| *p == port);
+        at.and_then(|at| self.queues.get(at)).is_some_and(Option::is_some)
+    }
+
+    fn send(&mut self, port: PortId, frames: &mut Vec<XskFrame>) -> usize {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.extend(frames.drain(..).map(|frame| frame.0));
+        let sent = self.queue(port).map_or(0, |queue| queue.send(&mut scratch));
+        frames.extend(scratch.drain(..).map(XskFrame));
+        self.scratch = scratch;
+        sent
+    }
+
+    fn supply(&mut self, free: &mut Vec<XskFrame>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for queue in self.queues.iter_mut().flatten() {
+            queue.kick();
+            queue.complete(&mut scratch);
+        }
+        scratch.extend(free.drain(..).map(|frame| frame.0));
+        for queue in self.queues.iter_mut().flatten() {
+            queue.fill(&mut scratch);
+        }
+        free.extend(scratch.drain(..).map(XskFrame));
+        self.scratch = scratch;
+        self.breaths = self.breaths.wrapping_add(1);
+        if self.breaths.is_multiple_of(LOOK_EVERY) {
+            self.close_lost(free);
+        }
+    }
+
+    fn in_rings(&self) -> RingFrames {
+        RingFrames {
+            fill: self.queues.iter().flatten().map(Queue::in_fill).sum(),
+            transmit: self.outstanding(),
+        }
+    }
+}

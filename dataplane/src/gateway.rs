@@ -1,0 +1,385 @@
+//! Puts the dataplane together: the memory area, a socket for each queue of each port, a thread for each worker, and
+//! the heartbeat that tells the steering program that all of them are alive.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+use weir_core::flow::key::FlowHasher;
+use weir_core::flow::table::Capacity;
+use weir_core::ids::{MAX_PORTS, Nanos, PortId, PortSet};
+use weir_core::pipeline::{Config, Pipeline};
+use weir_core::view::FlowView;
+use weir_sys::steering::{Pulse, Steering, SteeringError};
+use weir_sys::waiter::{Waiter, Waker};
+use weir_sys::xsk::{Area, Mode, Queue, RingSizes, XskError};
+use weir_sys::{affinity, clock};
+
+use crate::driver::afxdp::{AfXdp, XskFrame};
+use crate::handoff::Handoff;
+use crate::punt::Punt;
+use crate::snapshot::{Publisher, Snapshot};
+use crate::stats::{Summary, WorkerStats};
+use crate::thread::{self, Idle};
+use crate::worker::{Command, Parts, Worker};
+
+/// Entries of each ring.
+const RING: u32 = 2048;
+/// Frames for each queue: what fills its receive ring, and as many on their way.
+const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
+/// Crossings that wait for a worker at most.
+const MAILBOX: usize = 4096;
+/// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
+const HEADROOM: usize = 256;
+/// How often the heartbeat is written.
+const BEAT: Duration = Duration::from_millis(10);
+
+/// One port to own.
+#[derive(Clone, Debug)]
+pub struct PortSpec {
+    pub device: String,
+    pub ifindex: u32,
+    pub queues: Vec<u32>,
+    pub mode: Mode,
+    /// Its peer may leave partial checksums (veth, virtio, TUN/TAP).
+    pub partial_checksums: bool,
+    /// Largest IP packet.
+    pub mtu: u32,
+}
+
+/// What the dataplane is to be.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// In the order of their [`PortId`]s.
+    pub ports: Vec<PortSpec>,
+    /// Cores that workers are pinned to, in turn; none: not pinned.
+    pub cores: Vec<usize>,
+    pub idle: Idle,
+    /// Connections that the box has room for.
+    pub flows: usize,
+    /// Connections on the kernel road that are remembered.
+    pub kernel_flows: usize,
+    /// The most octets held for one verdict.
+    pub hold_bytes: usize,
+}
+
+/// What a port got.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PortState {
+    pub device: String,
+    pub queues: Vec<u32>,
+    /// Asked for in the configuration.
+    pub asked: String,
+    /// True when every socket of it is zero-copy.
+    pub zero_copy: bool,
+}
+
+/// Why the dataplane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("device {device}: an MTU of {mtu} does not fit a frame; lower it to {most} (ip link set {device} mtu {most})")]
+    Mtu { device: String, mtu: u32, most: usize },
+    #[error("no port has a queue: list one in `queues` of a [[port]]")]
+    NoQueue,
+    #[error(transparent)]
+    Xsk(#[from] XskError),
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
+    #[error("a worker's thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The running dataplane.
+#[derive(Debug)]
+pub struct Dataplane {
+    threads: Vec<JoinHandle<Vec<XskFrame>>>,
+    heartbeat: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    stats: Vec<Arc<WorkerStats>>,
+    commands: Vec<Arc<ArrayQueue<Command>>>,
+    handoff: Arc<Handoff<XskFrame>>,
+    ports: Vec<PortState>,
+    frames: usize,
+}
+
+impl Dataplane {
+    /// Opens the sockets (the steering program must be on the ports) and starts the workers, which read `first` and
+    /// then what `publisher` brings. Steering is told of the sockets; the caller enables it.
+    ///
+    /// # Errors
+    /// [`StartError`]; everything that was opened is closed again.
+    pub fn start(
+        spec: &Spec,
+        steering: &Steering,
+        punt: &Punt,
+        publisher: &mut Publisher,
+        first: &Snapshot,
+    ) -> Result<Self, StartError> {
+        let frame_size = frame_size(&spec.ports)?;
+        let queues: BTreeSet<u32> = spec.ports.iter().flat_map(|p| p.queues.iter().copied()).collect();
+        if queues.is_empty() {
+            return Err(StartError::NoQueue);
+        }
+        let sockets: usize = spec.ports.iter().map(|p| p.queues.len()).sum();
+        let frames = sockets * FRAMES_PER_QUEUE;
+        let (area, mut pool) = Area::new(frames, frame_size, true)?;
+        let mut ports = port_states(&spec.ports);
+        let mut drivers = Vec::new();
+        for queue in &queues {
+            drivers.push(open_queues(spec, steering, &area, *queue, &mut ports)?);
+        }
+        let waiters: Vec<Waiter> =
+            drivers.iter().map(|_| Waiter::new()).collect::<Result<_, _>>().map_err(StartError::Thread)?;
+        let wakers: Vec<Waker> = waiters.iter().map(Waiter::waker).collect();
+        let handoff = Handoff::new(wakers, MAILBOX, frames);
+        let mut plane = Self {
+            threads: Vec::new(),
+            heartbeat: None,
+            stop: Arc::new(AtomicBool::new(false)),
+            stats: Vec::new(),
+            commands: Vec::new(),
+            handoff,
+            ports,
+            frames,
+        };
+        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed() };
+        let share = frames / drivers.len();
+        for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
+            let own = pool.split_off(pool.len().saturating_sub(share));
+            plane.start_worker(&make, id, driver, waiter, own.into_iter().map(XskFrame).collect(), publisher)?;
+        }
+        plane.start_heartbeat(steering.pulse())?;
+        Ok(plane)
+    }
+
+    fn start_worker(
+        &mut self,
+        make: &Make<'_>,
+        id: usize,
+        driver: AfXdp,
+        waiter: Waiter,
+        frames: Vec<XskFrame>,
+        publisher: &mut Publisher,
+    ) -> Result<(), StartError> {
+        let stats = Arc::new(WorkerStats::default());
+        let commands = Arc::new(ArrayQueue::new(16));
+        let parts = Parts {
+            id,
+            pipeline: make.pipeline(frames.len(), self.handoff.workers()),
+            driver,
+            hasher: FlowHasher::new(make.seed),
+            handoff: self.handoff.clone(),
+            punt: make.punt.clone(),
+            snapshots: publisher.subscribe(),
+            commands: commands.clone(),
+            stats: stats.clone(),
+            frames,
+            senders: make.senders(),
+        };
+        let core = make.spec.cores.get(id % make.spec.cores.len().max(1)).copied();
+        let (idle, stop) = (make.spec.idle, self.stop.clone());
+        let body = move || {
+            if let Some(core) = core
+                && let Err(error) = affinity::pin_to_cpu(core)
+            {
+                tracing::warn!(core, %error, "the worker is not pinned");
+            }
+            thread::run(Worker::new(parts), waiter, idle, &stop)
+        };
+        let thread = std::thread::Builder::new().name(format!("weir-worker-{id}")).spawn(body);
+        self.threads.push(thread.map_err(StartError::Thread)?);
+        self.stats.push(stats);
+        self.commands.push(commands);
+        Ok(())
+    }
+
+    /// The heartbeat is written only while every worker has breathed since the last one.
+    fn start_heartbeat(&mut self, pulse: Pulse) -> Result<(), StartError> {
+        let (stats, stop) = (self.stats.clone(), self.stop.clone());
+        let body = move || {
+            let mut last = vec![u64::MAX; stats.len()];
+            while !stop.load(Relaxed) {
+                let breaths: Vec<u64> = stats.iter().map(|s| s.breaths.load(Relaxed)).collect();
+                if breaths.iter().zip(&last).all(|(now, before)| now != before)
+                    && let Err(error) = pulse.beat(clock::monotonic_ns())
+                {
+                    tracing::error!(%error, "heartbeat");
+                }
+                last = breaths;
+                std::thread::sleep(BEAT);
+            }
+        };
+        let thread = std::thread::Builder::new().name("weir-heartbeat".into()).spawn(body);
+        self.heartbeat = Some(thread.map_err(StartError::Thread)?);
+        Ok(())
+    }
+
+    /// The numbers of all workers together.
+    pub fn summary(&self) -> Summary {
+        let mut sum = Summary::default();
+        for stats in &self.stats {
+            stats.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// How many frames there are, and how many of them lie in no worker's hands.
+    pub fn frames(&self) -> (usize, usize) {
+        (self.frames, self.handoff.in_reservoir())
+    }
+
+    pub fn workers(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// What each port got.
+    pub fn ports(&self) -> &[PortState] {
+        &self.ports
+    }
+
+    /// Whether every worker still runs.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
+    /// All flows of the workers, waiting at most `patience` for them.
+    pub fn flows(&self, patience: Duration) -> Vec<FlowView> {
+        let (sender, receiver) = crossbeam::channel::unbounded();
+        for (worker, commands) in self.commands.iter().enumerate() {
+            if commands.push(Command::Flows(sender.clone())).is_ok() {
+                self.handoff.wake(worker);
+            }
+        }
+        drop(sender);
+        let deadline = Instant::now() + patience;
+        let mut flows = Vec::new();
+        while let Ok(part) = receiver.recv_deadline(deadline) {
+            flows.extend(part);
+        }
+        flows
+    }
+
+    /// Stops the workers and closes the sockets. Steering must be off the ports, or packets go to nobody for a moment.
+    pub fn stop(mut self) {
+        self.stop_threads();
+    }
+
+    fn stop_threads(&mut self) {
+        self.stop.store(true, Relaxed);
+        for worker in 0..self.handoff.workers() {
+            self.handoff.wake(worker);
+        }
+        if let Some(thread) = self.heartbeat.take() {
+            drop(thread.join());
+        }
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+/// What all workers are made from.
+struct Make<'a> {
+    spec: &'a Spec,
+    queues: Vec<u32>,
+    punt: &'a Punt,
+    first: &'a Snapshot,
+    seed: u64,
+}
+
+impl Make<'_> {
+    fn pipeline(&self, frames: usize, workers: usize) -> Pipeline<XskFrame> {
+        let mut partial = PortSet::default();
+        for (at, _) in self.spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
+            partial.insert(PortId(at as u8));
+        }
+        let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
+        let flows = per_worker(self.spec.flows);
+        let config = Config {
+            flows: Capacity { fast: flows, kernel: per_worker(self.spec.kernel_flows) },
+            holds: (flows / 16).clamp(64, 4096),
+            hold_bytes: self.spec.hold_bytes,
+            hold_frames: frames / 4,
+            names: flows.min(65_536),
+            fragments: 128,
+            partial_checksums: partial,
+            seed: self.seed,
+        };
+        let now = Nanos(clock::monotonic_ns());
+        Pipeline::new(&config, self.first.policy.clone(), self.first.fib.clone(), now)
+    }
+
+    /// For each port, which worker sends for one that has no queue of it.
+    fn senders(&self) -> [usize; MAX_PORTS] {
+        let mut senders = [usize::MAX; MAX_PORTS];
+        for (sender, port) in senders.iter_mut().zip(&self.spec.ports) {
+            let first = port.queues.first();
+            *sender = self.queues.iter().position(|q| Some(q) == first).unwrap_or(usize::MAX);
+        }
+        senders
+    }
+}
+
+fn open_queues(
+    spec: &Spec,
+    steering: &Steering,
+    area: &Arc<Area>,
+    queue: u32,
+    states: &mut [PortState],
+) -> Result<AfXdp, StartError> {
+    let mut opened = Vec::new();
+    for (at, port) in spec.ports.iter().enumerate().filter(|(_, p)| p.queues.contains(&queue)) {
+        let socket = Queue::open(area, &port.device, port.ifindex, queue, port.mode, RingSizes::all(RING))?;
+        if port.mode == Mode::ZeroCopy && !socket.zero_copy() {
+            tracing::warn!(device = port.device, queue, "asked for zero-copy and got copy mode");
+        }
+        if let Some(state) = states.get_mut(at) {
+            state.zero_copy &= socket.zero_copy();
+        }
+        steering.set_socket(at as u32, queue, socket.fd())?;
+        opened.push((PortId(at as u8), socket));
+    }
+    Ok(AfXdp::new(opened))
+}
+
+fn port_states(ports: &[PortSpec]) -> Vec<PortState> {
+    let state = |p: &PortSpec| PortState {
+        device: p.device.clone(),
+        queues: p.queues.clone(),
+        asked: p.mode.to_string(),
+        zero_copy: !p.queues.is_empty(),
+    };
+    ports.iter().map(state).collect()
+}
+
+/// The smallest frame that every port's packets fit.
+fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
+    let needed = |p: &PortSpec| p.mtu as usize + weir_core::wire::ETH_LEN + HEADROOM;
+    let largest = ports.iter().map(needed).max().unwrap_or(0);
+    if largest <= 2048 {
+        return Ok(2048);
+    }
+    match ports.iter().find(|p| needed(p) > 4096) {
+        None => Ok(4096),
+        Some(p) => {
+            let most = 4096 - HEADROOM - weir_core::wire::ETH_LEN;
+            Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most })
+        }
+    }
+}
+
+/// From the system's random numbers, so that nobody outside can choose colliding flows.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,105 @@
+//! Between workers: a frame that arrives at one worker and belongs to another crosses by descriptor, over bounded
+//! lock-free queues (crossbeam). The memory area is shared, so nothing is copied.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use weir_core::hold::Packet;
+use weir_core::ids::PortId;
+use weir_core::parse::FragmentMeta;
+use weir_sys::waiter::Waker;
+
+/// What crosses.
+#[derive(Debug)]
+pub enum Crossing<F> {
+    /// A segment of a flow that the other worker owns.
+    Packet(Packet<F>),
+    Fragment(F, PortId, FragmentMeta),
+    /// A finished frame for a port of which only the other worker has a queue.
+    Send(PortId, F),
+}
+
+impl<F> Crossing<F> {
+    /// The frame, when it could not cross.
+    pub fn into_frame(self) -> F {
+        match self {
+            Self::Packet(packet) => packet.frame,
+            Self::Fragment(frame, _, _) | Self::Send(_, frame) => frame,
+        }
+    }
+}
+
+/// One worker's mailbox.
+#[derive(Debug)]
+struct Mailbox<F> {
+    queue: ArrayQueue<Crossing<F>>,
+    waker: Waker,
+}
+
+/// Mailboxes of all workers, and the reservoir that evens out their pools: frames are freed where they leave, not where
+/// they came from.
+#[derive(Debug)]
+pub struct Handoff<F> {
+    mailboxes: Vec<Mailbox<F>>,
+    reservoir: ArrayQueue<F>,
+}
+
+impl<F> Handoff<F> {
+    /// For as many workers as there are wakers; `room` crossings each, `frames` frames in all.
+    pub fn new(wakers: Vec<Waker>, room: usize, frames: usize) -> Arc<Self> {
+        let mailbox = |waker| Mailbox { queue: ArrayQueue::new(room), waker };
+        Arc::new(Self {
+            mailboxes: wakers.into_iter().map(mailbox).collect(),
+            reservoir: ArrayQueue::new(frames.max(1)),
+        })
+    }
+
+    pub fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Hands over to `worker`; gives it back when the mailbox is full. [`Self::wake`] comes after the batch.
+    pub fn send(&self, worker: usize, crossing: Crossing<F>) -> Result<(), Crossing<F>> {
+        match self.mailboxes.get(worker) {
+            // push (Release) pairs with pop (Acquire) in receive().
+            Some(mailbox) => mailbox.queue.push(crossing),
+            None => Err(crossing),
+        }
+    }
+
+    /// Wakes a worker that sleeps.
+    pub fn wake(&self, worker: usize) {
+        if let Some(mailbox) = self.mailboxes.get(worker) {
+            mailbox.waker.wake();
+        }
+    }
+
+    pub fn receive(&self, worker: usize) -> Option<Crossing<F>> {
+        self.mailboxes.get(worker)?.queue.pop()
+    }
+
+    /// Whether something waits for `worker`.
+    pub fn has_mail(&self, worker: usize) -> bool {
+        self.mailboxes.get(worker).is_some_and(|m| !m.queue.is_empty())
+    }
+
+    /// Keeps a pool between `low` and `high` frames.
+    pub fn balance(&self, pool: &mut Vec<F>, low: usize, high: usize) {
+        while pool.len() > high {
+            let Some(frame) = pool.pop() else { break };
+            if let Err(frame) = self.reservoir.push(frame) {
+                pool.push(frame);
+                break;
+            }
+        }
+        while pool.len() < low {
+            let Some(frame) = self.reservoir.pop() else { break };
+            pool.push(frame);
+        }
+    }
+
+    /// Free frames that no worker has.
+    pub fn in_reservoir(&self) -> usize {
+        self.reservoir.len()
+    }
+}

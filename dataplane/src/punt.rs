@@ -1,0 +1,65 @@
+//! Over the top: frames and flows that the kernel takes.
+//!
+//! A flow gets its kernel-map entry first and then its frame, so that no packet of it comes back here in between.
+
+use std::io;
+use std::sync::Arc;
+
+use weir_core::flow::key::FlowKey;
+use weir_core::frame::Frame;
+use weir_core::ids::Nanos;
+use weir_core::pipeline::{KernelOp, PuntTo};
+use weir_core::wire::ETH_LEN;
+use weir_sys::steering::KernelFlows;
+use weir_sys::tun::Tun;
+
+/// The name of the device whose SYNs go to the relay's listener.
+pub const RELAY_DEVICE: &str = "weir-relay";
+/// The name of the device whose packets the kernel forwards.
+pub const PUNT_DEVICE: &str = "weir-punt";
+
+/// The two ways in, shared by all workers, and the map of flows on the kernel road.
+#[derive(Clone, Debug)]
+pub struct Punt {
+    relay: Arc<Tun>,
+    forward: Arc<Tun>,
+    map: KernelFlows,
+}
+
+impl Punt {
+    pub fn new(relay: Arc<Tun>, forward: Arc<Tun>, map: KernelFlows) -> Self {
+        Self { relay, forward, map }
+    }
+
+    /// Hands a frame to the kernel.
+    ///
+    /// # Errors
+    /// What the write said: ENOBUFS or EAGAIN under load, EIO when the device is down.
+    pub fn send(&self, to: PuntTo, frame: &impl Frame) -> io::Result<()> {
+        let device = match to {
+            PuntTo::Relay => &self.relay,
+            PuntTo::Forward => &self.forward,
+        };
+        device.write(frame.data().get(ETH_LEN..).unwrap_or_default())
+    }
+
+    /// Carries out a change of the map. For [`KernelOp::Check`]: when the map last saw the flow, and whether it ended.
+    ///
+    /// # Errors
+    /// What the map said.
+    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<(FlowKey, Option<Nanos>, bool)>> {
+        match op {
+            KernelOp::Insert(key) => {
+                self.map.insert(key.low.socket_addr(), key.high.socket_addr(), now.0).map(|()| None)
+            }
+            KernelOp::Remove(key) => {
+                self.map.remove(key.low.socket_addr(), key.high.socket_addr()).map(|_| None)
+            }
+            KernelOp::Check(key) => {
+                let entry = self.map.get(key.low.socket_addr(), key.high.socket_addr())?;
+                let ended = entry.is_some_and(|e| e.is_closed);
+                Ok(Some((*key, entry.map(|e| Nanos(e.last_seen)), ended)))
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What `weir flows` shows of a connection on the relay.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+use weir_core::ids::Nanos;
+use weir_core::policy::Cause;
+use weir_core::relay::Judge;
+
+use super::conn::Connection;
+
+/// One connection on the relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RelayFlow {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// Where the server sees the connection come from: the client, unless its port was taken.
+    pub source: SocketAddr,
+    pub intercept: Option<String>,
+    /// The name the client asked for.
+    pub host: Option<String>,
+    /// `tls`, `http` or `other`, once recognised.
+    pub protocol: Option<&'static str>,
+    /// `allow`, `relay`, `reset`, `drop`; none while the verdict is sought.
+    pub verdict: Option<&'static str>,
+    /// Where the rule that decided stands: `file:line`.
+    pub rule: Option<String>,
+    /// `rule`, `otherwise`, `unidentified` or why nothing could be read; `no-intercept`; `held`.
+    pub reason: &'static str,
+    /// `held`, `connecting`, `open`, or how it ended while it is being closed.
+    pub state: &'static str,
+    /// Octets given to the server, and to the client.
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    /// Octets received and not yet given on.
+    pub buffered: u32,
+    pub age: Duration,
+    /// Since a byte last moved.
+    pub idle: Duration,
+}
+
+impl RelayFlow {
+    pub(super) fn of(conn: &Connection, now: Nanos) -> Self {
+        let Connection { machine, judge, .. } = conn;
+        let judgement = judge.judgement();
+        let (bytes_up, bytes_down) = machine.traffic();
+        let since = |then: Nanos| Duration::from_nanos(now.saturating_sub(then).0);
+        Self {
+            client: conn.client,
+            server: conn.server,
+            source: conn.source,
+            intercept: judge.intercept().map(|intercept| intercept.name.clone()),
+            host: judgement.and_then(|j| j.host).map(|name| name.as_str().to_owned()),
+            protocol: judgement.and_then(|j| j.protocol).map(protocol_name),
+            verdict: judgement.map(|j| j.decision.action.name()),
+            rule: judge.origin().map(str::to_owned),
+            reason: reason(judge),
+            state: match (machine.ending(), machine.is_held(), machine.is_connected()) {
+                (Some(ending), _, _) => ending.name(),
+                (None, true, _) => "held",
+                (None, false, false) => "connecting",
+                (None, false, true) => "open",
+            },
+            bytes_up,
+            bytes_down,
+            buffered: machine.buffered(),
+            age: since(machine.opened()),
+            idle: since(machine.active()),
+        }
+    }
+}
+
+fn protocol_name(protocol: weir_core::policy::Protocol) -> &'static str {
+    use weir_core::policy::Protocol::{Http, Other, Tls};
+    match protocol {
+        Tls => "tls",
+        Http => "http",
+        Other => "other",
+    }
+}
+
+fn reason(judge: &Judge) -> &'static str {
+    let Some(judgement) = judge.judgement() else {
+        return if judge.intercept().is_some() { "held" } else { "no-intercept" };
+    };
+    match (judgement.decision.cause, judgement.unread) {
+        (Cause::Rule(_), _) => "rule",
+        (_, Some(unread)) => unread.name(),
+        (Cause::Otherwise, None) => "otherwise",
+        (Cause::Unidentified, None) => "unidentified",
+    }
+}

@@ -1,0 +1,212 @@
+//! Starting, asking and stopping the relay.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use thiserror::Error;
+use weir_core::relay::Limits;
+use weir_sys::uring::{UringError, Waker};
+
+use super::flows::RelayFlow;
+use super::listener;
+use super::ring::{Request, Setup, Worker};
+use super::stats::{Counters, Stats};
+use crate::snapshot::{Publisher, Snapshot};
+
+/// How long a worker may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What the relay is started with.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// The port that nft's tproxy sends to.
+    pub listen: u16,
+    /// Threads, each with its own ring and listeners.
+    pub workers: usize,
+    /// Cores to pin workers to, in turn; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// The most connections of the whole relay; more are reset.
+    pub connections: u32,
+    /// Of each connection. Two buffers of [`Limits::buffer`] octets are kept for each.
+    pub limits: Limits,
+    /// The listeners' queue of connections not yet accepted.
+    pub backlog: i32,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            listen: 12377,
+            workers: 1,
+            cores: Vec::new(),
+            connections: 8192,
+            limits: Limits::default(),
+            backlog: 4096,
+        }
+    }
+}
+
+/// Called with the two ends of a leg: where it comes from and where it goes.
+pub type Hook = Box<dyn Fn(SocketAddr, SocketAddr) + Send + Sync>;
+
+/// What others want to know of connections. Called by the relay's threads: must be quick and must not block.
+pub struct Hooks {
+    /// A connection was accepted, or its leg to the server comes from another port: before any segment of that leg.
+    pub opened: Hook,
+    /// Once for each call of `opened`.
+    pub closed: Hook,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { opened: Box::new(|_, _| {}), closed: Box::new(|_, _| {}) }
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Why the relay does not run.
+#[derive(Debug, Error)]
+pub enum RelayError {
+    #[error(transparent)]
+    Uring(#[from] UringError),
+    #[error("the relay cannot listen on {address}: {source}; {advice}")]
+    Listen { address: SocketAddr, source: std::io::Error, advice: &'static str },
+    #[error("the relay's thread {name} cannot be started: {source}")]
+    Thread { name: String, source: std::io::Error },
+    #[error("the relay's thread {name} ended while it started")]
+    Died { name: String },
+}
+
+/// One worker, from outside.
+struct Member {
+    requests: Sender<Request>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+/// The running relay. Dropping it stops it at once.
+pub struct RelayHandle {
+    members: Vec<Member>,
+    stats: Arc<Stats>,
+}
+
+impl fmt::Debug for RelayHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayHandle").field("workers", &self.members.len()).finish_non_exhaustive()
+    }
+}
+
+impl RelayHandle {
+    /// Opens the listeners and starts the threads, in the network namespace of the calling thread.
+    ///
+    /// `snapshot` holds the rules to begin with, `publisher` brings later ones.
+    pub fn start(
+        config: &RelayConfig,
+        snapshot: &Arc<Snapshot>,
+        publisher: &mut Publisher,
+        hooks: Hooks,
+    ) -> Result<Self, RelayError> {
+        let workers = config.workers.max(1);
+        // All listeners before any thread: a connection must not arrive at half a group and be lost with it.
+        let listeners: Vec<_> =
+            (0..workers).map(|_| listener::open(config.listen, config.backlog)).collect::<Result<_, _>>()?;
+        let hooks = Arc::new(hooks);
+        let mut handle = Self { members: Vec::new(), stats: Arc::default() };
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let (requests, inbox) = unbounded();
+            let setup = Setup {
+                number,
+                config: config.clone(),
+                connections: config.connections.div_ceil(workers as u32).max(1),
+                listeners,
+                snapshot: snapshot.clone(),
+                subscriber: publisher.subscribe(),
+                hooks: hooks.clone(),
+                stats: handle.stats.clone(),
+                inbox,
+            };
+            handle.members.push(spawn(setup, requests)?);
+        }
+        Ok(handle)
+    }
+
+    /// What was counted, of all workers.
+    pub fn counters(&self) -> Counters {
+        self.stats.read()
+    }
+
+    /// At most `limit` connections that exist now.
+    pub fn flows(&self, limit: usize) -> Vec<RelayFlow> {
+        let mut flows = Vec::new();
+        for member in &self.members {
+            let (reply, answer) = bounded(1);
+            member.ask(Request::Flows { limit: limit - flows.len(), reply });
+            flows.extend(answer.recv_timeout(ANSWER).unwrap_or_default());
+        }
+        flows
+    }
+
+    /// Whether every thread runs.
+    pub fn is_alive(&self) -> bool {
+        self.members.iter().all(|member| !member.thread.is_finished())
+    }
+
+    /// Stops accepting, lets connections run for at most `drain`, resets the rest, and waits for the threads.
+    pub fn stop(mut self, drain: Duration) {
+        self.end(drain);
+    }
+
+    fn end(&mut self, drain: Duration) {
+        for member in &self.members {
+            member.ask(Request::Stop { drain });
+        }
+        for member in self.members.drain(..) {
+            if member.thread.join().is_err() {
+                tracing::error!("a relay thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for RelayHandle {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+impl Member {
+    fn ask(&self, request: Request) {
+        // A worker that ended answers nothing: its callers see no flows.
+        let _ = self.requests.send(request);
+        self.waker.wake();
+    }
+}
+
+fn spawn(setup: Setup, requests: Sender<Request>) -> Result<Member, RelayError> {
+    let name = format!("weir-relay-{}", setup.number);
+    let (ready, readiness): (Sender<Result<Waker, UringError>>, Receiver<_>) = bounded(1);
+    let body = move || match Worker::new(setup) {
+        Ok(mut worker) => {
+            let _ = ready.send(Ok(worker.waker()));
+            worker.run();
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(body)
+        .map_err(|source| RelayError::Thread { name: name.clone(), source })?;
+    let waker = readiness.recv().map_err(|_| RelayError::Died { name })??;
+    Ok(Member { requests, waker, thread })
+}

@@ -1,0 +1,347 @@
+//! The relay's loop: wait in the ring, hand each completion to its connection, let the timers come.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender};
+use weir_core::ids::Nanos;
+use weir_core::relay::{Event, Judge, Relay};
+use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
+use weir_sys::{affinity, sockopt};
+
+use super::conn::{Connection, Task};
+use super::flows::RelayFlow;
+use super::handle::{Hooks, RelayConfig};
+use super::listener::{is_gone, is_own};
+use super::pump::Pump;
+use super::stats::{Counter, Stats};
+use crate::snapshot::{Snapshot, Subscriber};
+
+/// How long accepting pauses when descriptors or memory are short.
+const BACKOFF: Nanos = Nanos::from_millis(100);
+/// How often memory of unused buffers is given back, and of how many it is kept.
+const TRIM: Nanos = Nanos::from_secs(10);
+const KEEP: usize = 64;
+/// How long connections that were reset at the end may take to close.
+const LAST: Nanos = Nanos::from_secs(2);
+
+/// What a worker is made from.
+pub(super) struct Setup {
+    pub number: usize,
+    pub config: RelayConfig,
+    pub connections: u32,
+    pub listeners: Vec<OwnedFd>,
+    pub snapshot: Arc<Snapshot>,
+    pub subscriber: Subscriber,
+    pub hooks: Arc<Hooks>,
+    pub stats: Arc<Stats>,
+    pub inbox: Receiver<Request>,
+}
+
+/// What the handle asks.
+pub(super) enum Request {
+    Flows { limit: usize, reply: Sender<Vec<RelayFlow>> },
+    Stop { drain: Duration },
+}
+
+/// How far the end is.
+#[derive(Clone, Copy, PartialEq)]
+enum Ending {
+    No,
+    /// Connections may finish until then.
+    Draining(Nanos),
+    /// What is left was reset, and has until then to close.
+    Resetting(Nanos),
+}
+
+/// One thread of the relay.
+pub(super) struct Worker {
+    config: RelayConfig,
+    connections: usize,
+    listeners: Vec<SocketId>,
+    table: Slab<Connection>,
+    pump: Pump,
+    snapshot: Arc<Snapshot>,
+    subscriber: Subscriber,
+    inbox: Receiver<Request>,
+    clock: Instant,
+    /// Accepting pauses until then, on these listeners.
+    paused: Option<(Nanos, Vec<usize>)>,
+    trimmed: Nanos,
+    ending: Ending,
+}
+
+impl Worker {
+    /// On the thread that will run it.
+    pub fn new(setup: Setup) -> Result<Self, UringError> {
+        let Setup { number, config, connections, listeners, .. } = setup;
+        pin(number, &config.cores);
+        let mut ring = Ring::new(RingConfig {
+            entries: 1024,
+            buffers: connections.saturating_mul(2),
+            buffer_size: config.limits.buffer.max(1),
+        })?;
+        let listeners = listeners.into_iter().map(|listener| ring.add(listener)).collect();
+        Ok(Self {
+            config,
+            connections: connections as usize,
+            listeners,
+            table: Slab::new(),
+            pump: Pump::new(ring, setup.stats, setup.hooks),
+            snapshot: setup.snapshot,
+            subscriber: setup.subscriber,
+            inbox: setup.inbox,
+            clock: Instant::now(),
+            paused: None,
+            trimmed: Nanos(0),
+            ending: Ending::No,
+        })
+    }
+
+    pub fn waker(&self) -> Waker {
+        self.pump.ring.waker()
+    }
+
+    /// Until it is told to stop, or the ring fails.
+    pub fn run(&mut self) {
+        for number in 0..self.listeners.len() {
+            self.accept(number);
+        }
+        let mut completions = Vec::new();
+        while !self.is_over() {
+            let timeout = self.timeout();
+            if let Err(error) = self.pump.ring.wait(timeout, &mut completions) {
+                tracing::error!(%error, "the relay's ring failed: this thread of the relay ends");
+                return;
+            }
+            self.pump.now = self.now();
+            if let Some(snapshot) = self.subscriber.take() {
+                self.snapshot = snapshot;
+            }
+            for completion in completions.drain(..) {
+                self.completed(completion);
+            }
+            self.timers();
+            self.requests();
+            self.pump.publish();
+        }
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Until the first thing that is due by the clock.
+    fn timeout(&self) -> Option<Duration> {
+        let paused = self.paused.as_ref().map(|(until, _)| *until);
+        let trim = self.pump.released.then(|| self.trimmed.saturating_add(TRIM));
+        let ending = match self.ending {
+            Ending::No => None,
+            Ending::Draining(until) | Ending::Resetting(until) => Some(until),
+        };
+        let next = [self.pump.timers.next(), paused, trim, ending].into_iter().flatten().min()?;
+        Some(Duration::from_nanos(next.saturating_sub(self.now()).0))
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let Completion { token, outcome, more } = completion;
+        if matches!(outcome, Outcome::Woken) {
+            return;
+        }
+        let Some((task, key)) = Task::of_token(token) else { return };
+        if task == Task::Accept {
+            return self.accepted(key.index as usize, outcome, more);
+        }
+        if let Some(event) = task.event(&outcome) {
+            self.happened(key, event);
+        }
+    }
+
+    /// An event of a connection. Of one that is gone, it is late and changes nothing.
+    fn happened(&mut self, key: Key, event: Event) {
+        let Some(conn) = self.table.get_mut(key) else { return };
+        if self.pump.drive(key, conn, Some(event)) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        if let Some(conn) = self.table.remove(key) {
+            self.pump.forget(&conn);
+        }
+    }
+
+    fn requests(&mut self) {
+        while let Ok(request) = self.inbox.try_recv() {
+            match request {
+                Request::Flows { limit, reply } => {
+                    let now = self.pump.now;
+                    let flows = self.table.iter().take(limit).map(|(_, conn)| RelayFlow::of(conn, now));
+                    let _ = reply.send(flows.collect());
+                }
+                Request::Stop { drain } => self.stop(drain),
+            }
+        }
+    }
+}
+
+/// Accepting.
+impl Worker {
+    fn accept(&mut self, number: usize) {
+        let key = Key { index: number as u32, generation: 0 };
+        if let Some(listener) = self.listeners.get(number) {
+            self.pump.ring.accept(*listener, Task::Accept.token(key));
+        }
+    }
+
+    fn accepted(&mut self, number: usize, outcome: Outcome, more: bool) {
+        let mut again = !more;
+        match outcome {
+            Outcome::Accepted(socket) => self.opened(socket),
+            // The listeners are closed.
+            Outcome::Failed(_) if self.ending != Ending::No => {}
+            Outcome::Failed(errno) if is_gone(errno) => self.pump.stats.add(Counter::AcceptGone, 1),
+            Outcome::Failed(errno) => {
+                tracing::debug!(%errno, "accepting pauses");
+                again = false;
+                self.pause(number);
+            }
+            Outcome::Done(_) | Outcome::Woken => {}
+        }
+        if again && self.ending == Ending::No {
+            self.accept(number);
+        }
+    }
+
+    fn pause(&mut self, number: usize) {
+        self.pump.stats.add(Counter::AcceptBackoff, 1);
+        let until = self.pump.now.saturating_add(BACKOFF);
+        let (_, numbers) = self.paused.get_or_insert_with(|| (until, Vec::new()));
+        numbers.push(number);
+    }
+
+    fn opened(&mut self, socket: OwnedFd) {
+        let stats = &self.pump.stats;
+        let Ok((server, client)) = sockopt::endpoints(&socket) else {
+            return stats.add(Counter::AcceptGone, 1);
+        };
+        if is_own(server, self.config.listen) {
+            stats.add(Counter::RefusedOwn, 1);
+            return refuse(socket);
+        }
+        if self.table.len() >= self.connections {
+            stats.add(Counter::RefusedFull, 1);
+            return refuse(socket);
+        }
+        // Buffers of connections that are closing may not be back yet.
+        let (Some(up), Some(down)) = (self.pump.ring.take_buffer(), self.pump.ring.take_buffer()) else {
+            stats.add(Counter::RefusedFull, 1);
+            return refuse(socket);
+        };
+        stats.add(Counter::Accepted, 1);
+        // Without it small writes wait for an acknowledgement; a connection works all the same.
+        let _ = sockopt::set_nodelay(&socket);
+        let mut conn = self.connection(client, server);
+        conn.sockets[0] = Some(self.pump.ring.add(socket));
+        conn.buffers = Some([up, down]);
+        self.pump.opened(client, server);
+        let key = self.table.insert(conn);
+        if let Some(conn) = self.table.get_mut(key)
+            && self.pump.drive(key, conn, None)
+        {
+            self.remove(key);
+        }
+    }
+
+    fn connection(&self, client: SocketAddr, server: SocketAddr) -> Connection {
+        // The port the client's SYN came in by is not known here; the one that leads back to it is.
+        let from = self.snapshot.fib.egress(client.ip().to_canonical());
+        let mut judge = Judge::new(self.snapshot.policy.clone(), from, client, server);
+        let machine = Relay::new(self.pump.now, self.config.limits, judge.start());
+        Connection {
+            machine,
+            judge,
+            client,
+            server,
+            source: client,
+            sockets: [None, None],
+            buffers: None,
+            timer: None,
+            ending_counted: false,
+        }
+    }
+}
+
+/// The clock.
+impl Worker {
+    fn timers(&mut self) {
+        let now = self.pump.now;
+        while let Some((at, key)) = self.pump.timers.pop(now) {
+            if self.table.get(key).is_some_and(|conn| conn.timer == Some(at)) {
+                self.happened(key, Event::Timer);
+            }
+        }
+        let table = &self.table;
+        let live = table.len();
+        self.pump.timers.sweep(live, |at, key| table.get(key).is_some_and(|conn| conn.timer == Some(at)));
+        if let Some((_, numbers)) = self.paused.take_if(|(until, _)| *until <= now) {
+            for number in numbers {
+                self.accept(number);
+            }
+        }
+        if self.pump.released && now >= self.trimmed.saturating_add(TRIM) {
+            self.pump.ring.trim(KEEP);
+            self.pump.released = false;
+            self.trimmed = now;
+        }
+        self.end(now);
+    }
+
+    fn stop(&mut self, drain: Duration) {
+        let drain = Nanos(u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX));
+        for listener in self.listeners.drain(..) {
+            self.pump.ring.close(listener);
+        }
+        self.paused = None;
+        self.ending = Ending::Draining(self.pump.now.saturating_add(drain));
+        self.end(self.pump.now);
+    }
+
+    fn end(&mut self, now: Nanos) {
+        if !matches!(self.ending, Ending::Draining(until) if until <= now) {
+            return;
+        }
+        self.ending = Ending::Resetting(now.saturating_add(LAST));
+        let keys: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(conn) = self.table.get_mut(key) else { continue };
+            conn.machine.handle_stop();
+            if self.pump.drive(key, conn, None) {
+                self.remove(key);
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.ending {
+            Ending::No => false,
+            Ending::Draining(_) => self.table.is_empty(),
+            Ending::Resetting(until) => self.table.is_empty() || self.now() >= until,
+        }
+    }
+}
+
+/// RST rather than FIN: the client knows at once that nobody serves it.
+fn refuse(socket: OwnedFd) {
+    // If it cannot be set the client gets FIN, which ends the connection as well.
+    let _ = sockopt::set_reset_on_close(&socket);
+}
+
+fn pin(number: usize, cores: &[usize]) {
+    let Some(&core) = cores.get(number % cores.len().max(1)) else { return };
+    if let Err(error) = affinity::pin_to_cpu(core) {
+        tracing::warn!(core, %error, "a relay thread is not pinned: no such core, or not allowed to this process");
+    }
+}

@@ -1,0 +1,155 @@
+//! What a worker counts, where others can read it.
+//!
+//! Only the worker writes; it publishes every so many breaths. All orderings are Relaxed: each number stands for itself.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+use weir_core::drop::{Counters, DropReason, PuntReason};
+use weir_core::ids::MAX_PORTS;
+use weir_core::pipeline::Totals;
+
+use crate::driver::RingFrames;
+
+/// One worker's numbers, shared.
+#[derive(Debug)]
+pub struct WorkerStats {
+    /// Moves with every breath: the heartbeat looks at it.
+    pub breaths: AtomicU64,
+    dropped: [AtomicU64; DropReason::COUNT],
+    punted: [AtomicU64; PuntReason::COUNT],
+    ports: [PortStats; MAX_PORTS],
+    totals: [AtomicU64; 8],
+    gauges: [AtomicU64; 8],
+}
+
+#[derive(Debug, Default)]
+struct PortStats {
+    rx: AtomicU64,
+    tx: AtomicU64,
+}
+
+/// Numbers of the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Gauges {
+    pub flows_fast: u64,
+    pub flows_kernel: u64,
+    pub frames_pool: u64,
+    pub frames_fill: u64,
+    pub frames_transmit: u64,
+    pub frames_held: u64,
+    pub handed_over: u64,
+    pub sleeping: u64,
+}
+
+impl Default for WorkerStats {
+    fn default() -> Self {
+        Self {
+            breaths: AtomicU64::new(0),
+            dropped: std::array::from_fn(|_| AtomicU64::new(0)),
+            punted: std::array::from_fn(|_| AtomicU64::new(0)),
+            ports: std::array::from_fn(|_| PortStats::default()),
+            totals: std::array::from_fn(|_| AtomicU64::new(0)),
+            gauges: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+impl WorkerStats {
+    /// Called by the worker.
+    pub fn publish(&self, counters: &Counters, totals: &Totals, ports: &[(u64, u64); MAX_PORTS], gauges: &Gauges) {
+        store(&self.dropped, &counters.dropped);
+        store(&self.punted, &counters.punted);
+        for (port, (rx, tx)) in self.ports.iter().zip(ports) {
+            port.rx.store(*rx, Relaxed);
+            port.tx.store(*tx, Relaxed);
+        }
+        store(&self.totals, &totals_array(totals));
+        store(&self.gauges, &gauges_array(gauges));
+    }
+
+    /// Adds this worker's numbers to `sum`.
+    pub fn add_to(&self, sum: &mut Summary) {
+        let load = |list: &[AtomicU64], into: &mut [u64]| {
+            for (value, total) in list.iter().zip(into) {
+                *total += value.load(Relaxed);
+            }
+        };
+        load(&self.dropped, &mut sum.counters.dropped);
+        load(&self.punted, &mut sum.counters.punted);
+        for (port, (rx, tx)) in self.ports.iter().zip(&mut sum.ports) {
+            *rx += port.rx.load(Relaxed);
+            *tx += port.tx.load(Relaxed);
+        }
+        load(&self.totals, &mut sum.totals);
+        load(&self.gauges, &mut sum.gauges);
+    }
+}
+
+fn store(list: &[AtomicU64], values: &[u64]) {
+    for (place, value) in list.iter().zip(values) {
+        place.store(*value, Relaxed);
+    }
+}
+
+const fn totals_array(t: &Totals) -> [u64; 8] {
+    [t.opened, t.allowed, t.reset, t.dropped, t.unidentified, t.relayed, t.midstream, t.expired]
+}
+
+const fn gauges_array(g: &Gauges) -> [u64; 8] {
+    [
+        g.flows_fast,
+        g.flows_kernel,
+        g.frames_pool,
+        g.frames_fill,
+        g.frames_transmit,
+        g.frames_held,
+        g.handed_over,
+        g.sleeping,
+    ]
+}
+
+impl Gauges {
+    /// Of the moment: what is in hand, in rings and held.
+    pub fn new(flows: (usize, usize), pool: usize, rings: RingFrames, held: usize) -> Self {
+        Self {
+            flows_fast: flows.0 as u64,
+            flows_kernel: flows.1 as u64,
+            frames_pool: pool as u64,
+            frames_fill: rings.fill as u64,
+            frames_transmit: rings.transmit as u64,
+            frames_held: held as u64,
+            ..Self::default()
+        }
+    }
+}
+
+/// The numbers of all workers together.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub counters: Counters,
+    pub ports: [(u64, u64); MAX_PORTS],
+    totals: [u64; 8],
+    gauges: [u64; 8],
+}
+
+impl Summary {
+    pub fn totals(&self) -> Totals {
+        let [opened, allowed, reset, dropped, unidentified, relayed, midstream, expired] = self.totals;
+        Totals { opened, allowed, reset, dropped, unidentified, relayed, midstream, expired }
+    }
+
+    pub fn gauges(&self) -> Gauges {
+        let [fast, kernel, pool, fill, transmit, held, handed_over, sleeping] = self.gauges;
+        Gauges {
+            flows_fast: fast,
+            flows_kernel: kernel,
+            frames_pool: pool,
+            frames_fill: fill,
+            frames_transmit: transmit,
+            frames_held: held,
+            handed_over,
+            sleeping,
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! A worker: one pinned thread, one queue of every port, its frames and its flows. This file is one breath of it:
+//! receive, parse, give to the pipeline (here or at the worker that owns the flow), carry out what comes of it.
+
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+use weir_core::drop::DropReason;
+use weir_core::flow::key::{FlowHasher, FlowKey, owner};
+use weir_core::frame::Frame;
+use weir_core::hold::Packet;
+use weir_core::ids::{MAX_PORTS, Nanos, PortId};
+use weir_core::parse::{self, FragmentMeta, Parsed};
+use weir_core::pipeline::{Output, Pipeline};
+use weir_core::view::FlowView;
+
+use crate::driver::Driver;
+use crate::handoff::{Crossing, Handoff};
+use crate::punt::Punt;
+use crate::snapshot::Subscriber;
+use crate::stats::{Gauges, WorkerStats};
+
+/// Frames taken from a port in one breath.
+pub const BATCH: usize = 64;
+/// Breaths between two publications of the counters while there is work.
+const PUBLISH_EVERY: u32 = 256;
+/// Flows listed in one breath.
+const LIST_BATCH: usize = 256;
+/// Frames that a port may be behind with; beyond it the oldest are dropped.
+const BACKLOG: usize = 1024;
+
+/// What others ask of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// List flows, in parts; the channel closes with the last.
+    Flows(Sender<Vec<FlowView>>),
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts<D: Driver> {
+    pub id: usize,
+    pub driver: D,
+    pub pipeline: Pipeline<D::Frame>,
+    pub hasher: FlowHasher,
+    pub handoff: Arc<Handoff<D::Frame>>,
+    pub punt: Punt,
+    pub snapshots: Subscriber,
+    pub commands: Arc<ArrayQueue<Command>>,
+    pub stats: Arc<WorkerStats>,
+    pub frames: Vec<D::Frame>,
+    /// For each port, the worker that sends for this one when it has no queue there.
+    pub senders: [usize; MAX_PORTS],
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker<D: Driver> {
+    parts: Parts<D>,
+    out: Output<D::Frame>,
+    batch: Vec<D::Frame>,
+    /// Finished frames by port, in the order they leave.
+    leaving: Vec<Vec<D::Frame>>,
+    /// Workers that got something in this breath.
+    woken: u64,
+    listing: Option<(Sender<Vec<FlowView>>, u32)>,
+    ports: [(u64, u64); MAX_PORTS],
+    handed_over: u64,
+    breaths: u32,
+    low: usize,
+    high: usize,
+}
+
+impl<D: Driver> Worker<D> {
+    pub fn new(mut parts: Parts<D>) -> Self {
+        let share = parts.frames.len();
+        let out = Output { free: std::mem::take(&mut parts.frames), ..Output::default() };
+        Self {
+            parts,
+            out,
+            batch: Vec::with_capacity(BATCH),
+            leaving: (0..MAX_PORTS).map(|_| Vec::new()).collect(),
+            woken: 0,
+            listing: None,
+            ports: [(0, 0); MAX_PORTS],
+            handed_over: 0,
+            breaths: 0,
+            low: share / 8,
+            high: share / 2,
+        }
+    }
+
+    /// One breath at `now`. Returns how many frames it moved.
+    pub fn breathe(&mut self, now: Nanos) -> usize {
+        if let Some(snapshot) = self.parts.snapshots.take() {
+            self.parts.pipeline.set_snapshot(snapshot.policy.clone(), snapshot.fib.clone());
+        }
+        let mut work = 0;
+        for at in 0..self.parts.driver.ports().len() {
+            let port = self.parts.driver.ports()[at];
+            work += self.receive(now, port);
+        }
+        work += self.receive_handed_over(now);
+        self.parts.pipeline.poll_timers(now, &mut self.out);
+        self.carry_out(now);
+        self.parts.driver.supply(&mut self.out.free);
+        self.parts.handoff.balance(&mut self.out.free, self.low, self.high);
+        self.serve_commands(now);
+        self.breaths = self.breaths.wrapping_add(1);
+        if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
+            self.publish();
+        }
+        self.parts.stats.breaths.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        work
+    }
+
+    fn receive(&mut self, now: Nanos, port: PortId) -> usize {
+        let mut batch = std::mem::take(&mut self.batch);
+        let got = self.parts.driver.receive(port, &mut batch, BATCH);
+        self.ports[port.0 as usize].0 += got as u64;
+        for frame in batch.drain(..) {
+            self.classify(now, port, frame);
+        }
+        self.batch = batch;
+        got
+    }
+
+    /// Reads a frame's headers and finds the worker that owns its flow.
+    fn classify(&mut self, now: Nanos, port: PortId, frame: D::Frame) {
+        match parse::parse(frame.data()) {
+            Ok(Parsed::Tcp(meta)) => self.steer(now, Packet { frame, port, meta }),
+            Ok(Parsed::Fragment(meta)) => self.steer_fragment(now, frame, port, meta),
+            Ok(Parsed::NotTcp) => self.parts.pipeline.handle_other(frame, &mut self.out),
+            Err(reason) => self.discard(frame, reason),
+        }
+    }
+
+    fn steer(&mut self, now: Nanos, packet: Packet<D::Frame>) {
+        let workers = self.parts.handoff.workers();
+        if workers > 1 {
+            let to = owner(self.parts.hasher.hash(&FlowKey::of(&packet.meta.tuple)), workers);
+            if to != self.parts.id {
+                return self.hand_over(to, Crossing::Packet(packet));
+            }
+        }
+        self.parts.pipeline.handle(now, packet, &mut self.out);
+    }
+
+    fn steer_fragment(&mut self, now: Nanos, frame: D::Frame, port: PortId, meta: FragmentMeta) {
+        let workers = self.parts.handoff.workers();
+        if workers > 1 {
+            let to = owner(self.parts.hasher.hash_any(&(meta.src, meta.dst, meta.id)), workers);
+            if to != self.parts.id {
+                return self.hand_over(to, Crossing::Fragment(frame, port, meta));
+            }
+        }
+        self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
+    }
+
+    fn hand_over(&mut self, to: usize, crossing: Crossing<D::Frame>) {
+        match self.parts.handoff.send(to, crossing) {
+            Ok(()) => {
+                self.handed_over += 1;
+                self.woken |= 1 << to.min(63);
+            }
+            Err(crossing) => self.discard(crossing.into_frame(), DropReason::HandoffFull),
+        }
+    }
+
+    fn receive_handed_over(&mut self, now: Nanos) -> usize {
+        let mut got = 0;
+        while got < 4 * BATCH
+            && let Some(crossing) = self.parts.handoff.receive(self.parts.id)
+        {
+            got += 1;
+            match crossing {
+                Crossing::Packet(packet) => self.parts.pipeline.handle(now, packet, &mut self.out),
+                Crossing::Fragment(frame, port, meta) => {
+                    self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
+                }
+                Crossing::Send(port, frame) => self.out.tx.push((port, frame)),
+            }
+        }
+        got
+    }
+
+    /// Does what the pipeline asked for: first the kernel map, then the frames for the kernel, then those for the wire.
+    fn carry_out(&mut self, now: Nanos) {
+        let mut again = std::mem::take(&mut self.out.again);
+        for packet in again.drain(..) {
+            self.steer(now, packet);
+        }
+        self.out.again = again;
+        let mut ops = std::mem::take(&mut self.out.kernel);
+        for op in ops.drain(..) {
+            match self.parts.punt.apply(&op, now) {
+                Ok(Some((key, seen, ended))) => {
+                    self.parts.pipeline.handle_kernel_seen(&key, seen, ended, &mut self.out);
+                }
+                Ok(None) => {}
+                // Without its entry the flow's packets come here and are handed on one by one: slow, and right.
+                Err(error) => tracing::debug!(%error, "kernel map"),
+            }
+        }
+        ops.append(&mut self.out.kernel);
+        self.out.kernel = ops;
+        self.send_punts();
+        self.send_frames();
+        self.wake_others();
+    }
+
+    fn send_punts(&mut self) {
+        let mut punts = std::mem::take(&mut self.out.punt);
+        for (to, frame) in punts.drain(..) {
+            if self.parts.punt.send(to, &frame).is_err() {
+                self.parts.pipeline.counters.drop(DropReason::PuntFailed);
+            }
+            self.out.free.push(frame);
+        }
+        self.out.punt = punts;
+    }
+
+    fn send_frames(&mut self) {
+        let mut tx = std::mem::take(&mut self.out.tx);
+        let mut used = 0_u32;
+        for (port, frame) in tx.drain(..) {
+            let at = port.0 as usize;
+            if !self.parts.driver.can_send(port) {
+                self.send_elsewhere(port, frame);
+                continue;
+            }
+            used |= 1 << at;
+            self.leaving[at].push(frame);
+        }
+        self.out.tx = tx;
+        for at in 0..MAX_PORTS {
+            if used & (1 << at) == 0 && self.leaving[at].is_empty() {
+                continue;
+            }
+            let port = PortId(at as u8);
+            let sent = self.parts.driver.send(port, &mut self.leaving[at]);
+            self.ports[at].1 += sent as u64;
+            let excess = self.leaving[at].len().saturating_sub(BACKLOG);
+            for frame in self.leaving[at].drain(..excess) {
+                self.parts.pipeline.counters.drop(DropReason::TxFull);
+                self.out.free.push(frame);
+            }
+        }
+    }
+
+    /// This worker has no queue of the port: the one that has sends the frame.
+    fn send_elsewhere(&mut self, port: PortId, frame: D::Frame) {
+        let to = self.parts.senders[port.0 as usize];
+        if to == self.parts.id || to >= self.parts.handoff.workers() {
+            return self.discard(frame, DropReason::PortLost);
+        }
+        self.hand_over(to, Crossing::Send(port, frame));
+    }
+
+    fn wake_others(&mut self) {
+        while self.woken != 0 {
+            let worker = self.woken.trailing_zeros() as usize;
+            self.woken &= self.woken - 1;
+            self.parts.handoff.wake(worker);
+        }
+    }
+
+    fn serve_commands(&mut self, now: Nanos) {
+        if self.listing.is_none()
+            && let Some(Command::Flows(reply)) = self.parts.commands.pop()
+        {
+            self.listing = Some((reply, 0));
+        }
+        let Some((reply, cursor)) = self.listing.take() else { return };
+        let (views, next) = self.parts.pipeline.views(now, cursor, LIST_BATCH);
+        if reply.send(views).is_ok()
+            && let Some(next) = next
+        {
+            self.listing = Some((reply, next));
+        }
+    }
+
+    fn discard(&mut self, frame: D::Frame, reason: DropReason) {
+        self.parts.pipeline.counters.drop(reason);
+        self.out.free.push(frame);
+    }
+
+    /// Whether there is something to do at once.
+    pub fn has_work(&self) -> bool {
+        self.listing.is_some()
+            || !self.parts.commands.is_empty()
+            || self.parts.handoff.has_mail(self.parts.id)
+            || self.leaving.iter().any(|frames| !frames.is_empty())
+    }
+
+    /// Lets others see the numbers of this moment.
+    pub fn publish(&self) {
+        let waiting: usize = self.leaving.iter().map(Vec::len).sum();
+        let mut rings = self.parts.driver.in_rings();
+        rings.transmit += waiting;
+        let held = self.parts.pipeline.frames_held();
+        let mut gauges = Gauges::new(self.parts.pipeline.flow_counts(), self.out.free.len(), rings, held);
+        gauges.handed_over = self.handed_over;
+        let pipeline = &self.parts.pipeline;
+        self.parts.stats.publish(&pipeline.counters, &pipeline.totals, &self.ports, &gauges);
+    }
+
+    pub fn driver(&self) -> &D {
+        &self.parts.driver
+    }
+
+    /// The driver and the pool, for taking the worker down.
+    pub fn into_driver(self) -> (D, Vec<D::Frame>) {
+        (self.parts.driver, self.out.free)
+    }
+}

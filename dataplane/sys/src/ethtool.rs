@@ -1,0 +1,241 @@
+//! What a network device is and can, by ioctl: these follow the calling thread's namespace, /sys/class/net does not.
+//!
+//! Called by `weir doctor`, by `weir run` for the queues of a port, and by tests.
+
+use std::io;
+
+use crate::ioctl::{call, control_socket, request};
+
+/// Commands of linux/ethtool.h.
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// The set of feature names.
+const ETH_SS_FEATURES: u32 = 4;
+const ETH_GSTRING_LEN: usize = 32;
+/// More features than any kernel has: bounds what is asked for.
+const MAX_FEATURES: u32 = 1024;
+
+/// Queues of a device (`struct ethtool_channels`), as configured, and the most there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    pub rx: u32,
+    pub tx: u32,
+    pub combined: u32,
+    pub max_rx: u32,
+    pub max_tx: u32,
+    pub max_combined: u32,
+}
+
+impl Channels {
+    /// How many queues receive, and so can have an AF_XDP socket.
+    pub const fn receiving(&self) -> u32 {
+        self.rx + self.combined
+    }
+}
+
+/// A feature (offload) and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// The kernel's name, such as `tx-checksum-ip-generic`, `rx-lro`, `rx-gro-hw`, `rx-vlan-hw-parse`.
+    pub name: String,
+    pub active: bool,
+    /// Whether it can be changed.
+    pub changeable: bool,
+}
+
+/// The interface index of a device.
+///
+/// # Errors
+/// ENODEV: there is none of this name in this namespace.
+pub fn index_of(device: &str) -> io::Result<u32> {
+    let mut request = request(device)?;
+    // SAFETY: SIOCGIFINDEX takes an ifreq with a name and follows no pointer.
+    unsafe { call(control_socket()?, libc::SIOCGIFINDEX as libc::c_ulong, &mut request) }?;
+    // SAFETY: the call wrote the index; any bytes are an integer.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
+}
+
+/// The device's Ethernet address.
+///
+/// # Errors
+/// ENODEV.
+pub fn mac_of(device: &str) -> io::Result<[u8; 6]> {
+    let mut request = request(device)?;
+    // SAFETY: SIOCGIFHWADDR takes an ifreq with a name and follows no pointer.
+    unsafe { call(control_socket()?, libc::SIOCGIFHWADDR as libc::c_ulong, &mut request) }?;
+    // SAFETY: the call wrote a sockaddr; any bytes are one.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+    Ok(std::array::from_fn(|place| address.sa_data[place] as u8))
+}
+
+/// The device's MTU in bytes.
+///
+/// # Errors
+/// ENODEV.
+pub fn mtu_of(device: &str) -> io::Result<u32> {
+    let mut request = request(device)?;
+    // SAFETY: SIOCGIFMTU takes an ifreq with a name and follows no pointer.
+    unsafe { call(control_socket()?, libc::SIOCGIFMTU as libc::c_ulong, &mut request) }?;
+    // SAFETY: the call wrote the MTU; any bytes are an integer.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    Ok(u32::try_from(mtu).unwrap_or(0))
+}
+
+/// Whether the device is up (IFF_UP).
+///
+/// # Errors
+/// ENODEV.
+pub fn is_up(device: &str) -> io::Result<bool> {
+    let mut request = request(device)?;
+    Ok(flags(&mut request)? & libc::IFF_UP as libc::c_short != 0)
+}
+
+/// Sets the device up or down.
+///
+/// # Errors
+/// ENODEV; EPERM without CAP_NET_ADMIN.
+pub fn set_up(device: &str, up: bool) -> io::Result<()> {
+    let mut request = request(device)?;
+    let is = flags(&mut request)?;
+    let bit = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = if up { is | bit } else { is & !bit };
+    // SAFETY: SIOCSIFFLAGS takes an ifreq with flags and follows no pointer.
+    unsafe { call(control_socket()?, libc::SIOCSIFFLAGS as libc::c_ulong, &mut request) }
+}
+
+fn flags(request: &mut libc::ifreq) -> io::Result<libc::c_short> {
+    // SAFETY: SIOCGIFFLAGS takes an ifreq with a name and follows no pointer.
+    unsafe { call(control_socket()?, libc::SIOCGIFFLAGS as libc::c_ulong, request) }?;
+    // SAFETY: the call wrote the flags; any bytes are an integer.
+    Ok(unsafe { request.ifr_ifru.ifru_flags })
+}
+
+/// The name of the device's driver, such as `veth`, `virtio_net`, `ixgbe`.
+///
+/// # Errors
+/// ENODEV; EOPNOTSUPP: the driver does not say.
+pub fn driver_of(device: &str) -> io::Result<String> {
+    // struct ethtool_drvinfo: cmd, then driver[32], and 160 bytes more.
+    let mut info = [0u32; 49];
+    info[0] = ETHTOOL_GDRVINFO;
+    ethtool(device, &mut info)?;
+    let bytes: Vec<u8> = info[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(text(&bytes))
+}
+
+/// The device's queues. One that does not say has one.
+///
+/// # Errors
+/// ENODEV.
+pub fn channels_of(device: &str) -> io::Result<Channels> {
+    // struct ethtool_channels: cmd, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined.
+    let mut raw = [0u32; 9];
+    raw[0] = ETHTOOL_GCHANNELS;
+    match ethtool(device, &mut raw) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            return Ok(Channels { rx: 0, tx: 0, combined: 1, max_rx: 0, max_tx: 0, max_combined: 1 });
+        }
+        Err(error) => return Err(error),
+    }
+    let [_, max_rx, max_tx, _, max_combined, rx, tx, _, combined] = raw;
+    Ok(Channels { rx, tx, combined, max_rx, max_tx, max_combined })
+}
+
+/// The device's features with their states, in the kernel's order.
+///
+/// # Errors
+/// ENODEV.
+pub fn features_of(device: &str) -> io::Result<Vec<Feature>> {
+    let count = feature_count(device)?;
+    let names = feature_names(device, count)?;
+    // struct ethtool_gfeatures: cmd, size, then per 32 features: available, requested, active, never_changed.
+    let blocks = count.div_ceil(32);
+    let mut raw = vec![0u32; 2 + 4 * blocks as usize];
+    raw[0] = ETHTOOL_GFEATURES;
+    raw[1] = blocks;
+    ethtool(device, &mut raw)?;
+    let bit = |place: usize, of: usize| {
+        raw.get(2 + 4 * (place / 32) + of).is_some_and(|word| word & (1 << (place % 32)) != 0)
+    };
+    let (available, active, never_changed) = (0, 2, 3);
+    let features = names.into_iter().enumerate().filter(|(_, name)| !name.is_empty());
+    Ok(features
+        .map(|(place, name)| Feature {
+            name,
+            active: bit(place, active),
+            changeable: bit(place, available) && !bit(place, never_changed),
+        })
+        .collect())
+}
+
+fn feature_count(device: &str) -> io::Result<u32> {
+    // struct ethtool_sset_info: cmd, reserved, sset_mask (64 bits), then one length per bit that is set.
+    let mut raw = [ETHTOOL_GSSET_INFO, 0, 0, 0, 0];
+    let mask = (1u64 << ETH_SS_FEATURES).to_ne_bytes();
+    raw[2] = u32::from_ne_bytes([mask[0], mask[1], mask[2], mask[3]]);
+    raw[3] = u32::from_ne_bytes([mask[4], mask[5], mask[6], mask[7]]);
+    ethtool(device, &mut raw)?;
+    // The kernel will write that many names: a count that is cut down would make it write past their room.
+    if raw[4] > MAX_FEATURES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{device} has {} features", raw[4])));
+    }
+    Ok(raw[4])
+}
+
+fn feature_names(device: &str, count: u32) -> io::Result<Vec<String>> {
+    // struct ethtool_gstrings: cmd, string_set, len, then the strings of 32 bytes. The kernel writes as many as it has,
+    // whatever `len` says, and that is the count it told.
+    let mut raw = vec![0u32; 3 + count as usize * ETH_GSTRING_LEN / 4];
+    raw[0] = ETHTOOL_GSTRINGS;
+    raw[1] = ETH_SS_FEATURES;
+    raw[2] = count;
+    ethtool(device, &mut raw)?;
+    let bytes: Vec<u8> = raw[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(bytes.chunks(ETH_GSTRING_LEN).map(text).collect())
+}
+
+/// One ethtool command; `data` starts with its number and is as long as its struct.
+fn ethtool(device: &str, data: &mut [u32]) -> io::Result<()> {
+    let mut request = request(device)?;
+    request.ifr_ifru.ifru_data = data.as_mut_ptr().cast();
+    // SAFETY: `data` is a command's struct, written by the functions above with the room that the command fills
+    // (feature names: as many as the kernel itself said there are), and outlives the call.
+    unsafe { call(control_socket()?, libc::SIOCETHTOOL as libc::c_ulong, &mut request) }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_that_is_not_there_is_enodev() {
+        let code = |error: io::Error| error.raw_os_error();
+        assert_eq!(code(index_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+        assert_eq!(code(mac_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+        assert_eq!(code(driver_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+        assert_eq!(code(channels_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+        assert_eq!(code(features_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn loopback_tells_its_features() {
+        assert_eq!(mac_of("lo").unwrap(), [0; 6]);
+        assert_eq!(channels_of("lo").unwrap().receiving(), 1);
+        let features = features_of("lo").unwrap();
+        let of =
+            |name: &str| features.iter().find(|feature| feature.name == name).map(|feature| feature.active);
+        assert_eq!(of("loopback"), Some(true), "{features:?}");
+        assert_eq!(of("rx-lro"), Some(false));
+        assert!(of("rx-gro-hw").is_some() && of("tx-checksum-ip-generic").is_some());
+    }
+}

@@ -1,0 +1,127 @@
+//! Network namespaces, by descriptor: for the demo, for tests, for a gateway that lives in one.
+//!
+//! A namespace lasts as long as a descriptor of it, a thread in it or a socket of it: nothing is left in the file system,
+//! and a process that is killed leaves none. Sockets, netlink, ioctls and /proc/thread-self/net follow the thread;
+//! /sys/class/net does not, unless it is mounted anew ([`enter_new_with_mounts`]).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
+}
+
+impl Namespace {
+    /// The calling thread's.
+    ///
+    /// # Errors
+    /// When /proc is not mounted, or there are too many open files.
+    pub fn current() -> io::Result<Self> {
+        let fd = open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { fd })
+    }
+
+    /// A new, empty one; the calling thread stays where it is.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN; ENOSPC above the limit of namespaces.
+    pub fn new() -> io::Result<Self> {
+        let made =
+            std::thread::scope(|scope| scope.spawn(|| enter_new().and_then(|()| Self::current())).join());
+        made.unwrap_or_else(|_| Err(io::Error::other("the thread that makes a namespace ended")))
+    }
+
+    /// Moves the calling thread, and it alone, into this namespace.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+
+    /// Runs `work` on a thread of its own in this namespace, and waits for it. A panic in it is the caller's.
+    ///
+    /// # Errors
+    /// As [`Namespace::enter`]; `work` has not run then.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let done = std::thread::scope(|scope| scope.spawn(|| self.enter().map(|()| work())).join());
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A second descriptor of the same namespace.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Moves the calling thread into a new, empty network namespace. Threads that it starts later are in it too.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN.
+pub fn enter_new() -> io::Result<()> {
+    // SAFETY: a network namespace does not change what descriptors or memory mean to other threads.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
+}
+
+/// Like [`enter_new`], with mounts of its own in which /sys shows the new namespace's devices. The mounts of the host
+/// are not touched.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN.
+pub fn enter_new_with_mounts() -> io::Result<()> {
+    // SAFETY: as in `enter_new`; with NEWNS the thread also gets its own root and working directory, descriptors stay.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
+}
+
+/// Gives the calling thread a root and working directory of its own, which `setns(2)` asks for before a thread may join
+/// a mount namespace.
+///
+/// # Errors
+/// ENOMEM (unshare(2)).
+pub fn unshare_working_directory() -> io::Result<()> {
+    // SAFETY: as in `enter_new`; FS concerns root, working directory and umask of the calling thread.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::FS) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ethtool;
+
+    #[test]
+    fn namespace_new_has_loopback_alone_and_leaves_the_caller_where_it_is() {
+        let here = ethtool::index_of("lo").unwrap();
+        let new = Namespace::new().unwrap();
+        let devices = new.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
+        assert_eq!(devices.lines().count(), 3, "two of heading, and lo: {devices}");
+        assert_eq!(ethtool::index_of("lo").unwrap(), here);
+    }
+
+    #[test]
+    fn namespace_with_mounts_shows_its_devices_in_sys() {
+        let names = std::thread::spawn(|| {
+            enter_new_with_mounts().unwrap();
+            let entries = std::fs::read_dir("/sys/class/net").unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(names.join().unwrap(), ["lo"]);
+    }
+}

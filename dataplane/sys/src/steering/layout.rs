@@ -1,0 +1,176 @@
+//! The mirror of dataplane/bpf/maps.h: what the program and user space agree on, byte for byte.
+//!
+//! The sizes here are asserted against the header's (which asserts its own), and `Steering::load` compares them with
+//! those of the maps that the kernel made.
+
+use std::mem::offset_of;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of this layout; part of the names of pins.
+pub const LAYOUT: u32 = 1;
+/// Ports of a box.
+pub const MAX_PORTS: u32 = 32;
+/// Queues of a port.
+pub const MAX_QUEUES: u32 = 64;
+
+/// Slots of the map `config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Config {
+    Enabled = 0,
+    Heartbeat,
+    Limit,
+    Closed,
+    Generation,
+    RelayMask,
+    RelayMask1,
+}
+
+/// A byte-for-byte key of an address: IPv4 as ::ffff:a.b.c.d, network order.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub(super) struct Address(pub [u8; 16]);
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        Ipv6Addr::from(address.0).to_canonical()
+    }
+}
+
+/// A flow: its two endpoints, the lower (address, then port, as byte strings) first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct FlowKey {
+    pub low: Address,
+    pub high: Address,
+    pub low_port: [u8; 2],
+    pub high_port: [u8; 2],
+}
+
+impl FlowKey {
+    /// The key of the flow between two endpoints, in any order.
+    pub fn new(a: SocketAddr, b: SocketAddr) -> Self {
+        let end = |of: SocketAddr| (Address::from(of.ip()), of.port().to_be_bytes());
+        let (low, high) = if end(a) <= end(b) { (end(a), end(b)) } else { (end(b), end(a)) };
+        Self { low: low.0, high: high.0, low_port: low.1, high_port: high.1 }
+    }
+
+    /// The endpoints, the lower one first.
+    pub fn endpoints(&self) -> (SocketAddr, SocketAddr) {
+        let end = |address: Address, port: [u8; 2]| SocketAddr::new(address.into(), u16::from_be_bytes(port));
+        (end(self.low, self.low_port), end(self.high, self.high_port))
+    }
+}
+
+/// What the program notes of a flow that was given to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Flow {
+    pub last_seen: u64,
+    pub fin_from_low: u8,
+    pub fin_from_high: u8,
+    pub rst: u8,
+    pub reserved: [u8; 5],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Prefix4 {
+    pub length: u32,
+    pub bytes: [u8; 4],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Prefix6 {
+    pub length: u32,
+    pub bytes: [u8; 16],
+}
+
+/// One bit per intercept, for both generations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Bits {
+    pub of: [u64; 2],
+}
+
+const _: () = {
+    assert!(size_of::<Address>() == 16);
+    assert!(size_of::<FlowKey>() == 36);
+    assert!(offset_of!(FlowKey, high) == 16);
+    assert!(offset_of!(FlowKey, low_port) == 32);
+    assert!(offset_of!(FlowKey, high_port) == 34);
+    assert!(size_of::<Flow>() == 16);
+    assert!(offset_of!(Flow, fin_from_low) == 8);
+    assert!(offset_of!(Flow, fin_from_high) == 9);
+    assert!(offset_of!(Flow, rst) == 10);
+    assert!(size_of::<Prefix4>() == 8);
+    assert!(offset_of!(Prefix4, bytes) == 4);
+    assert!(size_of::<Prefix6>() == 20);
+    assert!(offset_of!(Prefix6, bytes) == 4);
+    assert!(size_of::<Bits>() == 16);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::FlowKey;
+
+    #[test]
+    fn key_of_both_directions_is_one() {
+        for (a, b) in [
+            ("10.1.0.2:40000", "192.0.2.10:443"),
+            ("10.1.0.2:443", "10.1.0.2:40000"),
+            ("[fd00::2]:40000", "[2001:db8::10]:443"),
+        ] {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(FlowKey::new(a, b), FlowKey::new(b, a));
+            assert_eq!(FlowKey::new(a, b).endpoints(), if a < b { (a, b) } else { (b, a) });
+        }
+    }
+
+    /// Every name of the header's enums and every number of its constants, so that the two files cannot drift apart.
+    #[test]
+    fn header_and_mirror_agree() {
+        let header = include_str!("../../../bpf/maps.h");
+        for (name, value) in [
+            ("WEIR_LAYOUT", super::LAYOUT),
+            ("WEIR_MAX_PORTS", super::MAX_PORTS),
+            ("WEIR_MAX_QUEUES", super::MAX_QUEUES),
+        ] {
+            assert!(header.contains(&format!("#define {name} {value}\n")), "{name}");
+        }
+        let outcomes = names(header, "enum weir_outcome {");
+        let ours =
+            super::super::Outcome::ALL.map(|outcome| format!("WEIR_{}", outcome.name().to_uppercase()));
+        assert_eq!(outcomes[..outcomes.len() - 1], ours, "the last is the count");
+        let slots = names(header, "enum weir_config {");
+        assert_eq!(slots[super::Config::RelayMask as usize], "WEIR_CONFIG_RELAY_MASK");
+        assert_eq!(slots[super::Config::RelayMask1 as usize], "WEIR_CONFIG_RELAY_MASK_1");
+        assert_eq!(slots[super::Config::Heartbeat as usize], "WEIR_CONFIG_HEARTBEAT");
+        assert_eq!(slots[super::Config::Limit as usize], "WEIR_CONFIG_LIMIT");
+        assert_eq!(slots[super::Config::Closed as usize], "WEIR_CONFIG_CLOSED");
+        assert_eq!(slots[super::Config::Generation as usize], "WEIR_CONFIG_GENERATION");
+    }
+
+    fn names(header: &str, start: &str) -> Vec<String> {
+        let body = header.split_once(start).unwrap().1.split_once('}').unwrap().0;
+        body.split('\n')
+            .filter_map(|line| line.trim().split([',', ' ', '\t']).next())
+            .filter(|name| name.starts_with("WEIR_"))
+            .map(str::to_owned)
+            .collect()
+    }
+}

@@ -1,0 +1,104 @@
+//! A map of the program by its descriptor: typed, shareable between threads, no lock.
+//!
+//! aya's own map types want `&mut` for a store. The kernel does not, and workers that hand flows to it should not meet
+//! at a lock; so once aya has made the maps, their descriptors are used through libbpf's calls.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use aya::maps::MapData;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::error::SteeringError;
+
+/// A map with keys `K` and values `V`, whose sizes were compared with the kernel's.
+#[derive(Debug)]
+pub(super) struct Map<K, V> {
+    fd: Arc<OwnedFd>,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K, V> Clone for Map<K, V> {
+    fn clone(&self) -> Self {
+        Self { fd: self.fd.clone(), types: PhantomData }
+    }
+}
+
+impl<K, V> Map<K, V>
+where
+    K: IntoBytes + FromBytes + Immutable,
+    V: IntoBytes + FromBytes + Immutable,
+{
+    /// A second descriptor of the map.
+    pub fn new(name: &'static str, data: &MapData) -> Result<Self, SteeringError> {
+        let failed = |source| SteeringError::Map { map: name, action: "opening", source };
+        let info = data.info().map_err(|error| failed(io::Error::other(error)))?;
+        if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {
+            return Err(SteeringError::Layout { map: name });
+        }
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(failed)?;
+        Ok(Self { fd: Arc::new(fd), types: PhantomData })
+    }
+
+    /// Stores a value, replacing one that is there.
+    pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
+        // SAFETY: key and value are initialized and as long as the map's (compared in `new`); the call only reads them.
+        let code = unsafe { libbpf_sys::bpf_map_update_elem(self.raw(), as_bytes(key), as_bytes(value), 0) };
+        done(code)
+    }
+
+    /// The value at a key.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::new_zeroed();
+        let place = std::ptr::from_mut(&mut value).cast();
+        // SAFETY: as in `set`, and `value` has room for what the call writes; any bytes are a V.
+        let code = unsafe { libbpf_sys::bpf_map_lookup_elem(self.raw(), as_bytes(key), place) };
+        Ok(found(code)?.then_some(value))
+    }
+
+    /// Removes a key; whether it was there.
+    pub fn remove(&self, key: &K) -> io::Result<bool> {
+        // SAFETY: as in `set`.
+        found(unsafe { libbpf_sys::bpf_map_delete_elem(self.raw(), as_bytes(key)) })
+    }
+
+    /// The key after this one in the kernel's order, or the first. A key that has gone starts over.
+    pub fn key_after(&self, key: Option<&K>) -> io::Result<Option<K>> {
+        let mut next = K::new_zeroed();
+        let from = key.map_or(std::ptr::null(), as_bytes);
+        let place = std::ptr::from_mut(&mut next).cast();
+        // SAFETY: as in `get`; a null key asks for the first.
+        let code = unsafe { libbpf_sys::bpf_map_get_next_key(self.raw(), from, place) };
+        Ok(found(code)?.then_some(next))
+    }
+
+    /// Removes everything.
+    pub fn clear(&self) -> io::Result<()> {
+        while let Some(key) = self.key_after(None)? {
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn raw(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn as_bytes<T: IntoBytes + Immutable>(value: &T) -> *const libc::c_void {
+    value.as_bytes().as_ptr().cast()
+}
+
+fn done(code: i32) -> io::Result<()> {
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn found(code: i32) -> io::Result<bool> {
+    match done(code) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,384 @@
+//! The XDP steering program: loading, attaching, feeding.
+//!
+//! Called by weir-control (load, attach, intercepts, own addresses, limits) and by weir-dataplane (sockets, heartbeat,
+//! kernel flows). The program is dataplane/bpf/weir.bpf.c: one object, loaded once, attached to every port; ports are
+//! told apart by the interface index. Nothing outlives the process, unless [`Steering::pin`] was called.
+
+mod attach;
+mod error;
+mod flows;
+mod intercepts;
+mod layout;
+mod map;
+mod outcome;
+mod pin;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map as AyaMap, MapData, PerCpuArray};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+
+pub use attach::{AttachMode, AttachedMode};
+pub use error::SteeringError;
+pub use flows::{KernelFlow, KernelFlows};
+pub use intercepts::InterceptTable;
+pub use layout::{LAYOUT, MAX_PORTS, MAX_QUEUES};
+pub use outcome::{Counters, Outcome};
+pub use pin::{pins, unpin};
+
+use attach::Attachment;
+use intercepts::Intercepts;
+use layout::{Address, Config};
+use map::Map;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+
+const PROGRAM: &str = "weir_steer";
+
+/// What is decided when the program is loaded.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// Flows that the kernel map can hold.
+    pub kernel_flows: u32,
+    /// A folder of pins: links and kernel flows that a process before left there are taken over.
+    pub adopt: Option<PathBuf>,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { kernel_flows: 65_536, adopt: None }
+    }
+}
+
+/// The loaded program. Dropping it takes the program off every device, unless pinned.
+pub struct Steering {
+    ebpf: Ebpf,
+    attached: Vec<Attachment>,
+    adopt: Option<PathBuf>,
+    pinned: Option<PathBuf>,
+    config: Map<u32, u64>,
+    own: Map<Address, u32>,
+    own_written: HashSet<Address>,
+    port_ids: Map<u32, u32>,
+    port_socks: Map<u32, u32>,
+    flows: KernelFlows,
+    flows_fd: std::os::fd::OwnedFd,
+    intercepts: Intercepts,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// The writer of the heartbeat: cheap to clone, for any thread.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    config: Map<u32, u64>,
+}
+
+impl Pulse {
+    /// Says that the dataplane is alive at `now` (ns, CLOCK_MONOTONIC). One system call.
+    ///
+    /// # Errors
+    /// What the kernel says; none is expected.
+    pub fn beat(&self, now: u64) -> Result<(), SteeringError> {
+        set(&self.config, "config", &(Config::Heartbeat as u32), &now)
+    }
+}
+
+impl Steering {
+    /// Loads the program and makes its maps. Everything passes until [`Steering::set_limits`].
+    ///
+    /// # Errors
+    /// [`SteeringError::NotPermitted`], [`SteeringError::Load`] with what the kernel's verifier said.
+    pub fn load(sizes: &Sizes) -> Result<Self, SteeringError> {
+        crate::process::raise_limits();
+        let mut loader = EbpfLoader::new();
+        let flows_pin = sizes.adopt.as_deref().map(pin::flows_path).filter(|path| path.exists());
+        match &flows_pin {
+            Some(path) => loader.map_pin_path("kernel_flows", path.clone()),
+            None => loader.map_max_entries("kernel_flows", sizes.kernel_flows.max(1)),
+        };
+        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+        xdp(&mut ebpf)?.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
+        let flows_data = map_data(&ebpf, "kernel_flows")?;
+        let flows_fd = flows_data
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(SteeringError::of_map("kernel_flows", "opening"))?;
+        let intercepts = Intercepts::new(
+            map_of(&ebpf, "config")?,
+            [map_of(&ebpf, "prefixes4_0")?, map_of(&ebpf, "prefixes4_1")?],
+            [map_of(&ebpf, "prefixes6_0")?, map_of(&ebpf, "prefixes6_1")?],
+            map_of(&ebpf, "tcp_ports")?,
+            map_of(&ebpf, "from_ports")?,
+        );
+        let counters = ebpf.take_map("counters").and_then(|map| PerCpuArray::try_from(map).ok());
+        Ok(Self {
+            config: map_of(&ebpf, "config")?,
+            own: map_of(&ebpf, "own_addresses")?,
+            own_written: HashSet::new(),
+            port_ids: map_of(&ebpf, "port_ids")?,
+            port_socks: map_of(&ebpf, "port_socks")?,
+            flows: KernelFlows::new(map_of(&ebpf, "kernel_flows")?),
+            flows_fd,
+            intercepts,
+            counters: counters.ok_or(SteeringError::NoMap { map: "counters" })?,
+            attached: Vec::new(),
+            adopt: sizes.adopt.clone(),
+            pinned: None,
+            ebpf,
+        })
+    }
+
+    /// Attaches the program to a device of the calling thread's network namespace; says in which mode it runs.
+    ///
+    /// # Errors
+    /// [`SteeringError::NoDevice`], [`SteeringError::AlreadyTaken`], [`SteeringError::NoXdp`],
+    /// [`SteeringError::NotPermitted`].
+    pub fn attach(
+        &mut self,
+        device: &str,
+        ifindex: u32,
+        mode: AttachMode,
+    ) -> Result<AttachedMode, SteeringError> {
+        let program = xdp(&mut self.ebpf)?;
+        let adopted = match &self.adopt {
+            Some(folder) => Attachment::adopt(program, device, ifindex, folder),
+            None => None,
+        };
+        let (attachment, mode) = match adopted {
+            Some(adopted) => adopted,
+            None => Attachment::new(program, device, ifindex, mode)?,
+        };
+        self.attached.push(attachment);
+        Ok(mode)
+    }
+
+    /// Takes the program off a device; whether it was on it. A pin of it goes too.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`] when the pin cannot be removed; the program then stays.
+    pub fn detach(&mut self, ifindex: u32) -> Result<bool, SteeringError> {
+        let Some(place) = self.attached.iter().position(|at| at.ifindex == ifindex) else { return Ok(false) };
+        self.attached[place].unpin()?;
+        self.attached.swap_remove(place);
+        self.port_ids.remove(&ifindex).map_err(SteeringError::of_map("port_ids", "removing from"))?;
+        Ok(true)
+    }
+
+    /// The devices that the program is on: name and index.
+    pub fn attached(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.attached.iter().map(|at| (at.device.as_str(), at.ifindex))
+    }
+
+    /// Says which port a device is. Packets of a device that is none pass.
+    ///
+    /// # Errors
+    /// [`SteeringError::PortNumber`] from 32 on.
+    pub fn set_port(&self, ifindex: u32, port: u32) -> Result<(), SteeringError> {
+        if port >= MAX_PORTS {
+            return Err(SteeringError::PortNumber { device: format!("with index {ifindex}"), port });
+        }
+        set(&self.port_ids, "port_ids", &ifindex, &port)
+    }
+
+    /// Sends what is intercepted on a port's queue to an AF_XDP socket. The kernel takes it out when the socket closes.
+    ///
+    /// # Errors
+    /// [`SteeringError::PortNumber`], [`SteeringError::QueueNumber`], or that `socket` is none of AF_XDP.
+    pub fn set_socket(&self, port: u32, queue: u32, socket: impl AsFd) -> Result<(), SteeringError> {
+        if port >= MAX_PORTS {
+            return Err(SteeringError::PortNumber { device: format!("of queue {queue}"), port });
+        }
+        if queue >= MAX_QUEUES {
+            return Err(SteeringError::QueueNumber { queue });
+        }
+        let fd = u32::try_from(socket.as_fd().as_raw_fd()).unwrap_or(u32::MAX);
+        set(&self.port_socks, "port_socks", &(port * MAX_QUEUES + queue), &fd)
+    }
+
+    /// The addresses of this box, which are never intercepted. Compared with those before: new ones are added first.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`]; above 4,096 addresses the map is full.
+    pub fn set_own_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), SteeringError> {
+        let wanted: HashSet<Address> = addresses.iter().copied().map(Address::from).collect();
+        for address in wanted.difference(&self.own_written) {
+            set(&self.own, "own_addresses", address, &1)?;
+        }
+        for address in self.own_written.difference(&wanted) {
+            self.own.remove(address).map_err(SteeringError::of_map("own_addresses", "removing from"))?;
+        }
+        self.own_written = wanted;
+        Ok(())
+    }
+
+    /// Makes a table of intercepts hold, all at once. When it fails, the table before still does.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`]; above 65,536 prefixes of a family the map is full.
+    pub fn set_intercepts(&mut self, table: &InterceptTable) -> Result<(), SteeringError> {
+        self.intercepts.set(table).map_err(|(map, source)| SteeringError::Map {
+            map,
+            action: "storing in",
+            source,
+        })
+    }
+
+    /// Enables steering. Without a heartbeat younger than `heartbeat_limit` (ns) everything passes, or, with `closed`,
+    /// packets of intercepts are dropped.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn set_limits(&self, heartbeat_limit: u64, closed: bool) -> Result<(), SteeringError> {
+        set(&self.config, "config", &(Config::Limit as u32), &heartbeat_limit)?;
+        set(&self.config, "config", &(Config::Closed as u32), &u64::from(closed))?;
+        set(&self.config, "config", &(Config::Enabled as u32), &1)
+    }
+
+    /// Lets everything pass, until [`Steering::set_limits`].
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn disable(&self) -> Result<(), SteeringError> {
+        set(&self.config, "config", &(Config::Enabled as u32), &0)
+    }
+
+    /// Says that the dataplane is alive at `now` (ns, CLOCK_MONOTONIC).
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn heartbeat(&self, now: u64) -> Result<(), SteeringError> {
+        self.pulse().beat(now)
+    }
+
+    /// A handle for writing the heartbeat from another thread.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { config: self.config.clone() }
+    }
+
+    /// A handle on the flows that were given to the kernel.
+    pub fn kernel_flows(&self) -> KernelFlows {
+        self.flows.clone()
+    }
+
+    /// Reads the counters.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn counters(&self) -> Result<Counters, SteeringError> {
+        let mut counters = Counters::default();
+        for outcome in Outcome::ALL {
+            let per_cpu = self.counters.get(&outcome.slot(), 0).map_err(|error| SteeringError::Map {
+                map: "counters",
+                action: "reading",
+                source: std::io::Error::other(error),
+            })?;
+            counters.set(outcome, per_cpu.iter().sum());
+        }
+        Ok(counters)
+    }
+
+    /// Pins links and kernel flows in a folder of a BPF file system, so that the program stays on its devices when the
+    /// process ends: for boxes that fail closed. Again after each `attach`.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`]. What was pinned before the error stays pinned.
+    pub fn pin(&mut self, folder: &Path) -> Result<(), SteeringError> {
+        pin::prepare(folder)?;
+        self.pinned = Some(folder.into());
+        let path = pin::flows_path(folder);
+        if !path.exists() {
+            pin::pin_map(self.flows_fd.as_raw_fd(), &path)?;
+        }
+        for attachment in &mut self.attached {
+            attachment.pin(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the pins: the program leaves its devices with the process again.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`].
+    pub fn unpin(&mut self) -> Result<(), SteeringError> {
+        for attachment in &mut self.attached {
+            attachment.unpin()?;
+        }
+        match self.pinned.take() {
+            Some(folder) => pin::unpin(&folder).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Steering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steering")
+            .field("attached", &self.attached)
+            .field("pinned", &self.pinned)
+            .finish_non_exhaustive()
+    }
+}
+
+fn set<K, V>(map: &Map<K, V>, name: &'static str, key: &K, value: &V) -> Result<(), SteeringError>
+where
+    K: zerocopy::IntoBytes + zerocopy::FromBytes + zerocopy::Immutable,
+    V: zerocopy::IntoBytes + zerocopy::FromBytes + zerocopy::Immutable,
+{
+    map.set(key, value).map_err(SteeringError::of_map(name, "storing in"))
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, SteeringError> {
+    ebpf.program_mut(PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| SteeringError::Load { reason: format!("the object has no XDP program {PROGRAM}") })
+}
+
+fn map_of<K, V>(ebpf: &Ebpf, name: &'static str) -> Result<Map<K, V>, SteeringError>
+where
+    K: zerocopy::IntoBytes + zerocopy::FromBytes + zerocopy::Immutable,
+    V: zerocopy::IntoBytes + zerocopy::FromBytes + zerocopy::Immutable,
+{
+    Map::new(name, map_data(ebpf, name)?)
+}
+
+fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, SteeringError> {
+    match ebpf.map(name) {
+        Some(
+            AyaMap::Array(data)
+            | AyaMap::HashMap(data)
+            | AyaMap::LruHashMap(data)
+            | AyaMap::LpmTrie(data)
+            | AyaMap::XskMap(data),
+        ) => Ok(data),
+        _ => Err(SteeringError::NoMap { map: name }),
+    }
+}
+
+fn load_error(error: EbpfError) -> SteeringError {
+    let code = match &error {
+        EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. })
+        | EbpfError::ProgramError(ProgramError::LoadError { io_error, .. }) => io_error.raw_os_error(),
+        _ => None,
+    };
+    // A chain of sources: aya's own sentence leaves the kernel's out.
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    match code {
+        Some(libc::EPERM | libc::EACCES) if !reason.contains("processed") => {
+            SteeringError::NotPermitted { action: "load the XDP program".into(), reason }
+        }
+        _ => SteeringError::Load { reason },
+    }
+}

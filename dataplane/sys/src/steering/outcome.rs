@@ -1,0 +1,116 @@
+//! What became of the packets that the steering program saw.
+
+/// One per packet; the order is that of `enum weir_outcome` in maps.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    NotIp,
+    Vlan,
+    Malformed,
+    NotTcp,
+    OwnAddress,
+    Disabled,
+    StalePass,
+    StaleDrop,
+    KernelFlow,
+    NoIntercept,
+    UnknownPort,
+    NoSocketPass,
+    NoSocketDrop,
+    Redirect,
+    RedirectFragment,
+}
+
+impl Outcome {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Self; 15] = [
+        Self::NotIp,
+        Self::Vlan,
+        Self::Malformed,
+        Self::NotTcp,
+        Self::OwnAddress,
+        Self::Disabled,
+        Self::StalePass,
+        Self::StaleDrop,
+        Self::KernelFlow,
+        Self::NoIntercept,
+        Self::UnknownPort,
+        Self::NoSocketPass,
+        Self::NoSocketDrop,
+        Self::Redirect,
+        Self::RedirectFragment,
+    ];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotIp => "not_ip",
+            Self::Vlan => "vlan",
+            Self::Malformed => "malformed",
+            Self::NotTcp => "not_tcp",
+            Self::OwnAddress => "own_address",
+            Self::Disabled => "disabled",
+            Self::StalePass => "stale_pass",
+            Self::StaleDrop => "stale_drop",
+            Self::KernelFlow => "kernel_flow",
+            Self::NoIntercept => "no_intercept",
+            Self::UnknownPort => "unknown_port",
+            Self::NoSocketPass => "no_socket_pass",
+            Self::NoSocketDrop => "no_socket_drop",
+            Self::Redirect => "redirect",
+            Self::RedirectFragment => "redirect_fragment",
+        }
+    }
+
+    /// What it means, for the operator.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotIp => "neither IPv4 nor IPv6, ARP among it: to the kernel",
+            Self::Vlan => "has a VLAN tag: to the kernel",
+            Self::Malformed => "headers cut short or impossible: to the kernel, which drops it",
+            Self::NotTcp => "IP, but not TCP: to the kernel",
+            Self::OwnAddress => "to an address of this box: to the kernel, never intercepted",
+            Self::Disabled => "steering is not enabled yet: to the kernel",
+            Self::StalePass => "the dataplane gave no sign of life within the limit: to the kernel",
+            Self::StaleDrop => {
+                "no sign of life, and the box fails closed: a packet of an intercept was dropped"
+            }
+            Self::KernelFlow => "its flow was given to the kernel: to the kernel",
+            Self::NoIntercept => "TCP of no intercept: to the kernel",
+            Self::UnknownPort => "came in by a device that is no port: to the kernel",
+            Self::NoSocketPass => "of an intercept, but its queue has no worker: to the kernel",
+            Self::NoSocketDrop => {
+                "of an intercept, but its queue has no worker, and the box fails closed: dropped"
+            }
+            Self::Redirect => "of an intercept: to its worker",
+            Self::RedirectFragment => {
+                "a fragment or a very long header chain between addresses of an intercept: to its worker"
+            }
+        }
+    }
+
+    pub(super) const fn slot(self) -> u32 {
+        self as u32
+    }
+}
+
+/// A reading of the counters: packets since the program was loaded, all CPUs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters([u64; Outcome::ALL.len()]);
+
+impl Counters {
+    /// Packets that ended so.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.0.get(outcome as usize).copied().unwrap_or(0)
+    }
+
+    /// All of them, in the program's order.
+    pub fn iter(&self) -> impl Iterator<Item = (Outcome, u64)> + '_ {
+        Outcome::ALL.into_iter().map(|outcome| (outcome, self.of(outcome)))
+    }
+
+    pub(super) fn set(&mut self, outcome: Outcome, packets: u64) {
+        if let Some(place) = self.0.get_mut(outcome as usize) {
+            *place = packets;
+        }
+    }
+}

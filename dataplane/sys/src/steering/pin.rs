@@ -1,0 +1,102 @@
+//! Pins: what keeps the program on its devices without the process, for `fail = "closed"`.
+//!
+//! A folder on a BPF file system holds one file per link (`link-IFINDEX.vN`) and the kernel map (`kernel_flows.vN`), N
+//! being the version of the layout. There is none unless `Steering::pin` was called.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::error::SteeringError;
+use super::layout::LAYOUT;
+
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// The pin of the link on a device.
+pub(super) fn link_path(folder: &Path, ifindex: u32) -> PathBuf {
+    folder.join(format!("link-{ifindex}.v{LAYOUT}"))
+}
+
+/// The pin of the kernel map.
+pub(super) fn flows_path(folder: &Path) -> PathBuf {
+    folder.join(format!("kernel_flows.v{LAYOUT}"))
+}
+
+/// Makes the folder, and sees to it that it is on a BPF file system.
+pub(super) fn prepare(folder: &Path) -> Result<(), SteeringError> {
+    std::fs::create_dir_all(folder).map_err(|source| error(folder, "making the folder", source))?;
+    match rustix::fs::statfs(folder) {
+        Ok(stat) if stat.f_type as u64 == BPF_FS_MAGIC => Ok(()),
+        Ok(_) => {
+            let _ = std::fs::remove_dir(folder);
+            let source = io::Error::from_raw_os_error(libc::EINVAL);
+            Err(error(folder, "pinning outside a BPF file system", source))
+        }
+        Err(source) => Err(error(folder, "looking at the folder", source.into())),
+    }
+}
+
+/// Removes weir's pins from a folder, and the folder: links that no process holds leave their devices. Other files stay.
+/// Returns what was removed. A folder that does not exist holds none.
+///
+/// # Errors
+/// What could not be removed, and why.
+pub fn unpin(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
+    let mut removed = Vec::new();
+    for path in pins(folder)? {
+        std::fs::remove_file(&path).map_err(|source| error(&path, "removing the pin", source))?;
+        removed.push(path);
+    }
+    if !removed.is_empty() {
+        // Others may keep files there.
+        let _ = std::fs::remove_dir(folder);
+    }
+    Ok(removed)
+}
+
+/// weir's pins in a folder, of any layout.
+///
+/// # Errors
+/// When the folder cannot be read; that it does not exist is no error.
+pub fn pins(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(error(folder, "reading the folder", source)),
+    };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("link-") || name.starts_with("kernel_flows.v")
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Pins a map.
+pub(super) fn pin_map(fd: i32, path: &Path) -> Result<(), SteeringError> {
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| error(path, "naming the pin", io::Error::from_raw_os_error(libc::EINVAL)))?;
+    // SAFETY: the name is a terminated string that outlives the call; the kernel checks the descriptor.
+    let code = unsafe { libbpf_sys::bpf_obj_pin(fd, name.as_ptr()) };
+    if code < 0 {
+        return Err(error(path, "pinning the map", io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+/// An error with a path and what to do.
+pub(super) fn error(path: &Path, action: &'static str, source: io::Error) -> SteeringError {
+    let hint = match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "run as root, or with CAP_BPF",
+        Some(libc::EEXIST) => "another weir left it there: weir clean",
+        _ => "it must be on a BPF file system: mount -t bpf bpf /sys/fs/bpf",
+    };
+    SteeringError::Pin { path: path.into(), action, source, hint }
+}

@@ -1,0 +1,96 @@
+//! Making a ring, and saying why there is none.
+
+use io_uring::{IoUring, Probe, opcode};
+use thiserror::Error;
+
+/// Why this host has no ring for us.
+#[derive(Debug, Error)]
+pub enum UringError {
+    #[error(
+        "this kernel has no io_uring: Linux 5.11 or newer, built with CONFIG_IO_URING, is needed for the relay"
+    )]
+    Missing,
+    #[error(
+        "io_uring is not permitted here: set the sysctl kernel.io_uring_disabled to 0, or lift the seccomp filter that \
+         a container runtime puts on io_uring_setup"
+    )]
+    Forbidden,
+    #[error("this kernel's io_uring lacks {0}: Linux 5.11 or newer is needed for the relay")]
+    TooOld(&'static str),
+    #[error("io_uring: {0} failed: {1}")]
+    System(&'static str, #[source] std::io::Error),
+}
+
+impl UringError {
+    fn of_setup(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOSYS) => Self::Missing,
+            Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
+            _ => Self::System("io_uring_setup", error),
+        }
+    }
+}
+
+/// A ring with the cheapest notification the kernel has, and every operation that [`super::Ring`] submits.
+pub(super) fn build(entries: u32) -> Result<IoUring, UringError> {
+    let completions = entries.saturating_mul(8);
+    // Task work that runs only when we wait (6.1), then only at kernel entry (5.19), then as it comes.
+    let best = IoUring::builder()
+        .setup_cqsize(completions)
+        .setup_clamp()
+        .setup_submit_all()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(entries);
+    let coop = || {
+        IoUring::builder()
+            .setup_cqsize(completions)
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .build(entries)
+    };
+    let plain = || IoUring::builder().setup_cqsize(completions).setup_clamp().build(entries);
+    let is_invalid = |error: &std::io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    let ring = best
+        .or_else(|error| if is_invalid(&error) { coop() } else { Err(error) })
+        .or_else(|error| if is_invalid(&error) { plain() } else { Err(error) })
+        .map_err(UringError::of_setup)?;
+    check(&ring)?;
+    Ok(ring)
+}
+
+fn check(ring: &IoUring) -> Result<(), UringError> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) => UringError::TooOld("the probe for operations"),
+        _ => UringError::System("io_uring_register", e),
+    })?;
+    let operations = [
+        (opcode::Accept::CODE, "accept"),
+        (opcode::Connect::CODE, "connect"),
+        (opcode::Recv::CODE, "recv"),
+        (opcode::Send::CODE, "send"),
+        (opcode::PollAdd::CODE, "poll"),
+        (opcode::AsyncCancel::CODE, "cancel"),
+    ];
+    if let Some((_, name)) = operations.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        return Err(UringError::TooOld(name));
+    }
+    let params = ring.params();
+    let features = [
+        (params.is_feature_nodrop(), "IORING_FEAT_NODROP"),
+        (params.is_feature_fast_poll(), "IORING_FEAT_FAST_POLL"),
+        (params.is_feature_ext_arg(), "IORING_FEAT_EXT_ARG"),
+        (params.is_feature_submit_stable(), "IORING_FEAT_SUBMIT_STABLE"),
+    ];
+    match features.iter().find(|(there, _)| !there) {
+        Some((_, name)) => Err(UringError::TooOld(name)),
+        None => Ok(()),
+    }
+}
+
+/// Whether this host has what [`super::Ring`] needs; for `weir doctor` and before anything is installed.
+pub fn probe() -> Result<(), UringError> {
+    build(8).map(drop)
+}

@@ -1,0 +1,180 @@
+//! Installed, removed, crashed, cleaned: the host is as it was.
+
+use std::fs;
+
+use weir_control::host::{Fail, Lock};
+
+use crate::space::{assert_same, dump, gateway, host, isolated, sh, spec};
+
+isolated! {
+    fn host_applied_then_removed_is_as_before() {
+        gateway();
+        let before = dump();
+        let applied = host(async |h| h.apply(&spec()).await).unwrap();
+        assert!(applied.commands.len() > 10, "{applied:#?}");
+        assert_ne!(before, dump());
+        assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"), "1\n1\n");
+        assert!(sh("ip rule").contains("1077:\tfrom all fwmark 0x77/0xff lookup 177 proto 119"));
+        assert!(sh("ip -6 rule").contains("1077:\tfrom all fwmark 0x77/0xff lookup 177 proto 119"));
+        assert_eq!(sh("ip route show table 177"), "local default dev lo proto 119 scope host \n");
+        assert!(sh("ip -6 route show table 177").starts_with("local default dev lo proto 119"));
+        let removed = host(async |h| h.remove().await).unwrap();
+        assert!(removed.commands.contains(&"sysctl -w net.ipv4.ip_forward=0".to_owned()), "{removed:#?}");
+        assert_same(&before, &dump());
+    }
+}
+
+isolated! {
+    fn host_applied_then_crashed_is_cleaned_without_configuration() {
+        gateway();
+        // Devices that weir does not use have switches too, and the kernel turns them all when forwarding is turned on.
+        sh("ip tuntap add other mode tun && sysctl -qw net.ipv6.conf.other.forwarding=1 net.ipv4.conf.wan.forwarding=1");
+        sh("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.all.src_valid_mark=1");
+        sh("nft add table inet other");
+        let mut closed = spec();
+        closed.fail = Fail::Closed;
+        let before = dump();
+        host(async |h| h.apply(&closed).await).unwrap();
+        let removed = host(async |h| h.clean().await).unwrap();
+        // What was a live process' TUN devices here are left-overs, and go.
+        assert!(removed.commands.contains(&"ip link del weir-relay".to_owned()), "{removed:#?}");
+        assert!(!sh("ip link").contains("weir-"));
+        let again = host(async |h| h.clean().await).unwrap();
+        assert_eq!(again.commands, Vec::<String>::new());
+        let without_tuns = |text: &str| -> String {
+            let device = |l: &&str| !l.contains("weir-relay") && !l.contains("weir-punt");
+            text.lines().filter(|l| l.starts_with("/proc")).filter(device).map(|l| format!("{l}\n")).collect()
+        };
+        assert_same(&without_tuns(&before), &without_tuns(&dump()));
+        for (line, expected) in [("ip rule | wc -l", "3\n"), ("ip -6 rule | wc -l", "2\n"), ("nft list tables", "table inet other\n")] {
+            assert_eq!(sh(line), expected, "{line}");
+        }
+        assert!(!sh("ip route show table all; ip -6 route show table all").contains("119"));
+        assert_eq!(sh("find /run -type f"), "");
+    }
+}
+
+isolated! {
+    fn host_applied_twice_changes_nothing() {
+        gateway();
+        host(async |h| h.apply(&spec()).await).unwrap();
+        let once = dump();
+        let again = host(async |h| h.apply(&spec()).await).unwrap();
+        assert_eq!(again.commands, Vec::<String>::new());
+        assert_same(&once, &dump());
+    }
+}
+
+isolated! {
+    fn host_with_another_configuration_is_replaced_and_removed() {
+        gateway();
+        let before = dump();
+        host(async |h| h.apply(&spec()).await).unwrap();
+        let mut other = spec();
+        (other.mark, other.mask, other.table, other.priority, other.listen) = (0x1000, 0xf000, 1000, 999, 4000);
+        other.intercepts.remove(0);
+        host(async |h| h.apply(&other).await).unwrap();
+        for rules in [sh("ip rule"), sh("ip -6 rule")] {
+            assert!(rules.contains("999:\tfrom all fwmark 0x1000/0xf000 lookup 1000 proto 119"), "{rules}");
+            assert!(!rules.contains("0x77"), "{rules}");
+        }
+        assert_eq!(sh("ip route show table 177 2>/dev/null; ip -6 route show table 177 2>/dev/null || true"), "");
+        let table = sh("nft list table inet weir");
+        assert!(table.contains(":4000") && !table.contains(":12377") && !table.contains("quoted"), "{table}");
+        host(async |h| h.remove().await).unwrap();
+        assert_same(&before, &dump());
+    }
+}
+
+isolated! {
+    fn route_refused_by_the_kernel_takes_everything_back() {
+        gateway();
+        sh("ip link set lo down");
+        let before = dump();
+        let error = host(async |h| h.apply(&spec()).await).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`ip -6 route add local default dev lo table 177 proto 119` failed: Network is down (os error 100): \
+             the device lo is down; run `ip link set lo up`"
+        );
+        assert_same(&before, &dump());
+    }
+}
+
+isolated! {
+    fn device_missing_is_named_and_nothing_is_touched() {
+        gateway();
+        let before = dump();
+        let mut missing = spec();
+        missing.ports.push("eth7".into());
+        let error = host(async |h| h.apply(&missing).await).unwrap_err().to_string();
+        assert!(error.starts_with("no device named eth7 here; there are: lo, "), "{error}");
+        assert_same(&before, &dump());
+    }
+}
+
+isolated! {
+    fn nft_missing_is_said_and_nothing_is_touched() {
+        gateway();
+        let before = dump();
+        // An empty folder over nft's own, in this test's mount namespace.
+        let folder = sh("dirname $(command -v nft)").trim().to_owned();
+        sh(&format!("mkdir /run/empty && mount --bind /run/empty {folder}"));
+        let error = host(async |h| h.apply(&spec()).await).unwrap_err().to_string();
+        rustix::mount::unmount(&*folder, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!(error, "the program nft is missing: install the package nftables");
+        assert_same(&before, &dump());
+    }
+}
+
+isolated! {
+    fn sysctl_changed_by_somebody_else_since_is_left_alone() {
+        gateway();
+        sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1 net.ipv4.conf.all.rp_filter=1");
+        host(async |h| h.apply(&spec()).await).unwrap();
+        sh("sysctl -qw net.ipv4.conf.weir-relay.rp_filter=1");
+        let removed = host(async |h| h.remove().await).unwrap();
+        assert!(
+            removed.commands.contains(&"# net.ipv4.conf.weir-relay.rp_filter is 1 by somebody else's hand: left alone".to_owned()),
+            "{removed:#?}"
+        );
+        assert_eq!(sh("cat /proc/sys/net/ipv4/conf/weir-relay/rp_filter"), "1\n");
+        assert_eq!(sh("cat /proc/sys/net/ipv4/conf/all/src_valid_mark"), "1\n");
+    }
+}
+
+isolated! {
+    fn journal_of_another_boot_is_not_applied() {
+        gateway();
+        sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1");
+        host(async |h| h.apply(&spec()).await).unwrap();
+        sh("sed -i 's/\"boot_id\": \"[0-9a-f]*/\"boot_id\": \"0/' /run/weir/journal-*.json");
+        host(async |h| h.clean().await).unwrap();
+        assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward"), "1\n");
+        assert_eq!(sh("find /run -type f"), "", "a journal about nothing is removed");
+    }
+}
+
+isolated! {
+    fn second_weir_in_a_namespace_is_refused_and_in_another_is_not() {
+        let first = Lock::acquire().unwrap();
+        let error = Lock::acquire().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "another weir runs in this network namespace as process {}: stop it first (it holds the socket @weir)",
+                std::process::id()
+            )
+        );
+        sh("ip netns add elsewhere");
+        let elsewhere = fs::File::open("/run/netns/elsewhere").unwrap();
+        std::thread::spawn(move || {
+            crate::space::enter(&elsewhere);
+            Lock::acquire().unwrap();
+        })
+        .join()
+        .unwrap();
+        drop(first);
+        Lock::acquire().unwrap();
+    }
+}

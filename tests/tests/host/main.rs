@@ -1,0 +1,5 @@
+//! The kernel's side on real kernels: every test runs in a process and a network namespace of its own.
+
+mod install;
+mod plans;
+mod space;

@@ -1,0 +1,142 @@
+//! What `weir plan` says, and that it is true.
+
+use weir_control::host::{HostError, Plan, Status, Step};
+
+use crate::space::{assert_same, dump, gateway, host, isolated, sh, spec};
+
+fn plan() -> Plan {
+    host(async |h| h.plan(&spec()).await).unwrap()
+}
+
+fn find<'a>(plan: &'a Plan, begins: &str) -> &'a Step {
+    let steps = plan.steps.iter();
+    let mut found = steps.filter(|s| s.action.commands()[0].starts_with(begins));
+    found.next().unwrap_or_else(|| panic!("no step {begins} in\n{plan}"))
+}
+
+isolated! {
+    fn bare_host_plan_is_all_missing_and_changes_nothing() {
+        gateway();
+        let before = dump();
+        let plan = plan();
+        // Reverse path filtering is off here, which is as good as loose.
+        let steps = plan.steps.iter().filter(|s| !s.action.title().contains("rp_filter"));
+        assert!(steps.clone().count() > 8 && steps.clone().all(|s| s.status == Status::Missing), "{plan}");
+        assert!(!plan.is_done());
+        assert_same(&before, &dump());
+    }
+}
+
+isolated! {
+    fn plan_typed_into_a_shell_is_then_present_and_cleaned_like_weirs_own() {
+        gateway();
+        sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1 net.ipv4.conf.all.rp_filter=1");
+        std::fs::write("/run/plan.sh", plan().to_string()).unwrap();
+        sh("sh -e /run/plan.sh");
+        let after = plan();
+        assert!(after.is_done(), "{after}");
+        assert!(after.steps.iter().all(|s| s.status == Status::Present), "{after}");
+        let applied = host(async |h| h.apply(&spec()).await).unwrap();
+        assert_eq!(applied.commands, Vec::<String>::new());
+        host(async |h| h.clean().await).unwrap();
+        assert_eq!(sh("nft list ruleset"), "");
+        assert_eq!(sh("ip rule | wc -l; ip -6 rule | wc -l"), "3\n2\n");
+    }
+}
+
+isolated! {
+    fn plan_as_json_has_commands_and_statuses() {
+        gateway();
+        let json = serde_json::to_value(plan()).unwrap();
+        let steps = json["steps"].as_array().unwrap();
+        let rule = "ip rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119";
+        let step = steps.iter().find(|s| s["commands"][0] == rule).unwrap();
+        assert_eq!(step["status"], "missing");
+        assert!(json["warnings"].is_array());
+    }
+}
+
+isolated! {
+    fn states_of_a_host_are_told_apart() {
+        gateway();
+        // What is done before, the step that is asked, its status, whether a person must decide.
+        let table: [(&str, &str, Status, bool); 9] = [
+            ("true", "nft ", Status::Missing, false),
+            ("nft add table inet weir", "nft ", Status::Foreign, true),
+            ("nft delete table inet weir; nft 'add table inet weir { comment \"weir 00000000\"; }'", "nft ", Status::Conflicting, false),
+            ("nft delete table inet weir; ip rule add fwmark 0x77/0xff lookup 177 priority 1077", "ip rule add", Status::Foreign, false),
+            ("ip rule del priority 1077; ip -6 rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119", "ip -6 rule add", Status::Present, false),
+            ("ip rule add fwmark 0x78/0xff lookup 177 priority 1077 protocol 119", "ip rule del fwmark 0x78", Status::Conflicting, false),
+            ("ip -6 route add local default dev lo table 177", "ip -6 route add", Status::Foreign, false),
+            ("ip route add 192.0.2.0/24 dev lan table 177", "ip route add", Status::Foreign, true),
+            ("ip route del 192.0.2.0/24 table 177; ip route add local default dev lo table 177 proto 119", "ip route add", Status::Present, false),
+        ];
+        for (before, step, status, blocks) in table {
+            sh(before);
+            let plan = plan();
+            let step = find(&plan, step);
+            assert_eq!((step.status, step.blocks), (status, blocks), "after {before}:\n{plan}");
+        }
+    }
+}
+
+isolated! {
+    fn table_of_somebody_else_is_refused_and_left_alone() {
+        gateway();
+        sh("nft add table inet weir && nft add chain inet weir mine");
+        let before = dump();
+        let error = host(async |h| h.apply(&spec()).await).unwrap_err();
+        assert!(matches!(error, HostError::Foreign(_)), "{error}");
+        assert_eq!(error.to_string(), "a table inet weir is there that weir did not make: rename it or delete it");
+        host(async |h| h.clean().await).unwrap();
+        assert!(sh("nft list ruleset").contains("chain mine"));
+        sh("ip tuntap add weir-relay mode tun && ip tuntap add weir-punt mode tun");
+        let rules = |text: &str| text.split("# ip -d link").next().unwrap().to_owned();
+        assert_same(&rules(&before), &rules(&dump()));
+    }
+}
+
+isolated! {
+    fn rule_removed_by_a_network_manager_is_missing_and_repaired() {
+        gateway();
+        host(async |h| h.apply(&spec()).await).unwrap();
+        let whole = dump();
+        sh("ip rule del priority 1077; nft flush ruleset; ip -6 route flush table 177");
+        let due: Vec<String> =
+            plan().steps.iter().filter(|s| s.is_due()).map(|s| s.action.title()).collect();
+        assert_eq!(
+            due,
+            [
+                "ip -6 route add local default dev lo table 177 proto 119",
+                "ip rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119",
+                "nft add table inet weir ...",
+            ]
+        );
+        host(async |h| h.apply(&spec()).await).unwrap();
+        assert_same(&whole, &dump());
+        sh("nft flush chain inet weir prerouting");
+        assert!(!plan().is_done());
+        host(async |h| h.apply(&spec()).await).unwrap();
+        assert_same(&whole, &dump());
+    }
+}
+
+isolated! {
+    fn warnings_name_what_weir_does_not_change() {
+        gateway();
+        sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1");
+        sh("ip -6 route add default via fe80::1 dev wan proto ra");
+        sh("ip rule add fwmark 0x4/0x4 lookup 99 priority 50");
+        let mut missing = spec();
+        missing.ports.push("eth7".into());
+        let plan = host(async |h| h.plan(&missing).await).unwrap();
+        for part in [
+            "`sysctl -w net.ipv6.conf.wan.accept_ra=2`",
+            "wg-quick",
+            "`ip rule add fwmark 0x4/0x4 lookup 99 priority 50` selects by bits",
+            "no device named eth7 here",
+        ] {
+            assert!(plan.warnings.iter().any(|w| w.contains(part)), "{part}: {:#?}", plan.warnings);
+        }
+    }
+}
