@@ -1,1 +1,3 @@
 //! Simulated TCP pairs, namespace labs, packet builders.
+
+pub mod corpus;

@@ -37,7 +37,15 @@ pub fn run_isolated(test: &str, body: impl FnOnce()) {
         return;
     }
     let output = Command::new("unshare")
-        .args(["-n", "-m", "--", "sh", "-c", "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$@\"", "sh"])
+        .args([
+            "-n",
+            "-m",
+            "--",
+            "sh",
+            "-c",
+            "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$@\"",
+            "sh",
+        ])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -45,7 +53,8 @@ pub fn run_isolated(test: &str, body: impl FnOnce()) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "no test was named {test}:\n{text}");
 }
