@@ -17,6 +17,21 @@
 
 #include "maps.h"
 
+/* The layout that dataplane/sys/src/steering/layout.rs asserts as well. */
+_Static_assert(sizeof(struct weir_address) == 16, "address");
+_Static_assert(sizeof(struct weir_flow_key) == 36, "flow key");
+_Static_assert(__builtin_offsetof(struct weir_flow_key, high) == 16, "flow key");
+_Static_assert(__builtin_offsetof(struct weir_flow_key, low_port) == 32, "flow key");
+_Static_assert(__builtin_offsetof(struct weir_flow_key, high_port) == 34, "flow key");
+_Static_assert(sizeof(struct weir_flow) == 16, "flow");
+_Static_assert(__builtin_offsetof(struct weir_flow, fin_from_low) == 8, "flow");
+_Static_assert(__builtin_offsetof(struct weir_flow, fin_from_high) == 9, "flow");
+_Static_assert(__builtin_offsetof(struct weir_flow, rst) == 10, "flow");
+_Static_assert(sizeof(struct weir_prefix4) == 8, "prefix");
+_Static_assert(sizeof(struct weir_prefix6) == 20, "prefix");
+_Static_assert(sizeof(struct weir_bits) == 16, "bits");
+_Static_assert(WEIR_CONFIG_RELAY_MASK_1 == WEIR_CONFIG_RELAY_MASK + 1, "relay masks");
+
 /* IPv6 extension headers that are followed. A longer chain is judged by its addresses: it is no way around a policy. */
 #define MAX_EXTENSION_HEADERS 8
 

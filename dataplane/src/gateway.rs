@@ -82,7 +82,9 @@ pub struct PortState {
 /// Why the dataplane could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("device {device}: an MTU of {mtu} does not fit a frame; lower it to {most} (ip link set {device} mtu {most})")]
+    #[error(
+        "device {device}: an MTU of {mtu} does not fit a frame; lower it to {most} (ip link set {device} mtu {most})"
+    )]
     Mtu { device: String, mtu: u32, most: usize },
     #[error("no port has a queue: list one in `queues` of a [[port]]")]
     NoQueue,
@@ -151,7 +153,14 @@ impl Dataplane {
         let share = frames / drivers.len();
         for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
             let own = pool.split_off(pool.len().saturating_sub(share));
-            plane.start_worker(&make, id, driver, waiter, own.into_iter().map(XskFrame).collect(), publisher)?;
+            plane.start_worker(
+                &make,
+                id,
+                driver,
+                waiter,
+                own.into_iter().map(XskFrame).collect(),
+                publisher,
+            )?;
         }
         plane.start_heartbeat(steering.pulse())?;
         Ok(plane)
@@ -216,6 +225,23 @@ impl Dataplane {
         };
         let thread = std::thread::Builder::new().name("weir-heartbeat".into()).spawn(body);
         self.heartbeat = Some(thread.map_err(StartError::Thread)?);
+        Ok(())
+    }
+
+    /// Waits until every worker has breathed and the heartbeat has told steering so.
+    ///
+    /// # Errors
+    /// A worker does not come up within `patience`.
+    pub fn wait_for_heartbeat(&self, patience: Duration) -> Result<(), StartError> {
+        let deadline = Instant::now() + patience;
+        // Two beats after every worker's first breath: one of them has seen it.
+        while self.stats.iter().any(|s| s.breaths.load(Relaxed) == 0) {
+            if Instant::now() > deadline || !self.is_alive() {
+                return Err(StartError::Thread(io::Error::from(io::ErrorKind::TimedOut)));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(2 * BEAT);
         Ok(())
     }
 

@@ -57,7 +57,13 @@ impl Default for WorkerStats {
 
 impl WorkerStats {
     /// Called by the worker.
-    pub fn publish(&self, counters: &Counters, totals: &Totals, ports: &[(u64, u64); MAX_PORTS], gauges: &Gauges) {
+    pub fn publish(
+        &self,
+        counters: &Counters,
+        totals: &Totals,
+        ports: &[(u64, u64); MAX_PORTS],
+        gauges: &Gauges,
+    ) {
         store(&self.dropped, &counters.dropped);
         store(&self.punted, &counters.punted);
         for (port, (rx, tx)) in self.ports.iter().zip(ports) {

@@ -26,16 +26,22 @@ const SLEEP: Duration = Duration::from_millis(5);
 /// The sleep while frames are still to be sent: copy mode may want another kick.
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
+/// Breaths between two looks whether every port is still there.
+const LOOK_EVERY: u32 = 4096;
+
 /// Runs until `stop`; then closes the sockets and returns all frames.
 pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &AtomicBool) -> Vec<XskFrame> {
-    let fds: Vec<_> = worker.driver().fds().map(|fd| fd.try_clone_to_owned()).collect();
-    for fd in fds.into_iter().flatten() {
+    for fd in worker.driver().fds() {
         if let Err(error) = waiter.add(fd) {
             tracing::error!(%error, "the worker cannot wait for a socket and polls it");
         }
     }
-    let mut quiet = 0_u32;
+    let (mut quiet, mut breaths) = (0_u32, 0_u32);
     while !stop.load(Relaxed) {
+        breaths = breaths.wrapping_add(1);
+        if breaths.is_multiple_of(LOOK_EVERY) {
+            worker.bury_lost_ports(&mut waiter);
+        }
         if worker.breathe(Nanos(clock::monotonic_ns())) > 0 || worker.has_work() {
             quiet = 0;
             continue;
@@ -46,15 +52,25 @@ pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &Ato
             continue;
         }
         let patience = if worker.driver().outstanding() > 0 { SHORT_SLEEP } else { SLEEP };
-        // What was handed over before `sleeping` was visible is seen by the second look at the mailbox.
-        let sleep = waiter.prepare();
-        if worker.has_work() {
-            sleep.cancel();
-        } else if let Err(error) = sleep.wait(patience) {
+        if let Err(error) = waiter.wait(patience, || worker.has_work()) {
             tracing::debug!(%error, "waiting");
         }
     }
+    // Polls of the sockets end before the sockets do: an armed one keeps its queue taken.
+    drop(waiter);
     let (mut driver, mut frames) = worker.into_driver();
     driver.close(&mut frames);
     frames
+}
+
+impl Worker<AfXdp> {
+    /// A port whose device is gone is closed; its frames come back, and its packets take the kernel road.
+    fn bury_lost_ports(&mut self, waiter: &mut Waiter) {
+        let (driver, free) = self.driver_and_pool();
+        driver.close_lost(free, |fd| {
+            if let Err(error) = waiter.remove(fd) {
+                tracing::debug!(%error, "the poll of a lost port");
+            }
+        });
+    }
 }

@@ -309,6 +309,11 @@ impl<D: Driver> Worker<D> {
         &self.parts.driver
     }
 
+    /// The driver and the free frames, for looking after ports between two breaths.
+    pub fn driver_and_pool(&mut self) -> (&mut D, &mut Vec<D::Frame>) {
+        (&mut self.parts.driver, &mut self.out.free)
+    }
+
     /// The driver and the pool, for taking the worker down.
     pub fn into_driver(self) -> (D, Vec<D::Frame>) {
         (self.parts.driver, self.out.free)

@@ -19,9 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Nobody listens on the socket, no answer in 10 s, or a refusal.
 pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
     let path = socket.display();
-    let failed = |what: &str, error: &dyn std::fmt::Display| Failure::refused(format!("{path}: {what}: {error}"));
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| Failure::refused(format!("{path}: {what}: {error}"));
     let mut stream = UnixStream::connect(socket).map_err(|error| {
-        Failure::refused(format!("{path}: no weir answers there: {error}; is `weir run` running with this socket?"))
+        Failure::refused(format!(
+            "{path}: no weir answers there: {error}; is `weir run` running with this socket?"
+        ))
     })?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|e| failed("cannot be used", &e))?;
     let mut line = serde_json::to_string(&request).map_err(|e| failed("the request", &e))?;

@@ -84,7 +84,9 @@ async fn answer(mut stream: UnixStream, state: &State) -> io::Result<()> {
         Ok(Request::Status) => serde_json::to_string(&state.status()),
         Ok(Request::Flows) => serde_json::to_string(&state.flows()),
         Err(error) => serde_json::to_string(&Refusal {
-            error: format!("the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}"),
+            error: format!(
+                "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}"
+            ),
         }),
     }?;
     reply.push('\n');
@@ -97,7 +99,9 @@ async fn answer(mut stream: UnixStream, state: &State) -> io::Result<()> {
 /// The address is taken, or not the box's.
 pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        Failure::refused(format!("metrics cannot be served on {address}: {error}; correct `metrics` in [gateway]"))
+        Failure::refused(format!(
+            "metrics cannot be served on {address}: {error}; correct `metrics` in [gateway]"
+        ))
     })
 }
 
@@ -120,7 +124,8 @@ pub async fn serve_metrics(listener: TcpListener, state: Arc<State>) {
 async fn scrape(mut stream: TcpStream, state: &State) -> io::Result<()> {
     let mut request = vec![0; 4096];
     let got = stream.read(&mut request).await?;
-    let wanted = request.get(..got).is_some_and(|r| r.starts_with(b"GET /metrics ") || r.starts_with(b"GET / "));
+    let wanted =
+        request.get(..got).is_some_and(|r| r.starts_with(b"GET /metrics ") || r.starts_with(b"GET / "));
     let (status, body) =
         if wanted { ("200 OK", state.metrics()) } else { ("404 Not Found", "GET /metrics\n".to_owned()) };
     let head = format!(

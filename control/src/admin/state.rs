@@ -82,6 +82,11 @@ pub struct Status {
 }
 
 impl State {
+    /// Whether every thread of the dataplane and the relay runs.
+    pub fn is_healthy(&self) -> bool {
+        self.dataplane.as_ref().is_none_or(Dataplane::is_alive) && self.relay.is_alive()
+    }
+
     pub fn status(&self) -> Status {
         let plane = self.dataplane.as_ref();
         let summary = plane.map(Dataplane::summary).unwrap_or_default();
@@ -94,7 +99,7 @@ impl State {
             config: self.config.clone(),
             epoch: self.epoch,
             uptime_s: self.started.elapsed().as_secs(),
-            healthy: plane.is_none_or(Dataplane::is_alive),
+            healthy: self.is_healthy(),
             workers: plane.map_or(0, Dataplane::workers),
             ports: self.ports(&summary.ports),
             frames: Frames {
@@ -141,7 +146,8 @@ impl State {
     pub fn flows(&self) -> Vec<FlowView> {
         let mut flows = self.dataplane.as_ref().map(|p| p.flows(PATIENCE)).unwrap_or_default();
         for relayed in self.relay.flows(usize::MAX) {
-            let given = flows.iter_mut().find(|f| f.client == relayed.client && f.destination == relayed.server);
+            let given =
+                flows.iter_mut().find(|f| f.client == relayed.client && f.destination == relayed.server);
             match given {
                 Some(flow) => *flow = of_relay(relayed, Some(flow)),
                 None => flows.push(of_relay(relayed, None)),

@@ -9,7 +9,8 @@ pub fn status(value: &Value) -> String {
     let text = |key: &str| plain(&value[key]);
     let mut out = String::new();
     let health = if value["healthy"] == true { "healthy" } else { "NOT HEALTHY" };
-    let _ = writeln!(out, "weir {} (pid {}), {health}, up {} s", text("version"), text("pid"), text("uptime_s"));
+    let _ =
+        writeln!(out, "weir {} (pid {}), {health}, up {} s", text("version"), text("pid"), text("uptime_s"));
     let _ = writeln!(out, "config {} (epoch {}), {} workers", text("config"), text("epoch"), text("workers"));
     let frames = &value["frames"];
     let _ = writeln!(
@@ -51,7 +52,8 @@ pub fn status(value: &Value) -> String {
 
 /// `weir flows`: one row a flow.
 pub fn flows(value: &Value) -> String {
-    const COLUMNS: [&str; 9] = ["client", "destination", "host", "proto", "verdict", "rule", "road", "reason", "bytes up/down"];
+    const COLUMNS: [&str; 9] =
+        ["client", "destination", "host", "proto", "verdict", "rule", "road", "reason", "bytes up/down"];
     let mut rows: Vec<[String; 9]> = vec![COLUMNS.map(str::to_owned)];
     for flow in value.as_array().into_iter().flatten() {
         let field = |key: &str| plain(&flow[key]);

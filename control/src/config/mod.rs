@@ -55,7 +55,7 @@ pub fn parse(path: &Path, text: String) -> Result<(Config, Report), Report> {
     for error in &broken {
         // What follows from a broken line would only distract from it.
         let span = error.span().unwrap_or(0..0);
-        reader.error(&span, error.message().trim().replace('\n', ", "));
+        reader.error(&span, syntax_error(error.message(), source.text.get(span.clone()).unwrap_or("")));
     }
     let config = if broken.is_empty() { Some(read::document(&mut reader, path, &document)) } else { None };
     let mut report = reader.report;
@@ -66,6 +66,18 @@ pub fn parse(path: &Path, text: String) -> Result<(Config, Report), Report> {
             Ok((config, report))
         }
         None => Err(report),
+    }
+}
+
+/// The parser's sentence, with what it points at when that is short enough to be shown.
+fn syntax_error(message: &str, at: &str) -> String {
+    const SHOWN: usize = 40;
+    let message = message.trim().replace('\n', ", ");
+    let at = at.trim();
+    if at.is_empty() || at.len() > SHOWN || at.contains('\n') {
+        message
+    } else {
+        format!("{message}: `{at}`")
     }
 }
 

@@ -76,32 +76,46 @@ pub enum DemoError {
 /// # Errors
 /// [`DemoError`] when it could not be played: exit code 3.
 pub fn main(options: &DemoOptions) -> Result<u8, DemoError> {
-    let mut out = std::io::stdout();
-    let mut failed = Ok(());
+    let mut printed = Ok(());
     if !options.json {
-        writeln!(out, "{}", report::heading()).map_err(DemoError::Print)?;
+        writeln!(std::io::stdout(), "{}", report::heading()).map_err(DemoError::Print)?;
     }
-    let report = run(options, &mut |row| {
-        if !options.json && failed.is_ok() {
-            failed = writeln!(out, "{}", row.lines());
+    let report = run(options, &mut |progress| {
+        if printed.is_ok() {
+            printed = print(&progress, options.json);
         }
     })?;
-    failed.map_err(DemoError::Print)?;
-    if options.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| DemoError::Print(error.into()))?;
-        writeln!(std::io::stdout(), "{text}").map_err(DemoError::Print)?;
-    } else {
-        let log = report.gateway_log.iter().map(|line| format!("weir: {line}\n")).collect::<String>();
-        writeln!(std::io::stdout(), "\n{log}{}", report.summary()).map_err(DemoError::Print)?;
-    }
+    printed.map_err(DemoError::Print)?;
     Ok(u8::from(!report.is_ok()))
 }
 
-/// Plays the demo; `on_row` gets each row as it is done.
+/// What [`run`] tells while it runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// One more scenario was played.
+    Row(&'a Row),
+    /// All were; the lab may live on.
+    Report(&'a Report),
+}
+
+fn print(progress: &Progress<'_>, json: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    match (progress, json) {
+        (Progress::Row(row), false) => writeln!(out, "{}", row.lines()),
+        (Progress::Row(_), true) => Ok(()),
+        (Progress::Report(report), false) => {
+            let log = report.gateway_log.iter().map(|line| format!("weir: {line}\n")).collect::<String>();
+            writeln!(out, "\n{log}{}", report.summary())
+        }
+        (Progress::Report(report), true) => writeln!(out, "{}", serde_json::to_string_pretty(report)?),
+    }
+}
+
+/// Plays the demo; `tell` gets each row as it is done, and the report before the lab goes.
 ///
 /// # Errors
 /// [`DemoError`] when it cannot go on; rows that merely differ are in the report.
-pub fn run(options: &DemoOptions, on_row: &mut dyn FnMut(&Row)) -> Result<Report, DemoError> {
+pub fn run(options: &DemoOptions, tell: &mut dyn FnMut(Progress<'_>)) -> Result<Report, DemoError> {
     // The flow that is older than weir needs a gateway that forwards before weir does.
     let lab = Lab::new(&LabOptions { queues: options.workers, forwarding: Some(true) })?;
     let config = config::prepare(&lab, options)?;
@@ -116,7 +130,7 @@ pub fn run(options: &DemoOptions, on_row: &mut dyn FnMut(&Row)) -> Result<Report
     gateway.start()?;
     stage.gateway = Some(gateway);
 
-    let mut rows = Rows { report: Report::default(), on_row };
+    let mut rows = Rows { report: Report::default(), tell };
     rows.play_early(&stage, early);
     rows.play_table(&stage);
     rows.play_kill(&mut stage);
@@ -124,6 +138,7 @@ pub fn run(options: &DemoOptions, on_row: &mut dyn FnMut(&Row)) -> Result<Report
     if let (false, Some(gateway)) = (rows.report.is_ok(), &stage.gateway) {
         rows.report.gateway_log = gateway.log();
     }
+    (rows.tell)(Progress::Report(&rows.report));
     let report = rows.report;
     if options.keep {
         keep(&lab, &mut stage)?;
@@ -134,7 +149,7 @@ pub fn run(options: &DemoOptions, on_row: &mut dyn FnMut(&Row)) -> Result<Report
 /// The report as it grows.
 struct Rows<'a> {
     report: Report,
-    on_row: &'a mut dyn FnMut(&Row),
+    tell: &'a mut dyn FnMut(Progress<'_>),
 }
 
 /// What a row says before its scenario is played.
@@ -237,7 +252,7 @@ impl Rows<'_> {
             ok,
             milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
         };
-        (self.on_row)(&row);
+        (self.tell)(Progress::Row(&row));
         self.report.rows.push(row);
     }
 }

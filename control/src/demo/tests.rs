@@ -73,3 +73,26 @@ fn more_workers_than_cores_are_refused_with_the_limit() {
     let text = config::prepare(&lab, &options).expect_err("too many").to_string();
     assert!(text.contains("cannot run 10000 workers") && text.contains("--workers from 1 to"), "{text}");
 }
+
+#[test]
+fn connection_on_another_road_differs_though_it_worked() {
+    let mut told = Vec::new();
+    let mut tell = |progress: Progress<'_>| match progress {
+        Progress::Row(row) => told.push(row.ok),
+        Progress::Report(_) => unreachable!("rows alone were played"),
+    };
+    let mut rows = Rows { report: Report::default(), tell: &mut tell };
+    for (road, lane, ok) in
+        [("fast", "", true), ("fast", "express", true), ("kernel", "", false), ("", "", false)]
+    {
+        let asked = Asked { scenario: "any", family: "IPv6", asked: "any", expected: "any", road: "fast" };
+        let road = Road { name: road.into(), lane: lane.into(), why: "allow".into() };
+        rows.push(asked, Instant::now(), Ok(Seen { what: "worked".into(), road }));
+        assert_eq!(rows.report.rows.last().map(|row| row.ok), Some(ok));
+    }
+    let report = rows.report;
+    assert_eq!(told, [true, true, false, false]);
+    assert_eq!(report.rows[1].road, "fast/express");
+    assert_eq!(report.rows[2].happened, "worked, but not on the fast road");
+    assert!(!report.is_ok());
+}

@@ -89,7 +89,10 @@ impl Host {
             match undone {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {
-                    left.push(HostError::Command { command: action.title(), reason: format!("taking it back: {e}") });
+                    left.push(HostError::Command {
+                        command: action.title(),
+                        reason: format!("taking it back: {e}"),
+                    });
                 }
                 Err(e) => left.push(e),
             }
@@ -116,8 +119,10 @@ impl Host {
     async fn address(&self, device: &str, add: bool) -> Result<io::Result<()>, HostError> {
         let index = self.index_of(device).await?;
         let handle = self.netlink.handle().address();
-        let mut message =
-            AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(DUMMY_ADDRESS, 32).build();
+        let mut message = AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+            .index(index)
+            .address(DUMMY_ADDRESS, 32)
+            .build();
         message.header.scope = AddressScope::Link;
         let result = if add {
             let mut request = handle.add(index, DUMMY_ADDRESS.into(), 32);
@@ -144,5 +149,8 @@ fn with_leftovers(error: HostError, left: &[HostError]) -> HostError {
         return error;
     }
     let left: Vec<String> = left.iter().map(ToString::to_string).collect();
-    HostError::Kernel(format!("{error}; and could not take back everything: {}; run `weir clean`", left.join("; ")))
+    HostError::Kernel(format!(
+        "{error}; and could not take back everything: {}; run `weir clean`",
+        left.join("; ")
+    ))
 }

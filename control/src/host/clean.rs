@@ -136,16 +136,15 @@ fn is_ours(route: &RouteMessage) -> bool {
 pub(crate) async fn delete_rule(netlink: &Netlink, rule: &SeenRule) -> Result<(), HostError> {
     let found = netlink.rules(rule.family).await?.into_iter().find(|m| SeenRule::of(rule.family, m) == *rule);
     match found {
-        Some(message) => {
-            refused(netlink.handle().rule().del(message).execute().await, &rule.command("del"))
-        }
+        Some(message) => refused(netlink.handle().rule().del(message).execute().await, &rule.command("del")),
         None => Ok(()),
     }
 }
 
 /// Removes weir's own route that looks like `route`.
 pub(crate) async fn delete_route(netlink: &Netlink, route: &SeenRoute) -> Result<(), HostError> {
-    let found = netlink.routes(route.family).await?.into_iter().find(|m| SeenRoute::of(route.family, m) == *route);
+    let found =
+        netlink.routes(route.family).await?.into_iter().find(|m| SeenRoute::of(route.family, m) == *route);
     match found {
         Some(message) => {
             refused(netlink.handle().route().del(message).execute().await, &route.command("del"))

@@ -124,10 +124,12 @@ fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<(), HostError> {
         done.push(format!("# {} is {now} by somebody else's hand: left alone", entry.key));
         return Ok(());
     }
-    for (key, old) in std::iter::once((&entry.key, &entry.old)).chain(entry.also.iter().map(|(k, o)| (k, o))) {
+    for (key, old) in std::iter::once((&entry.key, &entry.old)).chain(entry.also.iter().map(|(k, o)| (k, o)))
+    {
         if key.read()?.is_some_and(|now| now != *old) {
             let command = key.command(old);
-            key.write(old).map_err(|e| HostError::Command { command: command.clone(), reason: e.to_string() })?;
+            key.write(old)
+                .map_err(|e| HostError::Command { command: command.clone(), reason: e.to_string() })?;
             if *key == entry.key {
                 done.push(command);
             }

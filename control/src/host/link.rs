@@ -1,6 +1,9 @@
 //! What a network device is, from one RTM_GETLINK message.
 
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage, LinkXdp};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage,
+    LinkXdp,
+};
 use serde::Serialize;
 
 use super::netlink::Netlink;
@@ -15,6 +18,8 @@ pub struct LinkInfo {
     pub mac: Option<[u8; 6]>,
     /// Largest IP packet, in octets.
     pub mtu: u32,
+    /// Its IPv6 MTU, which a router's advertisements or an administrator may have set lower.
+    pub mtu6: Option<u32>,
     /// Administratively up, and with a carrier.
     pub up: bool,
     /// `veth`, `tun`, `bond`, ...; none for real NICs.
@@ -40,6 +45,7 @@ impl LinkInfo {
                 LinkAttribute::IfName(name) => info.name.clone_from(name),
                 LinkAttribute::Address(octets) => info.mac = octets.as_slice().try_into().ok(),
                 LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
+                LinkAttribute::AfSpecUnspec(specs) => info.mtu6 = mtu6(specs),
                 LinkAttribute::NumRxQueues(n) => info.rx_queues = *n,
                 LinkAttribute::NumTxQueues(n) => info.tx_queues = *n,
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
@@ -55,6 +61,20 @@ impl LinkInfo {
         }
         info
     }
+
+    /// Largest packet of either family, in octets: the fast road has one MTU for a port. Larger packets go to the kernel,
+    /// which knows better.
+    pub fn ip_mtu(&self) -> u32 {
+        self.mtu6.map_or(self.mtu, |mtu6| mtu6.min(self.mtu))
+    }
+}
+
+fn mtu6(specs: &[AfSpecUnspec]) -> Option<u32> {
+    let inet6 = specs.iter().find_map(|s| if let AfSpecUnspec::Inet6(all) = s { Some(all) } else { None })?;
+    inet6.iter().find_map(|s| match s {
+        AfSpecInet6::DevConf(conf) => u32::try_from(conf.mtu6).ok().filter(|mtu| *mtu > 0),
+        _ => None,
+    })
 }
 
 fn kind(infos: &[InfoAttribute]) -> Option<String> {

@@ -24,7 +24,9 @@ impl Lock {
             .map_err(|e| HostError::Kernel(format!("cannot name the socket @{NAME}: {e}")))?;
         match UnixListener::bind_addr(&name) {
             Ok(socket) => Ok(Self { _socket: socket }),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(HostError::Locked { holder: holder(&name) }),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                Err(HostError::Locked { holder: holder(&name) })
+            }
             Err(e) => Err(HostError::Kernel(format!("cannot bind the socket @{NAME}: {e}"))),
         }
     }

@@ -7,7 +7,8 @@
 //! - [`apply`]: does what the plan says, in the order that never black-holes traffic, and takes it back when a step fails.
 //! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
 //! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace.
-//! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them. [`preflight`]: may we, can the kernel?
+//! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
+//!   [`picture`] puts it together, [`keepalive`] keeps neighbours true). [`preflight`]: may we, can the kernel?
 //!
 //! Everything works in the network namespace of the calling thread (rtnetlink sockets, `nft` children and /proc/sys/net all
 //! follow it), and everything asynchronous runs on a tokio current_thread runtime: [`wait`] makes one for callers without.
@@ -16,15 +17,19 @@ pub mod apply;
 pub mod clean;
 pub mod error;
 pub mod journal;
+pub mod keepalive;
 pub mod link;
 pub mod lock;
 pub mod netlink;
 pub mod nft;
+pub mod notify;
 pub mod observe;
+pub mod picture;
 pub mod plan;
 pub mod rule;
 pub mod spec;
 pub mod sysctl;
+pub mod watch;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -34,8 +39,10 @@ pub use clean::Removed;
 pub use error::HostError;
 pub use link::LinkInfo;
 pub use lock::Lock;
+pub use picture::OwnAddresses;
 pub use plan::{Plan, Status, Step};
 pub use spec::{Fail, HostSpec, InterceptSpec};
+pub use watch::{HostEvent, PortChange, Watch};
 
 use netlink::Netlink;
 

@@ -33,8 +33,8 @@ impl Drop for Netlink {
 impl Netlink {
     /// Must be called on a tokio runtime.
     pub fn open() -> Result<Self, HostError> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(|source| HostError::Netlink { what: "a netlink socket", source })?;
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|source| HostError::Netlink { what: "a netlink socket", source })?;
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 

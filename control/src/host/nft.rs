@@ -93,7 +93,9 @@ impl Ruleset {
     pub fn commands(&self) -> Vec<String> {
         let mut commands = vec![
             format!("add table {TABLE} {{ comment \"{TAG}{}\"; }}", self.fingerprint),
-            format!("add chain {TABLE} prerouting {{ type filter hook prerouting priority mangle; policy accept; }}"),
+            format!(
+                "add chain {TABLE} prerouting {{ type filter hook prerouting priority mangle; policy accept; }}"
+            ),
             format!("add chain {TABLE} syn"),
         ];
         for (name, kind, prefixes) in &self.sets {
@@ -103,7 +105,8 @@ impl Ruleset {
             }
         }
         for rule in &self.rules {
-            commands.push(format!("add rule {TABLE} {} {} comment \"{}\"", rule.chain, rule.text, rule.comment));
+            commands
+                .push(format!("add rule {TABLE} {} {} comment \"{}\"", rule.chain, rule.text, rule.comment));
         }
         commands
     }
@@ -120,7 +123,9 @@ impl Ruleset {
         let mut seen_sets: Vec<&str> = seen.sets.iter().map(String::as_str).collect();
         sets.sort_unstable();
         seen_sets.sort_unstable();
-        seen.comment.as_deref() == Some(&format!("{TAG}{}", self.fingerprint)) && rules == seen_rules && sets == seen_sets
+        seen.comment.as_deref() == Some(&format!("{TAG}{}", self.fingerprint))
+            && rules == seen_rules
+            && sets == seen_sets
     }
 
     /// Replaces the table, whatever was in it, in one transaction.
@@ -270,8 +275,10 @@ fn read_comment() -> Result<Option<String>, HostError> {
 
 /// Removes the table.
 pub fn delete() -> Result<(), HostError> {
-    nft_script(&format!("delete table {TABLE}\n"), &[])
-        .map_err(|reason| HostError::Command { command: format!("nft delete table {TABLE}"), reason: reason.to_string() })
+    nft_script(&format!("delete table {TABLE}\n"), &[]).map_err(|reason| HostError::Command {
+        command: format!("nft delete table {TABLE}"),
+        reason: reason.to_string(),
+    })
 }
 
 /// Whether this kernel would take `script`; nothing is changed (`nft --check` stops before the commit).
@@ -305,6 +312,7 @@ fn cannot_run(error: io::Error) -> HostError {
 
 /// nft's complaints take several lines with a drawing of carets; the first says what is wrong.
 fn one_line(stderr: &str) -> String {
-    let line = stderr.lines().find(|l| l.contains("Error")).or(stderr.lines().next()).unwrap_or("no reason given");
+    let line =
+        stderr.lines().find(|l| l.contains("Error")).or(stderr.lines().next()).unwrap_or("no reason given");
     line.rsplit_once("Error: ").map_or(line, |(_, reason)| reason).trim().to_owned()
 }

@@ -50,8 +50,13 @@ pub struct Step {
 /// What a step does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    AddAddress { device: String },
-    SetSysctl { key: Key, value: String },
+    AddAddress {
+        device: String,
+    },
+    SetSysctl {
+        key: Key,
+        value: String,
+    },
     AddRoute(LocalRoute),
     AddRule(MarkRule),
     LoadTable(Ruleset),
@@ -64,7 +69,9 @@ impl Action {
     /// Commands that a shell takes as they are.
     pub fn commands(&self) -> Vec<String> {
         match self {
-            Self::AddAddress { device } => vec![format!("ip addr add {DUMMY_ADDRESS}/32 dev {device} scope link")],
+            Self::AddAddress { device } => {
+                vec![format!("ip addr add {DUMMY_ADDRESS}/32 dev {device} scope link")]
+            }
             Self::SetSysctl { key, value } => vec![key.command(value)],
             Self::AddRoute(route) => vec![route.command("add")],
             Self::AddRule(rule) => vec![rule.command("add")],

@@ -65,7 +65,9 @@ impl MarkRule {
     pub fn command(&self, verb: &str) -> String {
         let Self { family, mark, mask, table, priority } = self;
         let ip = family.ip();
-        format!("{ip} rule {verb} fwmark {mark:#x}/{mask:#x} lookup {table} priority {priority} protocol {PROTOCOL}")
+        format!(
+            "{ip} rule {verb} fwmark {mark:#x}/{mask:#x} lookup {table} priority {priority} protocol {PROTOCOL}"
+        )
     }
 
     /// Whether `seen` does exactly this, whoever put it there.
@@ -103,7 +105,11 @@ impl MarkRule {
 
 impl LocalRoute {
     pub fn command(&self, verb: &str) -> String {
-        format!("{} route {verb} local default dev lo table {} proto {PROTOCOL}", self.family.ip(), self.table)
+        format!(
+            "{} route {verb} local default dev lo table {} proto {PROTOCOL}",
+            self.family.ip(),
+            self.table
+        )
     }
 
     fn message(&self, lo: u32) -> RouteMessage {

@@ -1,7 +1,5 @@
 //! What the kernel's side should look like, as plain data. Compiled from the configuration by `weir run` and `weir plan`.
 
-use std::net::IpAddr;
-
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
@@ -99,7 +97,10 @@ impl HostSpec {
             ));
         }
         if matches!(self.table, 0 | 253..=255) {
-            return wrong(format!("table {}: is one of the kernel's own; choose 1 to 252 or above 255", self.table));
+            return wrong(format!(
+                "table {}: is one of the kernel's own; choose 1 to 252 or above 255",
+                self.table
+            ));
         }
         if !(1..32766).contains(&self.priority) {
             return wrong(format!(
@@ -185,19 +186,12 @@ fn v6(net: &IpNet) -> Option<Ipv6Net> {
 /// A name that the kernel takes (dev_valid_name) and that nft does not read as a pattern.
 fn device_name(name: &str) -> Result<(), HostError> {
     let fits = !name.is_empty() && name.len() <= DEVICE_NAME_MAX && name != "." && name != "..";
-    let plain = name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '"' | '\'' | '*' | '\\'));
+    let plain =
+        name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '"' | '\'' | '*' | '\\'));
     if fits && plain {
         return Ok(());
     }
     Err(HostError::Spec(format!(
         "device {name:?}: a device name has 1 to {DEVICE_NAME_MAX} printable characters and none of / : \" ' * \\"
     )))
-}
-
-/// The family of an address.
-pub(crate) const fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
 }

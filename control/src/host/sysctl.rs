@@ -56,7 +56,9 @@ impl Key {
                 keys.extend(devices(4)?.iter().map(|d| Self::of_device(4, d, "forwarding")));
             }
             "net/ipv6/conf/all/forwarding" => {
-                keys.extend(devices(6)?.iter().filter(|d| *d != "all").map(|d| Self::of_device(6, d, "forwarding")));
+                keys.extend(
+                    devices(6)?.iter().filter(|d| *d != "all").map(|d| Self::of_device(6, d, "forwarding")),
+                );
             }
             _ => {}
         }

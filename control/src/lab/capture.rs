@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use weir_sys::packet::PacketSocket;
+use weir_sys::capture::CaptureSocket;
 
 use super::namespace::system;
 use super::{LabError, Namespace};
@@ -44,12 +44,12 @@ impl Capture {
     /// # Errors
     /// [`LabError::NoDevice`], or [`LabError::System`] when packet sockets are refused.
     pub(super) fn start(namespace: &Namespace, device: &str) -> Result<Self, LabError> {
-        let socket = namespace.run(|| -> Result<PacketSocket, LabError> {
+        let socket = namespace.run(|| -> Result<CaptureSocket, LabError> {
             let probe =
                 std::net::UdpSocket::bind("[::]:0").map_err(system("open a socket to look up a device"))?;
             let index = rustix::net::netdevice::name_to_index(&probe, device)
                 .map_err(|_| LabError::NoDevice { device: device.into(), namespace: namespace.name() })?;
-            PacketSocket::open(index).map_err(system(&format!("capture on {device}")))
+            CaptureSocket::open(index).map_err(system(&format!("capture on {device}")))
         })?;
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
@@ -74,7 +74,7 @@ impl Drop for Capture {
     }
 }
 
-fn record(socket: &PacketSocket, stop: &AtomicBool) -> Vec<CapturedFrame> {
+fn record(socket: &CaptureSocket, stop: &AtomicBool) -> Vec<CapturedFrame> {
     let mut frames = Vec::new();
     let mut buffer = vec![0; FRAME_BYTES];
     let mut deadline = None;
@@ -92,7 +92,7 @@ fn record(socket: &PacketSocket, stop: &AtomicBool) -> Vec<CapturedFrame> {
 }
 
 /// Reads all frames that are waiting; true if there were any.
-fn take_waiting(socket: &PacketSocket, buffer: &mut [u8], frames: &mut Vec<CapturedFrame>) -> bool {
+fn take_waiting(socket: &CaptureSocket, buffer: &mut [u8], frames: &mut Vec<CapturedFrame>) -> bool {
     let before = frames.len();
     // An error is the device going away: what was seen until then is the result.
     while let Ok(Some(info)) = socket.receive(buffer) {

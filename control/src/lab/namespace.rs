@@ -7,9 +7,9 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, mount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use weir_sys::{netns, process};
+use weir_sys::{mounts, netns, process};
 
 use super::LabError;
 
@@ -114,7 +114,7 @@ impl Namespace {
     /// # Errors
     /// [`LabError::System`] as of `Command::spawn`.
     pub fn spawn_command(&self, mut command: Command) -> Result<NamespaceChild, LabError> {
-        process::kill_with_parent(&mut command);
+        process::die_with_parent(&mut command);
         let what = format!("start {} in the {} namespace", command.get_program().display(), self.name);
         let (reply, started) = channel();
         let gone = || io::Error::other("the namespace's thread ended");
@@ -152,15 +152,8 @@ impl Namespace {
     fn enter(&self) {
         move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("a network namespace of this process can be joined");
-        if let Some(mounts) = &self.mounts {
-            let directory = std::env::current_dir();
-            netns::unshare_working_directory().expect("a thread can have its own directory");
-            move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
-                .expect("a mount namespace of this process can be joined");
-            // Joining moved the thread to `/`; relative paths should mean what they mean elsewhere.
-            if let Ok(directory) = directory {
-                let _ = rustix::process::chdir(directory);
-            }
+        if let Some(fd) = &self.mounts {
+            mounts::enter(fd.as_fd()).expect("a mount namespace of this process can be joined");
         }
     }
 }
@@ -217,16 +210,13 @@ fn keep(
 }
 
 fn leave_host() -> Result<Handles, (String, io::Error)> {
-    netns::unshare_network().map_err(step("make a network namespace"))?;
+    netns::enter_new().map_err(step("make a network namespace"))?;
     Ok((own_namespace("net")?, None))
 }
 
 fn leave_host_with_mounts() -> Result<Handles, (String, io::Error)> {
-    netns::unshare_network_and_mounts().map_err(step("make a network and a mount namespace"))?;
-    // From here on no mount of this thread reaches the host.
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(step("make mounts private"))?;
-    for (kind, target) in [("tmpfs", "/run"), ("sysfs", "/sys"), ("bpf", "/sys/fs/bpf")] {
+    netns::enter_new_with_mounts().map_err(step("make a network and a mount namespace"))?;
+    for (kind, target) in [("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")] {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount("weir-lab", target, kind, flags, None).map_err(step(&format!("mount {kind} on {target}")))?;
     }

@@ -1,5 +1,5 @@
-//! What weir could have changed in a namespace, as text: links, policy rules, all routing tables, the nft
-//! ruleset and the network sysctls. Taken before and after, the two texts are compared line by line.
+//! What weir could have changed in a namespace, as text: links with their offloads, policy rules, all routing
+//! tables, the nft ruleset and the network sysctls. Taken before and after, the two texts are compared line by line.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,6 +36,7 @@ pub fn current_state() -> Result<String, LabError> {
     let mut lines = with_netlink(dump_netlink)?;
     lines.sort();
     lines.extend(nft_ruleset()?);
+    lines.extend(offloads());
     let mut sysctls = Vec::new();
     collect_sysctls(Path::new("/proc/sys/net"), &mut sysctls);
     sysctls.sort();
@@ -149,6 +150,30 @@ fn nft_ruleset() -> Result<Vec<String>, LabError> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().map(|line| format!("nft {line}")).collect())
+}
+
+/// What `ethtool -k` tells of every device; nothing where ethtool is not installed. XDP on one end of a veth
+/// pair switches offloads of the other.
+fn offloads() -> Vec<String> {
+    let mut lines = Vec::new();
+    for device in with_netlink(device_names).unwrap_or_default() {
+        let Ok(output) = Command::new("ethtool").args(["-k", &device]).output() else { return lines };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        lines.extend(text.lines().skip(1).map(|line| format!("offload {device} {}", line.trim())));
+    }
+    lines
+}
+
+async fn device_names(handle: Handle) -> Result<Vec<String>, LabError> {
+    let mut names = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await.map_err(refused("list the links"))? {
+        names.extend(link.attributes.into_iter().filter_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        }));
+    }
+    Ok(names)
 }
 
 fn collect_sysctls(folder: &Path, lines: &mut Vec<String>) {

@@ -37,17 +37,13 @@ pub struct AfXdp {
     queues: Vec<Option<Queue>>,
     /// Frames on their way between the two frame types.
     scratch: Vec<xsk::Frame>,
-    breaths: u32,
 }
-
-/// How many breaths pass between two looks whether a port is still there.
-const LOOK_EVERY: u32 = 4096;
 
 impl AfXdp {
     /// A driver of these queues; each port at most once.
     pub fn new(queues: Vec<(PortId, Queue)>) -> Self {
         let (ports, queues) = queues.into_iter().map(|(port, queue)| (port, Some(queue))).unzip();
-        Self { ports, queues, scratch: Vec::with_capacity(4096), breaths: 0 }
+        Self { ports, queues, scratch: Vec::with_capacity(4096) }
     }
 
     /// Descriptors that become readable when packets arrive.
@@ -77,13 +73,15 @@ impl AfXdp {
         self.queues.get_mut(at)?.as_mut()
     }
 
-    /// A port whose device is gone is closed; its frames come back, its packets take the kernel road.
-    fn close_lost(&mut self, free: &mut Vec<XskFrame>) {
+    /// Closes the sockets of ports whose device is gone; their frames come back. `before` is called with each socket
+    /// that is about to be closed.
+    pub fn close_lost(&mut self, free: &mut Vec<XskFrame>, mut before: impl FnMut(BorrowedFd<'_>)) {
         for place in &mut self.queues {
             if place.as_mut().is_some_and(|queue| !queue.alive())
                 && let Some(queue) = place.take()
             {
                 tracing::warn!(device = queue.device(), queue = queue.queue(), "the port is gone");
+                before(queue.fd());
                 free.extend(queue.close().into_iter().map(XskFrame));
             }
         }
@@ -131,10 +129,6 @@ impl Driver for AfXdp {
         }
         free.extend(scratch.drain(..).map(XskFrame));
         self.scratch = scratch;
-        self.breaths = self.breaths.wrapping_add(1);
-        if self.breaths.is_multiple_of(LOOK_EVERY) {
-            self.close_lost(free);
-        }
     }
 
     fn in_rings(&self) -> RingFrames {

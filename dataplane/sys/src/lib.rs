@@ -5,9 +5,11 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+pub mod capture;
 pub mod clock;
 pub mod ethtool;
 mod ioctl;
+pub mod mounts;
 pub mod netns;
 pub mod packet;
 pub mod process;

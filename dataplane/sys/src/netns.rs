@@ -91,16 +91,6 @@ pub fn enter_new_with_mounts() -> io::Result<()> {
     Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
 }
 
-/// Gives the calling thread a root and working directory of its own, which `setns(2)` asks for before a thread may join
-/// a mount namespace.
-///
-/// # Errors
-/// ENOMEM (unshare(2)).
-pub fn unshare_working_directory() -> io::Result<()> {
-    // SAFETY: as in `enter_new`; FS concerns root, working directory and umask of the calling thread.
-    Ok(unsafe { unshare_unsafe(UnshareFlags::FS) }?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

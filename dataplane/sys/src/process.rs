@@ -6,6 +6,9 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Open files that are asked for: two per relayed connection, and more than most kernels let a process have by default.
+const MOST_FILES: u64 = 1 << 20;
+
 /// Makes the child get SIGKILL when the thread that starts it ends: prctl(PR_SET_PDEATHSIG). The thread, not the
 /// process: start it from one that lives as long as the child is wanted.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
@@ -26,31 +29,34 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     }
 }
 
-/// Raises the limits of locked memory (UMEMs, maps on kernels before 5.11) and of open files as far as is allowed. Where
-/// it is not, warns and goes on: whether the limits suffice shows when they are met.
+/// Raises the limits of locked memory (UMEMs, maps on kernels before 5.11) and of open files: to what weir may ever need
+/// where the process is allowed to, else as far as it may go. Never fails: whether the limits suffice shows when they
+/// are met.
 pub fn raise_limits() {
-    raise(Resource::Memlock, "locked memory", u64::MAX);
-    raise(Resource::Nofile, "open files", 1 << 20);
+    raise(Resource::Memlock, "locked memory", None);
+    raise(Resource::Nofile, "open files", Some(MOST_FILES));
 }
 
-fn raise(resource: Resource, name: &str, wanted: u64) {
+/// Raises one limit to `wanted`; `None` is no limit.
+fn raise(resource: Resource, name: &str, wanted: Option<u64>) {
     let is = getrlimit(resource);
-    let current = is.current.unwrap_or(u64::MAX);
-    if current >= wanted {
+    let at_least = |limit: Option<u64>, wanted: Option<u64>| match (limit, wanted) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(limit), Some(wanted)) => limit >= wanted,
+    };
+    if at_least(is.current, wanted) {
         return;
     }
-    let limit = if wanted == u64::MAX { None } else { Some(wanted) };
-    let most = is.maximum.map_or(limit, |hard| Some(limit.map_or(u64::MAX, |limit| limit).max(hard)));
-    let most = most.filter(|most| *most != u64::MAX);
-    if setrlimit(resource, Rlimit { current: limit, maximum: most }).is_ok() {
+    let hard = if at_least(is.maximum, wanted) { is.maximum } else { wanted };
+    if setrlimit(resource, Rlimit { current: wanted, maximum: hard }).is_ok() {
         return;
     }
-    let hard = is.maximum.unwrap_or(u64::MAX);
-    if setrlimit(resource, Rlimit { current: is.maximum, maximum: is.maximum }).is_err() {
-        tracing::warn!("the limit of {name} stays at {current}");
-    } else {
-        tracing::debug!("the limit of {name} is {hard}, and may not be raised");
+    // Without CAP_SYS_RESOURCE the hard limit is the end.
+    if is.current != is.maximum && setrlimit(resource, Rlimit { current: is.maximum, ..is }).is_ok() {
+        return;
     }
+    tracing::warn!("the limit of {name} stays at {}", is.current.unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]

@@ -234,6 +234,13 @@ fn poll(fd: RawFd, number: u64) -> io_uring::squeue::Entry {
     opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build().user_data(number)
 }
 
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_shareable<T: Send + Sync>() {}
+    is_send::<Waiter>();
+    is_shareable::<Waker>();
+};
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;

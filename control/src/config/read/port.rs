@@ -7,8 +7,8 @@ use crate::config::model::{Mode, Port, Queues};
 use crate::config::section::{Item, Reader, Section};
 use crate::config::{defaults, values};
 
-/// Highest queue index that a file may name. What the device has is looked up when it is opened.
-const HIGHEST_QUEUE: u16 = 255;
+/// Highest queue index that the steering program has room for. What the device has is looked up when it is opened.
+const HIGHEST_QUEUE: u16 = 63;
 
 pub fn read_all(reader: &mut Reader<'_>, top: &Section<'_>) -> Vec<Port> {
     let keys = ["name", "device", "queues", "mode"];

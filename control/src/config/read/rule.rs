@@ -108,7 +108,8 @@ fn contradictions(reader: &mut Reader<'_>, section: &Section<'_>, rule: &RuleSpe
     let (from, to) = (&rule.from, &rule.to);
     let v4 = |prefixes: &[ipnet::IpNet]| prefixes.iter().any(|p| p.addr().is_ipv4());
     let v6 = |prefixes: &[ipnet::IpNet]| prefixes.iter().any(|p| p.addr().is_ipv6());
-    if !from.is_empty() && !to.is_empty() && !(v4(from) && v4(to)) && !(v6(from) && v6(to)) {
+    let common = from.is_empty() || to.is_empty() || (v4(from) && v4(to)) || (v6(from) && v6(to));
+    if !common {
         reader.error(
             &section.span,
             format!("`from` and `to` of the rule have no address family in common, {never}"),

@@ -41,7 +41,7 @@ enum Service {
     ServerFirst,
 }
 
-/// The running origins. Dropping them closes their listeners; open connections end with their clients.
+/// The running origins. Dropping them closes their listeners and connections.
 #[derive(Debug)]
 pub struct Origin {
     records: Records,
@@ -86,6 +86,7 @@ impl Drop for Origin {
             let _ = SockRef::from(&*listener).shutdown(Shutdown::Both);
             let _ = thread.join();
         }
+        self.records.shut_down();
     }
 }
 
@@ -125,7 +126,7 @@ fn accept(listener: &TcpListener, records: &Records, service: &Service) {
         let _ = stream.set_write_timeout(Some(PATIENCE));
         let Ok(stream) = records.open(stream) else { continue };
         let service = service.clone();
-        // Detached: it ends when its client closes, or after PATIENCE.
+        // Detached: it ends when its client or the origin closes, or after PATIENCE.
         std::thread::spawn(move || {
             let peer = stream.peer;
             if let Err(error) = service.serve(stream) {
@@ -165,3 +166,6 @@ fn speak_first(stream: CountedStream) -> io::Result<()> {
         stream.get_mut().write_all(&line)?;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! What an origin noted about a connection: who came, and how many bytes they sent.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,28 +26,46 @@ impl Record {
 
 /// All connections of an origin, oldest first.
 #[derive(Clone, Debug, Default)]
-pub struct Records(Arc<Mutex<Vec<Record>>>);
+pub struct Records(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    list: Vec<Record>,
+    /// A second handle of each connection that is open now, under its place in the list.
+    open: HashMap<usize, TcpStream>,
+}
 
 impl Records {
     /// Notes a new connection and returns it with its bytes counted from now on.
     ///
     /// # Errors
-    /// When the connection is gone already.
+    /// When the connection is gone already, or descriptors are short.
     pub(super) fn open(&self, stream: TcpStream) -> io::Result<CountedStream> {
         let record = Record {
             peer: plain(stream.peer_addr()?),
             local: plain(stream.local_addr()?),
             received: Arc::default(),
         };
-        let received = Arc::clone(&record.received);
-        let peer = record.peer;
-        self.lock().push(record);
-        Ok(CountedStream { stream, peer, received })
+        let second = stream.try_clone()?;
+        let (received, peer) = (Arc::clone(&record.received), record.peer);
+        let mut inner = self.lock();
+        let place = inner.list.len();
+        inner.list.push(record);
+        inner.open.insert(place, second);
+        drop(inner);
+        Ok(CountedStream { stream, peer, received, place, records: self.clone() })
+    }
+
+    /// Ends every open connection, so that the threads that serve them end, too.
+    pub(super) fn shut_down(&self) {
+        for stream in self.lock().open.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// The connections that came from `peer`.
     pub fn of(&self, peer: SocketAddr) -> Vec<Record> {
-        self.lock().iter().filter(|record| record.peer == peer).cloned().collect()
+        self.lock().list.iter().filter(|record| record.peer == peer).cloned().collect()
     }
 
     /// Payload bytes that `peer` got through to the origin, over all its connections.
@@ -56,11 +75,11 @@ impl Records {
 
     /// Every connection so far.
     pub fn all(&self) -> Vec<Record> {
-        self.lock().clone()
+        self.lock().list.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
-        // A panicking service thread leaves a list that is still whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panicking service thread leaves lists that are still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,6 +95,14 @@ pub(super) struct CountedStream {
     stream: TcpStream,
     pub(super) peer: SocketAddr,
     received: Arc<AtomicU64>,
+    place: usize,
+    records: Records,
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        self.records.lock().open.remove(&self.place);
+    }
 }
 
 impl Read for CountedStream {

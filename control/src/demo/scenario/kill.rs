@@ -84,6 +84,7 @@ fn judge(download: Download<'_>, at_kill: u64) -> Result<Seen, Differs> {
     let response = finished.map_err(|_| "the client panicked".to_owned())?;
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let response = response.map_err(|error| format!("{error}, with {} at the kill", mib(at_kill)))?;
+    let road = download.road?;
     if at_kill == 0 || at_kill >= BODY_BYTES {
         return Err(format!("weir died with {at_kill} of {BODY_BYTES} bytes there: not in the middle"));
     }
@@ -91,5 +92,5 @@ fn judge(download: Download<'_>, at_kill: u64) -> Result<Seen, Differs> {
         return Err(format!("wrong hash, with {} at the kill", mib(at_kill)));
     }
     let what = format!("{} at the kill, {} in the end, hash equal", mib(at_kill), mib(response.length));
-    Ok(Seen { what, road: download.road? })
+    Ok(Seen { what, road })
 }

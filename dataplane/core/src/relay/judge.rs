@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::ids::{InterceptId, MAX_PORTS, PortId};
-use crate::inspect::{Alpn, Found, Inspector, Name, Outcome};
+use crate::inspect::{ALPN_NAMES, Found, Inspector, Name, Outcome};
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
 
 use super::{Start, Unread, Verdict};
@@ -110,8 +110,7 @@ impl Judge {
     }
 
     fn decide(&mut self, found: Option<&Found>, unread: Option<Unread>) -> Verdict {
-        let none = Alpn { len: 0, bytes: [0; 64] };
-        let (names, count) = split_alpn(found.map_or(&none, |f| &f.alpn));
+        let mut room = [&[][..]; ALPN_NAMES];
         let host = found.and_then(|f| f.host);
         let protocol = found.map(|f| f.protocol);
         let facts = Facts {
@@ -120,7 +119,7 @@ impl Judge {
             server_port: self.server.port(),
             protocol,
             host: host.as_ref().map(Name::as_str),
-            alpn: names.get(..count).unwrap_or(&[]),
+            alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
         };
         let decision = match self.intercept() {
             Some(intercept) => intercept.decide(&facts),
@@ -130,18 +129,4 @@ impl Judge {
         self.judgement = Some(judgement);
         judgement.verdict()
     }
-}
-
-/// The names in ALPN wire form (RFC 7301 section 3.1), and how many.
-fn split_alpn(alpn: &Alpn) -> ([&[u8]; 64], usize) {
-    let mut names: [&[u8]; 64] = [&[]; 64];
-    let mut count = 0;
-    let mut rest = alpn.bytes.get(..usize::from(alpn.len)).unwrap_or(&[]);
-    while let Some((&len, tail)) = rest.split_first() {
-        let (Some(name), Some(slot)) = (tail.get(..usize::from(len)), names.get_mut(count)) else { break };
-        *slot = name;
-        count += 1;
-        rest = tail.get(usize::from(len)..).unwrap_or(&[]);
-    }
-    (names, count)
 }

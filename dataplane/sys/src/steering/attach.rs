@@ -10,6 +10,7 @@ use aya::programs::{ProgramError, Xdp, XdpError, XdpMode, loaded_programs};
 
 use super::error::SteeringError;
 use super::pin;
+use crate::ethtool;
 
 /// How the program is to run on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +72,14 @@ impl Attachment {
         ifindex: u32,
         mode: AttachMode,
     ) -> Result<(Self, AttachedMode), SteeringError> {
+        let missing = || SteeringError::NoDevice { device: device.into() };
+        if ethtool::index_of(device).map_err(|_| missing())? != ifindex {
+            return Err(missing());
+        }
         // With an old kernel aya attaches over netlink, and that would replace a program already there.
-        match attached_to(ifindex) {
-            Ok(0) => {}
-            Ok(id) => return Err(taken(device, id)),
-            Err(_) => return Err(SteeringError::NoDevice { device: device.into() }),
+        match attached_to(ifindex).map_err(|_| missing())? {
+            0 => {}
+            id => return Err(taken(device, id)),
         }
         let native = |program: &mut Xdp| attach(program, device, ifindex, XdpMode::Driver);
         let generic = |program: &mut Xdp| attach(program, device, ifindex, XdpMode::Skb);

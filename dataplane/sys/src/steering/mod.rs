@@ -3,6 +3,10 @@
 //! Called by weir-control (load, attach, intercepts, own addresses, limits) and by weir-dataplane (sockets, heartbeat,
 //! kernel flows). The program is dataplane/bpf/weir.bpf.c: one object, loaded once, attached to every port; ports are
 //! told apart by the interface index. Nothing outlives the process, unless [`Steering::pin`] was called.
+//!
+//! The order at start: load, own addresses, intercepts, limits, then for each port `set_port` and `attach`, then its
+//! queues are opened and `set_socket`; the heartbeat begins when every worker runs. Until then an open box passes
+//! everything, and a box that fails closed drops what is intercepted, from the moment of the attachment.
 
 mod attach;
 mod error;
@@ -382,3 +386,11 @@ fn load_error(error: EbpfError) -> SteeringError {
         _ => SteeringError::Load { reason },
     }
 }
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_shareable<T: Send + Sync>() {}
+    is_send::<Steering>();
+    is_shareable::<KernelFlows>();
+    is_shareable::<Pulse>();
+};

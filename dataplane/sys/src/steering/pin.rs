@@ -1,7 +1,7 @@
 //! Pins: what keeps the program on its devices without the process, for `fail = "closed"`.
 //!
-//! A folder on a BPF file system holds one file per link (`link-IFINDEX.vN`) and the kernel map (`kernel_flows.vN`), N
-//! being the version of the layout. There is none unless `Steering::pin` was called.
+//! A folder on a BPF file system holds one file per link (`link-IFINDEX-vN`) and the kernel map (`kernel_flows-vN`), N
+//! being the version of the layout (a BPF file system has no names with dots). There is none unless `Steering::pin` was called.
 
 use std::ffi::CString;
 use std::io;
@@ -16,12 +16,12 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// The pin of the link on a device.
 pub(super) fn link_path(folder: &Path, ifindex: u32) -> PathBuf {
-    folder.join(format!("link-{ifindex}.v{LAYOUT}"))
+    folder.join(format!("link-{ifindex}-v{LAYOUT}"))
 }
 
 /// The pin of the kernel map.
 pub(super) fn flows_path(folder: &Path) -> PathBuf {
-    folder.join(format!("kernel_flows.v{LAYOUT}"))
+    folder.join(format!("kernel_flows-v{LAYOUT}"))
 }
 
 /// Makes the folder, and sees to it that it is on a BPF file system.
@@ -38,7 +38,8 @@ pub(super) fn prepare(folder: &Path) -> Result<(), SteeringError> {
     }
 }
 
-/// Removes weir's pins from a folder, and the folder: links that no process holds leave their devices. Other files stay.
+/// Removes weir's pins from a folder, and the folder: links that no process holds leave their devices, within
+/// milliseconds (the kernel frees them later). Other files stay.
 /// Returns what was removed. A folder that does not exist holds none.
 ///
 /// # Errors
@@ -71,7 +72,7 @@ pub fn pins(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
         .filter(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            name.starts_with("link-") || name.starts_with("kernel_flows.v")
+            name.starts_with("link-") || name.starts_with("kernel_flows-v")
         })
         .map(|entry| entry.path())
         .collect();

@@ -40,10 +40,6 @@ pub struct Area {
     huge: bool,
 }
 
-// SAFETY: the templates are bytes until `Area::remake` reads one, and its caller vouches that the frame has no owner.
-// The mapping itself is Sync by the crate.
-unsafe impl Sync for Area {}
-
 impl Area {
     /// Maps `frames` frames of `frame_size` bytes (2048 or 4096) and hands them out. With `huge`, tries huge pages
     /// (then the number of frames is rounded up to whole pages of 2 MiB) and falls back to plain ones.
@@ -102,7 +98,8 @@ impl Area {
     /// The number of the frame at `address`. An address outside the area gives a number that no frame has.
     #[inline]
     pub(super) fn index_of(&self, address: usize) -> usize {
-        address.wrapping_sub(self.mmap.get_ptr() as usize) / self.frame_size
+        // A shift: the size is a power of two, and this is done for every frame that crosses a ring.
+        address.wrapping_sub(self.mmap.get_ptr() as usize) >> self.frame_size.trailing_zeros()
     }
 
     /// Makes a frame anew that a ring took with it.
@@ -133,5 +130,51 @@ impl fmt::Debug for Area {
             .field("frame_size", &self.frame_size)
             .field("huge", &self.huge)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn area_that_cannot_be_is_refused() {
+        for size in [0, 1024, 1500, 2047, 8192] {
+            assert!(
+                matches!(Area::new(64, size, false), Err(XskError::FrameSize { asked }) if asked == size)
+            );
+        }
+        for frames in [0, usize::MAX, usize::MAX / 2048] {
+            assert!(
+                matches!(Area::new(frames, 2048, false), Err(XskError::NoFrames { asked }) if asked == frames)
+            );
+        }
+        // More than any machine has of address space, less than the bound above.
+        let error = Area::new((isize::MAX as usize / 4) / 4096, 4096, false).unwrap_err();
+        assert!(matches!(error, XskError::Memory { .. }), "{error}");
+    }
+
+    #[test]
+    fn area_of_huge_pages_has_at_least_what_was_asked_for() {
+        let (area, frames) = Area::new(100, 2048, true).unwrap();
+        assert_eq!(frames.len(), area.frames());
+        assert_eq!(area.frames(), if area.is_huge() { 1024 } else { 100 });
+        std::mem::forget(frames);
+    }
+
+    #[test]
+    fn frame_made_again_is_the_one_that_was_lost() {
+        let (area, mut frames) = Area::new(8, 4096, false).unwrap();
+        let mut lost = frames.remove(5);
+        lost.set_len(100);
+        let address = lost.address();
+        assert_eq!(area.index_of(address), 5);
+        let _ = lost.into_buf();
+        // SAFETY: the frame was taken apart on the line before, and no ring knows this area.
+        let again = unsafe { area.remake(5) }.unwrap();
+        assert_eq!((again.address(), again.len()), (address, 0));
+        // SAFETY: there is no such frame.
+        assert!(unsafe { area.remake(8) }.is_none());
+        std::mem::forget((frames, again));
     }
 }

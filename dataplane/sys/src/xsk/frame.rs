@@ -87,12 +87,12 @@ impl Frame {
     /// The most bytes a packet in this frame can have.
     ///
     /// The crate takes the driver's packet to start HEADROOM bytes into the chunk. One that starts later has less room:
-    /// chunks are aligned to their power-of-two size, so the address says how much.
+    /// chunks are aligned to their size, a power of two (Area::new), so the address says how much.
     #[inline]
     pub fn capacity(&self) -> usize {
         let room = self.buf.get_data().len();
         let chunk = room + HEADROOM;
-        let offset = self.address() % chunk;
+        let offset = self.address() & (chunk - 1);
         room.min(chunk - offset)
     }
 }
@@ -106,5 +106,51 @@ impl Drop for Frame {
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame").field("address", &self.address()).field("len", &self.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xsk::Area;
+
+    #[test]
+    fn frame_length_is_cut_to_the_capacity() {
+        for (size, capacity) in [(2048, 1792), (4096, 3840)] {
+            let (_area, mut frames) = Area::new(4, size, false).unwrap();
+            for frame in &mut frames {
+                assert!(frame.is_empty());
+                assert_eq!((frame.capacity(), frame.buffer_mut().len()), (capacity, capacity));
+                for len in [0, 1, 60, capacity, capacity + 1, usize::MAX] {
+                    frame.set_len(len);
+                    let expected = len.min(capacity);
+                    assert_eq!((frame.len(), frame.data().len()), (expected, expected));
+                    assert_eq!(frame.data_mut().len(), expected);
+                }
+            }
+            std::mem::forget(frames);
+        }
+    }
+
+    #[test]
+    fn frames_written_to_their_ends_do_not_touch_one_another() {
+        let (_area, mut frames) = Area::new(64, 2048, false).unwrap();
+        for (number, frame) in frames.iter_mut().enumerate() {
+            frame.buffer_mut().fill(number as u8);
+            frame.set_len(usize::MAX);
+        }
+        for (number, frame) in frames.iter().enumerate() {
+            assert!(frame.data().iter().all(|byte| *byte == number as u8), "frame {number}");
+        }
+        std::mem::forget(frames);
+    }
+
+    #[test]
+    fn frame_dropped_is_counted_as_lost() {
+        // No other unit test of this crate drops a frame.
+        let before = frames_lost();
+        let (_area, frames) = Area::new(3, 2048, false).unwrap();
+        drop(frames);
+        assert_eq!(frames_lost() - before, 3);
     }
 }

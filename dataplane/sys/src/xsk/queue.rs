@@ -11,11 +11,12 @@ use afxdp::PENDING_LEN;
 use arraydeque::{ArrayDeque, Wrapping};
 
 use super::area::Area;
-use super::error::XskError;
+use super::error::{XskError, socket_hint};
 use super::frame::{Buf, Frame};
 use super::held::Held;
 use super::quiet;
 use super::socket::{self, Mode, QueueStats, Rings};
+use crate::ethtool;
 
 /// What the crate's receive and send calls take. 128 KiB, so always in a box, and always empty between calls.
 type Batch = ArrayDeque<[Buf; PENDING_LEN], Wrapping>;
@@ -105,14 +106,15 @@ impl Queue {
     ) -> Result<Self, XskError> {
         sizes.check()?;
         quiet::install();
-        let hint = "the device does not exist in this network namespace";
-        let attached = socket::attached_program(ifindex).map_err(|source| XskError::Socket {
-            device: device.into(),
-            queue,
-            mode,
-            source,
-            hint,
-        })?;
+        let failed = |source: io::Error| {
+            let hint = socket_hint(&source);
+            XskError::Socket { device: device.into(), queue, mode, source, hint }
+        };
+        // Asked by its index for a device that is not there, libbpf says that it has no program.
+        if ethtool::index_of(device).map_err(failed)? != ifindex {
+            return Err(failed(io::Error::from_raw_os_error(libc::ENODEV)));
+        }
+        let attached = socket::attached_program(ifindex).map_err(failed)?;
         if attached == 0 {
             // libbpf would attach a program of its own, and leave it there.
             return Err(XskError::NoProgram { device: device.into() });
@@ -297,8 +299,9 @@ impl Queue {
         })
     }
 
-    /// Closes the socket and gives back every frame that its rings held, as free frames. Blocks for 50 ms in zero-copy
-    /// mode, until the driver has let go of the memory.
+    /// Closes the socket and gives back every frame that its rings held, as free frames. Remove it from every
+    /// [`Waiter`](crate::waiter::Waiter) first: an armed poll keeps the socket open. Blocks for 50 ms in zero-copy mode,
+    /// until the driver has let go of the memory.
     pub fn close(mut self) -> Vec<Frame> {
         self.release()
     }

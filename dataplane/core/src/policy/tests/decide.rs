@@ -124,6 +124,14 @@ fn relay_is_taken_at_the_syn_past_rules_by_name() {
     }
 }
 
+/// At the SYN nothing is known, and that is not `other`: that comes with the first bytes, or the lack of them.
+#[test]
+fn relay_is_taken_at_the_syn_past_a_rule_on_other() {
+    let other = RuleSpec { protocol: Some(Other), ..RuleSpec::new(Action::Drop) };
+    let spec = InterceptSpec::new("web").rule(other).rule(RuleSpec::new(Action::Relay));
+    assert_eq!(compiled(spec).relay_at_syn(ip("10.0.0.1"), ip("10.0.0.2"), 80), Some(RuleId(1)));
+}
+
 #[test]
 fn relay_by_content_is_refused_unless_the_handshake_is_relay() {
     let by_name = || {

@@ -1,0 +1,213 @@
+//! The command line (DESIGN section 10).
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::{self, Request, table};
+use crate::config::{self, Config};
+use crate::demo;
+use crate::exit::{Exit, Failure};
+use crate::host::{self, Host, Paths};
+use crate::run::{self, convert};
+
+/// A gateway that intercepts TCP at line rate.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A gateway between two namespaces, real traffic on every road, a report
+    Demo(DemoArgs),
+    /// Run in the foreground
+    Run(FileArgs),
+    /// Validate a configuration; exit 1 and the line on any error
+    Check(FileJsonArgs),
+    /// The kernel changes as ip and nft commands, and what differs now
+    Plan(FileJsonArgs),
+    /// Remove everything weir ever installed
+    Clean(JsonArgs),
+    /// How the running gateway is
+    Status(AdminArgs),
+    /// The flows of the running gateway
+    Flows(AdminArgs),
+}
+
+#[derive(Debug, Args)]
+struct FileArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct FileJsonArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false, id = "where")]
+struct Where {
+    /// Configuration file of the running gateway
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Admin socket of the running gateway
+    #[arg(long, value_name = "SOCKET")]
+    admin: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct AdminArgs {
+    #[command(flatten)]
+    at: Where,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Workers, and queues of each device
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    workers: u32,
+    /// Another configuration; its devices must be lan0 and wan0
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep the lab after the scenarios, with weir running, until interrupted
+    #[arg(long)]
+    keep: bool,
+    /// Show what weir writes
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+/// Parses the command line and carries it out. Usage errors exit 2.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return exit.into();
+        }
+    };
+    let result = match cli.command {
+        Command::Demo(args) => return demo(&args),
+        Command::Run(args) => load(&args.config).and_then(|config| run::main(&config)),
+        Command::Check(args) => check(&args),
+        Command::Plan(args) => plan(&args),
+        Command::Clean(args) => clean(args.json),
+        Command::Status(args) => ask(&args, Request::Status, table::status),
+        Command::Flows(args) => ask(&args, Request::Flows, table::flows),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("weir: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+/// Reads a configuration; its warnings go to standard error.
+fn load(path: &Path) -> Result<Config, Failure> {
+    match config::load(path) {
+        Ok((config, report)) => {
+            for finding in &report.findings {
+                eprintln!("{finding}");
+            }
+            Ok(config)
+        }
+        Err(report) => Err(Failure::no(report.to_string().trim_end())),
+    }
+}
+
+fn check(args: &FileJsonArgs) -> Result<Exit, Failure> {
+    let report = config::check(&args.file.config);
+    print(args.output.json, &report.json(), || report.to_string());
+    Ok(if report.is_ok() { Exit::Done } else { Exit::No })
+}
+
+fn plan(args: &FileJsonArgs) -> Result<Exit, Failure> {
+    let config = load(&args.file.config)?;
+    let spec = convert::host_spec(&config);
+    let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
+    let plan = host::wait(async { Host::open(paths)?.plan(&spec).await }).map_err(Failure::refused)?;
+    let json = serde_json::to_value(&plan).map_err(Failure::refused)?;
+    print(args.output.json, &json, || plan.to_string());
+    Ok(if plan.is_done() { Exit::Done } else { Exit::No })
+}
+
+fn clean(json: bool) -> Result<Exit, Failure> {
+    // A running weir would put back what is removed under it.
+    let _lock = host::Lock::acquire().map_err(Failure::refused)?;
+    let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
+    let removed = host::wait(async { Host::open(paths)?.clean().await }).map_err(Failure::refused)?;
+    print(json, &serde_json::json!({ "removed": removed.commands }), || match removed.commands.as_slice() {
+        [] => "nothing of weir's is left on this host\n".to_owned(),
+        commands => commands.iter().map(|command| format!("{command}\n")).collect(),
+    });
+    Ok(Exit::Done)
+}
+
+fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> String) -> Result<Exit, Failure> {
+    let socket = match (&args.at.admin, &args.at.config) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(file)) => load(file)?.gateway.admin,
+        (None, None) => {
+            return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
+        }
+    };
+    let answer = admin::client::ask(&socket, request)?;
+    print(args.output.json, &answer, || table(&answer));
+    let healthy = answer.get("healthy").is_none_or(|healthy| healthy == true);
+    Ok(if healthy { Exit::Done } else { Exit::No })
+}
+
+fn demo(args: &DemoArgs) -> ExitCode {
+    let weir = match std::env::current_exe() {
+        Ok(weir) => weir,
+        Err(error) => {
+            eprintln!("weir: cannot find its own binary: {error}");
+            return Exit::Refused.into();
+        }
+    };
+    let options = demo::DemoOptions {
+        weir,
+        config: args.config.clone(),
+        workers: args.workers,
+        keep: args.keep,
+        verbose: args.verbose,
+        json: args.output.json,
+    };
+    match demo::main(&options) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("weir: {error}");
+            Exit::Refused.into()
+        }
+    }
+}
+
+/// Prints JSON for programs, a table for people. A closed pipe is not an error.
+fn print(json: bool, value: &serde_json::Value, text: impl FnOnce() -> String) {
+    use std::io::Write as _;
+    let text = if json { format!("{value:#}\n") } else { text() };
+    drop(std::io::stdout().write_all(text.as_bytes()));
+}

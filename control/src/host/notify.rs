@@ -1,0 +1,174 @@
+//! The kernel's notifications, read only for what kind of thing changed.
+//!
+//! The messages themselves are not believed: the watcher dumps what changed. So a lost message, a route that vanished with its
+//! link without a word (IPv4 does that) and an overrun socket are all the same case as an ordinary change.
+
+use std::io;
+
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+
+use super::HostError;
+
+/// Kinds of things that may have changed, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    pub links: bool,
+    pub addresses: bool,
+    pub routes: bool,
+    pub neighbours: bool,
+    pub rules: bool,
+    /// nft tables of anybody.
+    pub tables: bool,
+}
+
+impl Changed {
+    /// What is assumed at the start, and after the kernel could not deliver a message.
+    pub const ALL: Self =
+        Self { links: true, addresses: true, routes: true, neighbours: true, rules: true, tables: true };
+
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+        self.routes |= other.routes;
+        self.neighbours |= other.neighbours;
+        self.rules |= other.rules;
+        self.tables |= other.tables;
+    }
+
+    /// From one message's type (linux/rtnetlink.h). What depends on a thing is taken to have changed with it.
+    fn by_type(kind: u16) -> Self {
+        let none = Self::default();
+        match kind {
+            16..=19 => Self { links: true, addresses: true, routes: true, neighbours: true, ..none },
+            20..=22 => Self { addresses: true, routes: true, ..none },
+            24..=26 => Self { routes: true, ..none },
+            28..=30 => Self { neighbours: true, ..none },
+            32..=34 => Self { rules: true, ..none },
+            _ => none,
+        }
+    }
+}
+
+const GROUPS: [MulticastGroup; 8] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+];
+
+/// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h): changes of any nft table.
+const NFNLGRP_NFTABLES: u32 = 7;
+
+/// Octets of the receive buffer; beyond it the kernel says ENOBUFS, and everything is dumped again.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// Octets of one datagram that are looked at.
+const DATAGRAM: usize = 1 << 16;
+
+/// The sockets that hear everything.
+pub struct Notifications {
+    route: TokioSocket,
+    nft: TokioSocket,
+    heard_route: Vec<u8>,
+    heard_nft: Vec<u8>,
+}
+
+impl Notifications {
+    /// Subscribes. Must be called on a tokio runtime, before the first dump.
+    pub fn subscribe() -> Result<Self, HostError> {
+        let route = socket(NETLINK_ROUTE, GROUPS.iter().map(|g| *g as u32));
+        let nft = socket(NETLINK_NETFILTER, std::iter::once(NFNLGRP_NFTABLES));
+        let failed = |source| HostError::Netlink { what: "notifications", source };
+        Ok(Self {
+            route: route.map_err(failed)?,
+            nft: nft.map_err(failed)?,
+            heard_route: Vec::with_capacity(DATAGRAM),
+            heard_nft: Vec::with_capacity(DATAGRAM),
+        })
+    }
+
+    /// Waits for the next news. May be dropped at any time without losing any.
+    pub async fn next(&mut self) -> Result<Changed, HostError> {
+        self.heard_route.clear();
+        self.heard_nft.clear();
+        let tables = Changed { tables: true, ..Changed::default() };
+        let heard = tokio::select! {
+            heard = self.route.recv_from(&mut self.heard_route) => heard.map(|_| changes(&self.heard_route)),
+            heard = self.nft.recv_from(&mut self.heard_nft) => heard.map(|_| tables),
+        };
+        match heard {
+            Ok(changed) => Ok(changed),
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => Ok(Changed::ALL),
+            Err(source) => Err(HostError::Netlink { what: "notifications", source }),
+        }
+    }
+}
+
+fn socket(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(protocol)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+    socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER)?;
+    for group in groups {
+        socket.socket_ref().add_membership(group)?;
+    }
+    Ok(socket)
+}
+
+/// Walks the messages of a datagram: length, then type, at the head of each (struct nlmsghdr).
+fn changes(datagram: &[u8]) -> Changed {
+    let mut changed = Changed::default();
+    let mut rest = datagram;
+    while let Some((head, _)) = rest.split_at_checked(16) {
+        let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        changed.add(Changed::by_type(u16::from_ne_bytes([head[4], head[5]])));
+        match rest.get(length.max(16).next_multiple_of(4)..) {
+            Some(next) => rest = next,
+            None => break,
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, length: u32) -> Vec<u8> {
+        let mut octets = length.to_ne_bytes().to_vec();
+        octets.extend(kind.to_ne_bytes());
+        octets.resize(length.next_multiple_of(4).max(16) as usize, 0);
+        octets
+    }
+
+    #[test]
+    fn datagram_of_several_messages_yields_every_kind() {
+        let datagram = [message(28, 30), message(24, 16)].concat();
+        let changed = changes(&datagram);
+        assert_eq!(changed, Changed { neighbours: true, routes: true, ..Changed::default() });
+    }
+
+    #[test]
+    fn datagram_with_a_nonsensical_length_ends_the_walk() {
+        assert_eq!(changes(&message(32, 16)[..10]), Changed::default());
+        let zero = message(32, 0);
+        assert!(changes(&zero).rules);
+        let huge = [u32::MAX.to_ne_bytes().as_slice(), &[0; 12]].concat();
+        assert_eq!(changes(&huge), Changed::default());
+    }
+}
+
+impl std::fmt::Debug for Notifications {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notifications").finish_non_exhaustive()
+    }
+}

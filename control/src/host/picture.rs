@@ -1,0 +1,304 @@
+//! From dumps of the kernel's tables to what the fast road can use: a pure function.
+//!
+//! Only the main table is read. What the dataplane cannot do as the kernel would (another device, multipath, blackhole,
+//! encapsulation, a route with an MTU of its own, TOS or source routing, local prefixes) becomes [`Route::Kernel`]; so does a
+//! prefix about which there is doubt. A nexthop object is used as far as the kernel spells it out in the route itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
+use weir_core::fib::{Fib, Link, Mac, Route};
+use weir_core::ids::{MAX_PORTS, PortId};
+
+use super::link::LinkInfo;
+use super::rule::{SeenRule, table_of};
+use super::spec::Family;
+
+const TABLE_MAIN: u32 = 254;
+const TABLE_LOCAL: u32 = 255;
+const TABLE_DEFAULT: u32 = 253;
+
+/// The kernel's tables as dumped.
+#[derive(Clone, Debug, Default)]
+pub struct Dumps {
+    pub links: Vec<LinkInfo>,
+    pub addresses: Vec<AddressMessage>,
+    /// Of all tables, IPv4 and IPv6.
+    pub routes: Vec<(Family, RouteMessage)>,
+    pub neighbours: Vec<NeighbourMessage>,
+    pub rules: Vec<SeenRule>,
+}
+
+/// The box's own addresses: what must never be intercepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// Every address of every device, loopback and weir's TUN devices included; the broadcast addresses of its subnets and
+    /// its anycast addresses, as the kernel's local tables have them. Sorted. Multicast groups are not listed: TCP knows none.
+    pub addresses: Vec<IpAddr>,
+    /// Local prefixes that are longer than one address: 127.0.0.0/8, and what somebody gave with `ip route add local`.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A neighbour as the kernel has it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    pub port: PortId,
+    pub ifindex: u32,
+    pub address: IpAddr,
+    /// None while it is not resolved.
+    pub mac: Option<Mac>,
+    pub state: NeighbourState,
+}
+
+/// What one moment's dumps come to.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    pub fib: Arc<Fib>,
+    pub own: Arc<OwnAddresses>,
+    /// Per port, in the caller's order: its device, if there is one of that name.
+    pub ports: Vec<Option<LinkInfo>>,
+    /// All neighbours on the ports, resolved or not.
+    pub neighbours: Vec<Neighbour>,
+    /// Routers that routes through the ports lead to.
+    pub routers: BTreeSet<(PortId, IpAddr)>,
+    pub warnings: Vec<String>,
+    /// weir's own rules and routes, as text: when this changes, somebody has touched them.
+    pub ours: Vec<String>,
+}
+
+/// Puts it together. `ports`: identity and device of each.
+pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
+    let devices: Vec<Option<LinkInfo>> =
+        ports.iter().map(|(_, device)| dumps.links.iter().find(|l| l.name == *device).cloned()).collect();
+    let by_index: HashMap<u32, (PortId, u32)> = ports
+        .iter()
+        .zip(&devices)
+        .filter_map(|((id, _), link)| link.as_ref().map(|l| (l.ifindex, (*id, l.ip_mtu()))))
+        .collect();
+    let neighbours: Vec<Neighbour> =
+        dumps.neighbours.iter().filter_map(|m| neighbour(m, &by_index)).collect();
+    let routes = routes(dumps, &by_index);
+    let mut fib = Fib::default();
+    let mut routers = BTreeSet::new();
+    for (prefix, route) in routes {
+        if let Route::Via(port, router) = route {
+            routers.insert((port, router));
+        }
+        match prefix {
+            IpNet::V4(net) => drop(fib.v4.insert(net, route)),
+            IpNet::V6(net) => drop(fib.v6.insert(net, route)),
+        }
+    }
+    let usable = |n: &&Neighbour| is_usable(n.state);
+    fib.neighbours = neighbours
+        .iter()
+        .filter(usable)
+        .filter_map(|n| n.mac.map(|mac| ((n.port, n.address), mac)))
+        .collect();
+    for ((id, _), link) in ports.iter().zip(&devices) {
+        let place = fib.links.get_mut(usize::from(id.0)).filter(|_| usize::from(id.0) < MAX_PORTS);
+        if let (Some(place), Some(link)) = (place, link) {
+            *place = link.mac.map(|mac| Link {
+                mac,
+                mtu: u16::try_from(link.ip_mtu()).unwrap_or(u16::MAX),
+                up: link.up,
+            });
+        }
+    }
+    Picture {
+        fib: Arc::new(fib),
+        own: Arc::new(own_addresses(dumps)),
+        ports: devices,
+        neighbours,
+        routers,
+        warnings: warnings(dumps),
+        ours: ours(dumps),
+    }
+}
+
+/// States in which the kernel itself would send to the address it has (NUD_VALID, less what has none).
+fn is_usable(state: NeighbourState) -> bool {
+    use NeighbourState as S;
+    matches!(state, S::Reachable | S::Stale | S::Delay | S::Probe | S::Permanent | S::Noarp)
+}
+
+fn neighbour(message: &NeighbourMessage, ports: &HashMap<u32, (PortId, u32)>) -> Option<Neighbour> {
+    let header = &message.header;
+    let (port, _) = *ports.get(&header.ifindex)?;
+    if header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let mut found =
+        Neighbour { port, ifindex: header.ifindex, address: [0; 4].into(), mac: None, state: header.state };
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::V6(*a)),
+            // Group addresses belong to the kernel's entries for multicast and broadcast.
+            NeighbourAttribute::LinkLayerAddress(octets) => {
+                found.mac = Mac::try_from(octets.as_slice()).ok().filter(|m| m[0] & 1 == 0 && *m != [0; 6]);
+            }
+            _ => {}
+        }
+    }
+    found.address = address.filter(|a| !a.is_multicast())?;
+    Some(found)
+}
+
+/// One route of the main table, before the best of its prefix is chosen.
+struct Candidate {
+    metric: u32,
+    route: Route,
+}
+
+fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet, Route> {
+    let mut best: BTreeMap<IpNet, Candidate> = BTreeMap::new();
+    for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_MAIN) {
+        let dead = RouteFlags::Dead | RouteFlags::Cloned;
+        let Some(prefix) = destination(*family, message).filter(|_| !message.header.flags.intersects(dead))
+        else {
+            continue;
+        };
+        let next = candidate(message, ports);
+        match best.get_mut(&prefix) {
+            None => drop(best.insert(prefix, next)),
+            // The dataplane looks at destinations alone.
+            Some(known) if special(message) || known.metric == next.metric && known.route != next.route => {
+                known.metric = known.metric.min(next.metric);
+                known.route = Route::Kernel;
+            }
+            Some(known) if next.metric < known.metric => *known = next,
+            Some(_) => {}
+        }
+    }
+    let mut routes: BTreeMap<IpNet, Route> = best.into_iter().map(|(p, c)| (p, c.route)).collect();
+    // The local table comes first, so a local prefix hides the same prefix in the main table.
+    for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_LOCAL) {
+        routes.extend(destination(*family, message).map(|prefix| (prefix, Route::Kernel)));
+    }
+    for never in ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"] {
+        routes.extend(never.parse::<IpNet>().ok().map(|prefix| (prefix, Route::Kernel)));
+    }
+    // Every device's link-local subnet is in the table, and none is ever routed.
+    routes.retain(|prefix, _| !matches!(prefix, IpNet::V6(p) if p.addr().is_unicast_link_local() && p.prefix_len() > 10));
+    routes
+}
+
+/// Chosen by more than the destination.
+fn special(message: &RouteMessage) -> bool {
+    message.header.tos != 0 || message.header.source_prefix_length != 0
+}
+
+fn candidate(message: &RouteMessage, ports: &HashMap<u32, (PortId, u32)>) -> Candidate {
+    let (mut metric, mut device, mut gateway) = (0, None, None);
+    let mut simple = message.header.kind == RouteType::Unicast && !special(message);
+    let mut route_mtu = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(n) => metric = *n,
+            RouteAttribute::Oif(index) => device = ports.get(index),
+            RouteAttribute::Gateway(RouteAddress::Inet(a)) => gateway = Some(IpAddr::V4(*a)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
+            RouteAttribute::Via(RouteVia::Inet(a)) => gateway = Some(IpAddr::V4(*a)),
+            RouteAttribute::Via(RouteVia::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
+            RouteAttribute::Metrics(all) => {
+                route_mtu =
+                    all.iter().find_map(|m| if let RouteMetric::Mtu(n) = m { Some(*n) } else { None });
+            }
+            RouteAttribute::MultiPath(_)
+            | RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::EncapType(_)
+            | RouteAttribute::Encap(_) => simple = false,
+            _ => {}
+        }
+    }
+    let route = match device {
+        // The next hop has no MTU of its own in the picture: where a route's is smaller, the kernel keeps it.
+        Some((_, mtu)) if route_mtu.is_some_and(|m| m < *mtu) => Route::Kernel,
+        Some((port, _)) if simple => gateway.map_or(Route::OnLink(*port), |router| Route::Via(*port, router)),
+        _ => Route::Kernel,
+    };
+    Candidate { metric, route }
+}
+
+fn destination(family: Family, message: &RouteMessage) -> Option<IpNet> {
+    let address = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(a)) => Some(IpAddr::V4(*a)),
+        RouteAttribute::Destination(RouteAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
+        _ => None,
+    });
+    let default = match family {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    };
+    Some(IpNet::new(address.unwrap_or(default), message.header.destination_prefix_length).ok()?.trunc())
+}
+
+fn own_addresses(dumps: &Dumps) -> OwnAddresses {
+    let mut addresses = BTreeSet::new();
+    let mut prefixes = BTreeSet::new();
+    for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_LOCAL) {
+        let own = [RouteType::Local, RouteType::Broadcast, RouteType::Anycast].contains(&message.header.kind);
+        let Some(prefix) = destination(*family, message).filter(|_| own) else { continue };
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            addresses.insert(prefix.addr());
+        } else {
+            prefixes.insert(prefix);
+        }
+    }
+    // Addresses of devices that are down, or still being checked for duplicates, are in no table yet.
+    for message in &dumps.addresses {
+        let local = message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+        let address = message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        });
+        // On a point-to-point link IFA_ADDRESS is the other end's; IPv6 has IFA_LOCAL only there.
+        addresses.extend(local.or(address));
+    }
+    OwnAddresses { addresses: addresses.into_iter().collect(), prefixes: prefixes.into_iter().collect() }
+}
+
+/// Rules that could send forwarded packets elsewhere than the main table would.
+fn warnings(dumps: &Dumps) -> Vec<String> {
+    let kernels = |r: &SeenRule| {
+        let places = [(0, TABLE_LOCAL), (32766, TABLE_MAIN), (32767, TABLE_DEFAULT)];
+        !r.narrower && r.mask == 0 && places.iter().any(|&(p, t)| r.priority == p && r.table == Some(t))
+    };
+    let mut warnings: Vec<String> = dumps
+        .rules
+        .iter()
+        .filter(|r| !r.is_ours() && !r.only_own && !kernels(r))
+        .map(|r| {
+            format!(
+                "the rule with priority {} ({}) may route forwarded packets elsewhere than table main does, and the fast road \
+                 looks at nothing else: see `{} rule show`",
+                r.priority,
+                r.table.map_or("no lookup".to_owned(), |t| format!("lookup {t}")),
+                r.family.ip(),
+            )
+        })
+        .collect();
+    warnings.dedup();
+    warnings
+}
+
+fn ours(dumps: &Dumps) -> Vec<String> {
+    let rules = dumps.rules.iter().filter(|r| r.is_ours()).map(|r| r.command("add"));
+    let routes = dumps.routes.iter().map(|(family, m)| super::rule::SeenRoute::of(*family, m));
+    rules.chain(routes.filter(super::rule::SeenRoute::is_ours).map(|r| r.command("add"))).collect()
+}

@@ -1,0 +1,262 @@
+//! Follows routes, neighbours, links, addresses and rules, and tells the caller what became of them.
+//!
+//! `weir run` starts one watch and turns its events into snapshots for the workers. The loop: hear that something of a kind
+//! changed, wait a moment for the rest of the burst, dump that kind, compare, tell. A picture is thus at most
+//! [`Options::settle`] and a dump old; where dumps take long (full tables), the loop leaves the kernel four times that long
+//! in peace.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing::warn;
+use weir_core::fib::Fib;
+use weir_core::ids::PortId;
+
+use super::HostError;
+use super::keepalive::Keepalive;
+use super::link::{self, LinkInfo};
+use super::netlink::Netlink;
+use super::notify::{Changed, Notifications};
+use super::picture::{Dumps, OwnAddresses, Picture, picture};
+use super::rule::SeenRule;
+use super::spec::Family;
+
+/// Events that may wait for the caller; while it does not take them, the watch waits too, and later pictures replace none.
+const QUEUE: usize = 64;
+
+/// How long to wait before a failed dump is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Something changed.
+#[derive(Clone, Debug)]
+pub enum HostEvent {
+    /// Routes, neighbours, or what the ports are like.
+    Fib(Arc<Fib>),
+    /// What must never be intercepted.
+    Own(Arc<OwnAddresses>),
+    Port {
+        port: PortId,
+        device: String,
+        change: PortChange,
+    },
+    /// All that should be known now about rules that the fast road does not follow; empty when there is nothing any more.
+    Warnings(Vec<String>),
+    /// Somebody (a network manager, `nft flush ruleset`) changed rules, routes or tables, perhaps weir's own: `apply` again, which
+    /// changes nothing when nothing is missing. weir's own changes are announced like anybody's.
+    KernelSideTouched,
+    /// The kernel does not answer any more: the last picture stays, and the watch has ended.
+    Ended(String),
+}
+
+/// What happened to a port's device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortChange {
+    /// There is a device of the port's name; another one than before if there was one before.
+    Appeared(LinkInfo),
+    Up,
+    Down,
+    /// Its address or MTU is another.
+    Changed(LinkInfo),
+    Removed,
+}
+
+/// Times, all with a production default.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long after a first change the kernel is asked.
+    pub settle: Duration,
+    /// How often stale neighbours are asked about.
+    pub keepalive: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { settle: Duration::from_millis(5), keepalive: Duration::from_secs(15) }
+    }
+}
+
+/// A running watch; ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watch {
+    /// Starts watching. `ports`: identity and device of each, in the order of their identities. The first events tell
+    /// everything that is there. Must be called on a tokio runtime, whose thread stays in this network namespace.
+    ///
+    /// Errors: the kernel gives no netlink sockets.
+    pub fn start(
+        ports: Vec<(PortId, String)>,
+        options: Options,
+    ) -> Result<(Self, mpsc::Receiver<HostEvent>), HostError> {
+        // Subscribed before the first dump: what changes in between is heard.
+        let notifications = Notifications::subscribe()?;
+        let netlink = Netlink::open()?;
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let watcher = Watcher {
+            netlink,
+            ports,
+            options,
+            events,
+            dumps: Dumps::default(),
+            picture: None,
+            keepalive: Keepalive::default(),
+        };
+        Ok((Self { task: tokio::spawn(watcher.run(notifications)) }, receiver))
+    }
+}
+
+struct Watcher {
+    netlink: Netlink,
+    ports: Vec<(PortId, String)>,
+    options: Options,
+    events: mpsc::Sender<HostEvent>,
+    dumps: Dumps,
+    picture: Option<Picture>,
+    keepalive: Keepalive,
+}
+
+impl Watcher {
+    async fn run(mut self, mut notifications: Notifications) {
+        let mut changed = Changed { tables: false, ..Changed::ALL };
+        let mut due = Instant::now();
+        let mut quiet_until = due;
+        let mut keepalive = interval(self.options.keepalive);
+        keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        keepalive.tick().await;
+        loop {
+            tokio::select! {
+                heard = notifications.next() => match heard {
+                    Ok(news) => {
+                        if !changed.any() {
+                            due = (Instant::now() + self.options.settle).max(quiet_until);
+                        }
+                        changed.add(news);
+                    }
+                    Err(error) => {
+                        let _ = self.events.send(HostEvent::Ended(error.to_string())).await;
+                        return;
+                    }
+                },
+                () = sleep_until(due.into()), if changed.any() => {
+                    let start = Instant::now();
+                    let these = std::mem::take(&mut changed);
+                    if let Err(error) = self.refresh(these).await {
+                        warn!(%error, "asking the kernel again");
+                        changed.add(these);
+                        due = Instant::now() + RETRY;
+                        continue;
+                    }
+                    quiet_until = Instant::now() + 4 * start.elapsed();
+                },
+                _ = keepalive.tick() => {
+                    if let Some(picture) = &self.picture {
+                        self.keepalive.round(&self.netlink, picture).await;
+                    }
+                },
+                () = self.events.closed() => return,
+            }
+        }
+    }
+
+    /// Dumps what changed, compares, tells.
+    async fn refresh(&mut self, changed: Changed) -> Result<(), HostError> {
+        if changed.links {
+            self.dumps.links = link::links(&self.netlink).await?;
+        }
+        if changed.addresses {
+            self.dumps.addresses = self.netlink.addresses().await?;
+        }
+        if changed.routes {
+            let mut routes = Vec::new();
+            for family in Family::BOTH {
+                routes.extend(self.netlink.routes(family).await?.into_iter().map(|m| (family, m)));
+            }
+            self.dumps.routes = routes;
+        }
+        if changed.neighbours {
+            self.dumps.neighbours = self.netlink.neighbours().await?;
+        }
+        if changed.rules {
+            let mut rules = Vec::new();
+            for family in Family::BOTH {
+                rules.extend(self.netlink.rules(family).await?.iter().map(|m| SeenRule::of(family, m)));
+            }
+            self.dumps.rules = rules;
+        }
+        let new = picture(&self.ports, &self.dumps);
+        let first = self.picture.is_none();
+        let old = self.picture.take().unwrap_or_default();
+        let mut events = self.port_events(&old, &new);
+        if first || old.own != new.own {
+            events.push(HostEvent::Own(new.own.clone()));
+        }
+        if first || !same_fib(&old.fib, &new.fib) {
+            events.push(HostEvent::Fib(new.fib.clone()));
+        }
+        if old.warnings != new.warnings {
+            events.push(HostEvent::Warnings(new.warnings.clone()));
+        }
+        if changed.tables || (!first && old.ours != new.ours) {
+            events.push(HostEvent::KernelSideTouched);
+        }
+        let new_routers = first || old.routers != new.routers;
+        self.picture = Some(new);
+        for event in events {
+            // Nobody listens any more: the loop sees that for itself.
+            let _ = self.events.send(event).await;
+        }
+        if let (true, Some(picture)) = (new_routers, &self.picture) {
+            self.keepalive.round(&self.netlink, picture).await;
+        }
+        Ok(())
+    }
+
+    fn port_events(&self, old: &Picture, new: &Picture) -> Vec<HostEvent> {
+        let mut events = Vec::new();
+        for (at, (port, device)) in self.ports.iter().enumerate() {
+            let before = old.ports.get(at).and_then(Option::as_ref);
+            let now = new.ports.get(at).and_then(Option::as_ref);
+            for change in port_changes(before, now) {
+                events.push(HostEvent::Port { port: *port, device: device.clone(), change });
+            }
+        }
+        events
+    }
+}
+
+fn port_changes(before: Option<&LinkInfo>, now: Option<&LinkInfo>) -> Vec<PortChange> {
+    let updown = |up| if up { PortChange::Up } else { PortChange::Down };
+    match (before, now) {
+        (None, None) => Vec::new(),
+        (Some(_), None) => vec![PortChange::Removed],
+        (None, Some(now)) => vec![PortChange::Appeared(now.clone()), updown(now.up)],
+        (Some(before), Some(now)) if before.ifindex != now.ifindex => {
+            vec![PortChange::Removed, PortChange::Appeared(now.clone()), updown(now.up)]
+        }
+        (Some(before), Some(now)) => {
+            let mut changes = Vec::new();
+            if (before.mac, before.ip_mtu()) != (now.mac, now.ip_mtu()) {
+                changes.push(PortChange::Changed(now.clone()));
+            }
+            if before.up != now.up {
+                changes.push(updown(now.up));
+            }
+            changes
+        }
+    }
+}
+
+fn same_fib(a: &Fib, b: &Fib) -> bool {
+    a.v4 == b.v4 && a.v6 == b.v6 && a.neighbours == b.neighbours && a.links == b.links
+}

@@ -1,0 +1,274 @@
+//! The parts of a running gateway, started in order and stopped in the reverse one.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Receiver;
+use weir_core::fib::Fib;
+use weir_core::ids::PortId;
+use weir_core::policy::Policy;
+use weir_dataplane::gateway::Dataplane;
+use weir_dataplane::punt::Punt;
+use weir_dataplane::relay::{Hooks, RelayConfig, RelayHandle};
+use weir_dataplane::snapshot::{Publisher, Snapshot};
+use weir_sys::clock;
+use weir_sys::steering::{KernelFlows, Sizes, Steering};
+use weir_sys::tun::Tun;
+
+use super::convert;
+use crate::admin::state::State;
+use crate::config::{Config, Fail};
+use crate::exit::Failure;
+use crate::host::watch::{HostEvent, Options, PortChange, Watch};
+use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
+
+/// A heartbeat older than this, and steering lets everything pass.
+const HEARTBEAT_LIMIT: Duration = Duration::from_millis(50);
+/// How long the first heartbeat may take.
+const FIRST_BEAT: Duration = Duration::from_secs(5);
+/// The epoch of the configuration that a start reads.
+const FIRST_EPOCH: u32 = 1;
+
+/// All parts.
+#[derive(Debug)]
+pub struct Parts {
+    pub state: Arc<State>,
+    pub events: Receiver<HostEvent>,
+    spec: HostSpec,
+    policy: Arc<Policy>,
+    publisher: Publisher,
+    _watch: Watch,
+}
+
+/// What the host looks like at the start.
+struct View {
+    fib: Arc<Fib>,
+    own: Vec<IpAddr>,
+    warnings: Vec<String>,
+}
+
+impl Parts {
+    /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
+    pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
+        let links = links(config, host).await?;
+        let policy = Arc::new(config.compile(FIRST_EPOCH));
+        let fast = convert::has_fast_road(config);
+        let mut road = if fast { Some(Road::attach(config, &links, paths)?) } else { None };
+        let spec = convert::host_spec(config);
+        let applied = host.apply(&spec).await.map_err(Failure::refused)?;
+        let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
+        let (watch, mut events) = Watch::start(devices, Options::default()).map_err(Failure::refused)?;
+        let view = first_view(&mut events).await?;
+        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: view.fib });
+        let mut publisher = Publisher::new();
+        let relay = start_relay(config, &snapshot, &mut publisher, road.as_ref())?;
+        let dataplane = match &mut road {
+            Some(road) => Some(road.start(config, &links, &view.own, &snapshot, &mut publisher)?),
+            None => None,
+        };
+        let mut warnings = applied.warnings;
+        warnings.extend(view.warnings);
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
+        let state = State {
+            started: Instant::now(),
+            config: config.file.display().to_string(),
+            epoch: FIRST_EPOCH,
+            dataplane,
+            relay,
+            steering: road.map(|road| Mutex::new(road.steering)),
+            attached,
+            warnings: Mutex::new(warnings),
+        };
+        Ok(Self { state: Arc::new(state), events, spec, policy, publisher, _watch: watch })
+    }
+
+    /// Carries a change of the host to those who need it.
+    ///
+    /// # Errors
+    /// The steering program cannot be told of an address: it would intercept what is the gateway's own.
+    pub async fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
+        match event {
+            HostEvent::Fib(fib) => {
+                self.publisher.publish(&Arc::new(Snapshot { policy: self.policy.clone(), fib }));
+            }
+            HostEvent::Own(own) => {
+                if let Some(steering) = &self.state.steering
+                    && let Ok(mut steering) = steering.lock()
+                {
+                    steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
+                }
+            }
+            HostEvent::Port { device, change, .. } => log_port(&device, &change),
+            HostEvent::Warnings(news) => {
+                for warning in &news {
+                    tracing::warn!("{warning}");
+                }
+                if let Ok(mut warnings) = self.state.warnings.lock() {
+                    *warnings = news;
+                }
+            }
+            HostEvent::KernelSideTouched => self.repair(host).await,
+            HostEvent::Ended(why) => return Err(Failure::refused(why)),
+        }
+        Ok(())
+    }
+
+    /// Puts back what somebody removed from the kernel's side; nothing when nothing is missing.
+    async fn repair(&self, host: &Host) {
+        match host.apply(&self.spec).await {
+            Ok(applied) => {
+                for command in applied.commands {
+                    tracing::warn!(command, "somebody removed this; it is put back");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the kernel's side cannot be repaired"),
+        }
+    }
+
+    /// Stops everything: first nothing is redirected any more, then workers and relay end.
+    pub fn stop(self) {
+        let Self { state, .. } = self;
+        let Ok(mut state) = Arc::try_unwrap(state) else {
+            tracing::error!("somebody still asks for the state; the process ends without a last word");
+            return;
+        };
+        drop(state.steering.take());
+        drop(state.dataplane.take());
+        state.relay.stop(Duration::ZERO);
+    }
+}
+
+/// What the fast road needs besides the workers.
+struct Road {
+    steering: Steering,
+    attached: Vec<(String, &'static str)>,
+    punt: Punt,
+}
+
+impl Road {
+    /// Loads the steering program and puts it on the ports; everything passes. Makes the ways into the kernel.
+    fn attach(config: &Config, links: &[LinkInfo], paths: &Paths) -> Result<Self, Failure> {
+        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt: None };
+        let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
+        let mut attached = Vec::new();
+        for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
+            let mode = convert::attach_mode(port.mode);
+            let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
+            steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
+            tracing::info!(device = port.device, mode = got.name(), "XDP attached");
+            attached.push((port.device.clone(), got.name()));
+        }
+        if config.gateway.fail == Fail::Closed {
+            steering.pin(&paths.pins).map_err(Failure::refused)?;
+        }
+        let relay = Arc::new(tun(host::RELAY_TUN)?);
+        let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let punt = Punt::new(relay, forward, steering.kernel_flows());
+        Ok(Self { steering, attached, punt })
+    }
+
+    /// Starts the workers and, once all of them breathe, lets steering redirect.
+    fn start(
+        &mut self,
+        config: &Config,
+        links: &[LinkInfo],
+        own: &[IpAddr],
+        snapshot: &Snapshot,
+        publisher: &mut Publisher,
+    ) -> Result<Dataplane, Failure> {
+        self.steering.set_own_addresses(own).map_err(Failure::refused)?;
+        let table = convert::intercept_table(&snapshot.policy);
+        self.steering.set_intercepts(&table).map_err(Failure::refused)?;
+        let spec = convert::dataplane_spec(config, links)?;
+        let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
+            .map_err(Failure::refused)?;
+        for port in dataplane.ports() {
+            let copy = if port.zero_copy { "zero-copy" } else { "copy" };
+            tracing::info!(device = port.device, asked = port.asked, got = copy, queues = ?port.queues, "AF_XDP");
+        }
+        dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
+        let closed = config.gateway.fail == Fail::Closed;
+        let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
+        self.steering.set_limits(limit, closed).map_err(Failure::refused)?;
+        Ok(dataplane)
+    }
+}
+
+/// Waits for the first picture of the host.
+async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
+    let (mut fib, mut own, mut warnings) = (None, None, Vec::new());
+    loop {
+        if let (Some(fib), Some(own)) = (&fib, &own) {
+            return Ok(View { fib: Arc::clone(fib), own: Vec::clone(own), warnings });
+        }
+        match events.recv().await {
+            Some(HostEvent::Fib(first)) => fib = Some(first),
+            Some(HostEvent::Own(first)) => own = Some(first.addresses.clone()),
+            Some(HostEvent::Warnings(first)) => warnings = first,
+            Some(HostEvent::Ended(why)) => return Err(Failure::refused(why)),
+            Some(_) => {}
+            None => return Err(Failure::refused("the kernel's routes cannot be followed")),
+        }
+    }
+}
+
+fn log_port(device: &str, change: &PortChange) {
+    match change {
+        PortChange::Removed => {
+            tracing::warn!(device, "the device is gone; its traffic takes the kernel road")
+        }
+        PortChange::Down => tracing::warn!(device, "link down"),
+        PortChange::Up => tracing::info!(device, "link up"),
+        PortChange::Appeared(_) | PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
+    }
+}
+
+async fn links(config: &Config, host: &Host) -> Result<Vec<LinkInfo>, Failure> {
+    let mut links = Vec::new();
+    for port in &config.ports {
+        let link = host.link_info(&port.device).await;
+        links.push(link.map_err(|error| Failure::refused(format!("{}: {error}", port.origin)))?);
+    }
+    Ok(links)
+}
+
+fn tun(name: &str) -> Result<Tun, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::refused(format!(
+            "the TUN device {name} cannot be made: {error}; is /dev/net/tun there, and not in use?"
+        ))
+    };
+    let tun = Tun::create(name).map_err(failed)?;
+    tun.set_mtu(65_535).map_err(failed)?;
+    tun.set_up(true).map_err(failed)?;
+    Ok(tun)
+}
+
+/// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.
+fn start_relay(
+    config: &Config,
+    snapshot: &Arc<Snapshot>,
+    publisher: &mut Publisher,
+    road: Option<&Road>,
+) -> Result<RelayHandle, Failure> {
+    let relay = RelayConfig { listen: config.fallback.listen, ..RelayConfig::default() };
+    let hooks = road.map_or_else(Hooks::default, |road| hooks(road.steering.kernel_flows()));
+    RelayHandle::start(&relay, snapshot, publisher, hooks).map_err(Failure::refused)
+}
+
+/// Connections of the relay are entered in the kernel map, also those that came while steering let everything pass.
+fn hooks(flows: KernelFlows) -> Hooks {
+    Hooks {
+        opened: Box::new(move |from, to| {
+            if let Err(error) = flows.insert(from, to, clock::monotonic_ns()) {
+                tracing::debug!(%error, "kernel map");
+            }
+        }),
+        // The entry stays for retransmissions; the worker's record, or the map's own order, ends it.
+        closed: Box::new(|_, _| {}),
+    }
+}

@@ -1,0 +1,350 @@
+//! What changes while the gateway runs: heartbeat, kernel flows, sockets, intercepts, addresses, devices, pins.
+
+use std::os::fd::AsFd as _;
+
+use super::packets::{FAMILIES, Flags, ipv4_fragment};
+use super::*;
+
+const TO_WORKER: (u32, Outcome) = (REDIRECT, Outcome::Redirect);
+const KERNEL: (u32, Outcome) = (PASS, Outcome::KernelFlow);
+
+#[test]
+fn heartbeat_stale_passes_all_and_fresh_again_redirects() {
+    with_bench(|bench| {
+        for family in FAMILIES {
+            let syn = family.out(family.server, 80, Flags::Syn);
+            let stray = family.out(family.elsewhere, 80, Flags::Syn);
+            let own = family.out(family.own, 80, Flags::Syn);
+            bench.stop_beating();
+            bench.check("SYN", LAN, &syn, (PASS, Outcome::StalePass));
+            bench.check("of no intercept", LAN, &stray, (PASS, Outcome::StalePass));
+            bench.check("to the box", LAN, &own, (PASS, Outcome::OwnAddress));
+            bench.beat();
+            bench.check("SYN", LAN, &syn, TO_WORKER);
+        }
+        // A real beat, and a limit that it outlives.
+        bench.steering.set_limits(20_000_000, false).unwrap();
+        bench.steering.heartbeat(clock::monotonic_ns()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(40));
+        let syn = FAMILIES[0].out(FAMILIES[0].server, 80, Flags::Syn);
+        bench.check("SYN after 40 ms", LAN, &syn, (PASS, Outcome::StalePass));
+    });
+}
+
+#[test]
+fn heartbeat_stale_closed_drops_intercepts_alone() {
+    with_bench(|bench| {
+        bench.steering.set_limits(SECOND, true).unwrap();
+        bench.stop_beating();
+        for family in FAMILIES {
+            let kernel = (family.at(family.client, 40_000), family.at(family.server, 443));
+            bench.steering.kernel_flows().insert(kernel.0, kernel.1, 1).unwrap();
+            let dropped = (DROP, Outcome::StaleDrop);
+            let passed = (PASS, Outcome::StalePass);
+            let rows = [
+                ("SYN", LAN, family.out(family.server, 80, Flags::Syn), dropped),
+                ("from the server", WAN, family.back(family.server, 80, Flags::Data), dropped),
+                ("of no intercept", LAN, family.out(family.elsewhere, 80, Flags::Syn), passed),
+                ("of a relay intercept", LAN, family.out(family.mail_server, 25, Flags::Syn), passed),
+                ("of a kernel flow", LAN, family.out(family.server, 443, Flags::Data), passed),
+                ("to the box", LAN, family.out(family.own, 80, Flags::Syn), (PASS, Outcome::OwnAddress)),
+                ("by a device that is no port", STRAY, family.out(family.server, 80, Flags::Syn), passed),
+            ];
+            for (name, device, packet, expected) in rows {
+                bench.check(&format!("{} {name}", family.name), device, &packet, expected);
+            }
+        }
+        let [four, _] = FAMILIES;
+        let fragment = ipv4_fragment(&four.out(four.server, 9, Flags::Data), 10, false);
+        bench.check("fragment", LAN, &fragment, (DROP, Outcome::StaleDrop));
+        bench.beat();
+        bench.check("alive", LAN, &four.out(four.server, 80, Flags::Syn), TO_WORKER);
+    });
+}
+
+#[test]
+fn steering_not_enabled_passes_all() {
+    with_bench(|bench| {
+        let syn = FAMILIES[0].out(FAMILIES[0].server, 80, Flags::Syn);
+        bench.steering.disable().unwrap();
+        bench.check("disabled", LAN, &syn, (PASS, Outcome::Disabled));
+        bench.steering.set_limits(SECOND, false).unwrap();
+        bench.check("enabled", LAN, &syn, TO_WORKER);
+    });
+}
+
+#[test]
+fn kernel_flow_passes_in_both_directions_and_notes_its_life() {
+    with_bench(|bench| {
+        let flows = bench.steering.kernel_flows();
+        for family in FAMILIES {
+            let (client, server) = (family.at(family.client, 40_000), family.at(family.server, 80));
+            let out = |flags| family.out(family.server, 80, flags);
+            let back = |flags| family.back(family.server, 80, flags);
+            flows.insert(server, client, 1).unwrap();
+            assert_eq!(flows.get(client, server).unwrap().unwrap().last_seen, 1);
+            bench.check("to the server", LAN, &out(Flags::Data), KERNEL);
+            let seen = flows.get(client, server).unwrap().unwrap();
+            assert!(seen.last_seen > 1 && !seen.fin_seen && !seen.is_closed, "{seen:?}");
+            bench.check("to the client", WAN, &back(Flags::Data), KERNEL);
+            bench.check("FIN", LAN, &out(Flags::Fin), KERNEL);
+            let seen = flows.get(client, server).unwrap().unwrap();
+            assert!(seen.fin_seen && !seen.is_closed, "{seen:?}");
+            bench.check("FIN again", LAN, &out(Flags::Fin), KERNEL);
+            assert!(!flows.get(client, server).unwrap().unwrap().is_closed);
+            bench.check("FIN of the other end", WAN, &back(Flags::Fin), KERNEL);
+            assert!(flows.get(client, server).unwrap().unwrap().is_closed);
+            let other = family.tcp((family.client, 40_001), (family.server, 80), Flags::Data);
+            bench.check("another flow", LAN, &other, TO_WORKER);
+            flows.insert(client, server, 2).unwrap();
+            assert!(!flows.get(client, server).unwrap().unwrap().fin_seen, "it starts over");
+            bench.check("RST", WAN, &back(Flags::Rst), KERNEL);
+            let seen = flows.get(client, server).unwrap().unwrap();
+            assert!(seen.rst_seen && seen.is_closed, "{seen:?}");
+            assert!(flows.remove(client, server).unwrap());
+            assert!(!flows.remove(server, client).unwrap());
+            assert!(!flows.contains(client, server).unwrap());
+            bench.check("taken back", LAN, &out(Flags::Data), TO_WORKER);
+        }
+    });
+}
+
+#[test]
+fn kernel_flows_beyond_the_bound_push_out_the_oldest() {
+    let steering = Steering::load(&Sizes { kernel_flows: 256, ..Sizes::default() }).unwrap();
+    let flows = steering.kernel_flows();
+    let server = endpoint("[2001:db8::10]:80");
+    for port in 1..=2000 {
+        flows.insert(endpoint(&format!("10.1.0.2:{port}")), server, port).unwrap();
+    }
+    let listed = flows.list(10_000).unwrap();
+    assert!(!listed.is_empty() && listed.len() <= 256, "{}", listed.len());
+    assert!(flows.contains(endpoint("10.1.0.2:2000"), server).unwrap());
+    assert_eq!(flows.expire(2001, 10_000).unwrap(), listed.len());
+    assert!(flows.list(10).unwrap().is_empty());
+}
+
+#[test]
+fn socket_missing_passes_or_drops_when_closed() {
+    with_bench(|bench| {
+        let [family, _] = FAMILIES;
+        let syn = family.out(family.server, 80, Flags::Syn);
+        // Dropping the sockets takes them out of the map: what happens when the process dies.
+        bench._sockets.clear();
+        bench.check("open", LAN, &syn, (PASS, Outcome::NoSocketPass));
+        bench.steering.set_limits(SECOND, true).unwrap();
+        bench.check("closed", LAN, &syn, (DROP, Outcome::NoSocketDrop));
+        let stray = family.out(family.elsewhere, 80, Flags::Syn);
+        bench.check("closed, of no intercept", LAN, &stray, (PASS, Outcome::NoIntercept));
+        let socket = xdp_socket();
+        bench.steering.set_socket(0, 0, socket.as_fd()).unwrap();
+        bench.check("again", LAN, &syn, TO_WORKER);
+    });
+}
+
+#[test]
+fn intercepts_changed_hold_all_at_once() {
+    with_bench(|bench| {
+        for round in 0..4u16 {
+            let mut table = InterceptTable::default();
+            let port = 1000 + round;
+            for (bit, family) in FAMILIES.iter().enumerate() {
+                let net = format!("{}/{}", family.elsewhere, if family.is_v6() { 64 } else { 24 });
+                table.add(bit as u32 + 40, [net.parse().unwrap()], [(port, port)], [1], false);
+            }
+            bench.steering.set_intercepts(&table).unwrap();
+            for family in FAMILIES {
+                let rows = [
+                    ("new", WAN, family.out(family.elsewhere, port, Flags::Syn), TO_WORKER),
+                    (
+                        "other port",
+                        LAN,
+                        family.out(family.elsewhere, port, Flags::Syn),
+                        (PASS, Outcome::NoIntercept),
+                    ),
+                    (
+                        "before",
+                        WAN,
+                        family.out(family.elsewhere, port - 1, Flags::Syn),
+                        (PASS, Outcome::NoIntercept),
+                    ),
+                    (
+                        "at first",
+                        LAN,
+                        family.out(family.server, 80, Flags::Syn),
+                        (PASS, Outcome::NoIntercept),
+                    ),
+                ];
+                for (name, device, packet, expected) in rows {
+                    bench.check(&format!("round {round}: {name}"), device, &packet, expected);
+                }
+            }
+        }
+        bench.steering.set_intercepts(&InterceptTable::default()).unwrap();
+        let syn = FAMILIES[1].out(FAMILIES[1].elsewhere, 1003, Flags::Syn);
+        bench.check("none", WAN, &syn, (PASS, Outcome::NoIntercept));
+    });
+}
+
+#[test]
+fn own_addresses_changed_are_added_and_removed() {
+    with_bench(|bench| {
+        for family in FAMILIES {
+            let to = |address| family.out(address, 80, Flags::Syn);
+            let own = |address: &str| family.at(address, 0).ip();
+            bench.steering.set_own_addresses(&[own(family.server)]).unwrap();
+            bench.check("added", LAN, &to(family.server), (PASS, Outcome::OwnAddress));
+            bench.check("removed", LAN, &to(family.own), TO_WORKER);
+        }
+    });
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    with_bench(|bench| {
+        let socket = xdp_socket();
+        let steering = &bench.steering;
+        assert!(matches!(steering.set_port(1, 32), Err(SteeringError::PortNumber { port: 32, .. })));
+        assert!(matches!(steering.set_socket(32, 0, &socket), Err(SteeringError::PortNumber { .. })));
+        assert!(matches!(steering.set_socket(0, 64, &socket), Err(SteeringError::QueueNumber { queue: 64 })));
+        steering.set_socket(31, 63, &socket).unwrap();
+        let no_socket = std::fs::File::open("/dev/null").unwrap();
+        assert!(matches!(steering.set_socket(0, 0, &no_socket), Err(SteeringError::Map { .. })));
+    });
+}
+
+#[test]
+fn program_attached_is_seen_taken_and_goes_with_its_owner() {
+    with_bench(|bench| {
+        let index = ethtool::index_of(LAN).unwrap();
+        for (mode, expected) in [
+            (AttachMode::Auto, AttachedMode::Native),
+            (AttachMode::Native, AttachedMode::Native),
+            (AttachMode::Generic, AttachedMode::Generic),
+        ] {
+            assert_eq!(bench.steering.attach(LAN, index, mode).unwrap(), expected);
+            let mut second = Steering::load(&Sizes::default()).unwrap();
+            let error = second.attach(LAN, index, mode).unwrap_err();
+            assert!(matches!(error, SteeringError::AlreadyTaken { .. }), "{error}");
+            let sentence = error.to_string();
+            assert!(sentence.contains("device lan is") && sentence.contains("weir_steer"), "{sentence}");
+            assert!(bench.steering.detach(index).unwrap());
+            assert!(!bench.steering.detach(index).unwrap());
+            assert_eq!(attach::attached_to(index).unwrap(), 0);
+        }
+        let mut second = Steering::load(&Sizes::default()).unwrap();
+        second.attach(LAN, index, AttachMode::Auto).unwrap();
+        drop(second);
+        assert_eq!(attach::attached_to(index).unwrap(), 0);
+        let error = bench.steering.attach("none", 9999, AttachMode::Auto).unwrap_err();
+        assert!(matches!(error, SteeringError::NoDevice { .. }), "{error}");
+    });
+}
+
+#[test]
+fn device_without_native_xdp_takes_generic_and_says_so_when_asked_for_native() {
+    with_bench(|bench| {
+        // Loopback has none in any kernel.
+        let index = ethtool::index_of("lo").unwrap();
+        let error = bench.steering.attach("lo", index, AttachMode::Native).unwrap_err();
+        assert!(matches!(error, SteeringError::NoXdp { .. }), "{error}");
+        assert!(error.to_string().contains("device lo has no XDP in native mode"), "{error}");
+        assert_eq!(bench.steering.attach("lo", index, AttachMode::Auto).unwrap(), AttachedMode::Generic);
+    });
+}
+
+/// A BPF file system of the thread's own, so that nothing of the host's is touched.
+fn with_pins(work: impl FnOnce(&Path) + Send) {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                crate::netns::enter_new_with_mounts().unwrap();
+                let flags = rustix::mount::MountFlags::empty();
+                rustix::mount::mount("bpf", "/sys/fs/bpf", "bpf", flags, None).unwrap();
+                work(Path::new("/sys/fs/bpf/weir"));
+            })
+            .join()
+            .unwrap();
+    });
+}
+
+#[test]
+fn program_pinned_outlives_its_process_and_is_taken_over() {
+    with_pins(|folder| {
+        let mut bench = Bench::new();
+        let index = ethtool::index_of(LAN).unwrap();
+        let (client, server) = (endpoint("10.1.0.2:40000"), endpoint("192.0.2.10:80"));
+        bench.steering.attach(LAN, index, AttachMode::Auto).unwrap();
+        bench.steering.kernel_flows().insert(client, server, 7).unwrap();
+        bench.steering.pin(folder).unwrap();
+        bench.steering.pin(folder).unwrap();
+        assert_eq!(pins(folder).unwrap().len(), 2);
+        let first = attach::attached_to(index).unwrap();
+        drop(bench);
+        assert_eq!(attach::attached_to(index).unwrap(), first, "pinned");
+
+        let adopt = Some(folder.to_path_buf());
+        let mut second = Steering::load(&Sizes { adopt, ..Sizes::default() }).unwrap();
+        assert_eq!(second.kernel_flows().get(client, server).unwrap().unwrap().last_seen, 7);
+        assert_eq!(second.attach(LAN, index, AttachMode::Auto).unwrap(), AttachedMode::Native);
+        let now = attach::attached_to(index).unwrap();
+        assert!(now != 0 && now != first, "replaced");
+        second.pin(folder).unwrap();
+        drop(second);
+        assert_eq!(attach::attached_to(index).unwrap(), now);
+
+        assert_eq!(unpin(folder).unwrap().len(), 2);
+        assert!(!folder.exists());
+        let until = clock::monotonic_ns() + 5 * SECOND;
+        while attach::attached_to(index).unwrap() != 0 {
+            assert!(clock::monotonic_ns() < until, "gone with its pin");
+            std::thread::yield_now();
+        }
+        assert!(unpin(folder).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn pins_removed_by_their_owner_leave_the_program_with_it() {
+    with_pins(|folder| {
+        let mut bench = Bench::new();
+        let index = ethtool::index_of(LAN).unwrap();
+        bench.steering.attach(LAN, index, AttachMode::Auto).unwrap();
+        bench.steering.pin(folder).unwrap();
+        bench.steering.unpin().unwrap();
+        assert!(!folder.exists());
+        assert_ne!(attach::attached_to(index).unwrap(), 0);
+        drop(bench);
+        assert_eq!(attach::attached_to(index).unwrap(), 0);
+    });
+}
+
+#[test]
+fn pin_of_a_device_that_went_is_not_taken_over() {
+    with_pins(|folder| {
+        let mut bench = Bench::new();
+        let index = ethtool::index_of(LAN).unwrap();
+        bench.steering.attach(LAN, index, AttachMode::Auto).unwrap();
+        bench.steering.pin(folder).unwrap();
+        drop(bench);
+        ip(&["link", "del", LAN]);
+        let index = index.to_string();
+        ip(&["link", "add", LAN, "index", &index, "type", "veth", "peer", "name", "other"]);
+        let index = ethtool::index_of(LAN).unwrap();
+        let adopt = Some(folder.to_path_buf());
+        let mut second = Steering::load(&Sizes { adopt, ..Sizes::default() }).unwrap();
+        second.attach(LAN, index, AttachMode::Auto).unwrap();
+        assert_ne!(attach::attached_to(index).unwrap(), 0);
+        second.pin(folder).unwrap();
+    });
+}
+
+#[test]
+fn pin_outside_a_bpf_file_system_says_so() {
+    with_bench(|bench| {
+        let folder = std::env::temp_dir().join(format!("weir-pin-{}", std::process::id()));
+        let error = bench.steering.pin(&folder).unwrap_err();
+        assert!(error.to_string().contains("mount -t bpf"), "{error}");
+        assert!(!folder.exists());
+    });
+}
