@@ -16,6 +16,7 @@ use crate::fragments::{Fragments, Reassembly};
 use crate::frame::Frame;
 use crate::hold::{Holds, Packet};
 use crate::ids::{Nanos, PortId, PortSet};
+use crate::inspect::Found;
 use crate::parse::FragmentMeta;
 use crate::policy::Policy;
 use crate::rewrite::HopCache;
@@ -102,6 +103,8 @@ pub struct Pipeline<F> {
     pub(crate) scratch: Vec<Packet<F>>,
     pub counters: Counters,
     pub totals: Totals,
+    /// What the last verdict was taken on: for `weir replay`, which shows more than a flow remembers.
+    pub last_found: Option<Found>,
     fragments: Fragments<F>,
     pieces: Vec<F>,
     partial: PortSet,
@@ -124,6 +127,7 @@ impl<F: Frame> Pipeline<F> {
             scratch: Vec::with_capacity(crate::hold::MAX_FRAMES),
             counters: Counters::default(),
             totals: Totals::default(),
+            last_found: None,
             fragments: Fragments::new(config.fragments),
             pieces: Vec::with_capacity(crate::fragments::MAX_PIECES),
             partial: config.partial_checksums,

@@ -30,6 +30,7 @@ impl<F: Frame> Pipeline<F> {
         };
         let Decision { action, cause } = intercept.decide(&facts);
         let name = facts.host.map(|host| self.names.intern(host));
+        self.last_found = found.copied();
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         flow.verdict = Some(Verdict { action, cause });
         flow.protocol = facts.protocol;

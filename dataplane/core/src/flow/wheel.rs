@@ -61,6 +61,8 @@ impl Wheel {
     /// Collects into `due` up to its capacity slots whose time has come; they are not armed any more.
     pub fn poll(&mut self, now: Nanos, due: &mut Vec<u32>) {
         let target = now.0 / self.tick.0.max(1);
+        // After a long pause one turn meets every timer; more would meet them again.
+        self.now = self.now.max(target.saturating_sub(SPOKES as u64));
         while self.now <= target {
             let mut slot = self.heads.get((self.now as usize) % SPOKES).copied().unwrap_or(NIL);
             while slot != NIL {

@@ -1,0 +1,3 @@
+//! What weir reads from the corpus, against what tshark and tls-parser read.
+
+mod captures;
