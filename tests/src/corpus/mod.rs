@@ -1,6 +1,7 @@
 //! The corpus of what real clients send (`../shared/corpus` from the project's root; its README says what it holds),
 //! and comparing what weir reads from it with what tshark read.
 
+pub mod explained;
 pub mod streams;
 
 use std::collections::BTreeMap;
