@@ -1,1 +1,2 @@
 //! Benchmarks of weir.
+#![forbid(unsafe_code)]

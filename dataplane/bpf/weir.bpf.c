@@ -141,6 +141,8 @@ struct packet {
 	__u8 dport[2];
 	__u8 fin;
 	__u8 rst;
+	/* SYN without ACK. */
+	__u8 opens;
 	__u8 ipv6;
 	__u8 addresses_only;		/* a fragment, or a chain too long to follow: ports are not known */
 };
@@ -174,6 +176,7 @@ static __always_inline __u32 parse_tcp(struct packet *packet, void *l4, void *ip
 	__builtin_memcpy(packet->dport, &tcp->dest, 2);
 	packet->fin = tcp->fin;
 	packet->rst = tcp->rst;
+	packet->opens = tcp->syn && !tcp->ack;
 	return GO_ON;
 }
 
@@ -431,11 +434,15 @@ int weir_steer(struct xdp_md *ctx)
 	now = bpf_ktime_get_ns();
 	port = bpf_map_lookup_elem(&port_ids, &ifindex);
 	if (!is_alive(now)) {
-		if (closed && port && !is_kernel_flow(&packet, now) && is_intercepted(&packet, *port))
+		if (closed && port && (packet.opens || !is_kernel_flow(&packet, now)) && is_intercepted(&packet, *port))
 			return count(WEIR_STALE_DROP, XDP_DROP);
 		return count(WEIR_STALE_PASS, XDP_PASS);
 	}
-	if (is_kernel_flow(&packet, now))
+	/*
+	 * A SYN begins a connection: the worker decides anew, and hands on those of the kernel road. Or else a tuple that
+	 * was given to the kernel once would be a way around the rules.
+	 */
+	if (!packet.opens && is_kernel_flow(&packet, now))
 		return count(WEIR_KERNEL_FLOW, XDP_PASS);
 	if (!port)
 		return count(WEIR_UNKNOWN_PORT, XDP_PASS);

@@ -17,7 +17,7 @@ use super::sysctl::Key;
 use super::{Host, HostError, HostSpec, nft};
 
 /// What `apply` did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Applied {
     /// The commands that it came to; empty when everything was there.
     pub commands: Vec<String>,

@@ -18,7 +18,7 @@ use super::spec::Family;
 use super::{Host, HostError, PROTOCOL, PUNT_TUN, RELAY_TUN};
 
 /// What was removed: as the commands that it came to, in their order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
     pub commands: Vec<String>,
 }

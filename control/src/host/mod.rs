@@ -26,6 +26,7 @@ pub mod notify;
 pub mod observe;
 pub mod picture;
 pub mod plan;
+pub mod preflight;
 pub mod rule;
 pub mod spec;
 pub mod sysctl;
@@ -41,6 +42,7 @@ pub use link::LinkInfo;
 pub use lock::Lock;
 pub use picture::OwnAddresses;
 pub use plan::{Plan, Status, Step};
+pub use preflight::preflight;
 pub use spec::{Fail, HostSpec, InterceptSpec};
 pub use watch::{HostEvent, PortChange, Watch};
 

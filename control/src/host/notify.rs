@@ -19,14 +19,14 @@ pub struct Changed {
     pub routes: bool,
     pub neighbours: bool,
     pub rules: bool,
-    /// nft tables of anybody.
-    pub tables: bool,
+    /// nft tables of anybody, or a device's switches (forwarding, rp_filter).
+    pub host: bool,
 }
 
 impl Changed {
     /// What is assumed at the start, and after the kernel could not deliver a message.
     pub const ALL: Self =
-        Self { links: true, addresses: true, routes: true, neighbours: true, rules: true, tables: true };
+        Self { links: true, addresses: true, routes: true, neighbours: true, rules: true, host: true };
 
     pub fn any(self) -> bool {
         self != Self::default()
@@ -38,7 +38,7 @@ impl Changed {
         self.routes |= other.routes;
         self.neighbours |= other.neighbours;
         self.rules |= other.rules;
-        self.tables |= other.tables;
+        self.host |= other.host;
     }
 
     /// From one message's type (linux/rtnetlink.h). What depends on a thing is taken to have changed with it.
@@ -50,12 +50,13 @@ impl Changed {
             24..=26 => Self { routes: true, ..none },
             28..=30 => Self { neighbours: true, ..none },
             32..=34 => Self { rules: true, ..none },
+            80..=82 => Self { host: true, ..none },
             _ => none,
         }
     }
 }
 
-const GROUPS: [MulticastGroup; 8] = [
+const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
@@ -64,6 +65,8 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h): changes of any nft table.
@@ -76,7 +79,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 const DATAGRAM: usize = 1 << 16;
 
 /// The sockets that hear everything.
-pub struct Notifications {
+pub(crate) struct Notifications {
     route: TokioSocket,
     nft: TokioSocket,
     heard_route: Vec<u8>,
@@ -101,10 +104,10 @@ impl Notifications {
     pub async fn next(&mut self) -> Result<Changed, HostError> {
         self.heard_route.clear();
         self.heard_nft.clear();
-        let tables = Changed { tables: true, ..Changed::default() };
+        let host = Changed { host: true, ..Changed::default() };
         let heard = tokio::select! {
             heard = self.route.recv_from(&mut self.heard_route) => heard.map(|_| changes(&self.heard_route)),
-            heard = self.nft.recv_from(&mut self.heard_nft) => heard.map(|_| tables),
+            heard = self.nft.recv_from(&mut self.heard_nft) => heard.map(|_| host),
         };
         match heard {
             Ok(changed) => Ok(changed),
@@ -164,11 +167,5 @@ mod tests {
         assert!(changes(&zero).rules);
         let huge = [u32::MAX.to_ne_bytes().as_slice(), &[0; 12]].concat();
         assert_eq!(changes(&huge), Changed::default());
-    }
-}
-
-impl std::fmt::Debug for Notifications {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Notifications").finish_non_exhaustive()
     }
 }

@@ -44,8 +44,8 @@ pub enum HostEvent {
     },
     /// All that should be known now about rules that the fast road does not follow; empty when there is nothing any more.
     Warnings(Vec<String>),
-    /// Somebody (a network manager, `nft flush ruleset`) changed rules, routes or tables, perhaps weir's own: `apply` again, which
-    /// changes nothing when nothing is missing. weir's own changes are announced like anybody's.
+    /// Somebody (a network manager, `nft flush ruleset`) changed rules, routes, tables or forwarding, perhaps weir's own: `apply`
+    /// again, which changes nothing when nothing is missing. weir's own changes are announced like anybody's.
     KernelSideTouched,
     /// The kernel does not answer any more: the last picture stays, and the watch has ended.
     Ended(String),
@@ -128,7 +128,7 @@ struct Watcher {
 
 impl Watcher {
     async fn run(mut self, mut notifications: Notifications) {
-        let mut changed = Changed { tables: false, ..Changed::ALL };
+        let mut changed = Changed { host: false, ..Changed::ALL };
         let mut due = Instant::now();
         let mut quiet_until = due;
         let mut keepalive = interval(self.options.keepalive);
@@ -207,7 +207,7 @@ impl Watcher {
         if old.warnings != new.warnings {
             events.push(HostEvent::Warnings(new.warnings.clone()));
         }
-        if changed.tables || (!first && old.ours != new.ours) {
+        if changed.host || (!first && old.ours != new.ours) {
             events.push(HostEvent::KernelSideTouched);
         }
         let new_routers = first || old.routers != new.routers;

@@ -47,8 +47,8 @@ pub fn has_fast_road(config: &Config) -> bool {
     config.intercepts.iter().any(|intercept| intercept.handshake != Handshake::Relay)
 }
 
-/// The table that steering matches packets with.
-pub fn intercept_table(policy: &Policy) -> InterceptTable {
+/// The table that steering matches packets with; `own` are prefixes of the box itself.
+pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
     let table = policy.steering();
     let v4 = table.v4.iter().map(|(net, bits)| (IpNet::V4(*net), *bits));
     let v6 = table.v6.iter().map(|(net, bits)| (IpNet::V6(*net), *bits));
@@ -57,6 +57,7 @@ pub fn intercept_table(policy: &Policy) -> InterceptTable {
         tcp_ports: table.ports.iter().map(|(port, bits)| (*port, *port, *bits)).collect(),
         from: (0..MAX_PORTS as u32).zip(table.from).filter(|(_, bits)| *bits != 0).collect(),
         relay_mask: table.relay_mask,
+        exempt: own.to_vec(),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use crate::admin::server;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::host::{Host, Lock, Paths};
+use crate::host::{Host, Lock, Paths, preflight};
 use parts::Parts;
 
 /// How often the threads are looked after.
@@ -34,6 +34,9 @@ pub fn main(config: &Config) -> Result<Exit, Failure> {
 }
 
 async fn run(config: &Config) -> Result<Exit, Failure> {
+    if let Some(missing) = preflight().into_iter().next() {
+        return Err(Failure::refused(missing));
+    }
     let _lock = Lock::acquire().map_err(Failure::refused)?;
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
@@ -91,8 +94,11 @@ async fn serve(config: &Config, host: &Host, paths: &Paths) -> Result<Exit, Fail
 fn init_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // A second start in one process (tests) keeps the first's.
     drop(log.try_init());
 }

@@ -1,6 +1,5 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use super::convert;
 use crate::admin::state::State;
 use crate::config::{Config, Fail};
 use crate::exit::Failure;
+use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
 
@@ -44,7 +44,7 @@ pub struct Parts {
 /// What the host looks like at the start.
 struct View {
     fib: Arc<Fib>,
-    own: Vec<IpAddr>,
+    own: Arc<OwnAddresses>,
     warnings: Vec<String>,
 }
 
@@ -99,7 +99,7 @@ impl Parts {
                 if let Some(steering) = &self.state.steering
                     && let Ok(mut steering) = steering.lock()
                 {
-                    steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
+                    tell_own(&mut steering, &self.policy, &own)?;
                 }
             }
             HostEvent::Port { device, change, .. } => log_port(&device, &change),
@@ -176,13 +176,11 @@ impl Road {
         &mut self,
         config: &Config,
         links: &[LinkInfo],
-        own: &[IpAddr],
+        own: &OwnAddresses,
         snapshot: &Snapshot,
         publisher: &mut Publisher,
     ) -> Result<Dataplane, Failure> {
-        self.steering.set_own_addresses(own).map_err(Failure::refused)?;
-        let table = convert::intercept_table(&snapshot.policy);
-        self.steering.set_intercepts(&table).map_err(Failure::refused)?;
+        tell_own(&mut self.steering, &snapshot.policy, own)?;
         let spec = convert::dataplane_spec(config, links)?;
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
@@ -203,17 +201,23 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
     let (mut fib, mut own, mut warnings) = (None, None, Vec::new());
     loop {
         if let (Some(fib), Some(own)) = (&fib, &own) {
-            return Ok(View { fib: Arc::clone(fib), own: Vec::clone(own), warnings });
+            return Ok(View { fib: Arc::clone(fib), own: Arc::clone(own), warnings });
         }
         match events.recv().await {
             Some(HostEvent::Fib(first)) => fib = Some(first),
-            Some(HostEvent::Own(first)) => own = Some(first.addresses.clone()),
+            Some(HostEvent::Own(first)) => own = Some(first),
             Some(HostEvent::Warnings(first)) => warnings = first,
             Some(HostEvent::Ended(why)) => return Err(Failure::refused(why)),
             Some(_) => {}
             None => return Err(Failure::refused("the kernel's routes cannot be followed")),
         }
     }
+}
+
+/// What is the box's own is never intercepted: single addresses by a map of their own, prefixes as holes in the table.
+fn tell_own(steering: &mut Steering, policy: &Policy, own: &OwnAddresses) -> Result<(), Failure> {
+    steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
+    steering.set_intercepts(&convert::intercept_table(policy, &own.prefixes)).map_err(Failure::refused)
 }
 
 fn log_port(device: &str, change: &PortChange) {

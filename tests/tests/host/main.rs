@@ -1,5 +1,7 @@
 //! The kernel's side on real kernels: every test runs in a process and a network namespace of its own.
 
+mod fib;
 mod install;
 mod plans;
 mod space;
+mod tproxy;

@@ -8,7 +8,7 @@ use super::{ALLOWED_NAME, BODY_BYTES};
 use crate::demo::client::{self, Response, TlsClient};
 use crate::demo::origin::{GREETING, HTTPS_PORTS, SERVER_FIRST_PORT};
 use crate::demo::stage::{Differs, Family, Seen, Stage, own_address, plainly};
-use crate::lab::LAN_DEVICE;
+use crate::lab::CLIENT_DEVICE;
 
 /// Payload of one full segment on Ethernet without TCP options; a longer ClientHello needs two.
 const SEGMENT_BYTES: usize = 1460;
@@ -23,7 +23,8 @@ pub(super) fn play_https(stage: &Stage<'_>, family: Family) -> Result<Seen, Diff
 
 /// A ClientHello of more than one segment is put together and let through.
 pub(super) fn play_post_quantum(stage: &Stage<'_>, family: Family) -> Result<Seen, Differs> {
-    let watch = stage.watch(&stage.lab.gateway, LAN_DEVICE)?;
+    // At the client: on the gateway's devices AF_XDP takes frames before a packet socket sees them.
+    let watch = stage.watch(&stage.lab.client, CLIENT_DEVICE)?;
     let mut tls = greet(stage, family)?;
     let hello = tls.hello_bytes();
     fetch(&mut tls, 1000)?;

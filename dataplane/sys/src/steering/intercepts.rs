@@ -27,6 +27,8 @@ pub struct InterceptTable {
     pub from: Vec<(u32, u64)>,
     /// Intercepts with handshake = relay: their flows are the kernel's.
     pub relay_mask: u64,
+    /// Prefixes that are the box's own: nothing in them is intercepted.
+    pub exempt: Vec<IpNet>,
 }
 
 impl InterceptTable {
@@ -67,6 +69,9 @@ impl InterceptTable {
                 _ => closed.push((net, bits)),
             }
         }
+        let is_exempt = |net: &IpNet| self.exempt.iter().any(|own| own.contains(net));
+        closed.retain(|(net, _)| !is_exempt(net));
+        closed.extend(self.exempt.iter().map(|own| (own.trunc(), 0)));
         closed
     }
 }

@@ -94,6 +94,7 @@ fn kernel_flow_passes_in_both_directions_and_notes_its_life() {
             assert!(!flows.get(client, server).unwrap().unwrap().is_closed);
             bench.check("FIN of the other end", WAN, &back(Flags::Fin), KERNEL);
             assert!(flows.get(client, server).unwrap().unwrap().is_closed);
+            bench.check("SYN of the same tuple", LAN, &out(Flags::Syn), TO_WORKER);
             let other = family.tcp((family.client, 40_001), (family.server, 80), Flags::Data);
             bench.check("another flow", LAN, &other, TO_WORKER);
             flows.insert(client, server, 2).unwrap();

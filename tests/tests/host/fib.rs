@@ -1,0 +1,335 @@
+//! What the watch makes of a real kernel's routes, neighbours, links and rules.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use weir_control::host::watch::Options;
+use weir_control::host::{HostEvent, OwnAddresses, PortChange, Watch, wait};
+use weir_core::fib::{Fib, NextHop};
+use weir_core::ids::PortId;
+
+use crate::space::{gateway, host, isolated, sh, spec};
+
+/// A watch on `lan` (port 0) and `wan` (port 1), in a thread of its own.
+struct Watched {
+    events: Receiver<HostEvent>,
+    fib: Arc<Fib>,
+    own: Arc<OwnAddresses>,
+    warnings: Vec<String>,
+    changes: Vec<(PortId, PortChange)>,
+    fibs: usize,
+    touched: usize,
+}
+
+impl Watched {
+    fn start(keepalive: Duration) -> Self {
+        let (sender, events) = channel();
+        std::thread::spawn(move || {
+            let ports = vec![(PortId(0), "lan".to_owned()), (PortId(1), "wan".to_owned())];
+            wait(async {
+                let options = Options { keepalive, ..Options::default() };
+                let (_watch, mut receiver) = Watch::start(ports, options)?;
+                while let Some(event) = receiver.recv().await {
+                    if sender.send(event).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        });
+        let mut watched = Self {
+            events,
+            fib: Arc::default(),
+            own: Arc::default(),
+            warnings: Vec::new(),
+            changes: Vec::new(),
+            fibs: 0,
+            touched: 0,
+        };
+        watched.until("the first picture", Duration::from_secs(5), |w| w.fibs > 0);
+        watched
+    }
+
+    fn take(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Fib(fib) => (self.fib, self.fibs) = (fib, self.fibs + 1),
+            HostEvent::Own(own) => self.own = own,
+            HostEvent::Port { port, change, .. } => self.changes.push((port, change)),
+            HostEvent::Warnings(warnings) => self.warnings = warnings,
+            HostEvent::KernelSideTouched => self.touched += 1,
+            HostEvent::Ended(why) => panic!("the watch ended: {why}"),
+        }
+    }
+
+    /// Takes events until `done`, and fails when that takes longer than `limit`.
+    fn until(&mut self, what: &str, limit: Duration, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + limit;
+        while !done(self) {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.take(event),
+                Err(e) => panic!("{what}: {e}; now {:#?}", self.fib),
+            }
+        }
+    }
+
+    fn soon(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        self.until(what, Duration::from_secs(5), done);
+    }
+
+    /// Everything that comes within a span.
+    fn settle(&mut self, span: Duration) {
+        let deadline = Instant::now() + span;
+        while let Ok(event) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.take(event);
+        }
+    }
+
+    /// The next hop in words: port and last octet of its address, or why there is none.
+    fn hop(&self, to: &str) -> String {
+        match self.fib.next_hop(to.parse().unwrap()) {
+            NextHop::Forward { port, dst_mac, mtu, .. } => format!("{}:{:02x} {mtu}", port.0, dst_mac[5]),
+            NextHop::Unresolved(port) => format!("unresolved {}", port.0),
+            NextHop::Kernel => "kernel".to_owned(),
+        }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+isolated! {
+    fn routes_of_both_families_become_next_hops() {
+        gateway();
+        sh("ip link add mgmt type veth peer name mgmtp && ip link set mgmt up && ip link set mgmtp up");
+        for line in [
+            "neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev lan nud permanent",
+            "neigh add 10.2.0.3 lladdr 02:00:00:00:00:03 dev wan nud permanent",
+            "neigh add 10.2.0.4 lladdr 02:00:00:00:00:04 dev wan nud stale",
+            "neigh add 10.2.0.5 lladdr 02:00:00:00:00:05 dev wan nud failed",
+            "-6 neigh add fd01::2 lladdr 02:00:00:00:00:12 dev lan nud permanent",
+            "-6 neigh add fd02::3 lladdr 02:00:00:00:00:13 dev wan nud permanent",
+            "-6 neigh add fe80::4 lladdr 02:00:00:00:00:14 dev wan nud permanent",
+            "route add default via 10.2.0.3",
+            "route add 10.10.0.0/16 via 10.2.0.4 metric 50",
+            "route add 10.10.0.0/16 via 10.2.0.3 metric 100",
+            "route add 10.11.0.0/16 dev mgmt",
+            "route add blackhole 10.12.0.0/16",
+            "route add unreachable 10.13.0.0/16",
+            "route add prohibit 10.14.0.0/16",
+            "route add 10.15.0.0/16 nexthop via 10.2.0.3 nexthop via 10.2.0.4",
+            "route add 10.16.0.0/16 via 10.2.0.3 mtu 1300",
+            "route add 10.17.0.0/16 via inet6 fe80::4 dev wan",
+            "route add 10.18.0.0/16 via 172.16.0.1 dev wan onlink",
+            "route add 10.19.0.0/16 tos 0x10 via 10.2.0.3",
+            "route add 10.19.0.0/16 via 10.2.0.4",
+            "route add local 10.20.0.0/16 dev lo",
+            "route add 10.21.0.0/16 via 10.2.0.5",
+            "nexthop add id 5 via 10.2.0.3 dev wan",
+            "route add 10.22.0.0/16 nhid 5",
+            "route add 10.23.0.0/16 via 10.2.0.3 table 99",
+            "-6 route add default via fe80::4 dev wan",
+            "-6 route add fd10::/16 via fd02::3 metric 10",
+            "-6 route add fd10::/16 via fe80::4 dev wan metric 20",
+            "-6 route add fd11::/16 dev mgmt",
+            "-6 route add blackhole fd12::/16",
+            "-6 route add unreachable fd13::/16",
+            "-6 route add fd15::/16 nexthop via fd02::3 dev wan nexthop via fe80::4 dev wan",
+            "-6 route add fd16::/16 via fd02::3 mtu 1300",
+            "-6 route add local fd20::/16 dev lo",
+            "-6 route add fd22::/16 via fd02::3 from fd01::/64",
+        ] {
+            sh(&format!("ip {line}"));
+        }
+        let watched = Watched::start(HOUR);
+        for (to, hop) in [
+            ("10.1.0.2", "0:02 1500"),
+            ("10.1.0.9", "unresolved 0"),
+            ("10.2.0.3", "1:03 1500"),
+            ("8.8.8.8", "1:03 1500"),
+            ("10.10.1.1", "1:04 1500"),
+            ("10.11.1.1", "kernel"),
+            ("10.12.1.1", "kernel"),
+            ("10.13.1.1", "kernel"),
+            ("10.14.1.1", "kernel"),
+            ("10.15.1.1", "kernel"),
+            ("10.16.1.1", "kernel"),
+            ("10.17.1.1", "1:14 1500"),
+            ("10.18.1.1", "unresolved 1"),
+            ("10.19.1.1", "kernel"),
+            ("10.20.1.1", "kernel"),
+            ("10.21.1.1", "unresolved 1"),
+            ("10.22.1.1", "1:03 1500"),
+            ("10.23.1.1", "1:03 1500"),
+            ("10.1.0.1", "kernel"),
+            ("10.1.0.255", "kernel"),
+            ("127.0.0.1", "kernel"),
+            ("224.0.0.1", "kernel"),
+            ("255.255.255.255", "kernel"),
+            ("fd01::2", "0:12 1500"),
+            ("fd01::9", "unresolved 0"),
+            ("2001:db8::1", "1:14 1500"),
+            ("fd10::1", "1:13 1500"),
+            ("fd11::1", "kernel"),
+            ("fd12::1", "kernel"),
+            ("fd13::1", "kernel"),
+            ("fd15::1", "kernel"),
+            ("fd16::1", "kernel"),
+            ("fd20::1", "kernel"),
+            ("fd22::1", "kernel"),
+            ("fd01::1", "kernel"),
+            ("fe80::4", "kernel"),
+            ("ff02::1", "kernel"),
+            ("::1", "kernel"),
+        ] {
+            assert_eq!(watched.hop(to), hop, "{to}");
+        }
+    }
+}
+
+isolated! {
+    fn own_addresses_include_every_device_and_local_prefixes() {
+        gateway();
+        sh("ip link add idle type veth peer name idlep && ip addr add 192.0.2.77/24 dev idle && ip addr add 2001:db8::77/64 dev idle");
+        sh("ip route add local 198.51.100.0/24 dev lo && sysctl -qw net.ipv6.conf.all.forwarding=1");
+        let mut watched = Watched::start(HOUR);
+        let has = |w: &Watched, a: &str| w.own.addresses.contains(&a.parse::<IpAddr>().unwrap());
+        for address in ["127.0.0.1", "::1", "10.1.0.1", "10.1.0.255", "10.2.0.1", "fd01::1", "fd01::", "192.0.2.77", "2001:db8::77"] {
+            assert!(has(&watched, address), "{address}: {:#?}", watched.own);
+        }
+        assert!(watched.own.addresses.iter().any(|a| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local())));
+        for prefix in ["127.0.0.0/8", "198.51.100.0/24"] {
+            assert!(watched.own.prefixes.contains(&prefix.parse().unwrap()), "{prefix}: {:#?}", watched.own);
+        }
+        sh("ip addr add 10.1.0.7/24 dev lan && ip addr del fd02::1/64 dev wan");
+        watched.soon("the new address", |w| has(w, "10.1.0.7") && !has(w, "fd02::1"));
+        watched.soon("the new address", |w| w.hop("10.1.0.7") == "kernel");
+    }
+}
+
+isolated! {
+    fn neighbour_resolved_changed_and_lost_is_seen() {
+        gateway();
+        let mut watched = Watched::start(HOUR);
+        for (neigh, to) in [("neigh", "10.1.0.2"), ("-6 neigh", "fd01::2")] {
+            assert_eq!(watched.hop(to), "unresolved 0");
+            sh(&format!("ip {neigh} add {to} lladdr 02:00:00:00:00:02 dev lan nud reachable"));
+            watched.soon("resolved", |w| w.hop(to) == "0:02 1500");
+            sh(&format!("ip {neigh} replace {to} lladdr 02:00:00:00:00:03 dev lan nud reachable"));
+            watched.soon("moved", |w| w.hop(to) == "0:03 1500");
+            sh(&format!("ip {neigh} del {to} dev lan"));
+            watched.soon("lost", |w| w.hop(to) == "unresolved 0");
+        }
+    }
+}
+
+isolated! {
+    fn port_down_changed_removed_and_back_is_told() {
+        gateway();
+        sh("ip neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev lan nud permanent");
+        sh("ip route add 10.9.0.0/16 via 10.1.0.2");
+        let mut watched = Watched::start(HOUR);
+        assert_eq!(watched.hop("10.9.0.1"), "0:02 1500");
+        watched.changes.clear();
+        sh("ip link set lan mtu 1400");
+        watched.soon("mtu", |w| w.hop("10.9.0.1") == "0:02 1400");
+        sh("ip link set lanp down");
+        watched.soon("no carrier", |w| w.changes.last() == Some(&(PortId(0), PortChange::Down)));
+        watched.soon("no carrier", |w| w.hop("10.9.0.1") == "unresolved 0");
+        sh("ip link set lanp up");
+        watched.soon("carrier", |w| w.changes.last() == Some(&(PortId(0), PortChange::Up)));
+        watched.soon("carrier", |w| w.hop("10.9.0.1") == "0:02 1400");
+        // IPv4 says nothing about the routes that go with a device.
+        sh("ip link set lan down");
+        watched.soon("down", |w| w.hop("10.9.0.1") == "kernel");
+        sh("ip link del lan");
+        watched.soon("removed", |w| w.changes.last() == Some(&(PortId(0), PortChange::Removed)));
+        sh("ip link add lan type veth peer name lanp");
+        watched.soon("back", |w| {
+            matches!(w.changes.as_slice(), [.., (PortId(0), PortChange::Appeared(link)), (PortId(0), PortChange::Down)]
+                if link.kind.as_deref() == Some("veth"))
+        });
+    }
+}
+
+isolated! {
+    fn burst_of_routes_yields_few_pictures_and_the_last_is_right() {
+        gateway();
+        sh("ip neigh add 10.2.0.3 lladdr 02:00:00:00:00:03 dev wan nud permanent");
+        let mut watched = Watched::start(HOUR);
+        watched.settle(Duration::from_millis(200));
+        let before = watched.fibs;
+        // Far more than the socket's buffer holds, should the watch fall behind.
+        let mut batch = String::new();
+        for n in 0..20_000 {
+            batch.push_str(&format!("route add 172.{}.{}.{}/32 via 10.2.0.3\n", 16 + n / 65536, n / 256 % 256, n % 256));
+        }
+        std::fs::write("/run/batch", batch).unwrap();
+        sh("ip -batch /run/batch");
+        watched.soon("the last route", |w| w.hop("172.16.78.31") == "1:03 1500");
+        watched.settle(Duration::from_millis(500));
+        assert_eq!(watched.fib.v4.iter().filter(|(p, _)| p.prefix_len() == 32 && p.addr().octets()[0] == 172).count(), 20_000);
+        let pictures = watched.fibs - before;
+        assert!(pictures < 100, "{pictures} pictures");
+        sh("sed -i s/add/del/ /run/batch && ip -batch /run/batch");
+        watched.soon("all gone", |w| w.hop("172.16.78.31") == "kernel" && w.hop("172.16.0.0") == "kernel");
+    }
+}
+
+isolated! {
+    fn foreign_rule_is_warned_about_and_the_warning_taken_back() {
+        gateway();
+        host(async |h| h.apply(&spec()).await).unwrap();
+        sh("ip rule add from all iif lo lookup 98 priority 40");
+        let mut watched = Watched::start(HOUR);
+        assert_eq!(watched.warnings, Vec::<String>::new());
+        sh("ip -6 rule add from fd01::/64 lookup 99 priority 50");
+        watched.soon("a warning", |w| w.warnings.len() == 1);
+        assert!(watched.warnings[0].starts_with("the rule with priority 50 (lookup 99) may route"), "{:?}", watched.warnings);
+        assert!(watched.warnings[0].ends_with("`ip -6 rule show`"), "{:?}", watched.warnings);
+        sh("ip -6 rule del priority 50");
+        watched.soon("no warning", |w| w.warnings.is_empty());
+    }
+}
+
+isolated! {
+    fn installation_touched_by_others_is_told() {
+        gateway();
+        host(async |h| h.apply(&spec()).await).unwrap();
+        let mut watched = Watched::start(HOUR);
+        watched.settle(Duration::from_millis(100));
+        assert_eq!(watched.touched, 0);
+        for line in ["sysctl -qw net.ipv4.ip_forward=0", "nft flush ruleset", "ip rule del priority 1077", "ip -6 rule flush", "ip route flush table 177", "ip -6 route flush table 177"] {
+            let before = watched.touched;
+            sh(line);
+            watched.soon(line, |w| w.touched > before);
+            watched.settle(Duration::from_millis(50));
+        }
+    }
+}
+
+isolated! {
+    /// Takes ten seconds: the kernel's own times for probing are what it is about.
+    fn station_moved_silently_to_another_address_is_found_again() {
+        gateway();
+        sh("ip netns add client && ip link set lanp netns client");
+        sh("ip -n client addr add 10.1.0.2/24 dev lanp && ip -n client addr add fd01::2/64 dev lanp nodad");
+        sh("ip -n client link set lanp address 02:00:00:00:00:02 up");
+        for (neigh, name) in [("ipv4", "lan"), ("ipv6", "lan")] {
+            let folder = format!("net.{neigh}.neigh.{name}");
+            sh(&format!("sysctl -qw {folder}.base_reachable_time_ms=500 {folder}.delay_first_probe_time=1 {folder}.retrans_time_ms=200"));
+        }
+        // Routers: known to be in use.
+        sh("ip route add 10.9.0.0/16 via 10.1.0.2 && ip -6 route add fd09::/16 via fd01::2");
+        let mut watched = Watched::start(Duration::from_millis(500));
+        // Nobody has sent anything: the watch itself has them resolved.
+        watched.soon("resolved", |w| w.hop("10.9.0.1") == "0:02 1500" && w.hop("fd09::1") == "0:02 1500");
+        let quiet = "sysctl -qw net.ipv4.conf.lanp.arp_notify=0 net.ipv6.conf.lanp.ndisc_notify=0";
+        sh(&format!("ip netns exec client {quiet}"));
+        sh("ip -n client link set lanp address 02:00:00:00:00:03");
+        watched.until("found again", Duration::from_secs(20), |w| {
+            w.hop("10.9.0.1") == "0:03 1500" && w.hop("fd09::1") == "0:03 1500"
+        });
+    }
+}
