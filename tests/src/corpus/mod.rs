@@ -1,6 +1,7 @@
 //! The corpus of what real clients send (`../shared/corpus` from the project's root; its README says what it holds),
 //! and comparing what weir reads from it with what tshark read.
 
+pub mod explained;
 pub mod streams;
 
 use std::collections::BTreeMap;
@@ -182,4 +183,76 @@ pub fn compare(capture: &str, expected: &Readings, seen: &Readings) -> Vec<Disag
             expected.comparable() != both.seen.as_ref().unwrap_or(&nothing).comparable()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readings(rows: &[(u16, &str, &str, &str)]) -> Readings {
+        rows.iter()
+            .map(|(port, protocol, host, alpn)| {
+                let client = SocketAddr::from(([192, 0, 2, 1], *port));
+                let server = SocketAddr::from(([192, 0, 2, 2], 443));
+                let reading = Reading {
+                    protocol: (*protocol).to_owned(),
+                    host: (*host).to_owned(),
+                    alpn: (*alpn).to_owned(),
+                };
+                (Ends { client, server }, reading)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn readings_that_mean_the_same_agree() {
+        let expected = readings(&[
+            (1, "http", "A.example.:8080", ""),
+            (2, "http", "[2001:db8::1]:80", ""),
+            (3, "http", "2001:db8::1", "x"),
+            (4, "tls", "a.example", "h2"),
+        ]);
+        let seen = readings(&[
+            (1, "http", "a.example", ""),
+            (2, "http", "2001:db8::1", ""),
+            (3, "http", "2001:db8::1", "h2c"),
+            (4, "tls", "a.example", "h2"),
+            // Not identified, and not expected to be.
+            (5, "other", "", ""),
+        ]);
+        assert!(compare("x.pcap", &expected, &seen).is_empty());
+    }
+
+    #[test]
+    fn readings_that_differ_are_found_and_need_an_explanation() {
+        let expected = readings(&[
+            (1, "http", "a", ""),
+            (2, "tls", "a", ""),
+            (3, "tls", "a", "h2"),
+            (4, "tls", "a", ""),
+        ]);
+        let seen =
+            readings(&[(1, "http", "b", ""), (2, "http", "a", ""), (3, "tls", "a", ""), (5, "tls", "a", "")]);
+        let found = compare("x.pcap", &expected, &seen);
+        let ports: Vec<_> = found.iter().map(|one| one.ends.client.port()).collect();
+        assert_eq!(ports, [1, 2, 3, 4, 5]);
+        let complaints = explained::unexplained(&found);
+        assert_eq!(complaints.iter().filter(|line| line.starts_with("not explained: x.pcap")).count(), 5);
+        assert!(complaints.iter().any(|line| line.starts_with("agrees, and needs no explanation any more")));
+    }
+
+    #[test]
+    fn explanation_of_another_reading_is_a_complaint() {
+        let server = SocketAddr::from(([10, 9, 8, 7], 8080));
+        let one = |host: &str| Disagreement {
+            capture: "0648b5d12f01.pcap".to_owned(),
+            ends: Ends { client: SocketAddr::from(([10, 11, 12, 13], 54723)), server },
+            expected: None,
+            seen: Some(Reading { protocol: "http".to_owned(), host: host.to_owned(), alpn: String::new() }),
+        };
+        let of_it = |complaint: &String| complaint.contains("0648b5d12f01");
+        assert!(!explained::unexplained(&[one("ts01-b.cloudsink.net")]).iter().any(of_it));
+        let complaints = explained::unexplained(&[one("other.example")]);
+        assert!(complaints.iter().any(|line| line.starts_with("not as explained") && of_it(line)));
+    }
 }

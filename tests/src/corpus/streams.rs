@@ -75,6 +75,10 @@ impl Streams {
                 if known.is_none_or(|stream| stream.start != start && stream.reading.is_none()) {
                     self.by_ends.insert(ends, Stream { start, ..Stream::default() });
                 }
+                // TCP Fast Open (RFC 7413).
+                if let Some(stream) = self.by_ends.get_mut(&ends) {
+                    stream.take(start, tcp.payload());
+                }
             }
         } else if let Some(stream) = self.by_ends.get_mut(&ends) {
             stream.take(tcp.sequence_number(), tcp.payload());
