@@ -87,7 +87,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    fn is_identified(&self) -> bool {
+    /// TLS or HTTP was read.
+    pub fn is_identified(&self) -> bool {
         matches!(self.protocol.as_str(), "tls" | "http")
     }
 
