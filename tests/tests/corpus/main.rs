@@ -2,4 +2,3 @@
 
 mod captures;
 mod hellos;
-mod replay;
