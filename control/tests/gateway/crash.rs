@@ -1,0 +1,1 @@
+//! However weir ends, traffic goes on as `fail` says, and what is left is found and removed.
