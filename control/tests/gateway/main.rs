@@ -8,3 +8,4 @@ mod world;
 mod crash;
 mod frames;
 mod idle;
+mod refusals;

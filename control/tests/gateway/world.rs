@@ -1,12 +1,13 @@
 //! A lab with origins and a weir between them, and what clients do in it.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use weir_control::demo::client::{self, Response};
 use weir_control::demo::stage::{Family, Stage};
 use weir_control::lab::{
@@ -14,7 +15,7 @@ use weir_control::lab::{
 };
 
 use crate::config::{ALLOWED, Settings};
-use crate::weir::{Weir, until};
+use crate::weir::{PATIENCE, Weir, until};
 
 /// Port of the HTTP origin.
 pub const HTTP: u16 = 80;
@@ -83,6 +84,33 @@ impl World<'_> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{line}\n{text}{}", String::from_utf8_lossy(&output.stderr));
         text
+    }
+
+    /// The usual server answers an ICMP echo request of the client.
+    #[track_caller]
+    pub fn ping(&self, family: Family) {
+        let addresses = family.addresses();
+        let (server, client) = (addresses.servers[0], addresses.client);
+        let (domain, protocol, kind) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, 8),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, 128),
+        };
+        let socket = self.lab.client.run(|| Socket::new(domain, Type::RAW, Some(protocol))).expect("root");
+        socket.bind(&SocketAddr::new(client, 0).into()).expect("the client's address");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        // The kernel fills in ICMPv6's checksum; ICMPv4's is the complement of type, identifier and sequence.
+        let mut request = [kind, 0, 0, 0, 0x77, 0x77, 0, 1];
+        if family == Family::V4 {
+            let sum = !(u16::from(kind) << 8).wrapping_add(0x7777).wrapping_add(1);
+            request[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        socket.send_to(&request, &SocketAddr::new(server, 0).into()).expect("sent");
+        let mut buffer = [0; 256];
+        until("the server answers a ping", || {
+            let length = (&socket).read(&mut buffer).expect("an answer");
+            // Raw IPv4 sockets give the IP header as well.
+            buffer[..length].ends_with(&[0x77, 0x77, 0, 1])
+        });
     }
 
     /// Records at the client's and at the server's end of the links.
