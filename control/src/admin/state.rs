@@ -25,6 +25,9 @@ pub struct State {
     pub steering: Option<Mutex<Steering>>,
     /// How the steering program sits on each port.
     pub attached: Vec<(String, &'static str)>,
+    /// Found at the start; they hold as long as the process.
+    pub lasting_warnings: Vec<String>,
+    /// Those of the host as it is now.
     pub warnings: Mutex<Vec<String>>,
 }
 
@@ -120,8 +123,13 @@ impl State {
                 .iter()
                 .map(|(c, count)| Count { name: c.name(), count, meaning: c.sentence() })
                 .collect(),
-            warnings: self.warnings.lock().map(|w| w.clone()).unwrap_or_default(),
+            warnings: self.all_warnings(),
         }
+    }
+
+    fn all_warnings(&self) -> Vec<String> {
+        let now = self.warnings.lock().map(|w| w.clone()).unwrap_or_default();
+        self.lasting_warnings.iter().cloned().chain(now).collect()
     }
 
     fn ports(&self, counters: &[(u64, u64)]) -> Vec<PortStatus> {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Receiver;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
-use weir_dataplane::gateway::Dataplane;
+use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::{Hooks, RelayConfig, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
@@ -17,7 +17,7 @@ use weir_sys::tun::Tun;
 
 use super::convert;
 use crate::admin::state::State;
-use crate::config::{Config, Fail};
+use crate::config::{Config, Fail, Mode};
 use crate::exit::Failure;
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
@@ -67,9 +67,10 @@ impl Parts {
             Some(road) => Some(road.start(config, &links, &view.own, &snapshot, &mut publisher)?),
             None => None,
         };
-        let mut warnings = applied.warnings;
-        warnings.extend(view.warnings);
-        for warning in &warnings {
+        let mut lasting = applied.warnings;
+        lasting
+            .extend(dataplane.iter().flat_map(|plane| plane.ports().iter().filter_map(short_of_zero_copy)));
+        for warning in lasting.iter().chain(&view.warnings) {
             tracing::warn!("{warning}");
         }
         let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
@@ -81,7 +82,8 @@ impl Parts {
             relay,
             steering: road.map(|road| Mutex::new(road.steering)),
             attached,
-            warnings: Mutex::new(warnings),
+            lasting_warnings: lasting,
+            warnings: Mutex::new(view.warnings),
         };
         Ok(Self { state: Arc::new(state), events, spec, policy, publisher, _watch: watch })
     }
@@ -194,6 +196,14 @@ impl Road {
         self.steering.set_limits(limit, closed).map_err(Failure::refused)?;
         Ok(dataplane)
     }
+}
+
+/// What the operator should know of a port that asked for zero-copy and runs without.
+fn short_of_zero_copy(port: &PortState) -> Option<String> {
+    (port.asked == Mode::ZeroCopy.name() && !port.zero_copy).then(|| {
+        let device = &port.device;
+        format!("device {device}: asked for zero-copy and got copy mode: its driver has no zero-copy on these queues")
+    })
 }
 
 /// Waits for the first picture of the host.

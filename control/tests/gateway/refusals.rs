@@ -254,7 +254,8 @@ fn commands_without_a_running_weir_or_a_file_are_refused() {
             assert_eq!(ended.code(), 1, "weir {what}: {text}");
             assert!(text.contains("/run/weir/none.toml"), "{text}");
         }
-        for usage in [&["run"][..], &["status"], &["walk"], &[], &["run", "-c"], &["demo", "--workers", "0"]] {
+        for usage in [&["run"][..], &["status"], &["walk"], &[], &["run", "-c"], &["demo", "--workers", "0"]]
+        {
             let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
             command.args(usage);
             let ended = world.weir.finish(command);
