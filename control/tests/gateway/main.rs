@@ -9,3 +9,4 @@ mod crash;
 mod frames;
 mod idle;
 mod refusals;
+mod roads;

@@ -76,6 +76,18 @@ impl World<'_> {
         client::connect(&self.lab.client, SocketAddr::new(family.addresses().client, 0), target)
     }
 
+    /// Until weir knows the link-layer addresses of the usual client and server, the kernel sends its packets.
+    #[track_caller]
+    pub fn meet_neighbours(&self) {
+        for family in Family::BOTH {
+            until("weir knows both neighbours", || {
+                let before = self.weir.count("punts", "no-neighbour");
+                fetch_intact(&mut self.connect(family, HTTP), 1000);
+                self.weir.count("punts", "no-neighbour") == before
+            });
+        }
+    }
+
     /// Runs a command line in a namespace. Panics when it fails.
     pub fn sh(&self, namespace: &Namespace, line: &str) -> String {
         let mut command = Command::new("sh");
