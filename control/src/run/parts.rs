@@ -83,6 +83,7 @@ impl Parts {
             steering: road.map(|road| Mutex::new(road.steering)),
             attached,
             lasting_warnings: lasting,
+            lost: Mutex::default(),
             warnings: Mutex::new(view.warnings),
         };
         Ok(Self { state: Arc::new(state), events, spec, policy, publisher, _watch: watch })
@@ -104,7 +105,7 @@ impl Parts {
                     tell_own(&mut steering, &self.policy, &own)?;
                 }
             }
-            HostEvent::Port { device, change, .. } => log_port(&device, &change),
+            HostEvent::Port { device, change, .. } => self.port_changed(device, &change),
             HostEvent::Warnings(news) => {
                 for warning in &news {
                     tracing::warn!("{warning}");
@@ -117,6 +118,21 @@ impl Parts {
             HostEvent::Ended(why) => return Err(Failure::refused(why)),
         }
         Ok(())
+    }
+
+    fn port_changed(&mut self, device: String, change: &PortChange) {
+        log_port(&device, change);
+        match change {
+            PortChange::Removed => {
+                self.spec.ports.retain(|port| *port != device);
+                if let Ok(mut lost) = self.state.lost.lock() {
+                    lost.insert(device);
+                }
+            }
+            // A device of the same name is another one: nothing of weir's is on it.
+            PortChange::Appeared(_) if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
+            _ => {}
+        }
     }
 
     /// Puts back what somebody removed from the kernel's side; nothing when nothing is missing.
@@ -237,7 +253,13 @@ fn log_port(device: &str, change: &PortChange) {
         }
         PortChange::Down => tracing::warn!(device, "link down"),
         PortChange::Up => tracing::info!(device, "link up"),
-        PortChange::Appeared(_) | PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
+        PortChange::Appeared(_) => {
+            tracing::warn!(
+                device,
+                "the device is back; restart weir, so that its traffic takes the fast road"
+            )
+        }
+        PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
     }
 }
 

@@ -6,7 +6,10 @@ mod weir;
 mod world;
 
 mod crash;
+mod fragments;
 mod frames;
 mod idle;
+mod lost;
+mod raw;
 mod refusals;
 mod roads;
