@@ -45,6 +45,8 @@ pub struct PortSpec {
     pub device: String,
     pub ifindex: u32,
     pub queues: Vec<u32>,
+    /// As the configuration spells it, for reports.
+    pub asked: &'static str,
     pub mode: Mode,
     /// Its peer may leave partial checksums (veth, virtio, TUN/TAP).
     pub partial_checksums: bool,
@@ -73,8 +75,8 @@ pub struct Spec {
 pub struct PortState {
     pub device: String,
     pub queues: Vec<u32>,
-    /// Asked for in the configuration.
-    pub asked: String,
+    /// The mode that the configuration asks for.
+    pub asked: &'static str,
     /// True when every socket of it is zero-copy.
     pub zero_copy: bool,
 }
@@ -366,10 +368,7 @@ fn open_queues(
 ) -> Result<AfXdp, StartError> {
     let mut opened = Vec::new();
     for (at, port) in spec.ports.iter().enumerate().filter(|(_, p)| p.queues.contains(&queue)) {
-        let socket = Queue::open(area, &port.device, port.ifindex, queue, port.mode, RingSizes::all(RING))?;
-        if port.mode == Mode::ZeroCopy && !socket.zero_copy() {
-            tracing::warn!(device = port.device, queue, "asked for zero-copy and got copy mode");
-        }
+        let socket = open_queue(area, port, queue)?;
         if let Some(state) = states.get_mut(at) {
             state.zero_copy &= socket.zero_copy();
         }
@@ -379,11 +378,24 @@ fn open_queues(
     Ok(AfXdp::new(opened))
 }
 
+/// Asked for zero-copy where the driver has none, the port runs in copy mode: [`PortState::zero_copy`] tells.
+fn open_queue(area: &Arc<Area>, port: &PortSpec, queue: u32) -> Result<Queue, XskError> {
+    let open = |mode| Queue::open(area, &port.device, port.ifindex, queue, mode, RingSizes::all(RING));
+    match open(port.mode) {
+        Err(XskError::Socket { source, .. })
+            if port.mode == Mode::ZeroCopy && source.kind() == io::ErrorKind::Unsupported =>
+        {
+            open(Mode::Copy)
+        }
+        other => other,
+    }
+}
+
 fn port_states(ports: &[PortSpec]) -> Vec<PortState> {
     let state = |p: &PortSpec| PortState {
         device: p.device.clone(),
         queues: p.queues.clone(),
-        asked: p.mode.to_string(),
+        asked: p.asked,
         zero_copy: !p.queues.is_empty(),
     };
     ports.iter().map(state).collect()

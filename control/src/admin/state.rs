@@ -1,5 +1,6 @@
 //! What the running gateway tells about itself.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -25,6 +26,11 @@ pub struct State {
     pub steering: Option<Mutex<Steering>>,
     /// How the steering program sits on each port.
     pub attached: Vec<(String, &'static str)>,
+    /// Devices that went away since the start.
+    pub lost: Mutex<BTreeSet<String>>,
+    /// Found at the start; they hold as long as the process.
+    pub lasting_warnings: Vec<String>,
+    /// Those of the host as it is now.
     pub warnings: Mutex<Vec<String>>,
 }
 
@@ -52,8 +58,10 @@ pub struct Frames {
 pub struct PortStatus {
     #[serde(flatten)]
     pub state: PortState,
-    /// `native` or `generic`.
+    /// `native` or `generic`; `none` where the device has gone.
     pub xdp: &'static str,
+    /// The device went away: what comes by another of its name takes the kernel road until weir is started again.
+    pub lost: bool,
     pub rx_packets: u64,
     pub tx_packets: u64,
 }
@@ -120,17 +128,34 @@ impl State {
                 .iter()
                 .map(|(c, count)| Count { name: c.name(), count, meaning: c.sentence() })
                 .collect(),
-            warnings: self.warnings.lock().map(|w| w.clone()).unwrap_or_default(),
+            warnings: self.all_warnings(),
         }
+    }
+
+    fn lost(&self) -> BTreeSet<String> {
+        self.lost.lock().map(|lost| lost.clone()).unwrap_or_default()
+    }
+
+    fn all_warnings(&self) -> Vec<String> {
+        let gone = |device| format!("device {device} went away: start weir again when it is back");
+        let now = self.warnings.lock().map(|w| w.clone()).unwrap_or_default();
+        let lost = self.lost().into_iter().map(gone);
+        self.lasting_warnings.iter().cloned().chain(lost).chain(now).collect()
     }
 
     fn ports(&self, counters: &[(u64, u64)]) -> Vec<PortStatus> {
         let states = self.dataplane.as_ref().map(Dataplane::ports).unwrap_or_default();
-        let port = |(state, (rx, tx)): (&PortState, &(u64, u64))| PortStatus {
-            state: state.clone(),
-            xdp: self.attached.iter().find(|(d, _)| *d == state.device).map_or("none", |(_, mode)| mode),
-            rx_packets: *rx,
-            tx_packets: *tx,
+        let lost = self.lost();
+        let port = |(state, (rx, tx)): (&PortState, &(u64, u64))| {
+            let lost = lost.contains(&state.device);
+            let attached = self.attached.iter().find(|(device, _)| *device == state.device && !lost);
+            PortStatus {
+                state: state.clone(),
+                xdp: attached.map_or("none", |(_, mode)| mode),
+                lost,
+                rx_packets: *rx,
+                tx_packets: *tx,
+            }
         };
         states.iter().zip(counters).map(port).collect()
     }

@@ -26,10 +26,11 @@ pub fn status(value: &Value) -> String {
         plain(&frames["lost"]),
     );
     for port in value["ports"].as_array().into_iter().flatten() {
+        let gone = if port["lost"] == true { "GONE, was " } else { "" };
         let copy = if port["zero_copy"] == true { "zero-copy" } else { "copy" };
         let _ = writeln!(
             out,
-            "port   {}: XDP {}, AF_XDP {copy} (asked {}), queues {}, rx {}, tx {}",
+            "port   {}: {gone}XDP {}, AF_XDP {copy} (asked {}), queues {}, rx {}, tx {}",
             plain(&port["device"]),
             plain(&port["xdp"]),
             plain(&port["asked"]),

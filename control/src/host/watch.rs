@@ -149,15 +149,15 @@ impl Watcher {
                     }
                 },
                 () = sleep_until(due.into()), if changed.any() => {
-                    let start = Instant::now();
                     let these = std::mem::take(&mut changed);
-                    if let Err(error) = self.refresh(these).await {
-                        warn!(%error, "asking the kernel again");
-                        changed.add(these);
-                        due = Instant::now() + RETRY;
-                        continue;
+                    match self.refresh(these).await {
+                        Ok(took) => quiet_until = Instant::now() + 4 * took,
+                        Err(error) => {
+                            warn!(%error, "asking the kernel again");
+                            changed.add(these);
+                            due = Instant::now() + RETRY;
+                        }
                     }
-                    quiet_until = Instant::now() + 4 * start.elapsed();
                 },
                 _ = keepalive.tick() => {
                     if let Some(picture) = &self.picture {
@@ -169,8 +169,17 @@ impl Watcher {
         }
     }
 
-    /// Dumps what changed, compares, tells.
-    async fn refresh(&mut self, changed: Changed) -> Result<(), HostError> {
+    /// Dumps what changed, compares, tells. Returns how long the dumps took, without the telling: who is told may do other
+    /// things on this thread first, and a start does.
+    async fn refresh(&mut self, changed: Changed) -> Result<Duration, HostError> {
+        let (new, took) = self.look(changed).await?;
+        self.tell(changed, new).await;
+        Ok(took)
+    }
+
+    /// Dumps what changed; the picture that comes of it, and how long that took.
+    async fn look(&mut self, changed: Changed) -> Result<(Picture, Duration), HostError> {
+        let start = Instant::now();
         if changed.links {
             self.dumps.links = link::links(&self.netlink).await?;
         }
@@ -195,6 +204,11 @@ impl Watcher {
             self.dumps.rules = rules;
         }
         let new = picture(&self.ports, &self.dumps);
+        Ok((new, start.elapsed()))
+    }
+
+    /// Compares with the picture before, and tells what is different.
+    async fn tell(&mut self, changed: Changed, new: Picture) {
         let first = self.picture.is_none();
         let old = self.picture.take().unwrap_or_default();
         let mut events = self.port_events(&old, &new);
@@ -219,7 +233,6 @@ impl Watcher {
         if let (true, Some(picture)) = (new_routers, &self.picture) {
             self.keepalive.round(&self.netlink, picture).await;
         }
-        Ok(())
     }
 
     fn port_events(&self, old: &Picture, new: &Picture) -> Vec<HostEvent> {

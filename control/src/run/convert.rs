@@ -114,6 +114,7 @@ fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
         device: device.clone(),
         ifindex: link.ifindex,
         queues,
+        asked: port.mode.name(),
         mode: match port.mode {
             Mode::Auto => xsk::Mode::Auto,
             Mode::ZeroCopy => xsk::Mode::ZeroCopy,

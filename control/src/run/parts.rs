@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Receiver;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
-use weir_dataplane::gateway::Dataplane;
+use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::{Hooks, RelayConfig, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
@@ -17,7 +17,7 @@ use weir_sys::tun::Tun;
 
 use super::convert;
 use crate::admin::state::State;
-use crate::config::{Config, Fail};
+use crate::config::{Config, Fail, Mode};
 use crate::exit::Failure;
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
@@ -67,9 +67,10 @@ impl Parts {
             Some(road) => Some(road.start(config, &links, &view.own, &snapshot, &mut publisher)?),
             None => None,
         };
-        let mut warnings = applied.warnings;
-        warnings.extend(view.warnings);
-        for warning in &warnings {
+        let mut lasting = applied.warnings;
+        lasting
+            .extend(dataplane.iter().flat_map(|plane| plane.ports().iter().filter_map(short_of_zero_copy)));
+        for warning in lasting.iter().chain(&view.warnings) {
             tracing::warn!("{warning}");
         }
         let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
@@ -81,7 +82,9 @@ impl Parts {
             relay,
             steering: road.map(|road| Mutex::new(road.steering)),
             attached,
-            warnings: Mutex::new(warnings),
+            lasting_warnings: lasting,
+            lost: Mutex::default(),
+            warnings: Mutex::new(view.warnings),
         };
         Ok(Self { state: Arc::new(state), events, spec, policy, publisher, _watch: watch })
     }
@@ -102,7 +105,7 @@ impl Parts {
                     tell_own(&mut steering, &self.policy, &own)?;
                 }
             }
-            HostEvent::Port { device, change, .. } => log_port(&device, &change),
+            HostEvent::Port { device, change, .. } => self.port_changed(device, &change),
             HostEvent::Warnings(news) => {
                 for warning in &news {
                     tracing::warn!("{warning}");
@@ -115,6 +118,21 @@ impl Parts {
             HostEvent::Ended(why) => return Err(Failure::refused(why)),
         }
         Ok(())
+    }
+
+    fn port_changed(&mut self, device: String, change: &PortChange) {
+        log_port(&device, change);
+        match change {
+            PortChange::Removed => {
+                self.spec.ports.retain(|port| *port != device);
+                if let Ok(mut lost) = self.state.lost.lock() {
+                    lost.insert(device);
+                }
+            }
+            // A device of the same name is another one: nothing of weir's is on it.
+            PortChange::Appeared(_) if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
+            _ => {}
+        }
     }
 
     /// Puts back what somebody removed from the kernel's side; nothing when nothing is missing.
@@ -196,6 +214,14 @@ impl Road {
     }
 }
 
+/// What the operator should know of a port that asked for zero-copy and runs without.
+fn short_of_zero_copy(port: &PortState) -> Option<String> {
+    (port.asked == Mode::ZeroCopy.name() && !port.zero_copy).then(|| {
+        let device = &port.device;
+        format!("device {device}: asked for zero-copy and got copy mode: its driver has no zero-copy on these queues")
+    })
+}
+
 /// Waits for the first picture of the host.
 async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
     let (mut fib, mut own, mut warnings) = (None, None, Vec::new());
@@ -227,7 +253,13 @@ fn log_port(device: &str, change: &PortChange) {
         }
         PortChange::Down => tracing::warn!(device, "link down"),
         PortChange::Up => tracing::info!(device, "link up"),
-        PortChange::Appeared(_) | PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
+        PortChange::Appeared(_) => {
+            tracing::warn!(
+                device,
+                "the device is back; restart weir, so that its traffic takes the fast road"
+            )
+        }
+        PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
     }
 }
 

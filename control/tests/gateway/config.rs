@@ -1,0 +1,64 @@
+//! Configurations for tests: the lab's two ports, one intercept, and what a test wants otherwise.
+
+use std::fmt;
+
+/// Everything a test may choose. The default allows what no test denies.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Queues of each device, and so workers.
+    pub queues: u32,
+    /// `fail` of `[gateway]`.
+    pub fail: &'static str,
+    /// More lines of `[gateway]`.
+    pub gateway: String,
+    /// `mode` of both ports.
+    pub mode: &'static str,
+    /// `handshake` of the intercept.
+    pub handshake: &'static str,
+    /// `grace` of the intercept.
+    pub grace: &'static str,
+    /// Elements of the intercept's `rules`.
+    pub rules: &'static str,
+    /// `listen` of `[fallback]`.
+    pub listen: u16,
+}
+
+/// A name that [`Settings::default`] refuses with a reset.
+pub const DENIED: &str = "denied.example";
+/// A name that it refuses in silence.
+pub const DROPPED: &str = "dropped.example";
+/// A name that no rule mentions.
+pub const ALLOWED: &str = "www.example";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            fail: "open",
+            gateway: String::new(),
+            mode: "auto",
+            handshake: "through",
+            grace: "60s",
+            rules: r#"
+                { from = ["10.77.1.9/32", "fd77:1::9/128"], action = "relay" },
+                { host = ["denied.example"], action = "reset" },
+                { host = ["dropped.example"], action = "drop" },
+            "#,
+            listen: 12377,
+        }
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fail, gateway, mode, handshake, grace, rules, listen, .. } = self;
+        writeln!(f, "[gateway]\nfail = \"{fail}\"\n{gateway}")?;
+        for (name, device) in [("lan", "lan0"), ("wan", "wan0")] {
+            writeln!(f, "[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\nmode = \"{mode}\"")?;
+        }
+        writeln!(f, "[workers]\nflows = 4096\n[fallback]\nlisten = {listen}")?;
+        writeln!(f, "[[intercept]]\nname = \"web\"\nfrom = \"lan\"\nto = [\"0.0.0.0/0\", \"::/0\"]")?;
+        writeln!(f, "tcp = [80, 443, 7777]\nhandshake = \"{handshake}\"")?;
+        writeln!(f, "midstream = {{ action = \"reset\", grace = \"{grace}\" }}\nrules = [{rules}]")
+    }
+}

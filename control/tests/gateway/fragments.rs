@@ -1,0 +1,334 @@
+//! Headers are no way around a rule: whatever a request is wrapped in, a refused name reaches no server, and an allowed
+//! one does where the wrapping is lawful.
+
+use std::time::Duration;
+
+use weir_control::demo::stage::Family;
+use weir_control::lab::CapturedFrame;
+
+use crate::config::{ALLOWED, DENIED, DROPPED, Settings};
+use crate::idle::assert_idle;
+use crate::raw::{DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING, RawClient, fragment_header, padded};
+use crate::weir::until;
+use crate::world::{HTTP, World, play};
+
+/// How long a leak has to show up.
+const LEAK: Duration = Duration::from_millis(60);
+const TCP: u8 = 6;
+/// What the server must never see, in whatever form, of a refused request.
+const SECRET: &[u8] = b"secret-path";
+
+/// What becomes of an allowed request in this wrapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allowed {
+    /// The server answers.
+    Answered,
+    /// Weir drops it, for a reason that is counted under this name.
+    Dropped(&'static str),
+}
+
+/// One way to wrap a request.
+struct Wrapping {
+    name: &'static str,
+    families: &'static [Family],
+    allowed: Allowed,
+    send: fn(&mut RawClient, &[u8]),
+}
+
+const BOTH: &[Family] = &Family::BOTH;
+const V4: &[Family] = &[Family::V4];
+const V6: &[Family] = &[Family::V6];
+
+const WRAPPINGS: [Wrapping; 19] = [
+    Wrapping { name: "plain", families: BOTH, allowed: Allowed::Answered, send: plain },
+    Wrapping { name: "two fragments", families: BOTH, allowed: Allowed::Answered, send: two_fragments },
+    Wrapping { name: "fragments, last first", families: BOTH, allowed: Allowed::Answered, send: backwards },
+    Wrapping {
+        name: "fragments of eight bytes",
+        families: BOTH,
+        allowed: Allowed::Answered,
+        send: eight_bytes,
+    },
+    Wrapping {
+        name: "overlapping fragments",
+        families: BOTH,
+        allowed: Allowed::Dropped("fragment-overlap"),
+        send: overlapping,
+    },
+    Wrapping { name: "IPv4 options", families: V4, allowed: Allowed::Answered, send: ipv4_options },
+    Wrapping { name: "hop-by-hop options", families: V6, allowed: Allowed::Answered, send: hop_by_hop },
+    Wrapping { name: "destination options", families: V6, allowed: Allowed::Answered, send: destination },
+    Wrapping { name: "a long header chain", families: V6, allowed: Allowed::Answered, send: long_chain },
+    Wrapping { name: "an atomic fragment", families: V6, allowed: Allowed::Answered, send: atomic },
+    Wrapping {
+        name: "fragments behind options",
+        families: V6,
+        allowed: Allowed::Answered,
+        send: behind_options,
+    },
+    Wrapping { name: "a routing header", families: V6, allowed: Allowed::Answered, send: routing },
+    Wrapping { name: "one byte a segment", families: BOTH, allowed: Allowed::Answered, send: one_byte },
+    Wrapping { name: "segments, last first", families: BOTH, allowed: Allowed::Answered, send: out_of_order },
+    Wrapping {
+        name: "a wrong checksum first",
+        families: BOTH,
+        allowed: Allowed::Answered,
+        send: wrong_first,
+    },
+    Wrapping {
+        name: "another name first, wrong checksum",
+        families: BOTH,
+        allowed: Allowed::Answered,
+        send: decoy,
+    },
+    Wrapping {
+        name: "overlapping segments",
+        families: BOTH,
+        allowed: Allowed::Answered,
+        send: overlapping_segments,
+    },
+    Wrapping { name: "FIN with the request", families: BOTH, allowed: Allowed::Answered, send: with_fin },
+    Wrapping { name: "urgent data", families: BOTH, allowed: Allowed::Answered, send: urgent },
+];
+
+fn plain(client: &mut RawClient, request: &[u8]) {
+    client.send_segment(client.next, request, |_| {});
+}
+
+fn two_fragments(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_fragments(&segment, &[0..40, 40..segment.len()]);
+}
+
+fn backwards(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_fragments(&segment, &[64..segment.len(), 24..64, 0..24]);
+}
+
+fn eight_bytes(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    let pieces: Vec<_> = (0..segment.len()).step_by(8).map(|at| at..(at + 8).min(segment.len())).collect();
+    client.send_fragments(&segment, &pieces);
+}
+
+/// The middle comes twice, the second time with other bytes.
+fn overlapping(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_fragment(&segment[..40], 0, true);
+    client.send_fragment(&[b'x'; 16], 32, true);
+    client.send_fragments(&segment, &[40..segment.len()]);
+}
+
+fn ipv4_options(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    // Router alert (RFC 2113), then no operation.
+    client.send_ip(&segment, &[0x94, 4, 0, 0, 1, 1, 1, 0], TCP);
+}
+
+fn hop_by_hop(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_ip(&segment, &padded(TCP, 1), HOP_BY_HOP);
+}
+
+fn destination(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_ip(&segment, &padded(TCP, 5), DESTINATION);
+}
+
+fn long_chain(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    let mut chain = padded(DESTINATION, 2);
+    for _ in 0..4 {
+        chain.extend(padded(DESTINATION, 3));
+    }
+    chain.extend(padded(TCP, 1));
+    client.send_ip(&segment, &chain, HOP_BY_HOP);
+}
+
+fn atomic(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_ip(&segment, &fragment_header(TCP, 0, false, 7), FRAGMENT);
+}
+
+fn behind_options(client: &mut RawClient, request: &[u8]) {
+    let segment = [padded(TCP, 2), client.segment(client.next, request, |_| {})].concat();
+    for (from, to) in [(0, 48), (48, segment.len())] {
+        let header = fragment_header(DESTINATION, from, to < segment.len(), 9);
+        client.send_ip(&segment[from..to], &header, FRAGMENT);
+    }
+}
+
+/// Type 4 (SRv6 has it) with no segments left: receivers skip it (RFC 8200, section 4.4).
+fn routing(client: &mut RawClient, request: &[u8]) {
+    let segment = client.segment(client.next, request, |_| {});
+    client.send_ip(&segment, &[TCP, 0, 253, 0, 0, 0, 0, 0], ROUTING);
+}
+
+fn one_byte(client: &mut RawClient, request: &[u8]) {
+    for (at, byte) in (client.next..).zip(request) {
+        client.send_segment(at, &[*byte], |_| {});
+    }
+}
+
+fn out_of_order(client: &mut RawClient, request: &[u8]) {
+    let pieces: Vec<(u32, &[u8])> = (client.next..).step_by(16).zip(request.chunks(16)).collect();
+    for (at, piece) in pieces.into_iter().rev() {
+        client.send_segment(at, piece, |_| {});
+    }
+}
+
+fn wrong_first(client: &mut RawClient, request: &[u8]) {
+    let mut segment = client.segment(client.next, request, |_| {});
+    segment[16] ^= 0x5a;
+    client.send_ip(&segment, &[], TCP);
+    plain(client, request);
+}
+
+/// A name that no rule mentions, in a segment that no server would take.
+fn decoy(client: &mut RawClient, request: &[u8]) {
+    let other =
+        String::from_utf8_lossy(request).replace(DENIED, "innocent.host.").replace(DROPPED, "innocent.host.");
+    let mut segment = client.segment(client.next, other.as_bytes(), |_| {});
+    segment[16] ^= 0x5a;
+    client.send_ip(&segment, &[], TCP);
+    plain(client, request);
+}
+
+fn overlapping_segments(client: &mut RawClient, request: &[u8]) {
+    let (first, second) = (&request[..30], &request[20..]);
+    client.send_segment(client.next, first, |_| {});
+    client.send_segment(client.next + 20, second, |_| {});
+}
+
+fn with_fin(client: &mut RawClient, request: &[u8]) {
+    client.send_segment(client.next, request, |tcp| tcp.fin = true);
+}
+
+fn urgent(client: &mut RawClient, request: &[u8]) {
+    client.send_segment(client.next, request, |tcp| {
+        tcp.psh = true;
+        tcp.urgent_pointer = 1;
+    });
+}
+
+fn request(name: &str) -> Vec<u8> {
+    let secret = String::from_utf8_lossy(SECRET);
+    format!("GET /{secret} HTTP/1.1\r\nhost: {name}\r\nuser-agent: by hand\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn refused_name_reaches_no_server_in_any_wrapping() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        let mut port = 20_000;
+        for wrapping in &WRAPPINGS {
+            for (family, name) in
+                wrapping.families.iter().flat_map(|family| [(*family, DENIED), (*family, DROPPED)])
+            {
+                port += 1;
+                let mut client = RawClient::new(world, family, port, HTTP);
+                assert_refused(world, &mut client, wrapping, name);
+            }
+        }
+        assert_idle_but_fragments(world);
+    });
+}
+
+fn assert_refused(world: &World<'_>, client: &mut RawClient, wrapping: &Wrapping, name: &str) {
+    let what = format!("{name} in {}, {}", wrapping.name, client.local);
+    let watch = world.watch();
+    client.connect();
+    (wrapping.send)(client, &request(name));
+    let reset = name == DENIED && wrapping.allowed == Allowed::Answered;
+    if reset {
+        let expected = client.expected;
+        let rst = client.receive(crate::weir::PATIENCE, |tcp| tcp.rst);
+        assert_eq!(rst.map(|rst| rst.sequence_number), Some(expected), "{what}: no exact reset");
+    } else {
+        std::thread::sleep(LEAK);
+    }
+    let (_, far) = watch.stop_all();
+    assert_nothing_leaked(&far, client, &what);
+    assert_eq!(world.received_from(client.local), 0, "{what}: the origin got payload");
+}
+
+/// No frame from the client carries payload, neither as TCP nor as a fragment of something.
+#[track_caller]
+fn assert_nothing_leaked(frames: &[CapturedFrame], client: &RawClient, what: &str) {
+    for frame in frames {
+        let leaked = frame.bytes.windows(SECRET.len()).any(|window| window == SECRET);
+        assert!(!leaked, "{what}: the request crossed: {frame:?}");
+        if let Some(tcp) = frame.tcp().filter(|tcp| tcp.source == client.local) {
+            assert!(tcp.payload.is_empty(), "{what}: payload crossed: {tcp:?}");
+        }
+    }
+}
+
+/// Incomplete datagrams are kept for a while; everything else is given back at once.
+fn assert_idle_but_fragments(world: &World<'_>) {
+    until("all frames are free", || {
+        let frames = world.weir.status()["frames"].clone();
+        assert_eq!(frames["lost"], 0);
+        frames["free"] == frames["total"]
+    });
+}
+
+#[test]
+fn allowed_name_is_answered_in_lawful_wrappings() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        let mut port = 30_000;
+        for wrapping in &WRAPPINGS {
+            for family in wrapping.families {
+                port += 1;
+                let mut client = RawClient::new(world, *family, port, HTTP);
+                let what = format!("{}, {}", wrapping.name, client.local);
+                let dropped = |name| world.weir.count("drops", name);
+                let before = if let Allowed::Dropped(name) = wrapping.allowed { dropped(name) } else { 0 };
+                client.connect();
+                (wrapping.send)(&mut client, &request(ALLOWED));
+                match wrapping.allowed {
+                    Allowed::Answered => {
+                        let acknowledged = client.next.wrapping_add(request(ALLOWED).len() as u32);
+                        let taken = |tcp: &etherparse::TcpHeader| {
+                            !tcp.rst && tcp.acknowledgment_number.wrapping_sub(acknowledged) < 2
+                        };
+                        let answer = client.receive(Duration::from_secs(5), taken);
+                        assert!(answer.is_some(), "{what}: not answered; {}", world.weir.status());
+                    }
+                    Allowed::Dropped(name) => until(&format!("{what}: counted"), || dropped(name) > before),
+                }
+                client.send_segment(client.next, b"", |tcp| tcp.rst = true);
+            }
+        }
+    });
+}
+
+#[test]
+fn data_on_a_syn_does_not_cross_before_the_verdict() {
+    play(&Settings::default(), |world| {
+        world.lab.server.write_sysctl("net/ipv4/tcp_fastopen", "1027").expect("a sysctl");
+        world.meet_neighbours();
+        for (port, family) in (40_000..).zip(Family::BOTH) {
+            let watch = world.watch();
+            let mut client = RawClient::new(world, family, port, HTTP);
+            let body = request(DENIED);
+            client.send_segment(client.next, &body, |tcp| {
+                tcp.syn = true;
+                tcp.ack = false;
+                // An empty TFO cookie request (RFC 7413), then no operation.
+                tcp.set_options_raw(&[34, 2, 1, 1]).expect("short");
+            });
+            let answer = client.receive(crate::weir::PATIENCE, |tcp| tcp.syn && tcp.ack).expect("a SYN-ACK");
+            assert_eq!(answer.acknowledgment_number, client.next.wrapping_add(1), "data was acknowledged");
+            assert!(!answer.options.as_slice().starts_with(&[34]), "a cookie came: {answer:?}");
+            client.next = client.next.wrapping_add(1);
+            client.expected = answer.sequence_number.wrapping_add(1);
+            plain(&mut client, &body);
+            client.receive(crate::weir::PATIENCE, |tcp| tcp.rst).expect("a reset");
+            let (_, far) = watch.stop_all();
+            assert_nothing_leaked(&far, &client, "data on a SYN");
+        }
+        assert_idle(&world.weir);
+    });
+}

@@ -1,0 +1,81 @@
+//! When traffic stops nothing is in use: every frame is free, however the connections went and whoever's they were.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use weir_control::demo::stage::Family;
+
+use crate::config::{ALLOWED, DENIED, Settings};
+use crate::weir::{Weir, until};
+use crate::world::{HTTP, HTTPS, World, fetch, fetch_intact, play};
+
+/// How soon after the last packet all frames must be free.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn two_hundred_short_connections_leave_all_frames_free() {
+    for queues in [1, 2] {
+        play(&Settings { queues, ..Settings::default() }, |world| {
+            assert_eq!(world.weir.status()["workers"], queues);
+            for at in 0..200 {
+                short_connection(world, Family::BOTH[at % 2], at);
+            }
+            assert_idle(&world.weir);
+            assert_eq!(world.weir.count("flows", "opened"), 200);
+            assert_eq!(world.weir.count("flows", "reset"), 50);
+        });
+    }
+}
+
+/// One of four kinds.
+fn short_connection(world: &World<'_>, family: Family, at: usize) {
+    let host = if at / 2 % 4 == 1 { DENIED } else { ALLOWED };
+    match at / 2 % 4 {
+        // Closed without a word.
+        3 => drop(world.connect(family, HTTPS)),
+        _ => {
+            let mut stream = world.connect(family, HTTP);
+            match fetch(&mut stream, host, 10_000) {
+                Ok(response) => assert!(response.is_intact() && host == ALLOWED),
+                Err(error) => {
+                    assert!(error.kind() == ErrorKind::ConnectionReset && host == DENIED, "{error}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_workers_carry_many_downloads_and_hand_frames_over() {
+    play(&Settings { queues: 2, ..Settings::default() }, |world| {
+        let world = &*world;
+        std::thread::scope(|scope| {
+            for at in 0..64 {
+                scope.spawn(move || {
+                    let mut stream = world.connect(Family::BOTH[at % 2], HTTP);
+                    fetch_intact(&mut stream, 200_000);
+                });
+            }
+        });
+        assert!(world.weir.count("flows", "handed-over") > 0, "no frame crossed from worker to worker");
+        assert_idle(&world.weir);
+    });
+}
+
+#[test]
+fn gateway_before_any_traffic_has_all_frames_free() {
+    play(&Settings::default(), |world| assert_idle(&world.weir));
+}
+
+/// Within two seconds no frame is in use, and none was ever lost.
+#[track_caller]
+pub fn assert_idle(weir: &Weir<'_>) {
+    let from = Instant::now();
+    until("all frames are free", || {
+        let frames = weir.status()["frames"].clone();
+        let free = frames["free"] == frames["total"] && frames["total"] != 0;
+        let idle = free && frames["held"] == 0 && frames["lost"] == 0 && frames["sending"] == 0;
+        assert!(idle || from.elapsed() < SOON, "after {SOON:?}: {frames}");
+        idle
+    });
+}

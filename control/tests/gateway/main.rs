@@ -1,0 +1,15 @@
+//! `weir run` from end to end: the binary in a lab's gateway, real TCP at both sides, frames seen at the far ends of
+//! both links. Every test begins with a gateway that was never touched and ends with one that looks the same.
+
+mod config;
+mod weir;
+mod world;
+
+mod crash;
+mod fragments;
+mod frames;
+mod idle;
+mod lost;
+mod raw;
+mod refusals;
+mod roads;

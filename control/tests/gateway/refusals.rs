@@ -1,0 +1,266 @@
+//! What weir does when the system, the configuration or the command line will not do: one sentence that names the
+//! culprit, the exit code that scripts rely on, and a host as it was.
+
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::process::Command;
+
+use weir_control::lab::Namespace;
+use weir_sys::ethtool;
+use weir_sys::steering::{AttachMode, Sizes, Steering};
+
+use crate::config::Settings;
+use crate::weir::Finished;
+use crate::world::{World, prepare};
+
+/// The system is in the way of a start; `what` must be in the sentence.
+#[track_caller]
+fn assert_refused(world: &mut World<'_>, what: &[&str]) {
+    world.weir.spawn();
+    let ended = world.weir.wait();
+    assert_sentence(&ended, 3, what);
+    world.assert_as_before();
+}
+
+/// The exit code, and exactly one sentence beside lines of the log, which has every word of `what` and an end.
+#[track_caller]
+fn assert_sentence(ended: &Finished, code: i32, what: &[&str]) {
+    assert_eq!(ended.code(), code, "{ended:?}");
+    let lines: Vec<&str> = ended.errors.lines().filter(|line| !is_log(line)).collect();
+    assert_eq!(lines.len(), 1, "one sentence, not: {lines:#?}");
+    let sentence = lines[0].strip_prefix("weir: ").unwrap_or_else(|| panic!("who says {:?}", lines[0]));
+    for word in what {
+        assert!(sentence.contains(word), "no {word:?} in: {sentence}");
+    }
+    for sign in ["Error", "Os {", "Some(", "panicked", "os error 0"] {
+        assert!(!sentence.contains(sign), "not for people: {sentence}");
+    }
+}
+
+/// Log lines begin with the date.
+fn is_log(line: &str) -> bool {
+    line.starts_with(|first: char| first.is_ascii_digit())
+}
+
+#[test]
+fn device_that_does_not_exist_is_named_with_those_that_do() {
+    prepare(&Settings::default(), |world| {
+        let config = Settings::default().to_string().replace("\"wan0\"", "\"wan7\"");
+        world.weir.write_config(&config);
+        assert_refused(world, &["test.toml:", "wan7", "lan0", "wan0"]);
+    });
+}
+
+#[test]
+fn device_with_a_program_of_somebody_else_is_left_to_him() {
+    for (device, other) in [("lan0", "wan0"), ("wan0", "lan0")] {
+        prepare(&Settings::default(), |world| {
+            let foreign = attach(&world.lab.gateway, device);
+            world.weir.spawn();
+            let ended = world.weir.wait();
+            assert_sentence(&ended, 3, &[device, "XDP"]);
+            let links = world.sh(&world.lab.gateway, "ip -d link");
+            let of = |name: &str| links.split("\n").find(|line| line.contains(&format!("{name}@"))).unwrap();
+            assert!(of(device).contains("xdp"), "the other program is gone: {links}");
+            assert!(!of(other).contains("xdp"), "weir's program is left on {other}: {links}");
+            drop(foreign);
+            world.assert_as_before();
+            world.weir.start();
+        });
+    }
+}
+
+/// Another program that holds a device, as long as it lives.
+fn attach(namespace: &Namespace, device: &str) -> Steering {
+    namespace.run(|| {
+        let mut steering = Steering::load(&Sizes::default()).unwrap();
+        let index = ethtool::index_of(device).unwrap();
+        steering.attach(device, index, AttachMode::Native).unwrap();
+        steering
+    })
+}
+
+#[test]
+fn zero_copy_on_a_device_without_it_is_copy_and_a_warning() {
+    prepare(&Settings { mode: "zero-copy", ..Settings::default() }, |world| {
+        world.weir.start();
+        let status = world.weir.status();
+        for port in status["ports"].as_array().unwrap() {
+            assert_eq!((&port["zero_copy"], &port["asked"]), (&false.into(), &"zero-copy".into()), "{port}");
+        }
+        let warnings = status["warnings"].to_string();
+        for word in ["lan0", "wan0", "zero-copy", "copy mode"] {
+            assert!(warnings.contains(word), "no {word:?} in {warnings}");
+        }
+    });
+}
+
+#[test]
+fn generic_mode_is_told_as_generic() {
+    prepare(&Settings { mode: "generic", ..Settings::default() }, |world| {
+        world.weir.start();
+        let status = world.weir.status();
+        let modes: Vec<_> = status["ports"].as_array().unwrap().iter().map(|port| &port["xdp"]).collect();
+        assert_eq!(modes, ["generic", "generic"]);
+        for family in weir_control::demo::stage::Family::BOTH {
+            let mut stream = world.connect(family, crate::world::HTTP);
+            crate::world::fetch_intact(&mut stream, 100_000);
+        }
+    });
+}
+
+#[test]
+fn queue_that_a_device_has_not_is_refused_with_those_it_has() {
+    prepare(&Settings::default(), |world| {
+        let config = Settings::default().to_string().replacen("mode =", "queues = [0, 3]\nmode =", 1);
+        world.weir.write_config(&config);
+        assert_refused(world, &["test.toml:", "lan0", "3"]);
+    });
+}
+
+#[test]
+fn missing_capabilities_are_told_before_anything_is_done() {
+    let cases: [(&str, &[&str]); 4] = [
+        ("--bounding-set=-all", &["CAP_"]),
+        ("--bounding-set=-net_admin", &["CAP_NET_ADMIN"]),
+        ("--bounding-set=-bpf,-sys_admin,-perfmon", &["CAP_"]),
+        ("--bounding-set=-net_raw", &["CAP_NET_RAW"]),
+    ];
+    for (drop, what) in cases {
+        prepare(&Settings::default(), |world| {
+            let mut command = Command::new("setpriv");
+            let weir = world.weir.command("run");
+            command.args([drop, "--inh-caps=-all"]).arg(weir.get_program()).args(weir.get_args());
+            world.weir.spawn_as(&mut command);
+            let ended = world.weir.wait();
+            assert_sentence(&ended, 3, what);
+            world.assert_as_before();
+        });
+    }
+}
+
+#[test]
+fn occupied_addresses_are_named() {
+    let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let metrics = || "metrics = \"127.0.0.1:9470\"".to_owned();
+    let cases: [(Settings, SocketAddr, &[&str]); 4] = [
+        (Settings::default(), any(12377), &["12377"]),
+        (Settings::default(), "0.0.0.0:12377".parse().unwrap(), &["12377"]),
+        (Settings { listen: 15000, ..Settings::default() }, any(15000), &["15000"]),
+        (
+            Settings { gateway: metrics(), ..Settings::default() },
+            "127.0.0.1:9470".parse().unwrap(),
+            &["127.0.0.1:9470", "metrics"],
+        ),
+    ];
+    for (settings, address, what) in cases {
+        prepare(&settings, |world| {
+            let taken = world.lab.gateway.run(|| TcpListener::bind(address)).unwrap();
+            assert_refused(world, what);
+            drop(taken);
+            world.weir.start();
+        });
+    }
+}
+
+#[test]
+fn occupied_admin_socket_is_named() {
+    prepare(&Settings::default(), |world| {
+        let path = "/run/weir/admin.sock";
+        let taken = world.lab.gateway.run(|| std::os::unix::net::UnixListener::bind(path)).unwrap();
+        assert_refused(world, &[path, "admin"]);
+        // One that nobody listens on any more is what a crash leaves.
+        drop(taken);
+        world.weir.start();
+    });
+    let gateway = "admin = \"/proc/weir/admin.sock\"".to_owned();
+    prepare(&Settings { gateway, ..Settings::default() }, |world| {
+        assert_refused(world, &["/proc/weir/admin.sock", "admin"]);
+    });
+}
+
+#[test]
+fn second_weir_in_a_namespace_is_refused_and_the_first_lives_on() {
+    prepare(&Settings::default(), |world| {
+        world.weir.start();
+        let first = world.weir.status()["pid"].to_string();
+        for what in ["run", "clean"] {
+            let command = match what {
+                "run" => world.weir.command("run"),
+                _ => {
+                    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+                    command.arg("clean");
+                    command
+                }
+            };
+            let second = world.weir.finish(command);
+            assert_sentence(&second, 3, &["another weir", &first]);
+        }
+        assert_eq!(world.weir.status()["healthy"], true);
+        for family in weir_control::demo::stage::Family::BOTH {
+            let mut stream = world.connect(family, crate::world::HTTP);
+            crate::world::fetch_intact(&mut stream, 1000);
+        }
+    });
+}
+
+#[test]
+fn nft_table_of_somebody_else_is_left_to_him() {
+    prepare(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "nft add table inet weir");
+        world.weir.spawn();
+        let ended = world.weir.wait();
+        assert_sentence(&ended, 3, &["inet weir"]);
+        world.sh(&world.lab.gateway, "nft delete table inet weir");
+        world.assert_as_before();
+    });
+}
+
+#[test]
+fn wrong_configuration_is_told_with_file_and_line() {
+    prepare(&Settings::default(), |world| {
+        let good = Settings::default().to_string();
+        let cases = [
+            (good.replace("fail = \"open\"", "fail = \"ajar\""), "test.toml:2"),
+            (good.replace("fail = ", "fial = "), "test.toml:2"),
+            (good.replace("from = \"lan\"", "from = \"lam\""), "`lam`"),
+            (good.replace("[gateway]", "[gateway"), "test.toml:1"),
+            (String::new(), "test.toml"),
+        ];
+        for (config, what) in cases {
+            world.weir.write_config(&config);
+            for command in ["run", "check", "plan"] {
+                let ended = world.weir.finish(world.weir.command(command));
+                let text = format!("{}{}", ended.output, ended.errors);
+                assert_eq!(ended.code(), 1, "weir {command}: {text}");
+                assert!(text.contains("test.toml") && text.contains(what), "weir {command}: {text}");
+            }
+        }
+        world.assert_as_before();
+    });
+}
+
+#[test]
+fn commands_without_a_running_weir_or_a_file_are_refused() {
+    prepare(&Settings::default(), |world| {
+        for what in ["status", "flows"] {
+            let ended = world.weir.finish(world.weir.command(what));
+            assert_sentence(&ended, 3, &["/run/weir/admin.sock", "weir run"]);
+        }
+        for what in ["run", "check", "plan"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+            command.args([what, "-c", "/run/weir/none.toml"]);
+            let ended = world.weir.finish(command);
+            let text = format!("{}{}", ended.output, ended.errors);
+            assert_eq!(ended.code(), 1, "weir {what}: {text}");
+            assert!(text.contains("/run/weir/none.toml"), "{text}");
+        }
+        for usage in [&["run"][..], &["status"], &["walk"], &[], &["run", "-c"], &["demo", "--workers", "0"]]
+        {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+            command.args(usage);
+            let ended = world.weir.finish(command);
+            assert_eq!(ended.code(), 2, "weir {usage:?}: {ended:?}");
+        }
+        world.assert_as_before();
+    });
+}

@@ -1,0 +1,230 @@
+//! A lab with origins and a weir between them, and what clients do in it.
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use weir_control::demo::client::{self, Response};
+use weir_control::demo::stage::{Family, Stage};
+use weir_control::lab::{
+    Capture, CapturedFrame, Lab, LabOptions, Namespace, TcpFrame, differences, host_state,
+};
+
+use crate::config::{ALLOWED, Settings};
+use crate::weir::{PATIENCE, Weir, until};
+
+/// Port of the HTTP origin.
+pub const HTTP: u16 = 80;
+/// Port of the TLS origin.
+pub const HTTPS: u16 = 443;
+
+/// The place of a test.
+#[derive(Debug)]
+pub struct World<'lab> {
+    pub lab: &'lab Lab,
+    pub stage: Stage<'lab>,
+    pub weir: Weir<'lab>,
+    /// The gateway before weir was there.
+    pub before: String,
+}
+
+/// Plays `test` in a lab where weir runs as `settings` say. Afterwards weir must end as asked, and leave nothing.
+pub fn play(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
+    prepare(settings, |world| {
+        world.weir.start();
+        test(world);
+    });
+}
+
+/// As [`play`], and weir is not started. What `test` leaves running is ended.
+pub fn prepare(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
+    let options = LabOptions { queues: settings.queues, forwarding: Some(true) };
+    let Some(lab) = Lab::for_test(&options) else { return };
+    let stage = Stage::new(&lab).expect("origins can be started");
+    let before = host_state(&lab.gateway).expect("the gateway can be looked at");
+    let weir = Weir::new(&lab, &settings.to_string());
+    let mut world = World { lab: &lab, stage, weir, before };
+    test(&mut world);
+    if world.weir.is_running() {
+        let ended = world.weir.stop();
+        assert_eq!(ended.code(), 0, "weir run ended with {ended:?}");
+        world.assert_as_before();
+    }
+}
+
+impl World<'_> {
+    /// Nothing of weir's is left, and nothing else is missing.
+    #[track_caller]
+    pub fn assert_as_before(&self) {
+        let now = host_state(&self.lab.gateway).expect("the gateway can be looked at");
+        let difference = differences(&self.before, &now);
+        assert!(difference.is_empty(), "left behind (+) or lost (-):\n{difference}");
+    }
+
+    /// Connects the usual client to the usual server.
+    #[track_caller]
+    pub fn connect(&self, family: Family, port: u16) -> TcpStream {
+        self.stage.connect(family, port).expect("the client can connect")
+    }
+
+    /// Connects the usual client to any server.
+    pub fn connect_to(&self, family: Family, target: SocketAddr) -> io::Result<TcpStream> {
+        client::connect(&self.lab.client, SocketAddr::new(family.addresses().client, 0), target)
+    }
+
+    /// Until weir knows the link-layer addresses of the usual client and server, the kernel sends its packets.
+    #[track_caller]
+    pub fn meet_neighbours(&self) {
+        for family in Family::BOTH {
+            until("weir knows both neighbours", || {
+                let before = self.weir.count("punts", "no-neighbour");
+                fetch_intact(&mut self.connect(family, HTTP), 1000);
+                self.weir.count("punts", "no-neighbour") == before
+            });
+        }
+    }
+
+    /// Runs a command line in a namespace. Panics when it fails.
+    pub fn sh(&self, namespace: &Namespace, line: &str) -> String {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).stdin(Stdio::null());
+        let output = namespace.run(|| command.output()).expect("sh");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{line}\n{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// The usual server answers an ICMP echo request of the client.
+    #[track_caller]
+    pub fn ping(&self, family: Family) {
+        let addresses = family.addresses();
+        let (server, client) = (addresses.servers[0], addresses.client);
+        let (domain, protocol, kind) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, 8),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, 128),
+        };
+        let socket = self.lab.client.run(|| Socket::new(domain, Type::RAW, Some(protocol))).expect("root");
+        socket.bind(&SocketAddr::new(client, 0).into()).expect("the client's address");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        // The kernel fills in ICMPv6's checksum; ICMPv4's is the complement of type, identifier and sequence.
+        let mut request = [kind, 0, 0, 0, 0x77, 0x77, 0, 1];
+        if family == Family::V4 {
+            let sum = !(u16::from(kind) << 8).wrapping_add(0x7777).wrapping_add(1);
+            request[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        socket.send_to(&request, &SocketAddr::new(server, 0).into()).expect("sent");
+        let mut buffer = [0; 256];
+        until("the server answers a ping", || {
+            let length = (&socket).read(&mut buffer).expect("an answer");
+            // Raw IPv4 sockets give the IP header as well.
+            buffer[..length].ends_with(&[0x77, 0x77, 0, 1])
+        });
+    }
+
+    /// Records at the client's and at the server's end of the links.
+    pub fn watch(&self) -> Watch {
+        let at = |namespace, device| self.lab.capture(namespace, device).expect("captures work");
+        Watch { client: at(&self.lab.client, "client0"), server: at(&self.lab.server, "server0") }
+    }
+
+    /// Payload bytes of `client` that the origins got.
+    pub fn received_from(&self, client: SocketAddr) -> u64 {
+        self.stage.records().received_from(client)
+    }
+}
+
+/// Asks the HTTP origin for `bytes` bytes.
+pub fn fetch(stream: &mut TcpStream, host: &str, bytes: u64) -> io::Result<Response> {
+    client::get(stream, host, &format!("/bytes/{bytes}"), &AtomicU64::new(0))
+}
+
+/// As [`fetch`], of an allowed name; every byte must come.
+#[track_caller]
+pub fn fetch_intact(stream: &mut TcpStream, bytes: u64) {
+    let response = fetch(stream, ALLOWED, bytes).expect("an answer");
+    assert!(response.is_intact() && response.length == bytes, "{response:?}");
+}
+
+/// Two recordings.
+#[derive(Debug)]
+pub struct Watch {
+    client: Capture,
+    server: Capture,
+}
+
+/// What was seen of a connection at one device.
+#[derive(Debug)]
+pub struct Seen {
+    pub raw: Vec<CapturedFrame>,
+    pub tcp: Vec<TcpFrame>,
+}
+
+impl Watch {
+    /// Ends both recordings; what the client's and the server's end of the links saw of `client`'s connections.
+    pub fn stop(self, client: SocketAddr) -> (Seen, Seen) {
+        (of_client(self.client.stop(), client), of_client(self.server.stop(), client))
+    }
+
+    /// Ends both recordings; all frames.
+    pub fn stop_all(self) -> (Vec<CapturedFrame>, Vec<CapturedFrame>) {
+        (self.client.stop(), self.server.stop())
+    }
+}
+
+fn of_client(frames: Vec<CapturedFrame>, client: SocketAddr) -> Seen {
+    let of =
+        |frame: &CapturedFrame| frame.tcp().filter(|tcp| tcp.source == client || tcp.destination == client);
+    let raw: Vec<CapturedFrame> = frames.into_iter().filter(|frame| of(frame).is_some()).collect();
+    let tcp = raw.iter().filter_map(of).collect();
+    Seen { raw, tcp }
+}
+
+/// A download under way, at a rate that leaves time to do something to the gateway.
+#[derive(Debug)]
+pub struct Download {
+    pub client: SocketAddr,
+    bytes: u64,
+    progress: Arc<AtomicU64>,
+    thread: JoinHandle<io::Result<Response>>,
+}
+
+impl Download {
+    /// Starts it and returns when an eighth is there.
+    #[track_caller]
+    pub fn start(world: &World<'_>, family: Family, bytes: u64, rate: u64) -> Self {
+        let mut stream = world.connect(family, HTTP);
+        let client = stream.local_addr().expect("connected");
+        let progress = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&progress);
+        let path = format!("/bytes/{bytes}?rate={rate}");
+        let thread = std::thread::spawn(move || client::get(&mut stream, ALLOWED, &path, &counter));
+        let download = Self { client, bytes, progress, thread };
+        until("the download begins", || download.progress() > bytes / 8);
+        download
+    }
+
+    /// Bytes that have come.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    /// Returns when `more` bytes have come since now.
+    #[track_caller]
+    pub fn goes_on(&self, more: u64) {
+        let wanted = (self.progress() + more).min(self.bytes);
+        until("the download goes on", || self.progress() >= wanted);
+    }
+
+    /// Waits for the end, which must be that of the whole body.
+    #[track_caller]
+    pub fn finish(self) {
+        let seen = self.progress();
+        let response = self.thread.join().expect("the client does not panic");
+        let response = response.unwrap_or_else(|error| panic!("{} after {seen} bytes: {error}", self.client));
+        assert!(response.is_intact() && response.length == self.bytes, "{}: {response:?}", self.client);
+    }
+}
