@@ -34,6 +34,8 @@ pub use wake::Waker;
 
 /// Completions of cancellations: nobody waits for them.
 const CANCEL: u64 = u64::MAX;
+/// What ends a watch.
+const HANGUP: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
 /// How long a dropped ring waits for the kernel to let go of its memory; then the memory is leaked.
 const QUIESCE: Duration = Duration::from_secs(5);
 
@@ -91,7 +93,8 @@ enum Kind {
     Connect(SocketId, #[allow(dead_code, reason = "kept for the kernel to read")] Box<SockAddr>),
     Recv(SocketId, BufferId),
     Send(SocketId, BufferId),
-    Watch(SocketId),
+    /// With the poll events that ended it, once seen.
+    Watch(SocketId, u32),
     Wake,
 }
 
@@ -243,10 +246,13 @@ impl Ring {
         begun
     }
 
-    /// Completes with the poll events when the socket has failed or is closed in both directions.
+    /// Completes with the poll events when the socket has failed or is closed in both directions; FIN from the
+    /// peer alone does not end it.
     pub fn watch(&mut self, id: SocketId, token: u64) -> bool {
-        let events = (libc::POLLERR | libc::POLLHUP) as u32;
-        self.begin(id, token, Kind::Watch(id), |fd| opcode::PollAdd::new(fd, events).build())
+        // A single poll would end with POLLRDHUP, which io_uring always adds, and again each time it is armed after FIN.
+        // A multishot one looks again only when the socket wakes its waiters.
+        let build = |fd| opcode::PollAdd::new(fd, HANGUP).multi(true).build();
+        self.begin(id, token, Kind::Watch(id, 0), build)
     }
 
     /// Stops everything under way on a socket; each operation completes, with ECANCELED if it was stopped.
@@ -321,8 +327,18 @@ impl Ring {
         let key = Key::from_bits(entry.user_data());
         let more = cqueue::more(entry.flags());
         let result = entry.result();
-        let Op { token, kind } = self.ops.get(key)?;
+        let Op { token, kind } = self.ops.get_mut(key)?;
         let token = *token;
+        if let Kind::Watch(_, seen) = kind {
+            *seen |= u32::try_from(result).unwrap_or(0) & HANGUP;
+            if more {
+                // It has done its work once it saw something; its last completion tells.
+                if *seen != 0 {
+                    self.push(opcode::AsyncCancel::new(key.to_bits()).build().user_data(CANCEL));
+                }
+                return None;
+            }
+        }
         let mut outcome = match u32::try_from(result) {
             Ok(done) => Outcome::Done(done),
             Err(_) => Outcome::Failed(Errno::from_raw_os_error(-result)),
@@ -343,6 +359,9 @@ impl Ring {
                 self.watch_waker();
                 outcome = Outcome::Woken;
             }
+            // Ended by the kernel with nothing seen (its queue was full): it goes on.
+            Kind::Watch(id, 0) if result >= 0 && self.watch(id, token) => return None,
+            Kind::Watch(_, seen) if seen != 0 => outcome = Outcome::Done(seen),
             Kind::Accept(id, AcceptMode::Many) if result == -libc::EINVAL => {
                 // Before 5.19 an accept takes one connection.
                 self.accept_mode = AcceptMode::Once;
@@ -359,7 +378,7 @@ impl Ring {
     fn finish(&mut self, key: Key) -> Option<Kind> {
         let Op { kind, .. } = self.ops.remove(key)?;
         let id = match kind {
-            Kind::Accept(id, _) | Kind::Connect(id, _) | Kind::Watch(id) => id,
+            Kind::Accept(id, _) | Kind::Connect(id, _) | Kind::Watch(id, _) => id,
             Kind::Recv(id, buffer) => {
                 self.arena.end(buffer, true);
                 id

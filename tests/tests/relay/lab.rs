@@ -188,6 +188,14 @@ pub fn is_reset(mut stream: &TcpStream) -> bool {
     error.kind() == std::io::ErrorKind::ConnectionReset
 }
 
+/// Whether a connection is answered with RST: at once, so that connecting fails, or once it stands.
+pub fn is_refused(lab: &Lab, to: SocketAddr) -> bool {
+    match lab.try_connect(to) {
+        Ok(stream) => is_reset(&limited(stream)),
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
 /// Closing it sends RST.
 pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
