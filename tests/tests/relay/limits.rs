@@ -170,7 +170,7 @@ fn stopped_relay_lets_connections_finish_then_resets_them() {
             }
         });
         let (mut finishes, stays) = (lab.connect(origin), lab.connect(origin));
-        lab::until("2 flows", || relay.flows(10).len() == 2);
+        lab::until("2 flows", || relay.flows(10).iter().filter(|flow| flow.state == "open").count() == 2);
         let stopping = std::thread::spawn(move || relay.stop(Duration::from_millis(700)));
         std::thread::sleep(Duration::from_millis(200));
         finishes.write_all(b"x").unwrap();
