@@ -16,8 +16,6 @@ use weir_core::ids::{Nanos, PortId};
 use crate::bench::{Bench, Came, LAN, WAN};
 use crate::packet::{Family, RST, Seen, ethernet};
 
-/// Longest run, in microseconds of virtual time.
-const LIMIT: u64 = 130_000_000;
 const BUFFER: usize = 32 * 1024;
 
 /// Random numbers from a seed (xorshift64*).
@@ -203,6 +201,8 @@ enum To {
 pub struct Play {
     pub seed: u64,
     pub wire: Wire,
+    /// The longest run, in microseconds of virtual time.
+    pub limit: u64,
     /// Octets of the request that decide.
     pub hello: usize,
     /// What client and server send. The server begins when it has received something.
@@ -232,6 +232,7 @@ pub struct Pair<'a> {
     server: Host,
     random: Random,
     wire: Wire,
+    limit: u64,
     flight: BinaryHeap<Reverse<(u64, u64, To, Vec<u8>)>>,
     count: u64,
     now: u64,
@@ -266,6 +267,7 @@ impl<'a> Pair<'a> {
             server,
             random: Random::new(play.seed),
             wire: play.wire,
+            limit: play.limit,
             flight: BinaryHeap::new(),
             count: 0,
             now: 0,
@@ -289,7 +291,7 @@ impl<'a> Pair<'a> {
             // The gateway's timers are served at least every 50 ms.
             let next = flying.min(self.client.poll_at(self.now)).min(self.server.poll_at(self.now));
             self.now = next.min(self.now + 50_000);
-            if self.now > LIMIT {
+            if self.now > self.limit {
                 break;
             }
             self.bench.now = start.saturating_add(Nanos(self.now * 1000));

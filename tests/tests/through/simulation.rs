@@ -11,7 +11,7 @@ use weir_tests::pair::{Outcome, Pair, Play, Random, bytes, name, wire};
 const SEEDS: u64 = 250;
 
 /// A ClientHello of one or two segments, then up to 60 kB each way.
-fn play(bench: &mut Bench, seed: u64, host: &str) -> (Play, Outcome) {
+fn play(bench: &mut Bench, seed: u64, host: &str, limit: u64) -> (Play, Outcome) {
     let mut random = Random::new(seed);
     let wire = wire(&mut random);
     let pad = [0, 200, 1400][random.below(3) as usize];
@@ -21,7 +21,15 @@ fn play(bench: &mut Bench, seed: u64, host: &str) -> (Play, Outcome) {
     request.extend(bytes(&mut random, length));
     let length = random.below(60_000) as usize;
     let response = bytes(&mut random, length);
-    let play = Play { seed, wire, hello, request, response, early_close: random.one_in(4) };
+    let play = Play {
+        seed,
+        wire,
+        limit: limit * 1_000_000,
+        hello,
+        request,
+        response,
+        early_close: random.one_in(4),
+    };
     let outcome = Pair::new(bench, &play).run();
     (play, outcome)
 }
@@ -50,7 +58,7 @@ fn seeds(mut run: impl FnMut(Family, u64)) {
 fn allowed_transfers_arrive_intact_and_close_cleanly() {
     seeds(|family, seed| {
         let mut bench = Bench::new(family);
-        let (play, outcome) = play(&mut bench, seed, "fine.example");
+        let (play, outcome) = play(&mut bench, seed, "fine.example", 900);
         let what = format!("{} seed {seed} {:?}", name(family), play.wire);
         assert!(
             outcome.at_server == play.request,
@@ -74,7 +82,7 @@ fn denied_connections_bring_no_octet_to_the_servers_wire() {
             setup.spec.hold_time = Nanos::from_secs(100);
             setup.spec.unidentified = Action::Reset;
             let mut bench = Bench::of(family, setup);
-            let (play, outcome) = play(&mut bench, seed, host);
+            let (play, outcome) = play(&mut bench, seed, host, 130);
             let what = format!("{} seed {seed} {host} {:?}", name(family), play.wire);
             assert_eq!(outcome.payload_to_server, 0, "{what}");
             assert!(outcome.at_server.is_empty() && outcome.at_client.is_empty(), "{what}");
