@@ -165,7 +165,7 @@ impl Seg {
 pub fn fragments_of(around: &Seg, data: &[u8], protocol: u8, cuts: &[(usize, usize)]) -> Vec<Vec<u8>> {
     let one = |&(start, end): &(usize, usize)| {
         let end = end.min(data.len());
-        fragment(around, start, &data[start..end], protocol, end < data.len())
+        fragment(around, start, &data[start.min(end)..end], protocol, end < data.len())
     };
     cuts.iter().map(one).collect()
 }
