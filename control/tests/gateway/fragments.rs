@@ -1,6 +1,7 @@
 //! Headers are no way around a rule: whatever a request is wrapped in, a refused name reaches no server, and an allowed
 //! one does where the wrapping is lawful.
 
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Duration;
 
 use etherparse::TcpHeader;
@@ -364,5 +365,56 @@ fn data_on_a_syn_does_not_cross_before_the_verdict() {
             nothing_leaked(&far, &client).unwrap();
         }
         assert_idle(&world.weir);
+    });
+}
+
+/// Nobody but a raw client can send more segments than are held: then the time for a verdict runs out.
+#[test]
+fn more_segments_than_are_held_take_the_verdict_for_the_unidentified() {
+    let intercept = "unidentified = \"reset\"\nhold = { bytes = \"16KiB\", time = \"200ms\" }";
+    play(&Settings { intercept, ..Settings::default() }, |world| {
+        world.meet_neighbours();
+        for (port, family) in (41_000..).zip(Family::BOTH) {
+            let watch = world.watch();
+            let mut client = RawClient::new(world, family, port, HTTP);
+            client.connect();
+            for (at, byte) in (client.next..).zip(request(ALLOWED)) {
+                client.send_segment(at, &[byte], |_| {});
+            }
+            client.receive(ANSWER, |tcp| tcp.rst).expect("a reset");
+            let (_, far) = watch.stop_all();
+            nothing_leaked(&far, &client).unwrap();
+            assert!(world.weir.count("drops", "hold-full") > 0, "all of them were held");
+        }
+        assert_idle(&world.weir);
+    });
+}
+
+/// A kernel's client that pushes every byte by itself: its window lets a few go, and joins the others.
+#[test]
+fn name_that_a_client_pushes_byte_by_byte_is_judged() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        for family in Family::BOTH {
+            for name in [ALLOWED, DENIED] {
+                let watch = world.watch();
+                let mut stream = world.connect(family, HTTP);
+                let client = stream.local_addr().unwrap();
+                let request =
+                    format!("GET /bytes/10 HTTP/1.1\r\nx-long: {}\r\nhost: {name}\r\n\r\n", "-".repeat(99));
+                request.bytes().for_each(|byte| stream.write_all(&[byte]).expect("room to send"));
+                let mut answer = [0; 12];
+                let result = stream.read_exact(&mut answer);
+                let (_, far) = watch.stop(client);
+                if name == ALLOWED {
+                    result.expect("an answer");
+                    assert_eq!(&answer, b"HTTP/1.1 200", "{family:?}");
+                } else {
+                    let crossed: usize = far.tcp.iter().map(|frame| frame.payload.len()).sum();
+                    assert_eq!(crossed, 0, "{family:?}: payload crossed");
+                    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionReset, "{family:?}");
+                }
+            }
+        }
     });
 }
