@@ -136,7 +136,7 @@ fn overlapping(client: &mut RawClient, request: &[u8]) {
     let segment = client.segment(client.next, request, |_| {});
     client.send_fragment(&segment[..40], 0, true);
     client.send_fragment(&[b'x'; 16], 32, true);
-    client.send_fragments(&segment, &[40..segment.len()]);
+    client.send_fragment(&segment[40..], 40, false);
 }
 
 fn ipv4_options(client: &mut RawClient, request: &[u8]) {
