@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::demo;
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Host, Paths};
+use crate::replay;
 use crate::run::{self, convert};
 
 /// A gateway that intercepts TCP at line rate.
@@ -32,6 +33,8 @@ enum Command {
     Plan(FileJsonArgs),
     /// Remove everything weir ever installed
     Clean(JsonArgs),
+    /// Run a capture through the pipeline: per connection the name, ALPN, verdict, rule and road
+    Replay(ReplayArgs),
     /// How the running gateway is
     Status(AdminArgs),
     /// The flows of the running gateway
@@ -80,6 +83,16 @@ struct AdminArgs {
 }
 
 #[derive(Debug, Args)]
+struct ReplayArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// pcap or pcapng
+    capture: PathBuf,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Workers, and queues of each device
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
@@ -113,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::Plan(args) => plan(&args),
         Command::Clean(args) => clean(args.json),
+        Command::Replay(args) => replay(&args),
         Command::Status(args) => ask(&args, Request::Status, table::status),
         Command::Flows(args) => ask(&args, Request::Flows, table::flows),
     };
@@ -164,6 +178,14 @@ fn clean(json: bool) -> Result<Exit, Failure> {
         commands => commands.iter().map(|command| format!("{command}\n")).collect(),
     });
     Ok(Exit::Done)
+}
+
+fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
+    let policy = std::sync::Arc::new(load(&args.file.config)?.compile(1));
+    let replay = replay::replay(&policy, &args.capture).map_err(Failure::no)?;
+    let json = serde_json::to_value(&replay).map_err(Failure::refused)?;
+    print(args.output.json, &json, || replay::table(&replay));
+    Ok(if replay.error.is_none() { Exit::Done } else { Exit::No })
 }
 
 fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> String) -> Result<Exit, Failure> {

@@ -8,4 +8,5 @@ pub mod demo;
 pub mod exit;
 pub mod host;
 pub mod lab;
+pub mod replay;
 pub mod run;

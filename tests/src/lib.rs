@@ -1,2 +1,8 @@
 //! Simulated TCP pairs, namespace labs, packet builders.
 #![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod corpus;
+pub mod hello;
+pub mod packet;
+pub mod pair;

@@ -48,6 +48,16 @@ pub enum NextHop {
     Kernel,
 }
 
+impl NextHop {
+    /// The port of ours that the route leaves by.
+    pub const fn port(&self) -> Option<PortId> {
+        match *self {
+            Self::Forward { port, .. } | Self::Unresolved(port) => Some(port),
+            Self::Kernel => None,
+        }
+    }
+}
+
 /// Routes, neighbours and links at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Fib {

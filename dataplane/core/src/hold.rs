@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::ids::{Nanos, PortId};
+use crate::ids::PortId;
 use crate::inspect::{Inspector, Outcome};
 use crate::parse::Meta;
 use crate::tcp::reassembly::Ranges;
@@ -41,8 +41,8 @@ pub struct Hold<F> {
     pub start: Seq,
     /// The most octets.
     pub budget: u32,
-    /// When the first octet came.
-    pub since: Option<Nanos>,
+    /// Where a held FIN ends the stream, in octets from `start`.
+    fin: Option<u32>,
     ranges: Ranges,
     inspector: Inspector,
     pub frames: Vec<Packet<F>>,
@@ -66,7 +66,7 @@ impl<F> Holds<F> {
         let empty = || Hold {
             start: Seq(0),
             budget: 0,
-            since: None,
+            fin: None,
             ranges: Ranges::default(),
             inspector: Inspector::default(),
             frames: Vec::with_capacity(MAX_FRAMES),
@@ -97,18 +97,20 @@ impl<F> Holds<F> {
         let hold = self.slots.get_mut(id as usize)?;
         hold.start = start;
         hold.budget = budget.min(self.room as u32);
-        hold.since = None;
+        hold.fin = None;
         hold.ranges = Ranges::default();
         hold.inspector = Inspector::default();
         Some(id)
     }
 
-    /// Gives the hold back; its frames go to `out`.
-    pub fn close(&mut self, id: u32, out: &mut Vec<F>) {
-        let Some(hold) = self.slots.get_mut(id as usize) else { return };
-        self.frames -= hold.frames.len();
+    /// Gives the hold back; its frames go to `out`. Returns how many there were.
+    pub fn close(&mut self, id: u32, out: &mut Vec<F>) -> usize {
+        let Some(hold) = self.slots.get_mut(id as usize) else { return 0 };
+        let count = hold.frames.len();
+        self.frames -= count;
         out.extend(hold.frames.drain(..).map(|p| p.frame));
         self.free.push(id);
+        count
     }
 
     /// Takes the held frames out, in the order of their sequence numbers; the bytes stay for comparison.
@@ -129,6 +131,14 @@ impl<F> Holds<F> {
         self.get(id).map_or(0, |h| h.ranges.contiguous())
     }
 
+    /// Whether all octets are held up to the client's FIN, or up to the budget: more will not come.
+    pub fn is_complete(&self, id: u32) -> bool {
+        self.get(id).is_some_and(|h| {
+            let contiguous = h.ranges.contiguous();
+            contiguous >= h.budget || h.fin.is_some_and(|fin| fin <= contiguous)
+        })
+    }
+
     /// Whether any octet or FIN is held.
     pub fn holds_any(&self, id: u32) -> bool {
         self.get(id).is_some_and(|h| !h.frames.is_empty())
@@ -140,7 +150,6 @@ impl<F> Holds<F> {
         id: u32,
         packet: Packet<F>,
         payload: Range<usize>,
-        now: Nanos,
     ) -> Result<(), (Refused, Packet<F>)>
     where
         F: crate::frame::Frame,
@@ -154,7 +163,10 @@ impl<F> Holds<F> {
             Ok(()) => {
                 self.frames += 1;
                 if let Some(hold) = self.slots.get_mut(id as usize) {
-                    hold.since.get_or_insert(now);
+                    if packet.meta.flags.fin() {
+                        let end = packet.meta.seq.add(packet.meta.payload_len()).since(hold.start);
+                        hold.fin = u32::try_from(end).ok();
+                    }
                     hold.frames.push(packet);
                 }
                 Ok(())
@@ -175,17 +187,15 @@ impl<F> Holds<F> {
             return Err(Refused::OutOfWindow);
         }
         let (start, end) = (offset as u32, end.min(i64::from(hold.budget)) as u32);
-        if !hold.ranges.has_room(start, end) {
-            return Err(Refused::Full);
-        }
         let base = id as usize * room;
         let buffer = self.bytes.get_mut(base..base + room).ok_or(Refused::Full)?;
         if differs(&hold.ranges, buffer, start, end, bytes) {
             return Err(Refused::Changed);
         }
+        hold.ranges.add(start, end).map_err(|_| Refused::Full)?;
         let len = end.saturating_sub(start) as usize;
         crate::wire::put(buffer, start as usize, bytes.get(..len).unwrap_or_default());
-        hold.ranges.add(start, end).map_err(|_| Refused::Full)
+        Ok(())
     }
 
     /// Whether a segment brings, for sequence numbers that were inspected, other bytes.

@@ -18,6 +18,16 @@ use crate::wire::{
 /// The most IPv6 extension headers that are followed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
+// IPv6 extension headers (RFC 8200 section 4, RFC 4302).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// The furthest an IP packet may reach in its frame, so that offsets fit 16 bits. No link is as large.
+const MAX_END: usize = u16::MAX as usize;
+
 /// What a frame turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
@@ -137,10 +147,16 @@ fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
         return Err(DropReason::BadIpHeader);
     }
     let end = ETH_LEN + total;
-    if end > frame.len() {
+    if end > frame.len() || end > MAX_END {
         return Err(DropReason::Truncated);
     }
+    if ip.protocol().0 != IPPROTO_TCP {
+        return Ok(Parsed::NotTcp);
+    }
     let (src, dst) = (Addr::v4(ip.source()), Addr::v4(ip.destination()));
+    if src.is_martian() || dst.is_martian() {
+        return Err(DropReason::Martian);
+    }
     let l4 = ETH_LEN + header;
     if ip.more_fragments() || ip.fragments_offset().value() != 0 {
         return Ok(Parsed::Fragment(FragmentMeta {
@@ -157,9 +173,6 @@ fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
             named_at: 0,
         }));
     }
-    if ip.protocol().0 != IPPROTO_TCP {
-        return Ok(Parsed::NotTcp);
-    }
     parse_tcp(frame, Around { src, dst, v6: false, ttl: ip.ttl(), l4, end })
 }
 
@@ -167,7 +180,7 @@ fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
     let packet = frame.get(ETH_LEN..).ok_or(DropReason::Truncated)?;
     let ip = Ipv6HeaderSlice::from_slice(packet).map_err(|_| DropReason::BadIpHeader)?;
     let end = ETH_LEN + IPV6_LEN + usize::from(ip.payload_length());
-    if end > frame.len() {
+    if end > frame.len() || end > MAX_END {
         return Err(DropReason::Truncated);
     }
     let (src, dst) = (Addr(ip.source()), Addr(ip.destination()));
@@ -179,37 +192,19 @@ fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
             IPPROTO_TCP => {
                 return parse_tcp(frame, Around { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end });
             }
-            44 => {
-                let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
-                let (more, offset) = (word & 1 != 0, word & 0xfff8);
+            FRAGMENT => {
                 let protocol = *frame.get(at).ok_or(DropReason::Truncated)?;
-                if more || offset != 0 {
-                    let id = wire::get_u32(frame, at + 4).ok_or(DropReason::Truncated)?;
-                    let data = at + IPV6_FRAGMENT_LEN;
-                    return if data <= end {
-                        Ok(Parsed::Fragment(FragmentMeta {
-                            src,
-                            dst,
-                            id,
-                            v6: true,
-                            protocol,
-                            offset,
-                            more,
-                            data: data as u16,
-                            end: end as u16,
-                            header: at as u16,
-                            named_at: named_at as u16,
-                        }))
-                    } else {
-                        Err(DropReason::Truncated)
-                    };
+                let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
+                // More to come, or an offset: RFC 8200 section 4.5. Else it is whole (RFC 6946).
+                if word & 0xfff9 != 0 {
+                    return parse_v6_fragment(frame, (src, dst), protocol, (at, named_at, end));
                 }
                 (IPV6_FRAGMENT_LEN, protocol)
             }
             // Hop-by-hop, routing, destination options (RFC 8200 section 4); authentication header (RFC 4302).
-            0 | 43 | 60 | 51 => {
+            HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION => {
                 let units = usize::from(*frame.get(at + 1).ok_or(DropReason::Truncated)?);
-                let len = if next == 51 { (units + 2) * 4 } else { (units + 1) * 8 };
+                let len = if next == AUTHENTICATION { (units + 2) * 4 } else { (units + 1) * 8 };
                 (len, *frame.get(at).ok_or(DropReason::Truncated)?)
             }
             _ => return Ok(Parsed::NotTcp),
@@ -224,6 +219,41 @@ fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
     Err(DropReason::ExtensionHeaders)
 }
 
+/// A fragment whose header stands at `at`, in a packet that ends at `end`.
+fn parse_v6_fragment(
+    frame: &[u8],
+    (src, dst): (Addr, Addr),
+    protocol: u8,
+    (at, named_at, end): (usize, usize, usize),
+) -> Result<Parsed, DropReason> {
+    // What the first fragment names counts (RFC 8200 section 4.5); behind an extension header there may be TCP.
+    if !matches!(protocol, IPPROTO_TCP | HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT) {
+        return Ok(Parsed::NotTcp);
+    }
+    if src.is_martian() || dst.is_martian() || src.is_v4() || dst.is_v4() {
+        return Err(DropReason::Martian);
+    }
+    let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
+    let id = wire::get_u32(frame, at + 4).ok_or(DropReason::Truncated)?;
+    let data = at + IPV6_FRAGMENT_LEN;
+    if data > end {
+        return Err(DropReason::Truncated);
+    }
+    Ok(Parsed::Fragment(FragmentMeta {
+        src,
+        dst,
+        id,
+        v6: true,
+        protocol,
+        offset: word & 0xfff8,
+        more: word & 1 != 0,
+        data: data as u16,
+        end: end as u16,
+        header: at as u16,
+        named_at: named_at as u16,
+    }))
+}
+
 /// What the IP header said.
 struct Around {
     src: Addr,
@@ -235,6 +265,11 @@ struct Around {
 }
 
 fn parse_tcp(frame: &[u8], ip: Around) -> Result<Parsed, DropReason> {
+    // IPv4-mapped addresses are our own way to write IPv4; on a wire nobody may use them (`ip6_rcv_core`).
+    let mapped = ip.v6 && (ip.src.is_v4() || ip.dst.is_v4());
+    if mapped || ip.src.is_martian() || ip.dst.is_martian() {
+        return Err(DropReason::Martian);
+    }
     let segment = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
     let tcp = TcpHeaderSlice::from_slice(segment).map_err(|_| DropReason::BadTcpHeader)?;
     let flags = TcpFlags(*segment.get(13).ok_or(DropReason::BadTcpHeader)?);

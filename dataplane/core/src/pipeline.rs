@@ -15,9 +15,10 @@ use crate::flow::table::{Capacity, FlowTable};
 use crate::fragments::{Fragments, Reassembly};
 use crate::frame::Frame;
 use crate::hold::{Holds, Packet};
-use crate::ids::{Nanos, PortId, PortSet};
+use crate::ids::{InterceptId, Nanos, PortId, PortSet};
+use crate::inspect::Found;
 use crate::parse::FragmentMeta;
-use crate::policy::Policy;
+use crate::policy::{Intercept, Policy};
 use crate::rewrite::HopCache;
 use crate::wire::edit;
 
@@ -102,6 +103,8 @@ pub struct Pipeline<F> {
     pub(crate) scratch: Vec<Packet<F>>,
     pub counters: Counters,
     pub totals: Totals,
+    /// What the last verdict was taken on: for `weir replay`, which shows more than a flow remembers.
+    pub last_found: Option<Found>,
     fragments: Fragments<F>,
     pieces: Vec<F>,
     partial: PortSet,
@@ -124,6 +127,7 @@ impl<F: Frame> Pipeline<F> {
             scratch: Vec::with_capacity(crate::hold::MAX_FRAMES),
             counters: Counters::default(),
             totals: Totals::default(),
+            last_found: None,
             fragments: Fragments::new(config.fragments),
             pieces: Vec::with_capacity(crate::fragments::MAX_PIECES),
             partial: config.partial_checksums,
@@ -218,6 +222,9 @@ impl<F: Frame> Pipeline<F> {
         if packet.meta.flags.opens() {
             return self.syn_again(slot, side, packet, out);
         }
+        if side == Side::Server && !self.comes_from_server(slot, &packet) {
+            return self.discard(packet.frame, DropReason::WrongPort, out);
+        }
         match (stage, side) {
             (Stage::SynSent, Side::Client) => self.syn_sent_client(slot, packet, out),
             (Stage::SynSent, Side::Server) => self.syn_sent_server(slot, packet, out),
@@ -228,6 +235,34 @@ impl<F: Frame> Pipeline<F> {
             (Stage::Kernel, _) => self.on_kernel_road(slot, packet, out),
             (Stage::Closed, _) => self.closed(slot, packet, out),
         }
+    }
+
+    /// Whether a packet in the name of a connection's server can be the server's. What the server says decides while
+    /// there is no verdict, and while inspected bytes are not acknowledged: a client must not be able to say it.
+    fn comes_from_server(&mut self, slot: u32, packet: &Packet<F>) -> bool {
+        let Some(flow) = self.flows.get(slot) else { return true };
+        if !matches!(flow.stage, Stage::SynSent | Stage::Held) && flow.hold == Flow::NO_HOLD {
+            return true;
+        }
+        if self.hops.next_hop(&self.fib, &packet.meta.tuple.src.addr).port() == Some(packet.port) {
+            return true;
+        }
+        // By another way than ours to it: believed where no client can be.
+        let client_side =
+            self.intercept_of(flow).is_some_and(|(_, intercept)| intercept.from.contains(packet.port));
+        packet.port != flow.port && !client_side
+    }
+
+    /// The intercept that judges a connection, and its number now. In another configuration than the one it came with
+    /// the number may mean another intercept, so that it is looked up anew. `None`: no intercept takes it any more.
+    pub(crate) fn intercept_of(&self, flow: &Flow) -> Option<(InterceptId, &Intercept)> {
+        let id = if flow.epoch == self.policy.epoch {
+            flow.intercept
+        } else {
+            let server = flow.tuple().dst;
+            self.policy.intercept(flow.port, server.addr.ip(), server.port)?
+        };
+        Some((id, self.policy.get(id)?))
     }
 
     /// Gives a frame back, with its reason counted.
@@ -258,7 +293,9 @@ impl<F: Frame> Pipeline<F> {
         if let Some(flow) = self.flows.remove(slot) {
             self.names.release(flow.name);
             if flow.hold != Flow::NO_HOLD {
-                self.holds.close(flow.hold, &mut out.free);
+                for _ in 0..self.holds.close(flow.hold, &mut out.free) {
+                    self.counters.drop(DropReason::Ended);
+                }
             }
             if flow.stage == Stage::Kernel {
                 out.kernel.push(KernelOp::Remove(flow.key));

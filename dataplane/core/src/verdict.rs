@@ -1,12 +1,13 @@
 //! The verdict: what was found is put to the rules, and the answer is carried out.
 
+use crate::drop::DropReason;
 use crate::flow::record::{Flow, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
-use crate::ids::Nanos;
 use crate::inspect::{ALPN_NAMES, Found};
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Cause, Decision, Facts};
+use crate::stage::held::refusal;
 use crate::stage::timers;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::track;
@@ -17,7 +18,6 @@ impl<F: Frame> Pipeline<F> {
     /// exhausted or its time is over. Returns whether its packets pass.
     pub(crate) fn decide(&mut self, slot: u32, found: Option<&Found>, out: &mut Output<F>) -> bool {
         let Some(flow) = self.flows.get(slot) else { return false };
-        let Some(intercept) = self.policy.get(flow.intercept) else { return false };
         let tuple = flow.tuple();
         let mut room = [&[][..]; ALPN_NAMES];
         let facts = Facts {
@@ -28,21 +28,26 @@ impl<F: Frame> Pipeline<F> {
             host: found.and_then(|f| f.host.as_ref()).map(|name| name.as_str()),
             alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
         };
-        let Decision { action, cause } = intercept.decide(&facts);
+        // What a new configuration does not intercept any more passes.
+        let nothing = Decision { action: Action::Allow, cause: Cause::Otherwise };
+        let (id, Decision { action, cause }) =
+            self.intercept_of(flow).map_or((flow.intercept, nothing), |(id, i)| (id, i.decide(&facts)));
         let name = facts.host.map(|host| self.names.intern(host));
+        self.last_found = found.copied();
         let Some(flow) = self.flows.get_mut(slot) else { return false };
-        flow.verdict = Some(Verdict { action, cause });
+        let verdict = Verdict { action, cause };
+        (flow.intercept, flow.epoch, flow.verdict) = (id, self.policy.epoch, Some(verdict));
         flow.protocol = facts.protocol;
         if let Some(name) = name {
             flow.name = name;
         }
         self.totals.unidentified += u64::from(cause == Cause::Unidentified);
-        if action == Action::Allow {
+        if verdict.passes() {
             self.totals.allowed += 1;
             self.release(slot, out);
             true
         } else {
-            self.refuse(slot, action, out);
+            self.refuse(slot, action, refusal(action), out);
             false
         }
     }
@@ -52,10 +57,10 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.stage = Stage::Splice;
         let hold = flow.hold;
-        self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
         if hold == Flow::NO_HOLD {
-            return;
+            return self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
         }
+        self.flows.arm(slot, self.now.saturating_add(timers::UNACKED));
         let mut held = std::mem::take(&mut self.scratch);
         self.holds.release(hold, &mut held);
         for packet in held.drain(..) {
@@ -76,8 +81,9 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// Ends a connection by verdict. The server's end is always freed: it can never hear from this client again.
-    /// A dropped client gets no answer.
-    pub(crate) fn refuse(&mut self, slot: u32, action: Action, out: &mut Output<F>) {
+    /// A dropped client gets no answer. What was held is dropped for `reason`; its frames carry the answers.
+    pub(crate) fn refuse(&mut self, slot: u32, action: Action, reason: DropReason, out: &mut Output<F>) {
+        self.drop_hold(slot, reason, out);
         self.reset_server(slot, out);
         if action == Action::Drop {
             self.totals.dropped += 1;
@@ -85,25 +91,14 @@ impl<F: Frame> Pipeline<F> {
             self.totals.reset += 1;
             self.reset_client(slot, out);
         }
-        self.drop_hold(slot, out);
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.stage = Stage::Refused;
-        if flow.verdict.is_none_or(|v| v.action == Action::Allow) {
+        if flow.verdict.is_none_or(Verdict::passes) {
             flow.verdict =
                 Some(Verdict { action, cause: flow.verdict.map_or(Cause::Otherwise, |v| v.cause) });
         }
-        // In the grace time an unknown connection is one from before: a refusal is remembered longer than that.
-        let grace = self.grace_end(slot);
-        self.flows
-            .arm(slot, self.now.saturating_add(timers::REFUSED).max(grace.saturating_add(timers::REFUSED)));
-    }
-
-    /// When the grace time of the connection's intercept ends.
-    fn grace_end(&self, slot: u32) -> Nanos {
-        self.flows
-            .get(slot)
-            .and_then(|f| self.policy.get(f.intercept))
-            .map_or(self.started, |i| self.started.saturating_add(i.midstream.grace))
+        let from = self.now.max(self.grace_end(slot));
+        self.flows.arm(slot, from.saturating_add(timers::REFUSED));
     }
 
     /// An RST to the server with exactly the sequence number it expects next.
@@ -136,11 +131,11 @@ impl<F: Frame> Pipeline<F> {
     /// Builds a segment in a free frame and sends it.
     pub(crate) fn send_built(&mut self, segment: &Segment, out: &mut Output<F>) {
         let Some(mut frame) = out.free.pop() else {
-            return self.counters.drop(crate::drop::DropReason::NoFrame);
+            return self.counters.drop(DropReason::NoFrame);
         };
         match build::segment(&mut frame, segment) {
             Some(meta) => self.forward(Packet { frame, port: crate::ids::PortId(u8::MAX), meta }, out),
-            None => self.discard(frame, crate::drop::DropReason::NoFrame, out),
+            None => self.discard(frame, DropReason::NoFrame, out),
         }
     }
 }

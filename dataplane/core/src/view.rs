@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
 use crate::ids::Nanos;
@@ -46,6 +47,12 @@ impl<F: Frame> Pipeline<F> {
             views.push(self.view(flow, now));
         }
         (views, None)
+    }
+
+    /// The connection that a packet belongs to, and when it was first seen.
+    pub fn view_of(&self, tuple: &Tuple, now: Nanos) -> Option<(FlowView, Nanos)> {
+        let flow = self.flows.get(self.flows.find(&FlowKey::of(tuple))?)?;
+        Some((self.view(flow, now), flow.created))
     }
 
     fn view(&self, flow: &Flow, now: Nanos) -> FlowView {

@@ -23,5 +23,5 @@ fn process_without_capabilities_is_told_what_to_do() {
     refused(Namespace::new().unwrap_err());
     refused(Tun::create("weir-punt").unwrap_err());
     refused(PacketSocket::open("lo").unwrap_err());
-    refused(transparent_listener("127.0.0.1:0".parse().unwrap()).unwrap_err());
+    refused(transparent_listener("127.0.0.1:0".parse().unwrap(), 16).unwrap_err());
 }

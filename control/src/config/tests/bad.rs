@@ -119,6 +119,7 @@ fn ports() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn intercepts() {
     let lacking = "[[intercept]]\nrules = []\n";
     table(

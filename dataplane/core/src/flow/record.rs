@@ -1,7 +1,7 @@
 //! One connection as the dataplane remembers it.
 
 use crate::drop::PuntReason;
-use crate::ids::{InterceptId, Nanos, RuleId};
+use crate::ids::{InterceptId, Nanos, PortId, RuleId};
 use crate::policy::{Action, Cause, Protocol};
 use crate::tcp::seq::Seq;
 
@@ -56,13 +56,25 @@ pub struct Verdict {
     pub cause: Cause,
 }
 
+impl Verdict {
+    /// Whether the connection's packets pass. `relay` comes too late once the handshake has passed (after a reload), and
+    /// means the same (see `Intercept::decide`).
+    #[inline]
+    pub const fn passes(self) -> bool {
+        matches!(self.action, Action::Allow | Action::Relay)
+    }
+}
+
 /// A connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     pub key: FlowKey,
     pub client_is_low: bool,
     pub stage: Stage,
+    /// Its intercept in the configuration `epoch`. In another configuration the number may mean another one.
     pub intercept: InterceptId,
+    /// The port its SYN came from.
+    pub port: PortId,
     /// The SYN-ACK has been seen.
     pub answered: bool,
     pub protocol: Option<Protocol>,
@@ -75,8 +87,6 @@ pub struct Flow {
     pub hold: u32,
     /// The client's initial sequence number.
     pub isn: Seq,
-    /// The initial sequence number of a later SYN that was passed on and is not answered yet.
-    pub reopen: Option<Seq>,
     pub client: End,
     pub server: End,
     pub created: Nanos,
@@ -87,14 +97,15 @@ impl Flow {
     /// No hold.
     pub const NO_HOLD: u32 = u32::MAX;
 
-    /// A connection that starts with the packet `tuple`, which comes from the client.
-    pub fn new(tuple: &Tuple, intercept: InterceptId, epoch: u32, now: Nanos) -> Self {
+    /// A connection that starts with the packet `tuple`, which comes from the client, at `port`.
+    pub fn new(tuple: &Tuple, port: PortId, intercept: InterceptId, epoch: u32, now: Nanos) -> Self {
         let key = FlowKey::of(tuple);
         Self {
             client_is_low: key.low == tuple.src,
             key,
             stage: Stage::SynSent,
             intercept,
+            port,
             answered: false,
             protocol: None,
             verdict: None,
@@ -103,7 +114,6 @@ impl Flow {
             name: NameRef::NONE,
             hold: Self::NO_HOLD,
             isn: Seq(0),
-            reopen: None,
             client: End::default(),
             server: End::default(),
             created: now,
@@ -134,6 +144,12 @@ impl Flow {
             Side::Client => (&mut self.client, &mut self.server),
             Side::Server => (&mut self.server, &mut self.client),
         }
+    }
+
+    /// Whether a verdict lets it pass.
+    #[inline]
+    pub fn passes(&self) -> bool {
+        self.verdict.is_some_and(Verdict::passes)
     }
 
     /// The rule that decided, if one did.

@@ -145,13 +145,13 @@ impl FlowTable {
 mod tests {
     use super::*;
     use crate::flow::key::Tuple;
-    use crate::ids::InterceptId;
+    use crate::ids::{InterceptId, PortId};
     use crate::wire::addr::{Addr, Endpoint};
 
     fn flow(n: u16, stage: Stage) -> Flow {
         let src = Endpoint { addr: Addr::v4([10, 0, 0, 1]), port: n };
         let dst = Endpoint { addr: Addr::v4([192, 0, 2, 1]), port: 443 };
-        let mut flow = Flow::new(&Tuple { src, dst }, InterceptId(0), 1, Nanos(0));
+        let mut flow = Flow::new(&Tuple { src, dst }, PortId(0), InterceptId(0), 1, Nanos(0));
         flow.stage = stage;
         flow
     }

@@ -9,6 +9,9 @@ const NIL: u32 = u32::MAX;
 /// Spokes of the wheel.
 const SPOKES: usize = 1024;
 
+/// The furthest a timer can be set, in ticks: deadlines are compared modulo 2^32.
+pub const FURTHEST: u64 = 1 << 30;
+
 /// One timer for each of a fixed number of slots.
 #[derive(Debug)]
 pub struct Wheel {
@@ -17,8 +20,9 @@ pub struct Wheel {
     now: u64,
     heads: Vec<u32>,
     next: Vec<u32>,
+    /// `NIL`: not armed.
     prev: Vec<u32>,
-    /// In ticks; 0 is not armed.
+    /// In ticks, modulo 2^32.
     deadline: Vec<u32>,
 }
 
@@ -35,32 +39,32 @@ impl Wheel {
         }
     }
 
-    /// Sets the slot's timer; an earlier setting is forgotten.
+    /// Sets the slot's timer; an earlier setting is forgotten. A time further away than [`FURTHEST`] ticks comes early:
+    /// who is called then looks at the time.
     pub fn arm(&mut self, slot: u32, at: Nanos) {
         self.cancel(slot);
-        // Never 0, and never in the tick that has been served.
-        let tick = (at.0 / self.tick.0.max(1) + 1).max(self.now + 1);
+        // Never in the tick that has been served.
+        let tick = (at.0 / self.tick.0.max(1) + 1).clamp(self.now + 1, self.now + FURTHEST);
         let Some(deadline) = self.deadline.get_mut(slot as usize) else { return };
         *deadline = tick as u32;
         self.link(slot, tick);
     }
 
     pub fn cancel(&mut self, slot: u32) {
-        let Some(deadline) = self.deadline.get_mut(slot as usize) else { return };
-        if *deadline == 0 {
-            return;
+        if self.is_armed(slot) {
+            self.unlink(slot);
         }
-        *deadline = 0;
-        self.unlink(slot);
     }
 
     pub fn is_armed(&self, slot: u32) -> bool {
-        self.deadline.get(slot as usize).is_some_and(|d| *d != 0)
+        self.prev.get(slot as usize).is_some_and(|prev| *prev != NIL)
     }
 
     /// Collects into `due` up to its capacity slots whose time has come; they are not armed any more.
     pub fn poll(&mut self, now: Nanos, due: &mut Vec<u32>) {
         let target = now.0 / self.tick.0.max(1);
+        // After a long pause one turn meets every timer; more would meet them again.
+        self.now = self.now.max(target.saturating_sub(SPOKES as u64));
         while self.now <= target {
             let mut slot = self.heads.get((self.now as usize) % SPOKES).copied().unwrap_or(NIL);
             while slot != NIL {
@@ -95,7 +99,7 @@ impl Wheel {
     fn unlink(&mut self, slot: u32) {
         let next = self.next.get(slot as usize).copied().unwrap_or(NIL);
         let prev = self.prev.get(slot as usize).copied().unwrap_or(NIL);
-        if prev & (1 << 31) != 0 && prev != NIL {
+        if prev & (1 << 31) != 0 {
             set(&mut self.heads, prev & !(1 << 31), next);
         } else {
             set(&mut self.next, prev, next);
@@ -103,6 +107,7 @@ impl Wheel {
         if next != NIL {
             set(&mut self.prev, next, prev);
         }
+        set(&mut self.prev, slot, NIL);
     }
 }
 

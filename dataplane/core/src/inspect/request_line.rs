@@ -26,13 +26,16 @@ impl<'a> RequestLine<'a> {
         (digit.is_ascii_digit() && !target.is_empty()).then_some(Self { method, target })
     }
 
-    /// What the target asks for: in authority-form (CONNECT) and absolute-form; `None` where it has no authority,
-    /// and the `Host` field counts.
+    /// What the target asks for: in absolute-form, and with CONNECT; `None` where it has no authority, and the `Host`
+    /// field counts. CONNECT's is the first word of the target: proxies take one with a path behind it.
     pub(super) fn asked(&self) -> Option<Asked> {
         if let Some(authority) = authority_of_absolute(self.target) {
             return Some(authority);
         }
-        self.method.eq_ignore_ascii_case(b"CONNECT").then(|| match Asked::authority(self.target) {
+        if !self.method.eq_ignore_ascii_case(b"CONNECT") || self.target.starts_with(b"/") {
+            return None;
+        }
+        Some(match Asked::authority(self.target.split(|&b| is_blank(b)).next()?) {
             Asked::Nothing => Asked::Unreadable,
             asked => asked,
         })

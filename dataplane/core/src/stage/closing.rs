@@ -1,12 +1,11 @@
 //! A connection that is over lingers, for retransmissions of its last segments.
 
 use crate::drop::DropReason;
-use crate::flow::record::Stage;
+use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::Nanos;
 use crate::pipeline::{Output, Pipeline};
-use crate::policy::Action;
 
 impl<F: Frame> Pipeline<F> {
     /// The connection is over, and is forgotten after `linger`.
@@ -19,7 +18,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// A late packet. Payload passes only if the connection was allowed: what was never inspected stays out.
     pub(crate) fn closed(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
-        let allowed = self.flows.get(slot).and_then(|f| f.verdict).is_some_and(|v| v.action == Action::Allow);
+        let allowed = self.flows.get(slot).is_some_and(Flow::passes);
         if !allowed && packet.meta.payload_len() > 0 {
             return self.discard(packet.frame, DropReason::Midstream, out);
         }

@@ -6,14 +6,15 @@ use crate::frame::Frame;
 use crate::hold::{Packet, Refused};
 use crate::inspect::Outcome;
 use crate::pipeline::{Output, Pipeline};
-use crate::tcp::seq::Seq;
+use crate::policy::Action;
 use crate::tcp::track::{self, Rst};
 use crate::wire::edit;
 
 use super::timers;
 
 impl<F: Frame> Pipeline<F> {
-    pub(crate) fn held_client(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn held_client(&mut self, slot: u32, mut packet: Packet<F>, out: &mut Output<F>) {
+        calm(&mut packet);
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
         if meta.flags.rst() {
@@ -22,13 +23,17 @@ impl<F: Frame> Pipeline<F> {
         if !meta.flags.ack() || meta.flags.syn() {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
         }
-        if meta.payload_len() == 0 && !meta.flags.fin() {
-            track::note(flow, Side::Client, &meta);
-            return self.forward(packet, out);
-        }
         let nxt = flow.client.nxt;
+        let old = meta.payload_len() > 0 && meta.seq_end().since(nxt) <= 0;
+        if !meta.flags.fin() && (meta.payload_len() == 0 || old) {
+            // An ACK; or a keep-alive probe before the first byte (RFC 9293 section 3.8.4), whose octet of garbage does
+            // not pass. Wherever it stands, the reading begins at the octet behind the SYN.
+            flow.client.packets += 1;
+            track::note_ack(flow, Side::Client, &meta);
+            return self.forward_bare(packet, out);
+        }
         if meta.seq_end().since(nxt) <= 0 {
-            return self.held_keepalive(slot, packet, out);
+            return self.discard(packet.frame, DropReason::OutOfWindow, out);
         }
         if meta.payload_len() == 0 && flow.hold == Flow::NO_HOLD && meta.seq == nxt {
             // A FIN and nothing before it: no byte of the client will ever come.
@@ -38,39 +43,24 @@ impl<F: Frame> Pipeline<F> {
         self.hold_segment(slot, packet, out);
     }
 
-    /// A keep-alive probe before the first byte (RFC 9293 section 3.8.4): its octet of garbage does not pass.
-    fn held_keepalive(&mut self, slot: u32, mut packet: Packet<F>, out: &mut Output<F>) {
-        if packet.meta.flags.fin() {
-            return self.discard(packet.frame, DropReason::OutOfWindow, out);
-        }
-        packet.meta = edit::cut_payload(&mut packet.frame, &packet.meta);
-        if let Some(flow) = self.flows.get_mut(slot) {
-            track::note(flow, Side::Client, &packet.meta);
-        }
-        self.forward(packet, out);
-    }
-
+    /// An RST of the client. The one that the server gets is made here: exact, since the client counts bytes that are
+    /// held; without payload; and with a TTL that reaches the server, or the client could have us forget a connection
+    /// that the server still has.
     fn held_client_rst(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
         let verdict = track::judge_rst(flow, Side::Client, &meta);
-        // The client counts the bytes that are held; the server has not seen them. Within them the RST is made exact.
         let end = flow.client.nxt.add(self.holds.contiguous(flow.hold));
         let within = !meta.seq.before(flow.client.nxt) && !meta.seq.after(end.add(1));
         match verdict {
-            Rst::Ends => {
-                self.close(slot, timers::CLOSED);
-                self.drop_hold(slot, out);
-                self.forward(packet, out);
-            }
-            _ if within => {
+            Rst::OutOfWindow if !within => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
+            Rst::Challenged if !within => self.forward_bare(packet, out),
+            _ => {
+                self.discard(packet.frame, DropReason::Ended, out);
+                self.drop_hold(slot, DropReason::Ended, out);
                 self.reset_server(slot, out);
                 self.close(slot, timers::CLOSED);
-                self.drop_hold(slot, out);
-                out.free.push(packet.frame);
             }
-            Rst::Challenged => self.forward(packet, out),
-            Rst::OutOfWindow => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
         }
     }
 
@@ -83,11 +73,13 @@ impl<F: Frame> Pipeline<F> {
         let Some(hold) = self.hold_of(slot) else {
             return self.discard(packet.frame, DropReason::HoldFull, out);
         };
-        let (fin, end) = (packet.meta.flags.fin(), packet.meta.seq_end());
         let (meta, before) = (packet.meta, self.holds.contiguous(hold));
         let first = !self.holds.holds_any(hold);
         let payload = meta.payload as usize..meta.end as usize;
-        if let Err((refused, packet)) = self.holds.push(hold, packet, payload, self.now) {
+        if let Err((refused, packet)) = self.holds.push(hold, packet, payload) {
+            if first {
+                self.drop_hold(slot, DropReason::Ended, out);
+            }
             return match refused {
                 Refused::OutOfWindow => self.discard(packet.frame, DropReason::OutOfWindow, out),
                 Refused::Full => self.discard(packet.frame, DropReason::HoldFull, out),
@@ -95,17 +87,11 @@ impl<F: Frame> Pipeline<F> {
             };
         }
         self.note_held(slot, &meta, first);
-        let contiguous = self.holds.contiguous(hold);
-        let start = self.holds.get(hold).map_or(Seq(0), |h| h.start);
-        if contiguous > before
+        if self.holds.contiguous(hold) > before
             && let Outcome::Done(found) = self.holds.inspect(hold)
         {
             self.decide(slot, Some(&found), out);
-            return;
-        }
-        let finished = fin && end == start.add(contiguous + 1);
-        let budget = self.holds.get(hold).map_or(0, |h| h.budget);
-        if finished || contiguous >= budget {
+        } else if self.holds.is_complete(hold) {
             self.decide(slot, None, out);
         }
     }
@@ -113,27 +99,22 @@ impl<F: Frame> Pipeline<F> {
     /// What a held segment says about the other direction is noted at once; its own bytes only when they pass.
     fn note_held(&mut self, slot: u32, meta: &crate::parse::Meta, first: bool) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        let mut bare = *meta;
-        bare.end = bare.payload;
-        bare.flags.0 &= !crate::tcp::flags::TcpFlags::FIN;
-        let nxt = flow.client.nxt;
-        let packets = flow.client.packets;
-        track::note(flow, Side::Client, &bare);
-        flow.client.nxt = nxt;
-        flow.client.packets = packets;
-        if first {
-            let wait = self.policy.get(flow.intercept).map_or(timers::HANDSHAKE, |i| i.hold_time);
+        track::note_ack(flow, Side::Client, meta);
+        if first && let Some(flow) = self.flows.get(slot) {
+            let wait = self.intercept_of(flow).map_or(timers::HANDSHAKE, |(_, i)| i.hold_time);
             self.flows.arm(slot, self.now.saturating_add(wait));
         }
     }
 
     /// The connection's hold, opened if it has none.
     fn hold_of(&mut self, slot: u32) -> Option<u32> {
-        let flow = self.flows.get_mut(slot)?;
-        if flow.hold == Flow::NO_HOLD {
-            let budget = self.policy.get(flow.intercept).map_or(0, |i| i.hold_bytes);
-            flow.hold = self.holds.open(flow.client.nxt, budget)?;
+        let flow = self.flows.get(slot)?;
+        if flow.hold != Flow::NO_HOLD {
+            return Some(flow.hold);
         }
+        let budget = self.intercept_of(flow).map_or(0, |(_, i)| i.hold_bytes);
+        let flow = self.flows.get_mut(slot)?;
+        flow.hold = self.holds.open(flow.client.nxt, budget)?;
         Some(flow.hold)
     }
 
@@ -146,7 +127,11 @@ impl<F: Frame> Pipeline<F> {
         if meta.flags.syn() {
             return self.syn_ack_again(slot, packet, out);
         }
-        if meta.payload_len() > 0 && flow.hold == Flow::NO_HOLD {
+        // Not the octet of a keep-alive probe, nor one that the client's window does not take.
+        if meta.payload_len() > 0 && flow.hold == Flow::NO_HOLD && meta.seq_end().after(flow.server.nxt) {
+            if meta.seq_end().after(flow.client.edge) {
+                return self.discard(packet.frame, DropReason::OutOfWindow, out);
+            }
             return self.server_first(slot, packet, out);
         }
         track::note(flow, Side::Server, &meta);
@@ -170,7 +155,8 @@ impl<F: Frame> Pipeline<F> {
         if passes {
             self.splice(slot, side, packet, out);
         } else {
-            self.discard(packet.frame, DropReason::VerdictReset, out);
+            let verdict = self.flows.get(slot).and_then(|f| f.verdict);
+            self.discard(packet.frame, refusal(verdict.map_or(Action::Reset, |v| v.action)), out);
         }
     }
 
@@ -179,8 +165,8 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         match track::judge_rst(flow, Side::Server, &packet.meta) {
             Rst::Ends => {
+                self.drop_hold(slot, DropReason::Ended, out);
                 self.close(slot, timers::CLOSED);
-                self.drop_hold(slot, out);
                 self.forward(packet, out);
             }
             Rst::Challenged => self.forward(packet, out),
@@ -188,36 +174,27 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    /// A SYN-ACK after the handshake: sent again because the client's ACK was lost, or the answer to a new SYN.
-    pub(crate) fn syn_ack_again(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+    /// A SYN-ACK while the client has sent nothing: the first was lost. It counts anew, since a server with SYN cookies
+    /// may have chosen another number. Later it is only a copy.
+    fn syn_ack_again(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return self.unknown(packet, out) };
-        if packet.meta.ack == flow.isn.add(1) && packet.meta.payload_len() == 0 {
-            return self.forward(packet, out);
-        }
-        let Some(isn) = flow.reopen.filter(|isn| isn.add(1) == packet.meta.ack) else {
+        if packet.meta.ack != flow.isn.add(1) {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
-        };
-        // The server did not know the old connection: this is a new one, and it is inspected anew.
-        let (tuple, intercept) = (flow.tuple(), flow.intercept);
-        self.forget(slot, out);
-        let mut flow = Flow::new(&tuple, intercept, self.policy.epoch, self.now);
-        flow.isn = isn;
-        flow.client.nxt = isn.add(1);
-        match self.flows.insert(flow) {
-            Some(slot) => {
-                self.totals.opened += 1;
-                self.answered(slot, packet, out);
-            }
-            None => self.discard(packet.frame, DropReason::TableFull, out),
         }
+        if flow.hold == Flow::NO_HOLD {
+            return self.answered(slot, packet, out);
+        }
+        self.forward_syn(packet, out);
     }
 
-    /// Gives the connection's hold back, with its frames.
-    pub(crate) fn drop_hold(&mut self, slot: u32, out: &mut Output<F>) {
+    /// Gives the connection's hold back, with its frames, which are counted as dropped for `reason`.
+    pub(crate) fn drop_hold(&mut self, slot: u32, reason: DropReason, out: &mut Output<F>) {
         if let Some(flow) = self.flows.get_mut(slot)
             && flow.hold != Flow::NO_HOLD
         {
-            self.holds.close(flow.hold, &mut out.free);
+            for _ in 0..self.holds.close(flow.hold, &mut out.free) {
+                self.counters.drop(reason);
+            }
             flow.hold = Flow::NO_HOLD;
         }
     }
@@ -225,6 +202,22 @@ impl<F: Frame> Pipeline<F> {
     /// A retransmission with other bytes: the connection is ended (invariant 3).
     pub(crate) fn end_changed(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         self.discard(packet.frame, DropReason::ChangedBytes, out);
-        self.refuse(slot, crate::policy::Action::Reset, out);
+        self.refuse(slot, Action::Reset, DropReason::ChangedBytes, out);
+    }
+}
+
+/// Clears the urgent pointer: the server's socket would take urgent octets out of the stream (RFC 9293 section 3.8.5), and
+/// read something else than was inspected.
+pub(crate) fn calm<F: Frame>(packet: &mut Packet<F>) {
+    if packet.meta.flags.urg() {
+        packet.meta = edit::clear_urgent(packet.frame.data_mut(), &packet.meta);
+    }
+}
+
+/// Why the packets of a connection that is refused by `action` are dropped.
+pub(crate) const fn refusal(action: Action) -> DropReason {
+    match action {
+        Action::Drop => DropReason::VerdictDrop,
+        _ => DropReason::VerdictReset,
     }
 }

@@ -14,7 +14,7 @@ use super::timers;
 impl<F: Frame> Pipeline<F> {
     /// A record for the connection a packet from the client belongs to.
     pub(crate) fn kernel_flow(&self, id: InterceptId, reason: PuntReason, packet: &Packet<F>) -> Flow {
-        let mut flow = Flow::new(&packet.meta.tuple, id, self.policy.epoch, self.now);
+        let mut flow = Flow::new(&packet.meta.tuple, packet.port, id, self.policy.epoch, self.now);
         flow.stage = Stage::Kernel;
         flow.punted = Some(reason);
         flow.isn = packet.meta.seq;

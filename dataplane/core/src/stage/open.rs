@@ -10,8 +10,10 @@ use crate::hold::Packet;
 use crate::ids::InterceptId;
 use crate::pipeline::{Output, Pipeline, PuntTo};
 use crate::policy::{Action, Cause, Full, Handshake};
+use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::SynOptions;
 use crate::tcp::track;
+use crate::wire::build::Segment;
 use crate::wire::edit;
 
 use super::timers;
@@ -74,7 +76,7 @@ impl<F: Frame> Pipeline<F> {
             Ok(packet) => packet,
             Err((reason, frame)) => return self.discard(frame, reason, out),
         };
-        let mut flow = Flow::new(&packet.meta.tuple, id, self.policy.epoch, self.now);
+        let mut flow = Flow::new(&packet.meta.tuple, packet.port, id, self.policy.epoch, self.now);
         flow.isn = packet.meta.seq;
         track::start(&mut flow.client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
         flow.client.packets = 1;
@@ -119,14 +121,9 @@ impl<F: Frame> Pipeline<F> {
             // The server has not answered: the client starts over, or sends it again.
             Stage::SynSent if !same => self.start_over(slot, packet, out),
             Stage::SynSent => self.forward_syn(packet, out),
-            // RFC 5961 section 4: the server answers with a challenge ACK. Should it not know the connection any more it
-            // answers with a SYN-ACK, and that starts the connection over (see `held_server`, `splice`).
-            Stage::Held | Stage::Splice => {
-                if !same {
-                    flow.reopen = Some(packet.meta.seq);
-                }
-                self.forward_syn(packet, out);
-            }
+            // The SYN-ACK was lost, and a server with SYN cookies sends it only when asked.
+            Stage::Held if same => self.forward_syn(packet, out),
+            Stage::Held | Stage::Splice => self.challenge(slot, packet, out),
             Stage::Refused if same => self.refused(slot, side, packet, out),
             Stage::Kernel if same && reason != PuntReason::Midstream => {
                 self.reenter_kernel_road(slot, out);
@@ -136,12 +133,31 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
+    /// Answers a SYN of an established connection as RFC 5961 section 4 tells the server to, with an ACK of where the
+    /// server stands. The SYN itself never passes: should the server have forgotten the connection, a new one would open
+    /// behind the old verdict. A client that has forgotten it answers with an RST, and its next SYN starts over.
+    fn challenge(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+        let Some(flow) = self.flows.get(slot) else { return };
+        let (server, edge) = (&flow.server, flow.server.edge);
+        let window = u32::try_from(edge.since(server.ack)).unwrap_or(0) >> server.shift.min(14);
+        let segment = Segment {
+            tuple: flow.tuple().reversed(),
+            flags: TcpFlags(TcpFlags::ACK),
+            seq: server.nxt,
+            ack: server.ack,
+            window: window.min(u32::from(u16::MAX)) as u16,
+        };
+        self.send_built(&segment, out);
+    }
+
     fn start_over(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         self.forget(slot, out);
         self.unknown(packet, out);
     }
 
-    fn forward_syn(&mut self, packet: Packet<F>, out: &mut Output<F>) {
+    /// Sends a SYN or SYN-ACK on that has been seen before.
+    pub(crate) fn forward_syn(&mut self, packet: Packet<F>, out: &mut Output<F>) {
         let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
         match clean_syn(packet, options) {
             Ok(packet) => self.forward(packet, out),
@@ -149,20 +165,37 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    /// The client's side while its SYN is not answered.
+    /// The client's side while its SYN is not answered: only an RST passes, and nothing that it carries.
     pub(crate) fn syn_sent_client(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
-        let ends =
-            self.flows.get(slot).is_some_and(|f| packet.meta.flags.rst() && packet.meta.seq == f.client.nxt);
-        if !ends {
+        let Some(flow) = self.flows.get(slot) else { return self.unknown(packet, out) };
+        let meta = packet.meta;
+        let ends = meta.seq == flow.client.nxt;
+        // The answer to the challenge ACK of an older connection, of which the server is freed by it.
+        let answers = flow.server.packets > 0 && meta.seq == flow.server.ack;
+        if !meta.flags.rst() || !(ends || answers) {
             return self.discard(packet.frame, DropReason::BeforeHandshake, out);
         }
-        self.close(slot, timers::CLOSED);
+        if ends {
+            self.close(slot, timers::CLOSED);
+        }
+        self.forward_bare(packet, out);
+    }
+
+    /// Sends a segment of the client on without its payload, before the verdict.
+    pub(crate) fn forward_bare(&mut self, mut packet: Packet<F>, out: &mut Output<F>) {
+        if packet.meta.payload_len() > 0 {
+            // A wrong checksum must not become a right one.
+            if packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+                return self.discard(packet.frame, DropReason::BadChecksum, out);
+            }
+            packet.meta = edit::cut_payload(&mut packet.frame, &packet.meta);
+        }
         self.forward(packet, out);
     }
 
     /// The server's answer to the SYN.
     pub(crate) fn syn_sent_server(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
-        let Some(flow) = self.flows.get(slot) else { return self.unknown(packet, out) };
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let (meta, expected) = (packet.meta, flow.client.nxt);
         if meta.flags.rst() {
             if !meta.flags.ack() || meta.ack != expected {
@@ -173,11 +206,12 @@ impl<F: Frame> Pipeline<F> {
         }
         if !meta.flags.syn() {
             // A challenge ACK of an older connection (RFC 5961 section 4): the client answers it with an RST.
-            return if meta.payload_len() == 0 {
-                self.forward(packet, out)
-            } else {
-                self.discard(packet.frame, DropReason::BeforeHandshake, out)
-            };
+            if meta.payload_len() > 0 {
+                return self.discard(packet.frame, DropReason::BeforeHandshake, out);
+            }
+            flow.server.ack = meta.ack;
+            flow.server.packets += 1;
+            return self.forward(packet, out);
         }
         if meta.ack != expected {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
@@ -186,11 +220,12 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// The SYN-ACK: from here on the client's bytes are held.
-    pub(crate) fn answered(&mut self, slot: u32, mut packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn answered(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
-        if options.strip {
-            edit::strip_options(packet.frame.data_mut(), &packet.meta);
-        }
+        let packet = match clean_syn(packet, options) {
+            Ok(packet) => packet,
+            Err((reason, frame)) => return self.discard(frame, reason, out),
+        };
         let now = self.now;
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         flow.stage = Stage::Held;
@@ -208,14 +243,12 @@ impl<F: Frame> Pipeline<F> {
         flow.client.ack = packet.meta.seq.add(1);
         flow.client.edge = flow.client.ack.add(client_window.min(u32::from(u16::MAX)));
         self.flows.arm(slot, now.saturating_add(timers::IDLE));
-        if packet.meta.payload_len() > 0 {
-            return self.server_first(slot, packet, out);
-        }
         self.forward(packet, out);
     }
 }
 
-/// Takes out of a SYN what would let data pass beside the inspection. A signed SYN cannot be changed.
+/// Takes out of a SYN or SYN-ACK what would let data pass beside the inspection; the server sends its payload again.
+/// A signed one cannot be changed.
 pub(crate) fn clean_syn<F: Frame>(
     mut packet: Packet<F>,
     options: SynOptions,

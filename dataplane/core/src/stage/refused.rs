@@ -12,16 +12,14 @@ use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
 use crate::wire::build::Segment;
 
+use super::held::refusal;
+
 impl<F: Frame> Pipeline<F> {
     /// A packet of a refused connection: answered with an RST, unless its client is to hear nothing.
     pub(crate) fn refused(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
         let silent = self.flows.get(slot).and_then(|f| f.verdict).is_some_and(|v| v.action == Action::Drop);
         let meta = packet.meta;
-        if silent {
-            self.discard(packet.frame, DropReason::VerdictDrop, out);
-        } else {
-            self.discard(packet.frame, DropReason::VerdictReset, out);
-        }
+        self.discard(packet.frame, refusal(if silent { Action::Drop } else { Action::Reset }), out);
         if !(silent && side == Side::Client) {
             self.answer_rst(&meta, out);
         }

@@ -7,18 +7,23 @@ use crate::hold::Packet;
 use crate::pipeline::{Output, Pipeline};
 use crate::tcp::track::{self, Rst};
 
-use super::timers;
+use super::{held, timers};
 
 impl<F: Frame> Pipeline<F> {
-    pub(crate) fn splice(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn splice(&mut self, slot: u32, side: Side, mut packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        // As long as the server may still be waiting for inspected bytes, it takes them as they were inspected.
+        if flow.hold != Flow::NO_HOLD && side == Side::Client {
+            held::calm(&mut packet);
+        }
         let meta = packet.meta;
         if meta.flags.rst() {
             return self.splice_rst(slot, side, packet, out);
         }
         if meta.flags.syn() {
-            return if side == Side::Server {
-                self.syn_ack_again(slot, packet, out)
+            // A SYN-ACK sent again, since the client's ACK was lost; no new connection opens behind a verdict.
+            return if side == Side::Server && meta.ack == flow.isn.add(1) {
+                self.forward_syn(packet, out)
             } else {
                 self.discard(packet.frame, DropReason::UnexpectedSyn, out)
             };
@@ -35,7 +40,7 @@ impl<F: Frame> Pipeline<F> {
                     };
                 }
                 Side::Server if meta.flags.ack() && self.inspected_is_acked(hold, meta.ack) => {
-                    self.drop_hold(slot, out);
+                    self.drop_hold(slot, DropReason::Ended, out);
                 }
                 _ => {}
             }
@@ -51,7 +56,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         match track::judge_rst(flow, side, &packet.meta) {
             Rst::Ends => {
-                self.drop_hold(slot, out);
+                self.drop_hold(slot, DropReason::Ended, out);
                 self.close(slot, timers::CLOSED);
                 self.forward(packet, out);
             }

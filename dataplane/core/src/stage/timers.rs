@@ -2,10 +2,12 @@
 //!
 //! A packet does not move its connection's timer; a timer that runs out looks when the last packet was.
 
+use crate::drop::DropReason;
 use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::{KernelOp, Output, Pipeline};
+use crate::policy::Action;
 
 /// A SYN without an answer: Linux gives up after 127 s, a lingering entry is cheap only for a while.
 pub const HANDSHAKE: Nanos = Nanos::from_secs(75);
@@ -15,22 +17,32 @@ pub const IDLE: Nanos = Nanos::from_secs(2 * 3600 + 5 * 60);
 pub const LINGER: Nanos = Nanos::from_secs(60);
 /// After an RST.
 pub const CLOSED: Nanos = Nanos::from_secs(10);
-/// A refused connection: its client may go on sending for as long as it retransmits quickly.
-pub const REFUSED: Nanos = Nanos::from_secs(60);
+/// A refused connection without a packet. Linux retransmits at least every 120 s (TCP_RTO_MAX).
+pub const REFUSED: Nanos = Nanos::from_secs(130);
 /// How often a kernel-road connection is looked up in the kernel map.
 pub const KERNEL_CHECK: Nanos = Nanos::from_secs(30);
+
+/// How long inspected bytes are kept for a server that does not acknowledge them. Their room is scarce.
+pub const UNACKED: Nanos = Nanos::from_secs(60);
 
 impl<F: Frame> Pipeline<F> {
     pub(crate) fn timer(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
-        let (stage, seen, hold, key) = (flow.stage, flow.seen, flow.hold, flow.key);
+        let (stage, seen, held, key) = (flow.stage, flow.seen, flow.hold != Flow::NO_HOLD, flow.key);
         match stage {
-            Stage::SynSent => self.expire_after(slot, seen, HANDSHAKE, out),
-            Stage::Held if hold != Flow::NO_HOLD => {
+            Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
+            Stage::Held if held => {
                 self.decide(slot, None, out);
             }
-            Stage::Held | Stage::Splice => self.expire_after(slot, seen, IDLE, out),
-            Stage::Refused => self.expire_after(slot, seen, REFUSED, out),
+            // The client's retransmissions can be compared no longer, and so cannot pass.
+            Stage::Splice if held => self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out),
+            Stage::Held | Stage::Splice => self.expire_at(slot, seen.saturating_add(IDLE), out),
+            Stage::Refused => {
+                self.expire_at(slot, seen.max(self.grace_end(slot)).saturating_add(REFUSED), out);
+            }
+            Stage::Closed if !flow.passes() && self.now < self.grace_end(slot) => {
+                self.flows.arm(slot, self.grace_end(slot));
+            }
             Stage::Closed => self.forget(slot, out),
             Stage::Kernel => {
                 self.flows.arm(slot, self.now.saturating_add(KERNEL_CHECK));
@@ -39,13 +51,26 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    fn expire_after(&mut self, slot: u32, seen: Nanos, patience: Nanos, out: &mut Output<F>) {
-        let end = seen.saturating_add(patience);
-        if end <= self.now {
-            self.totals.expired += 1;
-            self.forget(slot, out);
-        } else {
-            self.flows.arm(slot, end);
+    /// When the grace time of the connection's intercept ends. Within it an unknown connection is one from before, so that
+    /// what has not been allowed is remembered for as long.
+    pub(crate) fn grace_end(&self, slot: u32) -> Nanos {
+        let grace = self
+            .flows
+            .get(slot)
+            .and_then(|flow| self.intercept_of(flow))
+            .map_or(Nanos(0), |(_, intercept)| intercept.midstream.grace);
+        self.started.saturating_add(grace)
+    }
+
+    fn expire_at(&mut self, slot: u32, end: Nanos, out: &mut Output<F>) {
+        if end > self.now {
+            return self.flows.arm(slot, end);
         }
+        self.totals.expired += 1;
+        if self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Held) {
+            // Of a connection that was never inspected nothing may stay at the server.
+            self.reset_server(slot, out);
+        }
+        self.forget(slot, out);
     }
 }

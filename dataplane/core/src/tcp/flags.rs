@@ -10,6 +10,7 @@ impl TcpFlags {
     pub const RST: u8 = 0x04;
     pub const PSH: u8 = 0x08;
     pub const ACK: u8 = 0x10;
+    pub const URG: u8 = 0x20;
 
     #[inline]
     pub const fn fin(self) -> bool {
@@ -26,6 +27,10 @@ impl TcpFlags {
     #[inline]
     pub const fn ack(self) -> bool {
         self.0 & Self::ACK != 0
+    }
+    #[inline]
+    pub const fn urg(self) -> bool {
+        self.0 & Self::URG != 0
     }
     /// A SYN that opens a connection: no ACK.
     #[inline]

@@ -37,13 +37,7 @@ impl Ranges {
         self.used().iter().map(move |&(s, e)| (s.max(start), e.min(end))).filter(|(s, e)| s < e)
     }
 
-    /// Whether [`Self::add`] would find room.
-    pub fn has_room(&self, start: u32, end: u32) -> bool {
-        let mut copy = *self;
-        copy.add(start, end).is_ok()
-    }
-
-    /// Adds `[start, end)`, joining what touches.
+    /// Adds `[start, end)`, joining what touches. With one range too many nothing is changed.
     pub fn add(&mut self, start: u32, end: u32) -> Result<(), TooManyRanges> {
         if start >= end {
             return Ok(());

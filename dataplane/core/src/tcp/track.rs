@@ -20,15 +20,21 @@ pub enum Rst {
 
 /// Notes a segment of an answered connection that is passed on.
 pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
-    let scaled = !meta.flags.syn();
-    let (from, to) = flow.ends(side);
+    let (from, _) = flow.ends(side);
     from.packets += 1;
     from.bytes += u64::from(meta.payload_len());
     // Only the first FIN's place counts; beyond it nothing can follow.
     if !from.fin {
+        from.fin = meta.flags.fin() && !meta.seq_end().before(from.nxt);
         from.nxt = from.nxt.max(meta.seq_end());
-        from.fin = meta.flags.fin();
     }
+    note_ack(flow, side, meta);
+}
+
+/// Notes only what a segment says about the other direction: its acknowledgment and its window.
+pub fn note_ack(flow: &mut Flow, side: Side, meta: &Meta) {
+    let scaled = !meta.flags.syn();
+    let (from, to) = flow.ends(side);
     if meta.flags.ack() && !meta.ack.before(from.ack) {
         from.ack = meta.ack;
         let edge = options::right_edge(meta.ack, meta.window, if scaled { from.shift } else { 0 });

@@ -18,6 +18,20 @@ impl Addr {
         matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _])
     }
 
+    /// Whether no packet on a wire may come from this address (RFC 1812 section 5.3.7; RFC 4291 sections 2.5 and 2.7): what
+    /// the kernel's `ip_route_input_slow`, `ip6_rcv_core` and `ip6_forward` do not forward either.
+    #[inline]
+    pub const fn is_martian(&self) -> bool {
+        match self.0 {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
+                a == 0 || a == 127 || a & 0xf0 == 224 || (a & b & c & d) == 255
+            }
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 1] => true,
+            [0xfe, b, ..] => b & 0xc0 == 0x80,
+            [a, ..] => a == 0xff,
+        }
+    }
+
     #[inline]
     pub fn ip(&self) -> IpAddr {
         match self.0 {

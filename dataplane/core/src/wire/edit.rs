@@ -2,6 +2,7 @@
 
 use crate::frame::Frame;
 use crate::parse::Meta;
+use crate::tcp::flags::TcpFlags;
 use crate::tcp::options;
 
 use super::{ETH_LEN, checksum, get_u16, put};
@@ -64,6 +65,21 @@ pub fn sanitize_syn<F: Frame>(frame: &mut F, meta: &Meta) -> Meta {
     cut_payload(frame, meta)
 }
 
+/// Clears the urgent pointer and its flag. Returns the meta of what is left.
+pub fn clear_urgent(frame: &mut [u8], meta: &Meta) -> Meta {
+    let mut calm = *meta;
+    let l4 = meta.l4 as usize;
+    let words = (get_u16(frame, l4 + 12), get_u16(frame, l4 + TCP_CHECKSUM), get_u16(frame, l4 + 18));
+    let (Some(flags), Some(sum), Some(pointer)) = words else { return calm };
+    calm.flags.0 &= !TcpFlags::URG;
+    let cleared = flags & !u16::from(TcpFlags::URG);
+    let sum = checksum::update(checksum::update(sum, flags, cleared), pointer, 0);
+    put(frame, l4 + 12, &cleared.to_be_bytes());
+    put(frame, l4 + TCP_CHECKSUM, &sum.to_be_bytes());
+    put(frame, l4 + 18, &[0, 0]);
+    calm
+}
+
 /// Removes the payload (and padding behind it); lengths and both checksums are mended.
 pub fn cut_payload<F: Frame>(frame: &mut F, meta: &Meta) -> Meta {
     let mut shorter = *meta;
@@ -88,8 +104,8 @@ pub fn set_ip_len(frame: &mut [u8], meta: &Meta) {
     put(frame, ETH_LEN + 10, &checksum::update(sum, old, meta.ip_len()).to_be_bytes());
 }
 
-/// Overwrites, in a SYN or SYN-ACK, the options that would let data pass beside the inspection. Its payload stays.
-pub fn strip_options(frame: &mut [u8], meta: &Meta) {
+/// Overwrites, in a SYN or SYN-ACK, the options that would let data pass beside the inspection.
+fn strip_options(frame: &mut [u8], meta: &Meta) {
     if let Some(bytes) = frame.get_mut(meta.l4 as usize + 20..meta.payload as usize) {
         options::strip(bytes);
     }

@@ -58,6 +58,17 @@ fn header_block_of_each_kind_gives_its_name() {
     }
 }
 
+/// curl 7.88 (nghttp2 1.52) with `--http2-prior-knowledge` and `Host: Some-Name.example:PORT`.
+const CURL: &[u8] = b"\x82\x04\x04\x2f\x61\x3f\x62\x86\x41\x91\xdc\x7a\x4a\xb6\x91\xd2\x55\xcb\xe4\x74\xd7\x41\x6e\x36\xf3\x40\x7f\x7a\x88\x25\xb6\x50\xc3\xab\xbc\xf2\xe1\x53\x03\x2a\x2f\x2a";
+
+#[test]
+fn request_of_curl_gives_its_name() {
+    let settings = b"\0\x03\0\0\0\x64\0\x04\x02\0\0\0\0\x02\0\0\0\0";
+    let window = b"\x01\xff\0\x01";
+    let frames = [PREFACE, &frame(4, 0, settings), &frame(8, 0, window), &frame(1, 5, CURL)].concat();
+    expect(&frames, "http", "some-name.example");
+}
+
 #[test]
 fn prior_knowledge_counts_as_an_offer_of_h2c() {
     let found = at_once(&request(PLAIN)).unwrap();

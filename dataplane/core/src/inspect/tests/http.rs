@@ -26,6 +26,8 @@ fn request_of_each_kind_gives_its_name() {
         ("GET /r?to=http://b.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n", "http", "a.example"),
         ("CONNECT a.example:443 HTTP/1.1\r\nHost: b.example\r\n\r\n", "http", "a.example"),
         ("CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n", "http", "2001:db8::1"),
+        ("CONNECT a.example:443 / HTTP/1.0\r\n\r\n", "http", "a.example"),
+        ("CONNECT / HTTP/1.1\r\nHost: a.example\r\n\r\n", "http", "a.example"),
         // What servers tolerate.
         ("\r\n\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", "http", "a.example"),
         ("GET / HTTP/1.1\nHost: a.example\n\n", "http", "a.example"),
@@ -86,7 +88,7 @@ fn request_read_in_two_ways_is_unidentified() {
         "GET / HTTP/1.1\r\nHost: :80\r\n\r\n",
         "GET http:///x HTTP/1.1\r\nHost: a.example\r\n\r\n",
         "GET http://a.example@b.example@c.example/ HTTP/1.1\r\n\r\n",
-        "CONNECT /x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "CONNECT a.example/x HTTP/1.1\r\nHost: b.example\r\n\r\n",
     ];
     for head in rows {
         expect(head.as_bytes(), "other", "");

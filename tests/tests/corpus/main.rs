@@ -1,0 +1,4 @@
+//! What weir reads from the corpus, against what tshark and tls-parser read.
+
+mod captures;
+mod hellos;
