@@ -52,14 +52,25 @@ impl RawClient {
     /// Opens the connection.
     #[track_caller]
     pub fn connect(&mut self) {
+        self.send_syn();
+        self.expect_syn_ack();
+        self.send_segment(self.next, b"", |_| {});
+    }
+
+    /// Sends a SYN.
+    pub fn send_syn(&mut self) {
         self.send_segment(self.next, b"", |tcp| {
             tcp.syn = true;
             tcp.ack = false;
         });
         self.next = self.next.wrapping_add(1);
+    }
+
+    /// Waits for the answer to it.
+    #[track_caller]
+    pub fn expect_syn_ack(&mut self) {
         let answer = self.receive(PATIENCE, |tcp| tcp.syn && tcp.ack).expect("a SYN-ACK");
         self.expected = answer.sequence_number.wrapping_add(1);
-        self.send_segment(self.next, b"", |_| {});
     }
 
     /// A segment with its checksum right, without Ethernet and IP headers. `edit` may change the header first.
