@@ -23,8 +23,9 @@ use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
 
-/// A heartbeat older than this, and steering lets everything pass.
-const HEARTBEAT_LIMIT: Duration = Duration::from_millis(50);
+/// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
+/// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
+const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
 /// How long the first heartbeat may take.
 const FIRST_BEAT: Duration = Duration::from_secs(5);
 /// The epoch of the configuration that a start reads.

@@ -17,6 +17,8 @@ pub struct Settings {
     pub handshake: &'static str,
     /// `grace` of the intercept.
     pub grace: &'static str,
+    /// More lines of the intercept.
+    pub intercept: &'static str,
     /// Elements of the intercept's `rules`.
     pub rules: &'static str,
     /// `listen` of `[fallback]`.
@@ -39,6 +41,7 @@ impl Default for Settings {
             mode: "auto",
             handshake: "through",
             grace: "60s",
+            intercept: "",
             rules: r#"
                 { from = ["10.77.1.9/32", "fd77:1::9/128"], action = "relay" },
                 { host = ["denied.example"], action = "reset" },
@@ -51,7 +54,7 @@ impl Default for Settings {
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fail, gateway, mode, handshake, grace, rules, listen, .. } = self;
+        let Self { fail, gateway, mode, handshake, grace, intercept, rules, listen, .. } = self;
         writeln!(f, "[gateway]\nfail = \"{fail}\"\n{gateway}")?;
         for (name, device) in [("lan", "lan0"), ("wan", "wan0")] {
             writeln!(f, "[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\nmode = \"{mode}\"")?;
@@ -59,6 +62,9 @@ impl fmt::Display for Settings {
         writeln!(f, "[workers]\nflows = 4096\n[fallback]\nlisten = {listen}")?;
         writeln!(f, "[[intercept]]\nname = \"web\"\nfrom = \"lan\"\nto = [\"0.0.0.0/0\", \"::/0\"]")?;
         writeln!(f, "tcp = [80, 443, 7777]\nhandshake = \"{handshake}\"")?;
-        writeln!(f, "midstream = {{ action = \"reset\", grace = \"{grace}\" }}\nrules = [{rules}]")
+        writeln!(
+            f,
+            "midstream = {{ action = \"reset\", grace = \"{grace}\" }}\n{intercept}\nrules = [{rules}]"
+        )
     }
 }

@@ -1,8 +1,10 @@
 //! Headers are no way around a rule: whatever a request is wrapped in, a refused name reaches no server, and an allowed
 //! one does where the wrapping is lawful.
 
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Duration;
 
+use etherparse::TcpHeader;
 use weir_control::demo::stage::Family;
 use weir_control::lab::CapturedFrame;
 
@@ -14,6 +16,8 @@ use crate::world::{HTTP, World, play};
 
 /// How long a leak has to show up.
 const LEAK: Duration = Duration::from_millis(60);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
 const TCP: u8 = 6;
 /// What the server must never see, in whatever form, of a refused request.
 const SECRET: &[u8] = b"secret-path";
@@ -39,15 +43,22 @@ const BOTH: &[Family] = &Family::BOTH;
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
 
-const WRAPPINGS: [Wrapping; 19] = [
+const WRAPPINGS: [Wrapping; 20] = [
     Wrapping { name: "plain", families: BOTH, allowed: Allowed::Answered, send: plain },
     Wrapping { name: "two fragments", families: BOTH, allowed: Allowed::Answered, send: two_fragments },
     Wrapping { name: "fragments, last first", families: BOTH, allowed: Allowed::Answered, send: backwards },
     Wrapping {
-        name: "fragments of eight bytes",
+        name: "fragments of 24 bytes",
         families: BOTH,
         allowed: Allowed::Answered,
-        send: eight_bytes,
+        send: small_pieces,
+    },
+    Wrapping {
+        name: "fragments of 8 bytes",
+        families: BOTH,
+        // The first has no whole TCP header (RFC 1858, RFC 7112).
+        allowed: Allowed::Dropped("bad-fragment"),
+        send: tiny_pieces,
     },
     Wrapping {
         name: "overlapping fragments",
@@ -105,9 +116,18 @@ fn backwards(client: &mut RawClient, request: &[u8]) {
     client.send_fragments(&segment, &[64..segment.len(), 24..64, 0..24]);
 }
 
-fn eight_bytes(client: &mut RawClient, request: &[u8]) {
+fn small_pieces(client: &mut RawClient, request: &[u8]) {
+    pieces_of(client, request, 24);
+}
+
+fn tiny_pieces(client: &mut RawClient, request: &[u8]) {
+    pieces_of(client, request, 8);
+}
+
+fn pieces_of(client: &mut RawClient, request: &[u8], size: usize) {
     let segment = client.segment(client.next, request, |_| {});
-    let pieces: Vec<_> = (0..segment.len()).step_by(8).map(|at| at..(at + 8).min(segment.len())).collect();
+    let pieces: Vec<_> =
+        (0..segment.len()).step_by(size).map(|at| at..(at + size).min(segment.len())).collect();
     client.send_fragments(&segment, &pieces);
 }
 
@@ -116,7 +136,7 @@ fn overlapping(client: &mut RawClient, request: &[u8]) {
     let segment = client.segment(client.next, request, |_| {});
     client.send_fragment(&segment[..40], 0, true);
     client.send_fragment(&[b'x'; 16], 32, true);
-    client.send_fragments(&segment, &[40..segment.len()]);
+    client.send_fragment(&segment[40..], 40, false);
 }
 
 fn ipv4_options(client: &mut RawClient, request: &[u8]) {
@@ -164,10 +184,13 @@ fn routing(client: &mut RawClient, request: &[u8]) {
     client.send_ip(&segment, &[TCP, 0, 253, 0, 0, 0, 0, 0], ROUTING);
 }
 
+/// As many segments as are held for one connection would be too many: the rest of the request is one.
 fn one_byte(client: &mut RawClient, request: &[u8]) {
-    for (at, byte) in (client.next..).zip(request) {
+    let (bytes, rest) = request.split_at(60);
+    for (at, byte) in (client.next..).zip(bytes) {
         client.send_segment(at, &[*byte], |_| {});
     }
+    client.send_segment(client.next + bytes.len() as u32, rest, |_| {});
 }
 
 fn out_of_order(client: &mut RawClient, request: &[u8]) {
@@ -220,48 +243,53 @@ fn request(name: &str) -> Vec<u8> {
 fn refused_name_reaches_no_server_in_any_wrapping() {
     play(&Settings::default(), |world| {
         world.meet_neighbours();
-        let mut port = 20_000;
-        for wrapping in &WRAPPINGS {
-            for (family, name) in
-                wrapping.families.iter().flat_map(|family| [(*family, DENIED), (*family, DROPPED)])
-            {
-                port += 1;
+        let mut wrong = Vec::new();
+        for (at, wrapping) in (0..).step_by(10).zip(&WRAPPINGS) {
+            let names = [DENIED, DROPPED];
+            let cases = wrapping.families.iter().flat_map(|family| names.map(|name| (*family, name)));
+            for (port, (family, name)) in (20_000 + at..).zip(cases) {
                 let mut client = RawClient::new(world, family, port, HTTP);
-                assert_refused(world, &mut client, wrapping, name);
+                if let Err(error) = refuse(world, &mut client, wrapping, name) {
+                    wrong.push(format!("{name} in {}, {}: {error}", wrapping.name, client.local));
+                }
             }
         }
+        assert!(wrong.is_empty(), "{wrong:#?}");
         assert_idle_but_fragments(world);
     });
 }
 
-fn assert_refused(world: &World<'_>, client: &mut RawClient, wrapping: &Wrapping, name: &str) {
-    let what = format!("{name} in {}, {}", wrapping.name, client.local);
+fn refuse(world: &World<'_>, client: &mut RawClient, wrapping: &Wrapping, name: &str) -> Result<(), String> {
     let watch = world.watch();
     client.connect();
     (wrapping.send)(client, &request(name));
-    let reset = name == DENIED && wrapping.allowed == Allowed::Answered;
-    if reset {
+    let mut rst = None;
+    if name == DENIED && wrapping.allowed == Allowed::Answered {
         let expected = client.expected;
-        let rst = client.receive(crate::weir::PATIENCE, |tcp| tcp.rst);
-        assert_eq!(rst.map(|rst| rst.sequence_number), Some(expected), "{what}: no exact reset");
+        rst = Some(client.receive(ANSWER, |tcp| tcp.rst && tcp.sequence_number == expected));
     } else {
         std::thread::sleep(LEAK);
     }
     let (_, far) = watch.stop_all();
-    assert_nothing_leaked(&far, client, &what);
-    assert_eq!(world.received_from(client.local), 0, "{what}: the origin got payload");
+    nothing_leaked(&far, client)?;
+    match (world.received_from(client.local), rst) {
+        (0, Some(None)) => Err("no exact reset".into()),
+        (0, _) => Ok(()),
+        (bytes, _) => Err(format!("the origin got {bytes} bytes")),
+    }
 }
 
 /// No frame from the client carries payload, neither as TCP nor as a fragment of something.
-#[track_caller]
-fn assert_nothing_leaked(frames: &[CapturedFrame], client: &RawClient, what: &str) {
+fn nothing_leaked(frames: &[CapturedFrame], client: &RawClient) -> Result<(), String> {
     for frame in frames {
-        let leaked = frame.bytes.windows(SECRET.len()).any(|window| window == SECRET);
-        assert!(!leaked, "{what}: the request crossed: {frame:?}");
-        if let Some(tcp) = frame.tcp().filter(|tcp| tcp.source == client.local) {
-            assert!(tcp.payload.is_empty(), "{what}: payload crossed: {tcp:?}");
+        if frame.bytes.windows(SECRET.len()).any(|window| window == SECRET) {
+            return Err(format!("the request crossed: {frame:?}"));
+        }
+        if let Some(tcp) = frame.tcp().filter(|tcp| tcp.source == client.local && !tcp.payload.is_empty()) {
+            return Err(format!("payload crossed: {tcp:?}"));
         }
     }
+    Ok(())
 }
 
 /// Incomplete datagrams are kept for a while; everything else is given back at once.
@@ -277,31 +305,38 @@ fn assert_idle_but_fragments(world: &World<'_>) {
 fn allowed_name_is_answered_in_lawful_wrappings() {
     play(&Settings::default(), |world| {
         world.meet_neighbours();
-        let mut port = 30_000;
-        for wrapping in &WRAPPINGS {
-            for family in wrapping.families {
-                port += 1;
+        let mut wrong = Vec::new();
+        for (at, wrapping) in (0..).step_by(10).zip(&WRAPPINGS) {
+            for (port, family) in (30_000 + at..).zip(wrapping.families) {
                 let mut client = RawClient::new(world, *family, port, HTTP);
-                let what = format!("{}, {}", wrapping.name, client.local);
-                let dropped = |name| world.weir.count("drops", name);
-                let before = if let Allowed::Dropped(name) = wrapping.allowed { dropped(name) } else { 0 };
-                client.connect();
-                (wrapping.send)(&mut client, &request(ALLOWED));
-                match wrapping.allowed {
-                    Allowed::Answered => {
-                        let acknowledged = client.next.wrapping_add(request(ALLOWED).len() as u32);
-                        let taken = |tcp: &etherparse::TcpHeader| {
-                            !tcp.rst && tcp.acknowledgment_number.wrapping_sub(acknowledged) < 2
-                        };
-                        let answer = client.receive(Duration::from_secs(5), taken);
-                        assert!(answer.is_some(), "{what}: not answered; {}", world.weir.status());
-                    }
-                    Allowed::Dropped(name) => until(&format!("{what}: counted"), || dropped(name) > before),
+                if let Err(error) = allow(world, &mut client, wrapping) {
+                    wrong.push(format!("{}, {}: {error}", wrapping.name, client.local));
                 }
-                client.send_segment(client.next, b"", |tcp| tcp.rst = true);
             }
         }
+        assert!(wrong.is_empty(), "{wrong:#?}\n{}", world.weir.status());
     });
+}
+
+fn allow(world: &World<'_>, client: &mut RawClient, wrapping: &Wrapping) -> Result<(), String> {
+    let request = request(ALLOWED);
+    let before = match wrapping.allowed {
+        Allowed::Answered => 0,
+        Allowed::Dropped(name) => world.weir.count("drops", name),
+    };
+    client.connect();
+    (wrapping.send)(client, &request);
+    let end = client.next.wrapping_add(request.len() as u32);
+    match wrapping.allowed {
+        Allowed::Answered => {
+            // A FIN counts as one more.
+            let taken = |tcp: &TcpHeader| !tcp.rst && tcp.acknowledgment_number.wrapping_sub(end) < 2;
+            client.receive(ANSWER, taken).ok_or("not answered")?;
+        }
+        Allowed::Dropped(name) => until("the drop is counted", || world.weir.count("drops", name) > before),
+    }
+    client.send_segment(end, b"", |tcp| tcp.rst = true);
+    Ok(())
 }
 
 #[test]
@@ -327,8 +362,59 @@ fn data_on_a_syn_does_not_cross_before_the_verdict() {
             plain(&mut client, &body);
             client.receive(crate::weir::PATIENCE, |tcp| tcp.rst).expect("a reset");
             let (_, far) = watch.stop_all();
-            assert_nothing_leaked(&far, &client, "data on a SYN");
+            nothing_leaked(&far, &client).unwrap();
         }
         assert_idle(&world.weir);
+    });
+}
+
+/// Nobody but a raw client can send more segments than are held: then the time for a verdict runs out.
+#[test]
+fn more_segments_than_are_held_take_the_verdict_for_the_unidentified() {
+    let intercept = "unidentified = \"reset\"\nhold = { bytes = \"16KiB\", time = \"200ms\" }";
+    play(&Settings { intercept, ..Settings::default() }, |world| {
+        world.meet_neighbours();
+        for (port, family) in (41_000..).zip(Family::BOTH) {
+            let watch = world.watch();
+            let mut client = RawClient::new(world, family, port, HTTP);
+            client.connect();
+            for (at, byte) in (client.next..).zip(request(ALLOWED)) {
+                client.send_segment(at, &[byte], |_| {});
+            }
+            client.receive(ANSWER, |tcp| tcp.rst).expect("a reset");
+            let (_, far) = watch.stop_all();
+            nothing_leaked(&far, &client).unwrap();
+            assert!(world.weir.count("drops", "hold-full") > 0, "all of them were held");
+        }
+        assert_idle(&world.weir);
+    });
+}
+
+/// A kernel's client that pushes every byte by itself: its window lets a few go, and joins the others.
+#[test]
+fn name_that_a_client_pushes_byte_by_byte_is_judged() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        for family in Family::BOTH {
+            for name in [ALLOWED, DENIED] {
+                let watch = world.watch();
+                let mut stream = world.connect(family, HTTP);
+                let client = stream.local_addr().unwrap();
+                let request =
+                    format!("GET /bytes/10 HTTP/1.1\r\nx-long: {}\r\nhost: {name}\r\n\r\n", "-".repeat(99));
+                request.bytes().for_each(|byte| stream.write_all(&[byte]).expect("room to send"));
+                let mut answer = [0; 12];
+                let result = stream.read_exact(&mut answer);
+                let (_, far) = watch.stop(client);
+                if name == ALLOWED {
+                    result.expect("an answer");
+                    assert_eq!(&answer, b"HTTP/1.1 200", "{family:?}");
+                } else {
+                    let crossed: usize = far.tcp.iter().map(|frame| frame.payload.len()).sum();
+                    assert_eq!(crossed, 0, "{family:?}: payload crossed");
+                    assert_eq!(result.unwrap_err().kind(), ErrorKind::ConnectionReset, "{family:?}");
+                }
+            }
+        }
     });
 }

@@ -2,6 +2,7 @@
 //! both links. Every test begins with a gateway that was never touched and ends with one that looks the same.
 
 mod config;
+mod stalled;
 mod weir;
 mod world;
 

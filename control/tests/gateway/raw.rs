@@ -52,14 +52,25 @@ impl RawClient {
     /// Opens the connection.
     #[track_caller]
     pub fn connect(&mut self) {
+        self.send_syn();
+        self.expect_syn_ack();
+        self.send_segment(self.next, b"", |_| {});
+    }
+
+    /// Sends a SYN.
+    pub fn send_syn(&mut self) {
         self.send_segment(self.next, b"", |tcp| {
             tcp.syn = true;
             tcp.ack = false;
         });
         self.next = self.next.wrapping_add(1);
+    }
+
+    /// Waits for the answer to it.
+    #[track_caller]
+    pub fn expect_syn_ack(&mut self) {
         let answer = self.receive(PATIENCE, |tcp| tcp.syn && tcp.ack).expect("a SYN-ACK");
         self.expected = answer.sequence_number.wrapping_add(1);
-        self.send_segment(self.next, b"", |_| {});
     }
 
     /// A segment with its checksum right, without Ethernet and IP headers. `edit` may change the header first.
@@ -96,6 +107,7 @@ impl RawClient {
                     Ipv4Header::new(rest.len() as u16, 64, IpNumber(TCP), from.octets(), to.octets())
                         .expect("short");
                 ip.options = Ipv4Options::try_from(between).expect("whole words");
+                ip.set_payload_len(rest.len()).expect("short");
                 ip.identification = self.identification;
                 ip.header_checksum = ip.calc_header_checksum();
                 [ip.to_bytes().as_slice(), rest].concat()
@@ -185,13 +197,11 @@ pub fn fragment_header(next: u8, offset: usize, more: bool, identification: u16)
     [next, 0, high, low, 0, 0, id_high, id_low]
 }
 
-/// An extension header of `units` times eight bytes, padded with PadN.
+/// An extension header of `units` times eight bytes, filled with one option that a receiver skips when it does not know
+/// it: 0x1e, for experiments (RFC 4727). Linux takes no PadN of this length.
 pub fn padded(next: u8, units: u8) -> Vec<u8> {
     let length = usize::from(units) * 8;
     let mut header = vec![0; length];
-    header[0] = next;
-    header[1] = units - 1;
-    header[2] = 1;
-    header[3] = (length - 4) as u8;
+    header[..4].copy_from_slice(&[next, units - 1, 0x1e, (length - 4) as u8]);
     header
 }

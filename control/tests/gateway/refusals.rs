@@ -95,6 +95,17 @@ fn zero_copy_on_a_device_without_it_is_copy_and_a_warning() {
 }
 
 #[test]
+fn device_without_native_xdp_is_refused_where_the_mode_needs_it() {
+    let config = |mode| Settings { mode, ..Settings::default() }.to_string().replace("\"wan0\"", "\"lo\"");
+    prepare(&Settings::default(), |world| {
+        for mode in ["copy", "zero-copy"] {
+            world.weir.write_config(&config(mode));
+            assert_refused(world, &["lo", "native", "generic"]);
+        }
+    });
+}
+
+#[test]
 fn generic_mode_is_told_as_generic() {
     prepare(&Settings { mode: "generic", ..Settings::default() }, |world| {
         world.weir.start();

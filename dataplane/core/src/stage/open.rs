@@ -8,10 +8,11 @@ use crate::flow::record::{Flow, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::InterceptId;
+use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline, PuntTo};
 use crate::policy::{Action, Cause, Full, Handshake};
 use crate::tcp::flags::TcpFlags;
-use crate::tcp::options::SynOptions;
+use crate::tcp::options::{SynOptions, right_edge};
 use crate::tcp::track;
 use crate::wire::build::Segment;
 use crate::wire::edit;
@@ -20,6 +21,8 @@ use super::timers;
 
 /// `End::shift` of a SYN without the window scale option.
 pub(crate) const NO_SHIFT: u8 = u8::MAX;
+/// The largest shift (RFC 7323 section 2.3).
+const MAX_SHIFT: u8 = 14;
 
 impl<F: Frame> Pipeline<F> {
     /// A packet of a connection that is not in the table.
@@ -165,7 +168,8 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    /// The client's side while its SYN is not answered: only an RST passes, and nothing that it carries.
+    /// The client's side while its SYN is not answered: only an RST passes, and nothing that it carries. What looks like
+    /// the rest of a handshake makes us ask the server.
     pub(crate) fn syn_sent_client(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
@@ -173,12 +177,31 @@ impl<F: Frame> Pipeline<F> {
         // The answer to the challenge ACK of an older connection, of which the server is freed by it.
         let answers = flow.server.packets > 0 && meta.seq == flow.server.ack;
         if !meta.flags.rst() || !(ends || answers) {
-            return self.discard(packet.frame, DropReason::BeforeHandshake, out);
+            self.discard(packet.frame, DropReason::BeforeHandshake, out);
+            if meta.flags.ack() && !meta.flags.syn() && !meta.flags.rst() {
+                self.ask_server(slot, &meta, out);
+            }
+            return;
         }
         if ends {
             self.close(slot, timers::CLOSED);
         }
         self.forward_bare(packet, out);
+    }
+
+    /// The client acknowledges an answer that has not come this way: steering let it pass while no worker breathed, or
+    /// there was none. The client may be lying, so the server is asked where it stands, by a keep-alive probe (RFC 9293
+    /// section 3.8.4): its ACK is the answer that `syn_sent_server` takes, and the client sends its bytes again.
+    fn ask_server(&mut self, slot: u32, meta: &Meta, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        let segment = Segment {
+            tuple: flow.tuple(),
+            flags: TcpFlags(TcpFlags::ACK),
+            seq: flow.isn,
+            ack: meta.ack,
+            window: meta.window,
+        };
+        self.send_built(&segment, out);
     }
 
     /// Sends a segment of the client on without its payload, before the verdict.
@@ -209,6 +232,9 @@ impl<F: Frame> Pipeline<F> {
             if meta.payload_len() > 0 {
                 return self.discard(packet.frame, DropReason::BeforeHandshake, out);
             }
+            if meta.flags.ack() && meta.ack == expected {
+                return self.answered_before(slot, packet, out);
+            }
             flow.server.ack = meta.ack;
             flow.server.packets += 1;
             return self.forward(packet, out);
@@ -226,10 +252,7 @@ impl<F: Frame> Pipeline<F> {
             Ok(packet) => packet,
             Err((reason, frame)) => return self.discard(frame, reason, out),
         };
-        let now = self.now;
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
-        flow.stage = Stage::Held;
-        flow.answered = true;
         let server_shift = options.window_scale.filter(|_| flow.client.shift != NO_SHIFT);
         let client_window = flow.client.edge.since(flow.client.ack) as u32;
         let packets = flow.server.packets;
@@ -242,7 +265,32 @@ impl<F: Frame> Pipeline<F> {
         // The client's ACK is on its way; until then its window is that of its SYN.
         flow.client.ack = packet.meta.seq.add(1);
         flow.client.edge = flow.client.ack.add(client_window.min(u32::from(u16::MAX)));
-        self.flows.arm(slot, now.saturating_add(timers::IDLE));
+        self.hold_from_here(slot, packet, out);
+    }
+
+    /// The server has our client's SYN, and its answer passed by. It is not known whether it scales its window: then the
+    /// larger edge is the safe one, since all it does is to let an RST pass for the ends to judge.
+    fn answered_before(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        let client_window = flow.client.edge.since(flow.client.ack) as u32;
+        let packets = flow.server.packets;
+        let shift = if flow.client.shift == NO_SHIFT { 0 } else { MAX_SHIFT };
+        track::start(&mut flow.server, &packet.meta, shift);
+        flow.server.edge = right_edge(packet.meta.ack, packet.meta.window, shift);
+        flow.server.packets = packets + 1;
+        if flow.client.shift == NO_SHIFT {
+            flow.client.shift = 0;
+        }
+        flow.client.ack = packet.meta.seq;
+        flow.client.edge = flow.client.ack.add(client_window.min(u32::from(u16::MAX)));
+        self.hold_from_here(slot, packet, out);
+    }
+
+    fn hold_from_here(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        flow.stage = Stage::Held;
+        flow.answered = true;
+        self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
         self.forward(packet, out);
     }
 }

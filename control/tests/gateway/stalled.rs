@@ -1,0 +1,66 @@
+//! What weir did not see, because it did not breathe for a moment and steering let it pass, does not hold a connection
+//! up for good, and is no way around a rule.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use weir_control::demo::stage::Family;
+
+use crate::config::{ALLOWED, DENIED, Settings};
+use crate::raw::RawClient;
+use crate::weir::{PATIENCE, until};
+use crate::world::{HTTP, World, play};
+
+/// Longer than steering waits for a heartbeat.
+const STALE: Duration = Duration::from_millis(400);
+/// Between two transmissions of a client's request.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
+
+const HOLD_BACK: &str = "nft add table inet late; \
+    nft 'add chain inet late out { type filter hook output priority 0; }'; \
+    nft add rule inet late out tcp sport 80 tcp flags '& (syn | ack) == syn | ack' counter drop";
+
+#[test]
+fn answer_to_a_syn_that_passed_by_is_asked_for_again() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        for (port, family) in (42_000..).step_by(10).zip(Family::BOTH) {
+            for (port, name) in (port..).zip([ALLOWED, DENIED]) {
+                miss_the_answer(world, RawClient::new(world, family, port, HTTP), name);
+            }
+        }
+    });
+}
+
+/// The SYN goes through weir, the SYN-ACK past it, and then the client's request comes to it.
+fn miss_the_answer(world: &mut World<'_>, mut client: RawClient, name: &str) {
+    world.sh(&world.lab.server, HOLD_BACK);
+    client.send_syn();
+    until("the server answers", || {
+        !world.sh(&world.lab.server, "nft list table inet late").contains("counter packets 0")
+    });
+    world.weir.signal(Signal::STOP);
+    std::thread::sleep(STALE);
+    let watch = world.watch();
+    world.sh(&world.lab.server, "nft delete table inet late");
+    client.expect_syn_ack();
+    // The client's ACK passes by as well: for the server the connection is open.
+    client.send_segment(client.next, b"", |_| {});
+    std::thread::sleep(RETRANSMISSION);
+    world.weir.signal(Signal::CONT);
+    world.weir.status();
+    std::thread::sleep(STALE);
+    let request = format!("GET /whoami HTTP/1.1\r\nhost: {name}\r\n\r\n");
+    let answered = (0..PATIENCE.as_millis() / RETRANSMISSION.as_millis()).find_map(|_| {
+        client.send_segment(client.next, request.as_bytes(), |_| {});
+        client.receive(RETRANSMISSION, |tcp| tcp.rst || tcp.acknowledgment_number != client.next)
+    });
+    let answered =
+        answered.unwrap_or_else(|| panic!("{name}, {}: stuck; {}", client.local, world.weir.status()));
+    assert_eq!(answered.rst, name == DENIED, "{name}: {answered:?}");
+    assert_eq!(answered.sequence_number, client.expected, "{name}: {answered:?}");
+    let (_, far) = watch.stop(client.local);
+    let crossed: usize =
+        far.tcp.iter().map(|f| if f.source == client.local { f.payload.len() } else { 0 }).sum();
+    assert_eq!(crossed > 0, name == ALLOWED, "{name}: {crossed} bytes crossed");
+}
