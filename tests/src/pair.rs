@@ -26,14 +26,14 @@ impl Random {
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
     pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 33) % n.max(1)
+        (self.draw() >> 33) % n.max(1)
     }
     pub fn one_in(&mut self, n: u64) -> bool {
         n > 0 && self.below(n) == 0
@@ -225,6 +225,9 @@ pub struct Outcome {
     pub took: u64,
 }
 
+/// When a frame arrives, its number, where, and its bytes.
+type InFlight = (u64, u64, To, Vec<u8>);
+
 /// The hosts, the wires, and the gateway between them.
 pub struct Pair<'a> {
     bench: &'a mut Bench,
@@ -233,7 +236,7 @@ pub struct Pair<'a> {
     random: Random,
     wire: Wire,
     limit: u64,
-    flight: BinaryHeap<Reverse<(u64, u64, To, Vec<u8>)>>,
+    flight: BinaryHeap<Reverse<InFlight>>,
     count: u64,
     now: u64,
     /// The furthest acknowledgment that the server has sent.
@@ -391,7 +394,7 @@ fn framed(packet: &[u8]) -> Vec<u8> {
 
 /// Deterministic bytes.
 pub fn bytes(random: &mut Random, len: usize) -> Vec<u8> {
-    (0..len).map(|_| random.next() as u8).collect()
+    (0..len).map(|_| random.draw() as u8).collect()
 }
 
 /// A wire of middling badness, by seed.
