@@ -2,5 +2,7 @@
 
 pub mod bench;
 pub mod hello;
+mod host;
 pub mod packet;
 pub mod pair;
+pub mod random;

@@ -126,7 +126,7 @@ impl Seg {
                     Ipv4Header::new(0, self.ttl, IpNumber(last), s.octets(), d.octets()).expect("fits");
                 ip.identification = self.id;
                 ip.dont_fragment = false;
-                ip.set_options(&self.ip_options).expect("options fit");
+                ip.options = self.ip_options.as_slice().try_into().expect("options fit");
                 ip.set_payload_len(data.len()).expect("fits");
                 finish_v4(ip, data)
             }

@@ -8,7 +8,7 @@ use weir_core::pipeline::PuntTo;
 use weir_tests::bench::{Bench, Came, LAN, Moved, Setup, WAN};
 use weir_tests::hello::{client_hello, http_request};
 use weir_tests::packet::{ACK, BOTH, FIN, PSH, RST, SYN, Seen, Seg, URG};
-use weir_tests::pair::Random;
+use weir_tests::random::Random;
 
 /// What one packet may do: it is held, or leaves, or is counted once; besides it our own bare segments may leave.
 fn assert_counted_once(came: &Came, moved: &[Moved], held_before: usize, held_after: usize, what: &str) {
@@ -36,10 +36,10 @@ fn segment(b: &Bench, random: &mut Random) -> (PortId, Seg) {
         4 => random.below(40) as u32,
         5 => random.below(3000) as u32,
         6 => 0_u32.wrapping_sub(random.below(3) as u32),
-        _ => random.next() as u32,
+        _ => random.draw() as u32,
     };
     let flags =
-        [SYN, ACK, ACK, ACK | PSH, ACK, ACK | FIN, RST, RST | ACK, ACK | URG, random.next() as u8 & 0x3f];
+        [SYN, ACK, ACK, ACK | PSH, ACK, ACK | FIN, RST, RST | ACK, ACK | URG, random.draw() as u8 & 0x3f];
     let flags = flags[random.below(10) as usize];
     let (at, acked) = (near(random), near(random));
     let from_client = random.one_in(2) || random.one_in(4);
@@ -53,7 +53,7 @@ fn segment(b: &Bench, random: &mut Random) -> (PortId, Seg) {
         0 => client_hello("fine.example", 0),
         1 => client_hello("denied.example", 0),
         2 => http_request("dropped.example"),
-        3 => vec![random.next() as u8; random.below(200) as usize],
+        3 => vec![random.draw() as u8; random.below(200) as usize],
         _ => Vec::new(),
     };
     if random.one_in(4) {
@@ -61,10 +61,10 @@ fn segment(b: &Bench, random: &mut Random) -> (PortId, Seg) {
         seg.payload.truncate(cut);
     }
     if random.one_in(8) {
-        seg.seq = random.next() as u32;
+        seg.seq = random.draw() as u32;
     }
     seg.urgent = random.below(30) as u16;
-    seg.window = random.next() as u16;
+    seg.window = random.draw() as u16;
     seg.ttl = if random.one_in(16) { random.below(3) as u8 } else { 64 };
     if random.one_in(20) {
         seg.damage = 1;

@@ -71,7 +71,7 @@ fn full_table_goes_to_the_relay_or_is_dropped_and_both_have_an_end() {
             setup.config.flows.kernel = 2;
             setup.spec.full = full;
             let mut b = Bench::of(family, setup);
-            let mut open = |b: &mut Bench, moved: &[Moved]| {
+            let open = |b: &mut Bench, moved: &[Moved]| {
                 b.client.1 += 1;
                 let syn = b.syn();
                 b.lan(&syn, moved)
