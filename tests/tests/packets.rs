@@ -8,7 +8,7 @@ use weir_core::pipeline::PuntTo;
 use weir_tests::bench::{Bench, Came, LAN, Moved, Setup, WAN};
 use weir_tests::hello::{client_hello, http_request};
 use weir_tests::packet::{ACK, BOTH, FIN, PSH, RST, SYN, Seen, Seg, URG};
-use weir_tests::pair::Random;
+use weir_tests::random::Random;
 
 /// What one packet may do: it is held, or leaves, or is counted once; besides it our own bare segments may leave.
 fn assert_counted_once(came: &Came, moved: &[Moved], held_before: usize, held_after: usize, what: &str) {

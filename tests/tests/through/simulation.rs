@@ -6,7 +6,8 @@ use weir_core::policy::Action;
 use weir_tests::bench::{Bench, Setup};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{BOTH, Family};
-use weir_tests::pair::{Outcome, Pair, Play, Random, bytes, name, wire};
+use weir_tests::pair::{Outcome, Pair, Play, name, wire};
+use weir_tests::random::{Random, bytes};
 
 const SEEDS: u64 = 250;
 
