@@ -13,34 +13,7 @@ use weir_core::ids::{Nanos, PortId};
 use crate::bench::{Bench, Came, LAN, WAN};
 use crate::host::Host;
 use crate::packet::{Family, RST, Seen, ethernet};
-<<<<<<< HEAD
-
-const BUFFER: usize = 32 * 1024;
-
-/// Random numbers from a seed (xorshift64*).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-    pub fn draw(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.draw() >> 33) % n.max(1)
-    }
-    pub fn one_in(&mut self, n: u64) -> bool {
-        n > 0 && self.below(n) == 0
-    }
-}
-=======
 use crate::random::Random;
->>>>>>> coretest
 
 /// How bad a wire is: one frame in so many meets it; 0 is never. Delay in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -92,9 +65,6 @@ pub struct Outcome {
     pub took: u64,
 }
 
-/// When a frame arrives, its number, where, and its bytes.
-type InFlight = (u64, u64, To, Vec<u8>);
-
 /// The hosts, the wires, and the gateway between them.
 pub struct Pair<'a> {
     bench: &'a mut Bench,
@@ -103,11 +73,7 @@ pub struct Pair<'a> {
     random: Random,
     wire: Wire,
     limit: u64,
-<<<<<<< HEAD
-    flight: BinaryHeap<Reverse<InFlight>>,
-=======
     flight: BinaryHeap<Reverse<Flying>>,
->>>>>>> coretest
     count: u64,
     now: u64,
     /// The furthest acknowledgment that the server has sent.
@@ -263,14 +229,6 @@ fn framed(packet: &[u8]) -> Vec<u8> {
     ethernet(packet[0] >> 4 == 6, packet)
 }
 
-<<<<<<< HEAD
-/// Deterministic bytes.
-pub fn bytes(random: &mut Random, len: usize) -> Vec<u8> {
-    (0..len).map(|_| random.draw() as u8).collect()
-}
-
-=======
->>>>>>> coretest
 /// A wire of middling badness, by seed.
 pub fn wire(random: &mut Random) -> Wire {
     let mut rate = |choices: &[u64]| choices[random.below(choices.len() as u64) as usize];
