@@ -4,7 +4,6 @@
 pub mod bench;
 pub mod corpus;
 pub mod hello;
-pub mod host;
 mod host;
 pub mod packet;
 pub mod pair;
