@@ -59,8 +59,8 @@ fn capture_replayed_prints_a_row_a_connection() {
         assert_eq!(line[..], [&[*client, *server][..], rest].concat());
     }
     let summary: Vec<&str> = stdout.lines().skip(1 + rows.len()).collect();
-    // The server's acknowledgment of the refused requests.
-    assert_eq!(summary, ["4 connections; 30 packets, 10 of no intercept", "dropped 2: verdict-reset"]);
+    // The refused requests, and what the server says to them.
+    assert_eq!(summary, ["4 connections; 30 packets, 10 of no intercept", "dropped 4: verdict-reset"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn capture_replayed_as_json_has_what_the_table_has() {
     }
     assert_eq!(flows[0]["alpn"], serde_json::json!(["h2", "http/1.1"]));
     assert_eq!((&json["packets"], &json["passed"]), (&30.into(), &10.into()));
-    assert_eq!(json["drops"], serde_json::json!([["verdict-reset", 2]]));
+    assert_eq!(json["drops"], serde_json::json!([["verdict-reset", 4]]));
 }
 
 #[test]
