@@ -1,10 +1,13 @@
 //! `weir replay`: captures through the pipeline (DESIGN section 10).
 //!
 //! The pipeline is the workers' own, on frames of memory. A capture is what somebody saw on one link; [`sides`] puts each
-//! packet on the port it would have come in by.
+//! packet on the port it would have come in by, [`mend`] makes it what it was on the wire, and [`survey`] knows what only the
+//! whole capture tells.
 
 pub mod capture;
+mod mend;
 mod sides;
+mod survey;
 mod table;
 
 use std::collections::HashMap;
@@ -15,14 +18,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use weir_core::drop::Counters;
 use weir_core::flow::key::Tuple;
-use weir_core::frame::Frame as _;
+use weir_core::frame::{Frame as _, HeapFrame};
 use weir_core::ids::Nanos;
-use weir_core::parse::{self, Parsed};
+use weir_core::parse::{self, Meta, Parsed};
 use weir_core::policy::Policy;
 use weir_core::view::FlowView;
+use weir_core::wire::build::{self, Segment};
 
 use capture::{Capture, CaptureError};
 use sides::Sides;
+use survey::{Handshakes, Layer, Survey};
 
 pub use table::table;
 
@@ -44,8 +49,12 @@ pub struct Replay {
     pub packets: u64,
     /// Packets that no intercept has: the kernel's.
     pub passed: u64,
-    /// Packets whose TCP checksum was put right: a capture at the sender shows them as they were before the NIC.
+    /// Packets whose checksum was put right: a capture at the sender shows them as they were before the NIC.
     pub checksums_mended: u64,
+    /// Packets that came with VLAN tags, which a VLAN's device takes off.
+    pub untagged: u64,
+    /// SYN-ACKs that the capture has not got, or has before their SYN: the client's next packet says that they came.
+    pub answers_inferred: u64,
     /// Packets that the capture's snapshot length cut short.
     pub cut: u64,
     /// Drops by reason, those that happened.
@@ -54,17 +63,19 @@ pub struct Replay {
     pub error: Option<String>,
 }
 
-/// Runs a capture through the pipeline.
+/// Runs a capture through the pipeline. Reads it twice.
 ///
 /// # Errors
 /// The file cannot be opened, or is no capture. One that breaks off later gives what was read, and says so.
 pub fn replay(policy: &Arc<Policy>, path: &Path) -> Result<Replay, CaptureError> {
+    let mut survey = Some(Survey::of(path)?);
     let mut replayer: Option<Replayer> = None;
     let mut error = None;
     for frame in Capture::open(path)? {
         match frame {
             Ok(frame) => {
-                replayer.get_or_insert_with(|| Replayer::new(policy.clone(), frame.at)).take(frame);
+                let start = || Replayer::new(policy.clone(), survey.take().unwrap_or_default(), frame.at);
+                replayer.get_or_insert_with(start).take(frame);
             }
             Err(end) => error = Some(end.to_string()),
         }
@@ -74,6 +85,8 @@ pub fn replay(policy: &Arc<Policy>, path: &Path) -> Result<Replay, CaptureError>
 }
 
 struct Replayer {
+    survey: Survey,
+    handshakes: Handshakes,
     sides: Sides,
     replay: Replay,
     /// Connections by client, destination and start: where they stand in the list.
@@ -81,25 +94,34 @@ struct Replayer {
 }
 
 impl Replayer {
-    fn new(policy: Arc<Policy>, now: Nanos) -> Self {
-        Self { sides: Sides::new(policy, now), replay: Replay::default(), known: HashMap::new() }
+    fn new(policy: Arc<Policy>, survey: Survey, now: Nanos) -> Self {
+        Self {
+            survey,
+            handshakes: Handshakes::default(),
+            sides: Sides::new(policy, now),
+            replay: Replay::default(),
+            known: HashMap::new(),
+        }
     }
 
-    fn take(&mut self, frame: capture::Frame) {
+    fn take(&mut self, mut frame: capture::Frame) {
         self.replay.packets += 1;
+        self.replay.untagged += u64::from(mend::untag(&mut frame.bytes));
+        let refitted = mend::fit_length(&mut frame);
         self.replay.cut += u64::from(frame.missing > 0);
-        let now = frame.at;
-        match parse::parse(&frame.bytes) {
-            Ok(Parsed::Tcp(meta)) => {
-                let mended = self.sides.tcp(now, &frame.bytes, &meta);
-                self.count(mended);
-                self.note(&meta.tuple);
+        let (now, mut bytes) = (frame.at, frame.bytes);
+        let mut mended = false;
+        if let Some(ip) = mend::ip_checksum(&bytes) {
+            mended = !ip.is_right && (ip.is_absent || !self.survey.is_believed(Layer::Ip, ip.sender));
+            if mended {
+                mend::write_ip_checksum(&mut bytes);
             }
+        }
+        match parse::parse(&bytes) {
+            Ok(Parsed::Tcp(meta)) => self.segment(now, &mut bytes, &meta, refitted, mended),
             Ok(Parsed::Fragment(meta)) => {
-                for whole in self.sides.fragment(now, &frame.bytes, meta) {
-                    let mended = self.sides.tcp(now, whole.frame.data(), &whole.meta);
-                    self.count(mended);
-                    self.note(&whole.meta.tuple);
+                for mut whole in self.sides.fragment(now, &bytes, meta) {
+                    self.segment(now, whole.frame.data_mut(), &whole.meta, refitted, mended);
                 }
             }
             Ok(Parsed::NotTcp) => self.replay.passed += 1,
@@ -107,11 +129,35 @@ impl Replayer {
         }
     }
 
-    fn count(&mut self, done: sides::Done) {
-        match done {
-            sides::Done::Passed => self.replay.passed += 1,
-            sides::Done::Mended => self.replay.checksums_mended += 1,
-            sides::Done::Taken => {}
+    /// Takes a segment; `refitted` tells that its length was changed, and `mended` that its IP header was.
+    fn segment(&mut self, now: Nanos, bytes: &mut [u8], meta: &Meta, refitted: bool, mended: bool) {
+        let is_believed = !refitted && self.survey.is_believed(Layer::Tcp, meta.tuple.src.addr);
+        let mended = mend::tcp_checksum(bytes, meta, is_believed) || mended;
+        if self.survey.is_early(self.replay.packets, meta) {
+            return self.handshakes.put_aside(meta, bytes);
+        }
+        if let Some(answer) = self.handshakes.missing_answer(&self.survey, meta) {
+            self.answer(now, &answer);
+        }
+        if self.sides.tcp(now, bytes, meta) {
+            self.replay.checksums_mended += u64::from(mended);
+        } else {
+            self.replay.passed += 1;
+        }
+        self.note(&meta.tuple);
+        if let Some(early) = self.handshakes.take_answer(meta)
+            && let Ok(Parsed::Tcp(meta)) = parse::parse(&early)
+        {
+            self.replay.answers_inferred += u64::from(self.sides.tcp(now, &early, &meta));
+            self.note(&meta.tuple);
+        }
+    }
+
+    /// Plays a SYN-ACK that is not in the capture.
+    fn answer(&mut self, now: Nanos, answer: &Segment) {
+        let mut frame = HeapFrame::new(mend::MAX_FRAME);
+        if let Some(meta) = build::segment(&mut frame, answer) {
+            self.replay.answers_inferred += u64::from(self.sides.tcp(now, frame.data(), &meta));
         }
     }
 

@@ -8,7 +8,7 @@ use weir_core::drop::Counters;
 use weir_core::fib::{Fib, Link, Route};
 use weir_core::flow::key::Tuple;
 use weir_core::flow::table::Capacity;
-use weir_core::frame::{Frame as _, HeapFrame};
+use weir_core::frame::HeapFrame;
 use weir_core::hold::Packet;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId, PortSet};
 use weir_core::inspect::Found;
@@ -17,26 +17,15 @@ use weir_core::pipeline::{Config, Output, Pipeline};
 use weir_core::policy::Policy;
 use weir_core::view::FlowView;
 use weir_core::wire::addr::Endpoint;
-use weir_core::wire::edit;
 
-/// Octets that a frame of a capture may have: the largest IP packet, and an Ethernet header.
-const FRAME: usize = 65_550;
+use super::mend::MAX_FRAME;
+
 /// Octets that an answer of the pipeline's needs.
 const ANSWER: usize = 256;
 /// Connections of a capture that are open at once.
 const FLOWS: usize = 65_536;
 /// Of them, those that wait for a verdict.
 const HOLDS: usize = 1024;
-
-/// What became of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// No intercept has it.
-    Passed,
-    Taken,
-    /// Taken, after its checksum was put right.
-    Mended,
-}
 
 /// The pipeline of all clients behind one port. Its routes lead back to that port, whatever the destination: where packets
 /// go does not matter in a replay, on which side their client is does.
@@ -67,17 +56,13 @@ impl Sides {
         Self { policy, sides, out: Output::default(), now, refused: Counters::default() }
     }
 
-    /// Takes a segment through its pipeline.
-    pub fn tcp(&mut self, now: Nanos, bytes: &[u8], meta: &Meta) -> Done {
+    /// Takes a segment through its pipeline. False: no intercept has it.
+    pub fn tcp(&mut self, now: Nanos, bytes: &[u8], meta: &Meta) -> bool {
         self.now = self.now.max(now);
-        let Some((at, from_client)) = self.side_of(meta) else { return Done::Passed };
-        let mut frame = HeapFrame::from_packet(bytes, FRAME);
-        let mended = meta.segment_sum(bytes) != 0xffff;
-        if mended {
-            edit::write_checksum(frame.data_mut(), meta);
-        }
+        let Some((at, from_client)) = self.side_of(meta) else { return false };
         self.supply(ANSWER);
-        let Some(side) = self.sides.get_mut(at) else { return Done::Passed };
+        let Some(side) = self.sides.get_mut(at) else { return false };
+        let frame = HeapFrame::from_packet(bytes, MAX_FRAME);
         let port = if from_client { side.lan } else { side.wan };
         side.pipeline.poll_timers(self.now, &mut self.out);
         side.pipeline.last_found = None;
@@ -86,15 +71,15 @@ impl Sides {
             side.tuples.insert(meta.tuple);
         }
         self.settle();
-        if mended { Done::Mended } else { Done::Taken }
+        true
     }
 
     /// Takes a fragment; whole datagrams come back, to be taken as segments.
     pub fn fragment(&mut self, now: Nanos, bytes: &[u8], meta: FragmentMeta) -> Vec<Packet<HeapFrame>> {
         self.now = self.now.max(now);
-        self.supply(FRAME);
+        self.supply(MAX_FRAME);
         if let Some(side) = self.sides.first_mut() {
-            let frame = HeapFrame::from_packet(bytes, FRAME);
+            let frame = HeapFrame::from_packet(bytes, MAX_FRAME);
             side.pipeline.handle_fragment(self.now, frame, side.lan, meta, &mut self.out);
         }
         let whole = std::mem::take(&mut self.out.again);

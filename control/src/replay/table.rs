@@ -22,13 +22,23 @@ pub fn table(replay: &Replay) -> String {
     }
     let _ = writeln!(
         out,
-        "{} connections; {} packets, {} of no intercept, {} checksums mended, {} packets cut short by the capture",
+        "{} connections; {} packets, {} of no intercept",
         replay.flows.len(),
         replay.packets,
-        replay.passed,
-        replay.checksums_mended,
-        replay.cut
+        replay.passed
     );
+    let changes = [
+        (replay.checksums_mended, "checksums put right, which a NIC had yet to fill in"),
+        (replay.untagged, "VLAN tags taken off"),
+        (
+            replay.answers_inferred,
+            "SYN-ACKs that the capture has not got in their place, played before what follows them",
+        ),
+        (replay.cut, "packets cut short by the capture"),
+    ];
+    for (count, what) in changes.iter().filter(|(count, _)| *count > 0) {
+        let _ = writeln!(out, "{count} {what}");
+    }
     for (reason, count) in &replay.drops {
         let _ = writeln!(out, "dropped {count}: {reason}");
     }

@@ -188,6 +188,7 @@ pub fn compare(capture: &str, expected: &Readings, seen: &Readings) -> Vec<Disag
 
 #[cfg(test)]
 mod tests {
+    use super::explained::Reader;
     use super::*;
 
     fn readings(rows: &[(u16, &str, &str, &str)]) -> Readings {
@@ -237,7 +238,7 @@ mod tests {
         let found = compare("x.pcap", &expected, &seen);
         let ports: Vec<_> = found.iter().map(|one| one.ends.client.port()).collect();
         assert_eq!(ports, [1, 2, 3, 4, 5]);
-        let complaints = explained::unexplained(&found);
+        let complaints = explained::unexplained(Reader::Inspector, &found);
         assert_eq!(complaints.iter().filter(|line| line.starts_with("not explained: x.pcap")).count(), 5);
         assert!(complaints.iter().any(|line| line.starts_with("agrees, and needs no explanation any more")));
     }
@@ -252,8 +253,8 @@ mod tests {
             seen: Some(Reading { protocol: "http".to_owned(), host: host.to_owned(), alpn: String::new() }),
         };
         let of_it = |complaint: &String| complaint.contains("0648b5d12f01");
-        assert!(!explained::unexplained(&[one("ts01-b.cloudsink.net")]).iter().any(of_it));
-        let complaints = explained::unexplained(&[one("other.example")]);
+        assert!(!explained::unexplained(Reader::Pipeline, &[one("ts01-b.cloudsink.net")]).iter().any(of_it));
+        let complaints = explained::unexplained(Reader::Pipeline, &[one("other.example")]);
         assert!(complaints.iter().any(|line| line.starts_with("not as explained") && of_it(line)));
     }
 }

@@ -1,10 +1,10 @@
 use weir_control::replay::capture::Capture;
-use weir_tests::corpus::explained::unexplained;
+use weir_tests::corpus::explained::{Reader, unexplained};
 use weir_tests::corpus::streams::Streams;
 use weir_tests::corpus::{self, Readings};
 
 /// Captures whose last packet is cut off: what comes before it counts.
-const CUT_SHORT: [&str; 2] = ["103c676d3a00.pcap", "7c753e0f1d91.pcap"];
+pub const CUT_SHORT: [&str; 2] = ["103c676d3a00.pcap", "7c753e0f1d91.pcap"];
 
 #[test]
 fn captures_inspected_agree_with_tshark_or_are_explained() {
@@ -28,6 +28,6 @@ fn captures_inspected_agree_with_tshark_or_are_explained() {
         let seen = Streams::read(frames.into_iter()).readings();
         disagreements.extend(corpus::compare(&name, expected.get(&name).unwrap_or(&none), &seen));
     }
-    let complaints = unexplained(&disagreements);
+    let complaints = unexplained(Reader::Inspector, &disagreements);
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }

@@ -2,3 +2,5 @@
 
 mod captures;
 mod hellos;
+// The same captures through the whole pipeline.
+mod replay;
