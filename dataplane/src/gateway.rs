@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
+use weir_core::fragments::MAX_PIECES;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId, PortSet};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::view::FlowView;
@@ -340,7 +341,8 @@ impl Make<'_> {
             hold_bytes: self.spec.hold_bytes,
             hold_frames: frames / 4,
             names: flows.min(65_536),
-            fragments: 128,
+            // An eighth of the frames at most: fragments must not take what whole packets need.
+            fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
             partial_checksums: partial,
             seed: self.seed,
         };

@@ -4,5 +4,7 @@
 pub mod bench;
 pub mod corpus;
 pub mod hello;
+mod host;
 pub mod packet;
 pub mod pair;
+pub mod random;

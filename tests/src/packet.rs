@@ -126,7 +126,7 @@ impl Seg {
                     Ipv4Header::new(0, self.ttl, IpNumber(last), s.octets(), d.octets()).expect("fits");
                 ip.identification = self.id;
                 ip.dont_fragment = false;
-                ip.set_options(&self.ip_options).expect("options fit");
+                ip.options = self.ip_options.as_slice().try_into().expect("options fit");
                 ip.set_payload_len(data.len()).expect("fits");
                 finish_v4(ip, data)
             }
@@ -165,7 +165,7 @@ impl Seg {
 pub fn fragments_of(around: &Seg, data: &[u8], protocol: u8, cuts: &[(usize, usize)]) -> Vec<Vec<u8>> {
     let one = |&(start, end): &(usize, usize)| {
         let end = end.min(data.len());
-        fragment(around, start, &data[start..end], protocol, end < data.len())
+        fragment(around, start, &data[start.min(end)..end], protocol, end < data.len())
     };
     cuts.iter().map(one).collect()
 }

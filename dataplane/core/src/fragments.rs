@@ -25,6 +25,8 @@ struct Piece<F> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
+    /// Pieces of one datagram come from one side.
+    port: PortId,
     src: Addr,
     dst: Addr,
     id: u32,
@@ -34,7 +36,6 @@ struct Key {
 #[derive(Debug)]
 struct Datagram<F> {
     key: Option<Key>,
-    port: PortId,
     deadline: Nanos,
     /// Length of the fragmentable part, known with the last piece.
     total: Option<u16>,
@@ -46,8 +47,12 @@ struct Datagram<F> {
 pub enum Reassembly<F> {
     /// Kept; more are missing.
     Pending,
-    /// All are there: the datagram in one frame; `None` when it fits none or is not TCP.
-    Complete(Option<Packet<F>>),
+    /// All are there: the segment in one frame.
+    Tcp(Packet<F>),
+    /// All are there, and behind extension headers it is not TCP.
+    Other,
+    /// So many fragments went to the pool, each for this reason.
+    Dropped(DropReason, usize),
 }
 
 /// Datagrams under reassembly.
@@ -62,7 +67,6 @@ impl<F: Frame> Fragments<F> {
     pub fn new(count: usize) -> Self {
         let empty = || Datagram {
             key: None,
-            port: PortId(0),
             deadline: Nanos(0),
             total: None,
             pieces: Vec::with_capacity(MAX_PIECES),
@@ -75,8 +79,8 @@ impl<F: Frame> Fragments<F> {
         if self.used == 0 { 0 } else { self.slots.iter().map(|d| d.pieces.len()).sum() }
     }
 
-    /// Takes a fragment. When it completes a datagram, `whole` is written into a frame of `pool` and the pieces go,
-    /// in order of their offsets, to `pieces`. On an error the pieces go to `pool`.
+    /// Takes a fragment. When it completes a datagram, the whole is written into a frame of `pool` and the pieces go,
+    /// in order of their offsets, to `pieces`. What is dropped goes to `pool`.
     pub fn push(
         &mut self,
         now: Nanos,
@@ -85,37 +89,39 @@ impl<F: Frame> Fragments<F> {
         meta: FragmentMeta,
         pool: &mut Vec<F>,
         pieces: &mut Vec<F>,
-    ) -> Result<Reassembly<F>, DropReason> {
-        let key = Key { src: meta.src, dst: meta.dst, id: meta.id, protocol: meta.protocol };
-        let Some(at) = self.place(&key) else {
+    ) -> Reassembly<F> {
+        let key = Key { port, src: meta.src, dst: meta.dst, id: meta.id, protocol: meta.protocol };
+        let Some(datagram) = self.place(&key).and_then(|at| self.slots.get_mut(at)) else {
             pool.push(frame);
-            return Err(DropReason::FragmentFull);
-        };
-        let Some(datagram) = self.slots.get_mut(at) else {
-            pool.push(frame);
-            return Err(DropReason::FragmentFull);
+            return Reassembly::Dropped(DropReason::FragmentFull, 1);
         };
         if datagram.key.is_none() {
             datagram.key = Some(key);
-            datagram.port = port;
             datagram.deadline = now.saturating_add(TIMEOUT);
             self.used += 1;
         }
-        match datagram.add(frame, meta) {
-            Ok(false) => Ok(Reassembly::Pending),
-            Ok(true) => {
-                let whole = pool.pop().and_then(|f| datagram.join(f, pool));
-                pieces.extend(datagram.pieces.drain(..).map(|p| p.frame));
-                datagram.clear();
-                self.used -= 1;
-                Ok(Reassembly::Complete(whole))
-            }
+        if datagram.has(&frame, &meta) {
+            pool.push(frame);
+            return Reassembly::Dropped(DropReason::FragmentDuplicate, 1);
+        }
+        let result = match datagram.add(frame, meta) {
+            Ok(false) => return Reassembly::Pending,
+            Ok(true) => datagram.join(port, pool),
             Err((reason, frame)) => {
                 pool.push(frame);
-                pool.extend(datagram.pieces.drain(..).map(|p| p.frame));
-                datagram.clear();
-                self.used -= 1;
-                Err(reason)
+                Err((reason, 1))
+            }
+        };
+        self.used -= 1;
+        match result {
+            Ok(whole) => {
+                pieces.extend(datagram.clear());
+                whole.map_or(Reassembly::Other, Reassembly::Tcp)
+            }
+            Err((reason, others)) => {
+                let count = others + datagram.pieces.len();
+                pool.extend(datagram.clear());
+                Reassembly::Dropped(reason, count)
             }
         }
     }
@@ -128,8 +134,7 @@ impl<F: Frame> Fragments<F> {
         let mut frames = 0;
         for datagram in self.slots.iter_mut().filter(|d| d.key.is_some() && d.deadline <= now) {
             frames += datagram.pieces.len();
-            pool.extend(datagram.pieces.drain(..).map(|p| p.frame));
-            datagram.clear();
+            pool.extend(datagram.clear());
             self.used -= 1;
         }
         frames
@@ -144,9 +149,19 @@ impl<F: Frame> Fragments<F> {
 }
 
 impl<F: Frame> Datagram<F> {
-    fn clear(&mut self) {
+    /// Empties the slot; its frames come out.
+    fn clear(&mut self) -> impl Iterator<Item = F> + '_ {
         self.key = None;
         self.total = None;
+        self.pieces.drain(..).map(|p| p.frame)
+    }
+
+    /// Whether this very piece has come before: a copy is no overlap (RFC 8200 section 4.5).
+    fn has(&self, frame: &F, meta: &FragmentMeta) -> bool {
+        self.pieces.iter().any(|p| {
+            (p.meta.offset, p.meta.more) == (meta.offset, meta.more)
+                && bytes_of(&p.frame, &p.meta) == bytes_of(frame, meta)
+        })
     }
 
     /// Adds a piece; true when none is missing.
@@ -182,35 +197,46 @@ impl<F: Frame> Datagram<F> {
         Ok(complete)
     }
 
-    /// Writes the datagram into `frame`; when it does not fit or is not TCP after all, the frame goes to `pool`.
-    fn join(&self, mut frame: F, pool: &mut Vec<F>) -> Option<Packet<F>> {
-        let joined = self.write(&mut frame);
-        match joined.and_then(|()| parse::parse(frame.data()).ok()) {
-            Some(Parsed::Tcp(mut meta)) => {
-                meta.reassembled = true;
-                Some(Packet { frame, port: self.port, meta })
-            }
-            _ => {
-                pool.push(frame);
-                None
-            }
+    /// The datagram in a frame of `pool`; `None` when it is not TCP. On an error the frame is in `pool` again.
+    fn join(&self, port: PortId, pool: &mut Vec<F>) -> Result<Option<Packet<F>>, (DropReason, usize)> {
+        let mut frame = pool.pop().ok_or((DropReason::NoFrame, 0))?;
+        let fits = self.write(&self.pieces, &mut frame).is_some();
+        // The chain of headers is in the first piece (RFC 7112), which tells whether it is TCP that does not fit.
+        if !fits && self.write(self.pieces.get(..1).unwrap_or_default(), &mut frame).is_none() {
+            pool.push(frame);
+            return Err((DropReason::FragmentTooBig, 0));
         }
+        let reason = match parse::parse(frame.data()) {
+            Ok(Parsed::Tcp(mut meta)) if fits => {
+                meta.reassembled = true;
+                return Ok(Some(Packet { frame, port, meta }));
+            }
+            Ok(Parsed::NotTcp) => {
+                pool.push(frame);
+                return Ok(None);
+            }
+            Ok(Parsed::Tcp(_)) => DropReason::FragmentTooBig,
+            // A fragment of fragments: no sender makes such.
+            Ok(Parsed::Fragment(_)) => DropReason::BadFragment,
+            Err(reason) => reason,
+        };
+        pool.push(frame);
+        Err((reason, 0))
     }
 
-    fn write(&self, frame: &mut F) -> Option<()> {
-        let first = self.pieces.first()?;
-        let total = usize::from(self.total?);
+    fn write(&self, pieces: &[Piece<F>], frame: &mut F) -> Option<()> {
+        let (first, last) = (pieces.first()?, pieces.last()?);
+        let total = usize::from(last.meta.offset + (last.meta.end - last.meta.data));
         let v6 = first.meta.v6;
         let head_len = if v6 { first.meta.header } else { first.meta.data } as usize;
-        if head_len + total > frame.capacity() {
+        if head_len + total > frame.capacity().min(usize::from(u16::MAX)) {
             return None;
         }
         frame.set_len(head_len + total);
         let bytes = frame.data_mut();
         wire::put(bytes, 0, first.frame.data().get(..head_len)?);
-        for piece in &self.pieces {
-            let data = piece.frame.data().get(piece.meta.data as usize..piece.meta.end as usize)?;
-            wire::put(bytes, head_len + piece.meta.offset as usize, data);
+        for piece in pieces {
+            wire::put(bytes, head_len + piece.meta.offset as usize, bytes_of(&piece.frame, &piece.meta));
         }
         if v6 {
             debug_assert!(first.meta.data == first.meta.header + IPV6_FRAGMENT_LEN as u16);
@@ -227,4 +253,9 @@ impl<F: Frame> Datagram<F> {
         }
         Some(())
     }
+}
+
+/// What a piece brings of its datagram.
+fn bytes_of<'a, F: Frame>(frame: &'a F, meta: &FragmentMeta) -> &'a [u8] {
+    frame.data().get(meta.data as usize..meta.end as usize).unwrap_or_default()
 }

@@ -172,22 +172,25 @@ impl<F: Frame> Pipeline<F> {
     ) {
         self.now = now;
         match self.fragments.push(now, frame, port, meta, &mut out.free, &mut self.pieces) {
-            Ok(Reassembly::Pending) => {}
-            Ok(Reassembly::Complete(Some(whole))) if self.of_intercept(&whole) => {
+            Reassembly::Pending => {}
+            Reassembly::Tcp(whole) if self.of_intercept(&whole) => {
                 out.free.append(&mut self.pieces);
                 out.again.push(whole);
             }
-            // Larger than a frame, and so larger than any way out.
-            Ok(Reassembly::Complete(None)) => {
-                self.counters.drop(DropReason::FragmentTooBig);
-                out.free.append(&mut self.pieces);
+            Reassembly::Tcp(Packet { frame, .. }) => {
+                out.free.push(frame);
+                self.punt_pieces(out);
             }
-            Ok(Reassembly::Complete(Some(other))) => {
-                out.free.push(other.frame);
-                self.counters.punt(PuntReason::NotIntercepted);
-                out.punt.extend(self.pieces.drain(..).map(|piece| (PuntTo::Forward, piece)));
-            }
-            Err(reason) => self.counters.drop(reason),
+            Reassembly::Other => self.punt_pieces(out),
+            Reassembly::Dropped(reason, count) => (0..count).for_each(|_| self.counters.drop(reason)),
+        }
+    }
+
+    /// A datagram of no intercept goes on as it came.
+    fn punt_pieces(&mut self, out: &mut Output<F>) {
+        for piece in self.pieces.drain(..) {
+            self.counters.punt(PuntReason::NotIntercepted);
+            out.punt.push((PuntTo::Forward, piece));
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Relay {
     down: Pipe,
     /// A watch for RST is under way, by side.
     watched: [bool; 2],
+    /// The kernel cannot watch.
+    blind: bool,
     /// Dropped, and the receive from the client was told to stop.
     hushed: bool,
     opened: Nanos,
@@ -108,6 +110,7 @@ impl Relay {
             up: Pipe::new(limits.buffer),
             down: Pipe::new(limits.buffer),
             watched: [false; 2],
+            blind: false,
             hushed: false,
             opened: now,
             active: now,
@@ -146,7 +149,7 @@ impl Relay {
                 }
             }
             Event::Hangup(side) => self.hung_up(side),
-            Event::Unwatched(side) => *self.watch(side) = false,
+            Event::Unwatched(side) => self.unwatched(side),
             Event::Timer => self.timer(now),
         }
     }

@@ -11,7 +11,7 @@ use weir_core::policy::{Action, InterceptSpec, NameSet, RuleSpec};
 use weir_core::relay::Limits;
 use weir_dataplane::relay::{Counter, RelayConfig};
 
-use crate::lab::{self, Lab, SERVERS, SOON, client_hello, counted, everything, flow, is_reset};
+use crate::lab::{self, Lab, SERVERS, SOON, client_hello, counted, everything, flow, is_refused, is_reset};
 
 fn deny(action: Action) -> InterceptSpec {
     let mut rule = RuleSpec::new(action);
@@ -157,4 +157,20 @@ fn rule_that_took_the_syn_passes_without_waiting_for_bytes() {
         drop(stream);
         assert_eq!(results.recv_timeout(SOON).unwrap(), (b"GET / HT".to_vec(), true));
     }
+}
+
+#[test]
+fn client_refused_by_its_address_is_reset_and_the_server_never_connected() {
+    let lab = Lab::new();
+    let mut rule = RuleSpec::new(Action::Reset);
+    rule.from = vec!["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
+    let relay = lab.relay(everything().rule(rule));
+    for server in SERVERS {
+        let listener = lab.listen(server);
+        listener.set_nonblocking(true).unwrap();
+        assert!(is_refused(&lab, listener.local_addr().unwrap()), "{server}");
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{server}");
+    }
+    counted(&relay, Counter::Denied, 2);
 }

@@ -53,6 +53,10 @@ impl Lab {
     pub fn new() -> Self {
         let namespace = || Namespace::new().expect("a network namespace (needs CAP_SYS_ADMIN)");
         let lab = Self { client: namespace(), gateway: namespace(), server: namespace() };
+        // Link-local addresses that may be used at once: the first neighbour solicitation needs one.
+        for ns in [&lab.client, &lab.gateway, &lab.server] {
+            sysctl(ns, "ipv6/conf/default/accept_dad", "0");
+        }
         let path = |ns: &Namespace| format!("/proc/{}/fd/{}", std::process::id(), ns.as_fd().as_raw_fd());
         let links = [("c0", &lab.client, "1", "2"), ("s0", &lab.server, "2", "10")];
         for (device, ns, net, host) in links {
@@ -70,13 +74,9 @@ impl Lab {
             );
             ip(ns, &far.replace("::10/", "::a/"));
         }
-        lab.gateway
-            .run(|| {
-                for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                    std::fs::write(format!("/proc/sys/net/{name}"), "1").expect(name);
-                }
-            })
-            .expect("the gateway");
+        for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            sysctl(&lab.gateway, name, "1");
+        }
         ip(&lab.gateway, "rule add fwmark 0x77/0xff lookup 177 priority 1077");
         ip(&lab.gateway, "route add local default dev lo table 177");
         ip6(&lab.gateway, "rule add fwmark 0x77/0xff lookup 177 priority 1077");
@@ -188,6 +188,14 @@ pub fn is_reset(mut stream: &TcpStream) -> bool {
     error.kind() == std::io::ErrorKind::ConnectionReset
 }
 
+/// Whether a connection is answered with RST: at once, so that connecting fails, or once it stands.
+pub fn is_refused(lab: &Lab, to: SocketAddr) -> bool {
+    match lab.try_connect(to) {
+        Ok(stream) => is_reset(&limited(stream)),
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
 /// Closing it sends RST.
 pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
@@ -225,6 +233,11 @@ fn ip(ns: &Namespace, batch: &str) {
 
 fn ip6(ns: &Namespace, batch: &str) {
     command(ns, Command::new("ip").args(["-6", "-batch", "-"]), batch);
+}
+
+fn sysctl(ns: &Namespace, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    ns.run(|| std::fs::write(path, value)).expect("the namespace").expect(name);
 }
 
 fn command(ns: &Namespace, command: &mut Command, input: &str) {

@@ -1,3 +1,10 @@
 //! `handshake = "through"`, packet by packet: what leaves, what is held, which counters move.
 
 mod bypass;
+mod closing;
+mod held;
+mod kernel;
+mod limits;
+mod reload;
+mod simulation;
+mod verdict;

@@ -170,4 +170,19 @@ mod tests {
         assert!(table.insert(flow(9, Stage::SynSent)).is_some());
         assert!(table.find(&flow(9, Stage::SynSent).key).is_some());
     }
+
+    /// Connections come and go for long; the index stays where it was made.
+    #[test]
+    fn index_never_grows() {
+        let mut table = FlowTable::new(Capacity { fast: 100, kernel: 0 }, FlowHasher::new(5), Nanos(0));
+        let room = table.index.allocation_size();
+        let mut slots = std::collections::VecDeque::new();
+        for n in 0..60_000 {
+            if slots.len() == 100 {
+                table.remove(slots.pop_front().unwrap());
+            }
+            slots.push_back(table.insert(flow(n, Stage::Splice)).unwrap());
+        }
+        assert_eq!(table.index.allocation_size(), room);
+    }
 }

@@ -178,4 +178,25 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
     }
+
+    #[test]
+    fn deadline_beyond_the_count_comes_early_and_not_at_once() {
+        let tick = Nanos::from_millis(20);
+        // Two and a half years of uptime: the count of ticks wraps.
+        for start in [0, u64::from(u32::MAX) - 5] {
+            let mut wheel = Wheel::new(3, tick, Nanos(start * tick.0));
+            wheel.arm(0, Nanos(u64::MAX));
+            wheel.arm(1, Nanos((start + 5) * tick.0));
+            wheel.arm(2, Nanos((start + 6) * tick.0));
+            wheel.arm(2, Nanos((start + 2000) * tick.0));
+            let mut due = Vec::with_capacity(3);
+            wheel.poll(Nanos((start + 1000) * tick.0), &mut due);
+            assert_eq!(due, [1]);
+            wheel.poll(Nanos((start + 3000) * tick.0), &mut due);
+            assert_eq!(due, [1, 2]);
+            assert!(wheel.is_armed(0) && !wheel.is_armed(1));
+            wheel.cancel(0);
+            assert!(!wheel.is_armed(0));
+        }
+    }
 }

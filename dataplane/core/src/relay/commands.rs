@@ -32,7 +32,8 @@ impl Relay {
         if self.is_moving(Side::Client) {
             return (!std::mem::replace(&mut self.hushed, true)).then_some(Command::Cancel(Side::Client));
         }
-        (!std::mem::replace(self.watch(Side::Client), true)).then_some(Command::Watch(Side::Client))
+        (!self.blind && !std::mem::replace(self.watch(Side::Client), true))
+            .then_some(Command::Watch(Side::Client))
     }
 
     pub(super) fn connect(&mut self, port: SourcePort) -> Command {
@@ -78,7 +79,7 @@ impl Relay {
         }
         let receiving = self.pipe_from(side).is_receiving();
         // See hung_up(): once FIN was passed on, a hangup tells nothing.
-        let blind = self.pipe_to(side).is_shut();
+        let blind = self.blind || self.pipe_to(side).is_shut();
         if receiving || blind || std::mem::replace(self.watch(side), true) {
             return None;
         }

@@ -41,6 +41,13 @@ impl Relay {
         }
     }
 
+    /// Nobody stops a watch while the connection runs, so the kernel cannot watch this leg: asking again would be
+    /// answered the same way at once. The idle time bounds what goes unnoticed.
+    pub(super) fn unwatched(&mut self, side: Side) {
+        let was = std::mem::replace(self.watch(side), false);
+        self.blind |= was && self.phase == Phase::Running;
+    }
+
     pub(super) fn failed(&mut self, side: Side, failure: Failure) {
         if failure == Failure::Cancelled {
             return;

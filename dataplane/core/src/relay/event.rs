@@ -167,7 +167,7 @@ pub enum Command {
     Send { to: Side, span: Span },
     /// FIN: no more bytes to this side.
     Shutdown(Side),
-    /// Tell when the leg is reset (POLLERR, POLLHUP), while nothing is received from it.
+    /// Tell when the leg is reset (POLLERR, POLLHUP), from when nothing is received from it.
     Watch(Side),
     /// The leg ends with a RST when it is closed (SO_LINGER 0); stop what is under way on it.
     Reset(Side),

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::ids::{InterceptId, MAX_PORTS, PortId};
+use crate::ids::{InterceptId, MAX_PORTS, PortId, RuleId};
 use crate::inspect::{ALPN_NAMES, Found, Inspector, Name, Outcome};
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
 
@@ -68,16 +68,47 @@ impl Judge {
         let Some(intercept) = self.intercept() else {
             return Start::Open;
         };
-        let (client, server) = (self.client.ip().to_canonical(), self.server.ip().to_canonical());
         let held = Start::Held { bytes: intercept.hold_bytes, time: intercept.hold_time };
-        match intercept.relay_at_syn(client, server, self.server.port()) {
-            // With `handshake = "relay"` everything comes here, and a relay rule is one rule among the others.
-            Some(rule) if intercept.handshake != Handshake::Relay => {
-                let decision = Decision { action: Action::Relay, cause: Cause::Rule(rule) };
-                self.judgement = Some(Judgement { decision, protocol: None, host: None, unread: None });
-                Start::Open
-            }
-            _ => held,
+        let Some(decision) = self.decided_at_syn(intercept).or_else(|| self.decided_by_addresses(intercept))
+        else {
+            return held;
+        };
+        let judgement = Judgement { decision, protocol: None, host: None, unread: None };
+        self.judgement = Some(judgement);
+        match judgement.verdict() {
+            Verdict::Pass => Start::Open,
+            refused => Start::Refused(refused),
+        }
+    }
+
+    /// The relay rule that brought the connection here. With `handshake = "relay"` everything comes here, and a
+    /// relay rule is one rule among the others.
+    fn decided_at_syn(&self, intercept: &Intercept) -> Option<Decision> {
+        if intercept.handshake == Handshake::Relay {
+            return None;
+        }
+        let Facts { client, server, server_port, .. } = self.addresses();
+        let rule = intercept.relay_at_syn(client, server, server_port)?;
+        Some(Decision { action: Action::Relay, cause: Cause::Rule(rule) })
+    }
+
+    /// The first rule that takes these addresses, unless one before it needs the client's bytes: nothing that the
+    /// client could send changes it, so there is nothing to wait for.
+    fn decided_by_addresses(&self, intercept: &Intercept) -> Option<Decision> {
+        let facts = self.addresses();
+        let mut known = intercept.rules().iter().enumerate().take_while(|(_, rule)| !rule.by_content());
+        let (index, rule) = known.find(|(_, rule)| rule.matches(&facts))?;
+        Some(Decision { action: rule.action, cause: Cause::Rule(RuleId(u16::try_from(index).ok()?)) })
+    }
+
+    fn addresses(&self) -> Facts<'static> {
+        Facts {
+            client: self.client.ip().to_canonical(),
+            server: self.server.ip().to_canonical(),
+            server_port: self.server.port(),
+            protocol: None,
+            host: None,
+            alpn: &[],
         }
     }
 
@@ -113,14 +144,9 @@ impl Judge {
         let mut room = [&[][..]; ALPN_NAMES];
         let host = found.and_then(|f| f.host);
         let protocol = found.map(|f| f.protocol);
-        let facts = Facts {
-            client: self.client.ip().to_canonical(),
-            server: self.server.ip().to_canonical(),
-            server_port: self.server.port(),
-            protocol,
-            host: host.as_ref().map(Name::as_str),
-            alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
-        };
+        let host_name = host.as_ref().map(Name::as_str);
+        let alpn = found.map_or(&[][..], |f| f.alpn.list(&mut room));
+        let facts = Facts { protocol, host: host_name, alpn, ..self.addresses() };
         let decision = match self.intercept() {
             Some(intercept) => intercept.decide(&facts),
             None => Decision { action: Action::Allow, cause: Cause::Otherwise },

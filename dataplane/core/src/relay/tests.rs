@@ -1,3 +1,4 @@
+mod judged;
 mod sim;
 
 use super::*;
@@ -288,6 +289,15 @@ fn hangup_while_back_pressured_is_a_reset_unless_fin_was_passed_on() {
     after(&mut relay, NOW, Event::Received { from: Side::Client, len: 64 });
     after(&mut relay, NOW, Event::Eof(Side::Server));
     assert_eq!(after(&mut relay, NOW, Event::Hangup(Side::Client)), [], "FIN in both directions");
+    assert_eq!(relay.ending(), None);
+}
+
+#[test]
+fn leg_that_cannot_be_watched_is_not_asked_for_again() {
+    let mut relay = established();
+    let commands = after(&mut relay, NOW, Event::Received { from: Side::Client, len: 64 });
+    assert!(commands.contains(&Command::Watch(Side::Client)), "{commands:?}");
+    assert_eq!(after(&mut relay, NOW, Event::Unwatched(Side::Client)), []);
     assert_eq!(relay.ending(), None);
 }
 

@@ -67,8 +67,8 @@ impl<F: Frame> Pipeline<F> {
             return self.flows.arm(slot, end);
         }
         self.totals.expired += 1;
-        if self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Held) {
-            // Of a connection that was never inspected nothing may stay at the server.
+        if self.flows.get(slot).is_some_and(|flow| matches!(flow.stage, Stage::Held | Stage::Refused)) {
+            // Of a connection that was not allowed nothing may stay at the server; an RST before may have been lost.
             self.reset_server(slot, out);
         }
         self.forget(slot, out);

@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum UringError {
     #[error(
-        "this kernel has no io_uring: Linux 5.11 or newer, built with CONFIG_IO_URING, is needed for the relay"
+        "this kernel has no io_uring: Linux 5.13 or newer, built with CONFIG_IO_URING, is needed for the relay"
     )]
     Missing,
     #[error(
@@ -15,7 +15,7 @@ pub enum UringError {
          a container runtime puts on io_uring_setup"
     )]
     Forbidden,
-    #[error("this kernel's io_uring lacks {0}: Linux 5.11 or newer is needed for the relay")]
+    #[error("this kernel's io_uring lacks {0}: Linux 5.13 or newer is needed for the relay")]
     TooOld(&'static str),
     #[error("io_uring: {0} failed: {1}")]
     System(&'static str, #[source] std::io::Error),
@@ -83,6 +83,8 @@ fn check(ring: &IoUring) -> Result<(), UringError> {
         (params.is_feature_fast_poll(), "IORING_FEAT_FAST_POLL"),
         (params.is_feature_ext_arg(), "IORING_FEAT_EXT_ARG"),
         (params.is_feature_submit_stable(), "IORING_FEAT_SUBMIT_STABLE"),
+        // Of the same kernel as polls that complete more than once, for which there is no flag.
+        (params.is_feature_resource_tagging(), "IORING_FEAT_RSRC_TAGS"),
     ];
     match features.iter().find(|(there, _)| !there) {
         Some((_, name)) => Err(UringError::TooOld(name)),

@@ -122,6 +122,33 @@ fn watch_tells_of_a_reset() {
 }
 
 #[test]
+fn watch_outlives_fin_and_tells_of_the_reset_after_it() {
+    let mut ring = ring();
+    let (theirs, ours) = pair();
+    let socket = ring.add(ours);
+    ring.watch(socket, 3);
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut out = Vec::new();
+    ring.wait(Some(Duration::from_millis(50)), &mut out).unwrap();
+    ring.wait(Some(Duration::from_millis(50)), &mut out).unwrap();
+    assert!(out.is_empty(), "{out:?}");
+    socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(theirs);
+    assert!(matches!(next(&mut ring).outcome, Outcome::Done(events) if events & libc::POLLERR as u32 != 0));
+}
+
+#[test]
+fn watch_stopped_completes_as_cancelled() {
+    let mut ring = ring();
+    let (_theirs, ours) = pair();
+    let socket = ring.add(ours);
+    ring.watch(socket, 3);
+    ring.cancel(socket);
+    assert!(matches!(next(&mut ring).outcome, Outcome::Failed(Errno::CANCELED)));
+    assert_eq!(ring.under_way(), 1, "the wake-up alone");
+}
+
+#[test]
 fn wake_ends_the_wait_once_for_many_calls() {
     let mut ring = ring();
     let waker = ring.waker();
