@@ -28,6 +28,8 @@ const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// Breaths between two looks whether every port is still there.
 const LOOK_EVERY: u32 = 4096;
+/// A sleep counts as this many.
+const SLEEP_COUNTS: u32 = 64;
 
 /// Runs until `stop`; then closes the sockets and returns all frames.
 pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &AtomicBool) -> Vec<XskFrame> {
@@ -38,8 +40,9 @@ pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &Ato
     }
     let (mut quiet, mut breaths) = (0_u32, 0_u32);
     while !stop.load(Relaxed) {
-        breaths = breaths.wrapping_add(1);
-        if breaths.is_multiple_of(LOOK_EVERY) {
+        breaths += 1;
+        if breaths >= LOOK_EVERY {
+            breaths = 0;
             worker.bury_lost_ports(&mut waiter);
         }
         if worker.breathe(Nanos(clock::monotonic_ns())) > 0 || worker.has_work() {
@@ -55,6 +58,7 @@ pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &Ato
         if let Err(error) = waiter.wait(patience, || worker.has_work()) {
             tracing::debug!(%error, "waiting");
         }
+        breaths += SLEEP_COUNTS;
     }
     // Polls of the sockets end before the sockets do: an armed one keeps its queue taken.
     drop(waiter);

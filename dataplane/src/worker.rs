@@ -238,6 +238,14 @@ impl<D: Driver> Worker<D> {
                 continue;
             }
             let port = PortId(at as u8);
+            if !self.parts.driver.can_send(port) {
+                // The port has gone with these on their way.
+                for frame in self.leaving[at].drain(..) {
+                    self.parts.pipeline.counters.drop(DropReason::PortLost);
+                    self.out.free.push(frame);
+                }
+                continue;
+            }
             let sent = self.parts.driver.send(port, &mut self.leaving[at]);
             self.ports[at].1 += sent as u64;
             let excess = self.leaving[at].len().saturating_sub(BACKLOG);

@@ -6,10 +6,15 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use super::HostError;
 
 const NAME: &str = "weir";
+/// How long the name of a process that has ended may still be taken: by a child of its that has not come to its exec, or
+/// by the kernel, which closes sockets in its own time.
+const DYING: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Held as long as this lives.
 #[derive(Debug)]
@@ -22,14 +27,28 @@ impl Lock {
     pub fn acquire() -> Result<Self, HostError> {
         let name = SocketAddr::from_abstract_name(NAME)
             .map_err(|e| HostError::Kernel(format!("cannot name the socket @{NAME}: {e}")))?;
-        match UnixListener::bind_addr(&name) {
-            Ok(socket) => Ok(Self { _socket: socket }),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                Err(HostError::Locked { holder: holder(&name) })
+        let deadline = Instant::now() + DYING;
+        loop {
+            match UnixListener::bind_addr(&name) {
+                Ok(socket) => return Ok(Self { _socket: socket }),
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                    let holder = holder(&name);
+                    if holder.is_some_and(is_alive) || Instant::now() > deadline {
+                        return Err(HostError::Locked { holder });
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                Err(e) => return Err(HostError::Kernel(format!("cannot bind the socket @{NAME}: {e}"))),
             }
-            Err(e) => Err(HostError::Kernel(format!("cannot bind the socket @{NAME}: {e}"))),
         }
     }
+}
+
+/// Whether the process has not ended. One that has may be a zombie still.
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold any.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// The process that listens on the name.

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{NfListObject, NfObject};
 use sha2::{Digest as _, Sha256};
+use weir_sys::process::die_with_parent;
 
 use super::spec::Family;
 use super::{Fail, HostError, HostSpec, InterceptSpec};
@@ -287,14 +288,11 @@ pub fn check(script: &str) -> Result<(), HostError> {
 }
 
 fn nft_script(script: &str, args: &[&str]) -> Result<(), HostError> {
-    let mut child = Command::new("nft")
-        .args(args)
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(cannot_run)?;
+    let mut command = Command::new("nft");
+    command.args(args).args(["-f", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A weir that is killed must not install a table afterwards, behind the back of `weir clean`.
+    let mut child = die_with_parent(&mut command).spawn().map_err(cannot_run)?;
     let fed = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
     let output = child.wait_with_output().map_err(cannot_run)?;
     if output.status.success() {

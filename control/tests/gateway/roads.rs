@@ -1,7 +1,7 @@
 //! Which road a connection takes, why, and that it arrives by it.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -197,12 +197,12 @@ fn packet_whose_ttl_runs_out_is_answered_with_icmp() {
 }
 
 /// ICMP time exceeded (RFC 792), or ICMPv6's (RFC 4443), of `from`.
-fn is_time_exceeded(frame: &CapturedFrame, from: std::net::IpAddr) -> bool {
+fn is_time_exceeded(frame: &CapturedFrame, from: IpAddr) -> bool {
     use etherparse::{InternetSlice, SlicedPacket, TransportSlice};
     let Ok(packet) = SlicedPacket::from_ethernet(&frame.bytes) else { return false };
     let source = match &packet.net {
-        Some(InternetSlice::Ipv4(ip)) => std::net::IpAddr::V4(ip.header().source_addr()),
-        Some(InternetSlice::Ipv6(ip)) => std::net::IpAddr::V6(ip.header().source_addr()),
+        Some(InternetSlice::Ipv4(ip)) => IpAddr::V4(ip.header().source_addr()),
+        Some(InternetSlice::Ipv6(ip)) => IpAddr::V6(ip.header().source_addr()),
         _ => return false,
     };
     let kind = match &packet.transport {
@@ -233,8 +233,13 @@ fn address_that_the_gateway_gets_later_is_not_intercepted_either() {
     play(&Settings::default(), |world| {
         for (family, address) in Family::BOTH.into_iter().zip(["192.0.2.77/32", "2001:db8:2::77/128"]) {
             world.sh(&world.lab.gateway, &format!("ip addr add {address} dev lo nodad"));
-            let address = address.split('/').next().unwrap().parse().unwrap();
+            let address = address.split('/').next().unwrap().parse::<IpAddr>().unwrap();
             let greeter = Greeter::start(world, true, SocketAddr::new(address, HTTP));
+            // IPv6 makes the route a moment after the address.
+            until("the kernel takes the address for its own", || {
+                let routes = "ip route show table local; ip -6 route show table local";
+                world.sh(&world.lab.gateway, routes).contains(&format!("local {address} "))
+            });
             until("the steering program knows the address", || {
                 let before = world.weir.count("flows", "opened");
                 greeter.assert_greets(world, family);
