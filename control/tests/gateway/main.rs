@@ -2,7 +2,6 @@
 //! both links. Every test begins with a gateway that was never touched and ends with one that looks the same.
 
 mod config;
-mod stalled;
 mod weir;
 mod world;
 
@@ -14,3 +13,5 @@ mod lost;
 mod raw;
 mod refusals;
 mod roads;
+mod stalled;
+mod wrappings;
