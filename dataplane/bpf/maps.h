@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 1
+#define WEIR_LAYOUT 2
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -47,6 +47,8 @@ enum weir_outcome {
 	WEIR_NO_SOCKET_DROP,
 	WEIR_REDIRECT,
 	WEIR_REDIRECT_FRAGMENT,
+	WEIR_OTHER_HOST,
+	WEIR_NESTED_TAG_DROP,
 	WEIR_OUTCOMES
 };
 

@@ -39,6 +39,8 @@ _Static_assert(WEIR_CONFIG_RELAY_MASK_1 == WEIR_CONFIG_RELAY_MASK + 1, "relay ma
 #define IP6_OFFSET 0xfff8
 #define IP6_MF 0x0001
 
+#define VLAN_ID 0x0fff
+#define VLAN_TAG_LEN 4
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
@@ -124,6 +126,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct weir_bits);
 } tcp_ports SEC(".maps");
+
+/* Device index -> the Ethernet address of the port, in the low six bytes. Frames for others are not ours to forward. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} port_macs SEC(".maps");
 
 /* Ingress port -> intercepts whose clients are there. */
 struct {
@@ -267,23 +277,54 @@ static __always_inline __u32 parse_ipv6(struct packet *packet, void *data, void 
 	return parse_ipv6_chain(packet, ip->nexthdr, data, data_end, (void *)(ip + 1) + bpf_ntohs(ip->payload_len));
 }
 
-static __always_inline __u32 parse(struct packet *packet, void *data, void *data_end)
+static __always_inline int is_vlan(__be16 proto)
 {
-	struct ethhdr *eth = data;
+	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+}
 
-	if ((void *)(eth + 1) > data_end)
-		return WEIR_MALFORMED;
-	switch (eth->h_proto) {
+static __always_inline __u32 parse_ip(struct packet *packet, __be16 proto, void *data, void *data_end)
+{
+	switch (proto) {
 	case bpf_htons(ETH_P_IP):
 		return parse_ipv4(packet, data, data_end);
 	case bpf_htons(ETH_P_IPV6):
 		return parse_ipv6(packet, data, data_end);
-	case bpf_htons(ETH_P_8021Q):
-	case bpf_htons(ETH_P_8021AD):
-		return WEIR_VLAN;
 	default:
 		return WEIR_NOT_IP;
 	}
+}
+
+/*
+ * A tag with VLAN 0 is a priority and no VLAN: the kernel takes it off, however many there are, and forwards what is
+ * behind it on this very device. So do we, once; nobody sends two.
+ */
+static __always_inline __u32 parse(struct packet *packet, void *data, void *data_end)
+{
+	struct ethhdr *eth = data;
+	__be16 *tag = data + ETH_HLEN;
+
+	if ((void *)(eth + 1) > data_end)
+		return WEIR_MALFORMED;
+	if (!is_vlan(eth->h_proto))
+		return parse_ip(packet, eth->h_proto, data, data_end);
+	if ((void *)(tag + 4) > data_end)
+		return WEIR_VLAN;
+	if (tag[0] & bpf_htons(VLAN_ID))
+		return WEIR_VLAN;
+	if (!is_vlan(tag[1]))
+		return parse_ip(packet, tag[1], data + VLAN_TAG_LEN, data_end);
+	return tag[2] & bpf_htons(VLAN_ID) ? WEIR_VLAN : WEIR_NESTED_TAG_DROP;
+}
+
+/* Whether the frame is for this port: promiscuous devices see those of others too. */
+static __always_inline int is_for_us(void *data, void *data_end, __u32 ifindex)
+{
+	__u16 *mac = bpf_map_lookup_elem(&port_macs, &ifindex);
+	__u16 *dst = data;
+
+	if (!mac || (void *)(dst + 3) > data_end)
+		return 1;
+	return dst[0] == mac[0] && dst[1] == mac[1] && dst[2] == mac[2];
 }
 
 /* Whether the endpoint (a, a_port) sorts before (b, b_port). */
@@ -424,7 +465,7 @@ int weir_steer(struct xdp_md *ctx)
 	asm volatile("" : : "r"(&xsks_map));
 
 	if (outcome != GO_ON)
-		return count(outcome, XDP_PASS);
+		return count(outcome, outcome == WEIR_NESTED_TAG_DROP ? XDP_DROP : XDP_PASS);
 	if (bpf_map_lookup_elem(&own_addresses, &packet.dst))
 		return count(WEIR_OWN_ADDRESS, XDP_PASS);
 	if (!config_of(WEIR_CONFIG_ENABLED))
@@ -446,6 +487,8 @@ int weir_steer(struct xdp_md *ctx)
 		return count(WEIR_KERNEL_FLOW, XDP_PASS);
 	if (!port)
 		return count(WEIR_UNKNOWN_PORT, XDP_PASS);
+	if (!is_for_us(data, data_end, ifindex))
+		return count(WEIR_OTHER_HOST, XDP_PASS);
 	if (!is_intercepted(&packet, *port))
 		return count(WEIR_NO_INTERCEPT, XDP_PASS);
 

@@ -10,13 +10,16 @@ use weir_core::frame::Frame;
 use weir_core::ids::Nanos;
 use weir_core::pipeline::{KernelOp, PuntTo};
 use weir_core::wire::ETH_LEN;
-use weir_sys::steering::KernelFlows;
+use weir_sys::steering::{KernelFlow, KernelFlows};
 use weir_sys::tun::Tun;
 
 /// The name of the device whose SYNs go to the relay's listener.
 pub const RELAY_DEVICE: &str = "weir-relay";
 /// The name of the device whose packets the kernel forwards.
 pub const PUNT_DEVICE: &str = "weir-punt";
+
+/// How long a flow must be quiet after an RST before it counts as over.
+const AFTER_RST: Nanos = Nanos::from_secs(1800);
 
 /// The two ways in, shared by all workers, and the map of flows on the kernel road.
 #[derive(Clone, Debug)]
@@ -57,7 +60,9 @@ impl Punt {
             }
             KernelOp::Check(key) => {
                 let entry = self.map.get(key.low.socket_addr(), key.high.socket_addr())?;
-                let ended = entry.is_some_and(|e| e.is_closed);
+                // An RST says little: steering does not know whether it was in the window.
+                let quiet = |e: &KernelFlow| now.saturating_sub(Nanos(e.last_seen)) > AFTER_RST;
+                let ended = entry.is_some_and(|e| e.is_finished || e.rst_seen && quiet(&e));
                 Ok(Some((*key, entry.map(|e| Nanos(e.last_seen)), ended)))
             }
         }

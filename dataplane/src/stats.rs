@@ -19,7 +19,7 @@ pub struct WorkerStats {
     dropped: [AtomicU64; DropReason::COUNT],
     punted: [AtomicU64; PuntReason::COUNT],
     ports: [PortStats; MAX_PORTS],
-    totals: [AtomicU64; 8],
+    totals: [AtomicU64; 9],
     gauges: [AtomicU64; 8],
 }
 
@@ -98,8 +98,8 @@ fn store(list: &[AtomicU64], values: &[u64]) {
     }
 }
 
-const fn totals_array(t: &Totals) -> [u64; 8] {
-    [t.opened, t.allowed, t.reset, t.dropped, t.unidentified, t.relayed, t.midstream, t.expired]
+const fn totals_array(t: &Totals) -> [u64; 9] {
+    [t.opened, t.allowed, t.reset, t.dropped, t.unidentified, t.relayed, t.midstream, t.expired, t.bypassed]
 }
 
 const fn gauges_array(g: &Gauges) -> [u64; 8] {
@@ -135,14 +135,15 @@ impl Gauges {
 pub struct Summary {
     pub counters: Counters,
     pub ports: [(u64, u64); MAX_PORTS],
-    totals: [u64; 8],
+    totals: [u64; 9],
     gauges: [u64; 8],
 }
 
 impl Summary {
     pub fn totals(&self) -> Totals {
-        let [opened, allowed, reset, dropped, unidentified, relayed, midstream, expired] = self.totals;
-        Totals { opened, allowed, reset, dropped, unidentified, relayed, midstream, expired }
+        let [opened, allowed, reset, dropped, unidentified, relayed, midstream, expired, bypassed] =
+            self.totals;
+        Totals { opened, allowed, reset, dropped, unidentified, relayed, midstream, expired, bypassed }
     }
 
     pub fn gauges(&self) -> Gauges {

@@ -11,8 +11,9 @@ use weir_core::frame::Frame;
 use weir_core::hold::Packet;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::parse::{self, FragmentMeta, Parsed};
-use weir_core::pipeline::{Output, Pipeline};
+use weir_core::pipeline::{Output, Pipeline, Punted};
 use weir_core::view::FlowView;
+use weir_core::wire::edit;
 
 use crate::driver::Driver;
 use crate::handoff::{Crossing, Handoff};
@@ -126,7 +127,8 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Reads a frame's headers and finds the worker that owns its flow.
-    fn classify(&mut self, now: Nanos, port: PortId, frame: D::Frame) {
+    fn classify(&mut self, now: Nanos, port: PortId, mut frame: D::Frame) {
+        edit::strip_priority_tag(&mut frame);
         match parse::parse(frame.data()) {
             Ok(Parsed::Tcp(meta)) => self.steer(now, Packet { frame, port, meta }),
             Ok(Parsed::Fragment(meta)) => self.steer_fragment(now, frame, port, meta),
@@ -211,9 +213,9 @@ impl<D: Driver> Worker<D> {
 
     fn send_punts(&mut self) {
         let mut punts = std::mem::take(&mut self.out.punt);
-        for (to, frame) in punts.drain(..) {
+        for Punted { to, reason, frame } in punts.drain(..) {
             if self.parts.punt.send(to, &frame).is_err() {
-                self.parts.pipeline.counters.drop(DropReason::PuntFailed);
+                self.parts.pipeline.counters.punt_failed(reason);
             }
             self.out.free.push(frame);
         }

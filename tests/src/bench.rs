@@ -14,7 +14,7 @@ use weir_core::frame::{Frame, HeapFrame};
 use weir_core::hold::Packet;
 use weir_core::ids::{Nanos, PortId, PortSet};
 use weir_core::parse::{self, Parsed};
-use weir_core::pipeline::{Config, KernelOp, Output, Pipeline, PuntTo};
+use weir_core::pipeline::{Config, KernelOp, Output, Pipeline, PuntTo, Punted};
 use weir_core::policy::{Action, InterceptSpec, NameSet, Policy, PolicyBuilder, RuleSpec};
 
 use crate::packet::{ACK, Family, SYN, Seen, Seg};
@@ -345,7 +345,7 @@ impl Bench {
             self.pipe.handle(self.now, packet, &mut self.out);
         }
         let mut came = Came { kernel: std::mem::take(&mut self.out.kernel), ..Came::default() };
-        for (to, frame) in std::mem::take(&mut self.out.punt) {
+        for Punted { to, frame, .. } in std::mem::take(&mut self.out.punt) {
             came.punt.push((to, frame.data().to_vec()));
             self.out.free.push(frame);
         }

@@ -263,6 +263,11 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
         ("relayed", t.relayed, "Connections given to the relay."),
         ("midstream", t.midstream, "Connections from before the start, given to the kernel."),
         ("expired", t.expired, "Connections forgotten because nothing came for too long."),
+        (
+            "bypassed",
+            t.bypassed,
+            "Connections whose first bytes passed while no worker breathed (fail = \"open\").",
+        ),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

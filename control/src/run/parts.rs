@@ -121,6 +121,16 @@ impl Parts {
         Ok(())
     }
 
+    /// Steering passes frames for another station by: it must know the port's address.
+    fn tell_mac(&self, link: &LinkInfo) {
+        let Some(steering) = self.state.steering.as_ref().and_then(|s| s.lock().ok()) else { return };
+        if let Some(mac) = link.mac
+            && let Err(error) = steering.set_mac(link.ifindex, mac)
+        {
+            tracing::error!(device = link.name, %error, "frames to the port's new address pass by");
+        }
+    }
+
     fn port_changed(&mut self, device: String, change: &PortChange) {
         log_port(&device, change);
         match change {
@@ -130,6 +140,7 @@ impl Parts {
                     lost.insert(device);
                 }
             }
+            PortChange::Changed(link) => self.tell_mac(link),
             // A device of the same name is another one: nothing of weir's is on it.
             PortChange::Appeared(_) if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
             _ => {}
@@ -178,6 +189,9 @@ impl Road {
             let mode = convert::attach_mode(port.mode);
             let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
             steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
+            if let Some(mac) = link.mac {
+                steering.set_mac(link.ifindex, mac).map_err(Failure::refused)?;
+            }
             tracing::info!(device = port.device, mode = got.name(), "XDP attached");
             attached.push((port.device.clone(), got.name()));
         }

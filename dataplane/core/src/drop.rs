@@ -37,7 +37,7 @@ reasons! {
         BadIpHeader = "bad-ip-header", "The IP header contradicts itself (version, header length, total length or checksum).";
         BadTcpHeader = "bad-tcp-header", "The TCP data offset or the combination of flags is impossible.";
         ExtensionHeaders = "extension-headers", "More IPv6 extension headers than are looked at.";
-        BadChecksum = "bad-checksum", "The TCP checksum of a segment that would be inspected is wrong.";
+        BadChecksum = "bad-checksum", "The TCP checksum of a segment that would be inspected, or that opens or ends a connection, is wrong.";
         Martian = "martian", "An address that no packet on a wire may have: loopback, multicast, link-local, IPv4-mapped (RFC 1812 section 5.3.7, RFC 4291).";
         WrongPort = "wrong-port", "A packet in the name of a server, from a port that the server is not behind.";
         BeforeHandshake = "before-handshake", "The client sent data before the server answered its SYN.";
@@ -45,6 +45,7 @@ reasons! {
         OutOfWindow = "out-of-window", "A segment before its verdict lies outside what can be held.";
         RstOutOfWindow = "rst-out-of-window", "An RST whose sequence number is not in the receiver's window (RFC 5961).";
         HoldFull = "hold-full", "No room to hold this segment; the client sends it again.";
+        HoldDuplicate = "hold-duplicate", "A segment before the verdict that brings nothing that is not held already.";
         ChangedBytes = "changed-bytes", "A retransmission with other bytes than were inspected: the connection is ended.";
         Unacknowledged = "unacknowledged", "The server did not acknowledge the inspected bytes in time: the connection is ended.";
         Ended = "ended", "The connection ended before its verdict, and what was held of it with it.";
@@ -102,6 +103,14 @@ impl Counters {
         if let Some(n) = self.dropped.get_mut(reason as usize) {
             *n += 1;
         }
+    }
+
+    /// The kernel did not take a frame that was counted as given to it.
+    pub fn punt_failed(&mut self, reason: PuntReason) {
+        if let Some(n) = self.punted.get_mut(reason as usize) {
+            *n = n.saturating_sub(1);
+        }
+        self.drop(DropReason::PuntFailed);
     }
 
     #[inline]

@@ -32,6 +32,8 @@ pub enum Refused {
     Full,
     /// Other bytes than came before for the same sequence numbers.
     Changed,
+    /// Nothing that is not held already.
+    Duplicate,
 }
 
 /// One connection's first bytes.
@@ -158,12 +160,13 @@ impl<F> Holds<F> {
             return Err((Refused::Full, packet));
         }
         let bytes = packet.frame.data().get(payload).unwrap_or_default();
-        match self.take_bytes(id, packet.meta.seq, bytes) {
+        let fin = packet.meta.flags.fin();
+        match self.take_bytes(id, packet.meta.seq, bytes, fin) {
             Err(refused) => Err((refused, packet)),
             Ok(()) => {
                 self.frames += 1;
                 if let Some(hold) = self.slots.get_mut(id as usize) {
-                    if packet.meta.flags.fin() {
+                    if fin {
                         let end = packet.meta.seq.add(packet.meta.payload_len()).since(hold.start);
                         hold.fin = u32::try_from(end).ok();
                     }
@@ -174,7 +177,7 @@ impl<F> Holds<F> {
         }
     }
 
-    fn take_bytes(&mut self, id: u32, seq: Seq, bytes: &[u8]) -> Result<(), Refused> {
+    fn take_bytes(&mut self, id: u32, seq: Seq, bytes: &[u8], fin: bool) -> Result<(), Refused> {
         let room = self.room;
         let hold = self.slots.get_mut(id as usize).ok_or(Refused::Full)?;
         if hold.frames.len() >= MAX_FRAMES {
@@ -191,6 +194,11 @@ impl<F> Holds<F> {
         let buffer = self.bytes.get_mut(base..base + room).ok_or(Refused::Full)?;
         if differs(&hold.ranges, buffer, start, end, bytes) {
             return Err(Refused::Changed);
+        }
+        // A frame is kept for what it brings: repetitions would fill the box.
+        let brings_fin = fin && hold.fin.is_none();
+        if !brings_fin && (start < end && hold.ranges.covers(start, end) || bytes.is_empty()) {
+            return Err(Refused::Duplicate);
         }
         hold.ranges.add(start, end).map_err(|_| Refused::Full)?;
         let len = end.saturating_sub(start) as usize;

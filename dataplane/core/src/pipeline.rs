@@ -49,6 +49,14 @@ pub enum PuntTo {
     Forward,
 }
 
+/// A frame for the kernel. It is counted as given; who cannot give it says [`Counters::punt_failed`].
+#[derive(Debug)]
+pub struct Punted<F> {
+    pub to: PuntTo,
+    pub reason: PuntReason,
+    pub frame: F,
+}
+
 /// A change of the kernel map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelOp {
@@ -62,7 +70,7 @@ pub enum KernelOp {
 #[derive(Debug)]
 pub struct Output<F> {
     pub kernel: Vec<KernelOp>,
-    pub punt: Vec<(PuntTo, F)>,
+    pub punt: Vec<Punted<F>>,
     pub tx: Vec<(PortId, F)>,
     /// Whole datagrams made of fragments: to be given to the worker that owns their flow.
     pub again: Vec<Packet<F>>,
@@ -87,6 +95,8 @@ pub struct Totals {
     pub relayed: u64,
     pub midstream: u64,
     pub expired: u64,
+    /// Bytes of the client reached the server past weir, before the verdict.
+    pub bypassed: u64,
 }
 
 /// One worker's connections and what happens to their packets.
@@ -148,6 +158,11 @@ impl<F: Frame> Pipeline<F> {
         if self.partial.contains(packet.port) {
             edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         }
+        // What opens or ends a connection here must not be what a bit on the wire has made of something else.
+        let control = packet.meta.flags.syn() || packet.meta.flags.fin() || packet.meta.flags.rst();
+        if control && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+            return self.discard(packet.frame, DropReason::BadChecksum, out);
+        }
         match self.flows.find(&FlowKey::of(&packet.meta.tuple)) {
             Some(slot) => self.known(slot, packet, out),
             None => self.unknown(packet, out),
@@ -156,8 +171,9 @@ impl<F: Frame> Pipeline<F> {
 
     /// Takes a frame that holds no TCP, which steering should not have sent here: the kernel has it.
     pub fn handle_other(&mut self, frame: F, out: &mut Output<F>) {
-        self.counters.punt(PuntReason::NotIntercepted);
-        out.punt.push((PuntTo::Forward, frame));
+        let reason = PuntReason::NotIntercepted;
+        self.counters.punt(reason);
+        out.punt.push(Punted { to: PuntTo::Forward, reason, frame });
     }
 
     /// Takes one fragment. A whole datagram of an intercept comes out in `again`; any other goes to the kernel, in
@@ -189,8 +205,9 @@ impl<F: Frame> Pipeline<F> {
     /// A datagram of no intercept goes on as it came.
     fn punt_pieces(&mut self, out: &mut Output<F>) {
         for piece in self.pieces.drain(..) {
-            self.counters.punt(PuntReason::NotIntercepted);
-            out.punt.push((PuntTo::Forward, piece));
+            let reason = PuntReason::NotIntercepted;
+            self.counters.punt(reason);
+            out.punt.push(Punted { to: PuntTo::Forward, reason, frame: piece });
         }
     }
 
@@ -288,7 +305,7 @@ impl<F: Frame> Pipeline<F> {
     ) {
         self.counters.punt(reason);
         packet.frame.set_len(packet.meta.end as usize);
-        out.punt.push((to, packet.frame));
+        out.punt.push(Punted { to, reason, frame: packet.frame });
     }
 
     /// Forgets a connection and gives back what it held.

@@ -100,6 +100,9 @@ const fn stage_name(stage: Stage) -> &'static str {
 
 fn reason(flow: &Flow) -> String {
     let cause = flow.verdict.map(|v| v.cause);
+    if flow.bypassed {
+        return "bypassed".to_owned();
+    }
     match (flow.punted, cause) {
         (Some(punted), _) => punted.name().to_owned(),
         (None, Some(Cause::Rule(_))) => "rule".to_owned(),

@@ -418,3 +418,30 @@ fn syn_and_ack_flags_that_no_tcp_sends_are_dropped() {
         }
     }
 }
+
+#[test]
+fn first_bytes_that_passed_by_are_told_and_take_the_verdict_of_the_unidentified() {
+    for family in BOTH {
+        let mut b = Bench::new(family);
+        b.handshake();
+        // While no worker breathed, the server got 300 octets of the client's and acknowledges them.
+        let ack = b.s(0, 300);
+        b.wan(&ack, &[Moved::Unidentified, Moved::Allowed]).one_to_client();
+        let (views, _) = b.pipe.views(b.now, 0, 9);
+        assert_eq!((views[0].reason.as_str(), b.pipe.totals.bypassed), ("bypassed", 1));
+    }
+}
+
+#[test]
+fn repetitions_before_the_verdict_take_no_frames() {
+    for family in BOTH {
+        let mut b = Bench::new(family);
+        b.handshake();
+        let octet = b.c(0).payload(b"G");
+        assert!(b.lan(&octet, &[]).is_nothing());
+        for _ in 0..200 {
+            assert!(b.lan(&octet, &[Moved::Drop(DropReason::HoldDuplicate)]).is_nothing());
+        }
+        assert_eq!(b.pipe.frames_held(), 1);
+    }
+}

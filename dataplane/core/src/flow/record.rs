@@ -77,6 +77,8 @@ pub struct Flow {
     pub port: PortId,
     /// The SYN-ACK has been seen.
     pub answered: bool,
+    /// Bytes of the client reached the server past weir, before the verdict.
+    pub bypassed: bool,
     pub protocol: Option<Protocol>,
     pub verdict: Option<Verdict>,
     /// Why it is on the kernel road.
@@ -107,6 +109,7 @@ impl Flow {
             intercept,
             port,
             answered: false,
+            bypassed: false,
             protocol: None,
             verdict: None,
             punted: None,

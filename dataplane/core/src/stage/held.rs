@@ -83,6 +83,7 @@ impl<F: Frame> Pipeline<F> {
             return match refused {
                 Refused::OutOfWindow => self.discard(packet.frame, DropReason::OutOfWindow, out),
                 Refused::Full => self.discard(packet.frame, DropReason::HoldFull, out),
+                Refused::Duplicate => self.discard(packet.frame, DropReason::HoldDuplicate, out),
                 Refused::Changed => self.end_changed(slot, packet, out),
             };
         }
@@ -127,6 +128,11 @@ impl<F: Frame> Pipeline<F> {
         if meta.flags.syn() {
             return self.syn_ack_again(slot, packet, out);
         }
+        // The server has bytes of the client that never came this way: steering let them pass while no worker breathed.
+        let ahead = meta.flags.ack() && meta.ack.after(flow.client.nxt);
+        if ahead && meta.segment_sum(packet.frame.data()) == 0xffff {
+            return self.bypassed(slot, packet, out);
+        }
         // Not the octet of a keep-alive probe, nor one that the client's window does not take.
         if meta.payload_len() > 0 && flow.hold == Flow::NO_HOLD && meta.seq_end().after(flow.server.nxt) {
             if meta.seq_end().after(flow.client.edge) {
@@ -136,6 +142,15 @@ impl<F: Frame> Pipeline<F> {
         }
         track::note(flow, Side::Server, &meta);
         self.forward(packet, out);
+    }
+
+    /// What was asked for is not known and will not be: the verdict is that for unidentified connections, and it is told.
+    fn bypassed(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.bypassed = true;
+            self.totals.bypassed += 1;
+        }
+        self.server_first(slot, packet, out);
     }
 
     /// Bytes from the server before any from the client: the verdict is that for unidentified connections.

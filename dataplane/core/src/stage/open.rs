@@ -9,7 +9,7 @@ use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::InterceptId;
 use crate::parse::Meta;
-use crate::pipeline::{Output, Pipeline, PuntTo};
+use crate::pipeline::{KernelOp, Output, Pipeline, PuntTo};
 use crate::policy::{Action, Cause, Full, Handshake};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, right_edge};
@@ -86,6 +86,11 @@ impl<F: Frame> Pipeline<F> {
         if let Some(slot) = self.flows.insert(flow) {
             self.totals.opened += 1;
             self.flows.arm(slot, self.now.saturating_add(timers::HANDSHAKE));
+            // The tuple may have been on the kernel road before, by way of the relay: its entry must not outlive that.
+            let remove = KernelOp::Remove(flow.key);
+            if out.kernel.last() != Some(&remove) {
+                out.kernel.push(remove);
+            }
             self.forward(packet, out);
         } else {
             self.discard(packet.frame, DropReason::TableFull, out);

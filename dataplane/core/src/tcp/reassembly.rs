@@ -37,6 +37,11 @@ impl Ranges {
         self.used().iter().map(move |&(s, e)| (s.max(start), e.min(end))).filter(|(s, e)| s < e)
     }
 
+    /// Whether all of `[start, end)` has come.
+    pub fn covers(&self, start: u32, end: u32) -> bool {
+        self.used().iter().any(|&(s, e)| s <= start && end <= e)
+    }
+
     /// Adds `[start, end)`, joining what touches. With one range too many nothing is changed.
     pub fn add(&mut self, start: u32, end: u32) -> Result<(), TooManyRanges> {
         if start >= end {

@@ -13,6 +13,8 @@ pub struct KernelFlow {
     pub last_seen: u64,
     /// A RST was seen, or a FIN in both directions.
     pub is_closed: bool,
+    /// A FIN was seen in both directions.
+    pub is_finished: bool,
     /// A FIN was seen, at least in one direction.
     pub fin_seen: bool,
     /// A RST was seen.
@@ -26,6 +28,7 @@ impl From<Flow> for KernelFlow {
         Self {
             last_seen: flow.last_seen,
             is_closed: rst_seen || fins.iter().all(|fin| *fin != 0),
+            is_finished: fins.iter().all(|fin| *fin != 0),
             fin_seen: fins.iter().any(|fin| *fin != 0),
             rst_seen,
         }

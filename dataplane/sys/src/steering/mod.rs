@@ -71,6 +71,7 @@ pub struct Steering {
     own: Map<Address, u32>,
     own_written: HashSet<Address>,
     port_ids: Map<u32, u32>,
+    port_macs: Map<u32, u64>,
     port_socks: Map<u32, u32>,
     flows: KernelFlows,
     flows_fd: std::os::fd::OwnedFd,
@@ -128,6 +129,7 @@ impl Steering {
             own: map_of(&ebpf, "own_addresses")?,
             own_written: HashSet::new(),
             port_ids: map_of(&ebpf, "port_ids")?,
+            port_macs: map_of(&ebpf, "port_macs")?,
             port_socks: map_of(&ebpf, "port_socks")?,
             flows: KernelFlows::new(map_of(&ebpf, "kernel_flows")?),
             flows_fd,
@@ -190,6 +192,16 @@ impl Steering {
             return Err(SteeringError::PortNumber { device: format!("with index {ifindex}"), port });
         }
         set(&self.port_ids, "port_ids", &ifindex, &port)
+    }
+
+    /// Says what a device's Ethernet address is. Frames for another station pass: a promiscuous device sees them too, and
+    /// to forward them would double them. Until it is said, every frame counts as the device's.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn set_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<(), SteeringError> {
+        let [a, b, c, d, e, f] = mac;
+        set(&self.port_macs, "port_macs", &ifindex, &u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
     /// Sends what is intercepted on a port's queue to an AF_XDP socket. The kernel takes it out when the socket closes.

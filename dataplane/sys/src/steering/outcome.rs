@@ -18,11 +18,13 @@ pub enum Outcome {
     NoSocketDrop,
     Redirect,
     RedirectFragment,
+    OtherHost,
+    NestedTagDrop,
 }
 
 impl Outcome {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::NotIp,
         Self::Vlan,
         Self::Malformed,
@@ -38,6 +40,8 @@ impl Outcome {
         Self::NoSocketDrop,
         Self::Redirect,
         Self::RedirectFragment,
+        Self::OtherHost,
+        Self::NestedTagDrop,
     ];
 
     /// The name in metrics.
@@ -58,6 +62,8 @@ impl Outcome {
             Self::NoSocketDrop => "no_socket_drop",
             Self::Redirect => "redirect",
             Self::RedirectFragment => "redirect_fragment",
+            Self::OtherHost => "other_host",
+            Self::NestedTagDrop => "nested_tag_drop",
         }
     }
 
@@ -85,6 +91,8 @@ impl Outcome {
             Self::RedirectFragment => {
                 "a fragment or a very long header chain between addresses of an intercept: to its worker"
             }
+            Self::OtherHost => "the frame is for another station: the kernel drops or bridges it",
+            Self::NestedTagDrop => "a priority tag inside a priority tag, which nobody sends: dropped",
         }
     }
 

@@ -151,9 +151,14 @@ fn ethernet(frame: &mut Vec<u8>, ether_type: EtherType) {
 
 /// The frame with a VLAN tag before its type.
 pub fn tagged(frame: &[u8], tpid: u16) -> Vec<u8> {
+    tagged_with(frame, tpid, 0x002a)
+}
+
+/// A frame with a tag: priority and VLAN in `tci`.
+pub fn tagged_with(frame: &[u8], tpid: u16, tci: u16) -> Vec<u8> {
     let mut tagged = frame[..12].to_vec();
     tagged.extend(tpid.to_be_bytes());
-    tagged.extend([0x00, 0x2a]);
+    tagged.extend(tci.to_be_bytes());
     tagged.extend(&frame[12..]);
     tagged
 }

@@ -2,9 +2,10 @@
 
 use etherparse::IpNumber;
 
-use super::packets::{ETH, FAMILIES, Family, Flags, ip, other, tagged, udp};
+use super::packets::{ETH, FAMILIES, Family, Flags, ip, other, tagged, tagged_with, udp};
 use super::*;
 
+const TO_WORKER: (u32, Outcome) = (REDIRECT, Outcome::Redirect);
 const PASSES: fn(Outcome) -> (u32, Outcome) = |outcome| (PASS, outcome);
 
 #[test]
@@ -15,8 +16,8 @@ fn packets_of_no_ip_pass() {
             ("LLDP", 0x88cc, Outcome::NotIp),
             ("MPLS", 0x8847, Outcome::NotIp),
             ("PPPoE", 0x8864, Outcome::NotIp),
-            ("802.1Q", 0x8100, Outcome::Vlan),
-            ("802.1ad", 0x88a8, Outcome::Vlan),
+            ("802.1Q priority, no IP", 0x8100, Outcome::NotIp),
+            ("802.1ad priority, no IP", 0x88a8, Outcome::NotIp),
         ];
         for (name, ethertype, outcome) in rows {
             bench.check(name, LAN, &other(ethertype), (PASS, outcome));
@@ -25,7 +26,30 @@ fn packets_of_no_ip_pass() {
             for tpid in [0x8100, 0x88a8] {
                 let packet = tagged(&family.out(family.server, 80, Flags::Syn), tpid);
                 bench.check(family.name, LAN, &packet, (PASS, Outcome::Vlan));
+                // VLAN 0 is a priority and no VLAN: what is behind it is judged, or it would be a way around the rules.
+                let syn = family.out(family.server, 80, Flags::Syn);
+                let priority = tagged_with(&syn, tpid, 0xe000);
+                bench.check("priority tag", LAN, &priority, TO_WORKER);
+                let nested = tagged_with(&priority, 0x8100, 0);
+                bench.check("two priority tags", LAN, &nested, (DROP, Outcome::NestedTagDrop));
+                let inner = tagged_with(&packet, 0x8100, 0);
+                bench.check("a VLAN behind a priority tag", LAN, &inner, (PASS, Outcome::Vlan));
             }
+        }
+    });
+}
+
+#[test]
+fn frames_for_another_station_pass() {
+    with_bench(|bench| {
+        for family in FAMILIES {
+            let syn = family.out(family.server, 80, Flags::Syn);
+            let index = crate::ethtool::index_of(LAN).unwrap();
+            bench.steering.set_mac(index, [6; 6]).unwrap();
+            bench.check("for another", LAN, &syn, (PASS, Outcome::OtherHost));
+            let mac = syn.first_chunk::<6>().copied().unwrap();
+            bench.steering.set_mac(index, mac).unwrap();
+            bench.check("for the port", LAN, &syn, TO_WORKER);
         }
     });
 }
