@@ -35,9 +35,11 @@ mod tests {
     fn joining_thread_sees_the_other_mounts_and_keeps_its_directory() {
         let made = std::thread::spawn(|| {
             crate::netns::enter_new_with_mounts().unwrap();
-            File::open("/proc/thread-self/ns/mnt").unwrap()
+            // Its /sys shows the devices of this network namespace for as long as that lives.
+            let open = |kind: &str| File::open(format!("/proc/thread-self/ns/{kind}")).unwrap();
+            (open("mnt"), open("net"))
         });
-        let mounts = made.join().unwrap();
+        let (mounts, _network) = made.join().unwrap();
         let here = std::env::current_dir().unwrap();
         let devices = || std::fs::read_dir("/sys/class/net").unwrap().count();
         let (host, seen, directory) = std::thread::scope(|scope| {
