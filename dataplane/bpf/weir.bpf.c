@@ -44,6 +44,7 @@ _Static_assert(WEIR_CONFIG_RELAY_MASK_1 == WEIR_CONFIG_RELAY_MASK + 1, "relay ma
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
+#define NEXT_AUTHENTICATION 51
 #define NEXT_DESTINATION 60
 
 struct {
@@ -219,7 +220,8 @@ static __always_inline __u32 parse_ipv4(struct packet *packet, void *data, void 
 
 static __always_inline int is_extension(__u8 next)
 {
-	return next == NEXT_HOP_BY_HOP || next == NEXT_ROUTING || next == NEXT_FRAGMENT || next == NEXT_DESTINATION;
+	return next == NEXT_HOP_BY_HOP || next == NEXT_ROUTING || next == NEXT_FRAGMENT || next == NEXT_DESTINATION ||
+	       next == NEXT_AUTHENTICATION;
 }
 
 /*
@@ -249,6 +251,10 @@ static __always_inline __u32 parse_ipv6_chain(struct packet *packet, __u8 next, 
 				packet->addresses_only = 1;
 			if (field & IP6_OFFSET)
 				return next == IPPROTO_TCP || is_extension(next) ? GO_ON : WEIR_NOT_TCP;
+		} else if (next == NEXT_AUTHENTICATION) {
+			/* RFC 4302 counts words of four, less two. */
+			next = header[0];
+			offset += ((__u32)header[1] + 2) * 4;
 		} else {
 			next = header[0];
 			offset += ((__u32)header[1] + 1) * 8;

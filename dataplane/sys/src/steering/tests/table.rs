@@ -67,7 +67,6 @@ fn packets_of_no_tcp_pass() {
                 ("ND", ip(client.ip(), server.ip(), icmp, &[135; 24])),
                 ("SCTP", carried(IpNumber::SCTP)),
                 ("ESP", carried(IpNumber(50))),
-                ("AH", carried(IpNumber(51))),
                 ("GRE", carried(IpNumber(47))),
                 ("no next header", carried(IpNumber(59))),
             ];
@@ -75,6 +74,21 @@ fn packets_of_no_tcp_pass() {
                 bench.check(name, LAN, &packet, PASSES(Outcome::NotTcp));
             }
         }
+    });
+}
+
+#[test]
+fn tcp_behind_an_authentication_header_is_intercepted() {
+    with_bench(|bench| {
+        let six = FAMILIES.into_iter().find(|family| family.is_v6()).unwrap();
+        let syn = six.out(six.server, 80, Flags::Syn);
+        // RFC 4302: TCP follows, four words and two; the rest is identifiers.
+        let mut behind = vec![6, 4, 0, 0];
+        behind.resize(24, 0);
+        behind.extend(&syn[ETH + 40..]);
+        let (client, server) = (six.at(six.client, 40_000), six.at(six.server, 80));
+        let packet = ip(client.ip(), server.ip(), IpNumber(51), &behind);
+        bench.check("AH before TCP", LAN, &packet, TO_WORKER);
     });
 }
 
