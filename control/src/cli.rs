@@ -13,9 +13,14 @@ use crate::host::{self, Host, Paths};
 use crate::replay;
 use crate::run::{self, convert};
 
-/// A gateway that intercepts TCP at line rate.
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about, max_term_width = 100)]
+#[command(
+    name = "weir",
+    version,
+    about = "A gateway that intercepts TCP connections without either end knowing, and decides by rules which may pass",
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

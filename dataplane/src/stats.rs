@@ -20,7 +20,7 @@ pub struct WorkerStats {
     punted: [AtomicU64; PuntReason::COUNT],
     ports: [PortStats; MAX_PORTS],
     totals: [AtomicU64; 9],
-    gauges: [AtomicU64; 8],
+    gauges: [AtomicU64; 7],
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +39,6 @@ pub struct Gauges {
     pub frames_transmit: u64,
     pub frames_held: u64,
     pub handed_over: u64,
-    pub sleeping: u64,
 }
 
 impl Default for WorkerStats {
@@ -102,7 +101,7 @@ const fn totals_array(t: &Totals) -> [u64; 9] {
     [t.opened, t.allowed, t.reset, t.dropped, t.unidentified, t.relayed, t.midstream, t.expired, t.bypassed]
 }
 
-const fn gauges_array(g: &Gauges) -> [u64; 8] {
+const fn gauges_array(g: &Gauges) -> [u64; 7] {
     [
         g.flows_fast,
         g.flows_kernel,
@@ -111,7 +110,6 @@ const fn gauges_array(g: &Gauges) -> [u64; 8] {
         g.frames_transmit,
         g.frames_held,
         g.handed_over,
-        g.sleeping,
     ]
 }
 
@@ -136,7 +134,7 @@ pub struct Summary {
     pub counters: Counters,
     pub ports: [(u64, u64); MAX_PORTS],
     totals: [u64; 9],
-    gauges: [u64; 8],
+    gauges: [u64; 7],
 }
 
 impl Summary {
@@ -147,7 +145,7 @@ impl Summary {
     }
 
     pub fn gauges(&self) -> Gauges {
-        let [fast, kernel, pool, fill, transmit, held, handed_over, sleeping] = self.gauges;
+        let [fast, kernel, pool, fill, transmit, held, handed_over] = self.gauges;
         Gauges {
             flows_fast: fast,
             flows_kernel: kernel,
@@ -156,7 +154,6 @@ impl Summary {
             frames_transmit: transmit,
             frames_held: held,
             handed_over,
-            sleeping,
         }
     }
 }

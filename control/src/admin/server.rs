@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Mutex;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use super::state::State;
@@ -16,27 +18,39 @@ use crate::exit::Failure;
 
 /// The longest request.
 const LINE: u64 = 4096;
-/// How long a peer may take.
+/// How long a peer may take to ask, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections served at once on each listener; more wait in its queue.
+const MOST: usize = 64;
 
-/// The socket file; removed when this goes.
+/// The socket file; removed when this goes, unless another has taken its place.
 #[derive(Debug)]
 pub struct AdminSocket {
     path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        if file_of(&self.path).is_ok_and(|file| file == self.file) {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 
-/// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not.
+fn file_of(path: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not, nor is
+/// anything that is no socket.
 ///
 /// # Errors
-/// Another process answers there; the folder cannot be written.
+/// Another process answers there; something else is there; the folder cannot be written.
 pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), Failure> {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     let failed = |what: &str, error: io::Error| {
         Failure::refused(format!("{}: {what}: {error}; correct `admin` in [gateway]", path.display()))
     };
@@ -49,48 +63,74 @@ pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), Failure> {
             path.display()
         )));
     }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("cannot be replaced", e)),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {
+            std::fs::remove_file(path).map_err(|e| failed("cannot be replaced", e))?;
+        }
+        Ok(_) => {
+            return Err(Failure::refused(format!(
+                "{}: there is something that is no socket, and weir does not replace it: correct `admin` in [gateway]",
+                path.display()
+            )));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed("cannot be looked at", e)),
     }
     let listener = UnixListener::bind(path).map_err(|e| failed("cannot be bound", e))?;
-    let socket = AdminSocket { path: path.to_owned() };
+    let file = file_of(path).map_err(|e| failed("cannot be looked at", e))?;
+    let socket = AdminSocket { path: path.to_owned(), file };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(|e| failed("cannot be made private", e))?;
     Ok((socket, listener))
 }
 
-/// Serves the admin socket until the task is dropped.
+/// Serves the admin socket until the task is dropped, and its connections with it.
 pub async fn serve(listener: UnixListener, state: Arc<State>) {
+    // A list of all flows is large, and threads wait for it: one at a time.
+    let listing = Arc::new(Mutex::new(()));
+    let mut peers = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let state = state.clone();
-                tokio::task::spawn_local(async move { timeout(PATIENCE, answer(stream, &state)).await });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "admin socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+        tokio::select! {
+            accepted = listener.accept(), if peers.len() < MOST => match accepted {
+                Ok((stream, _)) => {
+                    let (state, listing) = (state.clone(), listing.clone());
+                    peers.spawn_local(async move { drop(answer(stream, state, listing).await) });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "admin socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = peers.join_next() => {}
         }
     }
 }
 
-async fn answer(mut stream: UnixStream, state: &State) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()>>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read.take(LINE)).read_line(&mut line).await?;
-    let mut reply = match serde_json::from_str::<Request>(&line) {
-        Ok(Request::Status) => serde_json::to_string(&state.status()),
-        Ok(Request::Flows) => serde_json::to_string(&state.flows()),
+    timeout(PATIENCE, BufReader::new(read.take(LINE)).read_line(&mut line)).await??;
+    // Workers are waited for, and lists may be long: not on the event loop, which has the box to look after.
+    let reply = match serde_json::from_str::<Request>(&line) {
+        Ok(Request::Status) => spawn_blocking(move || serde_json::to_string(&state.status())).await?,
+        Ok(Request::Flows) => {
+            // Goes with the thread: a peer that leaves does not let another list begin.
+            let turn = listing.lock_owned().await;
+            let list = move || {
+                let _turn = turn;
+                serde_json::to_string(&state.flows())
+            };
+            spawn_blocking(list).await?
+        }
         Err(error) => serde_json::to_string(&Refusal {
             error: format!(
                 "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}"
             ),
         }),
-    }?;
+    };
+    let mut reply = reply?;
     reply.push('\n');
-    write.write_all(reply.as_bytes()).await
+    timeout(PATIENCE, write.write_all(reply.as_bytes())).await?
 }
 
 /// Listens for scrapes.
@@ -105,29 +145,36 @@ pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Serves metrics in the Prometheus text format until the task is dropped.
+/// Serves metrics in the Prometheus text format until the task is dropped, and its connections with it.
 pub async fn serve_metrics(listener: TcpListener, state: Arc<State>) {
+    let mut peers = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let state = state.clone();
-                tokio::task::spawn_local(async move { timeout(PATIENCE, scrape(stream, &state)).await });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "metrics");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+        tokio::select! {
+            accepted = listener.accept(), if peers.len() < MOST => match accepted {
+                Ok((stream, _)) => {
+                    let scrape = timeout(PATIENCE, scrape(stream, state.clone()));
+                    peers.spawn_local(async move { drop(scrape.await) });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "metrics");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = peers.join_next() => {}
         }
     }
 }
 
-async fn scrape(mut stream: TcpStream, state: &State) -> io::Result<()> {
+async fn scrape(mut stream: TcpStream, state: Arc<State>) -> io::Result<()> {
     let mut request = vec![0; 4096];
     let got = stream.read(&mut request).await?;
     let wanted =
         request.get(..got).is_some_and(|r| r.starts_with(b"GET /metrics ") || r.starts_with(b"GET / "));
-    let (status, body) =
-        if wanted { ("200 OK", state.metrics()) } else { ("404 Not Found", "GET /metrics\n".to_owned()) };
+    let (status, body) = if wanted {
+        ("200 OK", spawn_blocking(move || state.metrics()).await?)
+    } else {
+        ("404 Not Found", "GET /metrics\n".to_owned())
+    };
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()

@@ -1,8 +1,8 @@
 //! What the running gateway tells about itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,15 +15,34 @@ use weir_sys::steering::Steering;
 /// How long workers may take to list their flows.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The parts that can be asked.
+/// A part that is asked by many, until it is taken out to be stopped: whoever takes it waits for the last answer.
+#[derive(Debug)]
+pub struct Part<T>(RwLock<Option<T>>);
+
+impl<T> Part<T> {
+    pub fn new(part: Option<T>) -> Self {
+        Self(RwLock::new(part))
+    }
+
+    fn ask(&self) -> RwLockReadGuard<'_, Option<T>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take(&self) -> Option<T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The parts that can be asked. Answers may take seconds: they are not for the event loop, but for
+/// [`State::is_running`].
 #[derive(Debug)]
 pub struct State {
     pub started: Instant,
     pub config: String,
     pub epoch: u32,
-    pub dataplane: Option<Dataplane>,
-    pub relay: RelayHandle,
-    pub steering: Option<Mutex<Steering>>,
+    pub dataplane: Part<Dataplane>,
+    pub relay: Part<RelayHandle>,
+    pub steering: Mutex<Option<Steering>>,
     /// How the steering program sits on each port.
     pub attached: Vec<(String, &'static str)>,
     /// Devices that went away since the start.
@@ -75,6 +94,8 @@ pub struct Status {
     pub epoch: u32,
     pub uptime_s: u64,
     pub healthy: bool,
+    /// Why it is not; empty while it is.
+    pub unhealthy: Vec<String>,
     pub workers: usize,
     pub ports: Vec<PortStatus>,
     pub frames: Frames,
@@ -91,25 +112,40 @@ pub struct Status {
 
 impl State {
     /// Whether every thread of the dataplane and the relay runs.
-    pub fn is_healthy(&self) -> bool {
-        self.dataplane.as_ref().is_none_or(Dataplane::is_alive) && self.relay.is_alive()
+    pub fn is_running(&self) -> bool {
+        self.dataplane.ask().as_ref().is_none_or(Dataplane::is_alive)
+            && self.relay.ask().as_ref().is_some_and(RelayHandle::is_alive)
+    }
+
+    /// What the operator must see to; nothing when all is well.
+    fn unhealthy(&self) -> Vec<String> {
+        let ended = (!self.is_running()).then(|| "a thread of weir's ended: it stops".to_owned());
+        let gone = |device| {
+            format!(
+                "device {device} went away: its traffic is not intercepted; start weir again when it is back"
+            )
+        };
+        ended.into_iter().chain(self.lost().into_iter().map(gone)).collect()
     }
 
     pub fn status(&self) -> Status {
-        let plane = self.dataplane.as_ref();
+        let plane = self.dataplane.ask();
+        let plane = plane.as_ref();
+        let unhealthy = self.unhealthy();
         let summary = plane.map(Dataplane::summary).unwrap_or_default();
         let gauges = summary.gauges();
         let (total, reservoir) = plane.map_or((0, 0), Dataplane::frames);
-        let relay = self.relay.counters();
+        let relay = self.relay.ask().as_ref().map(RelayHandle::counters).unwrap_or_default();
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
             config: self.config.clone(),
             epoch: self.epoch,
             uptime_s: self.started.elapsed().as_secs(),
-            healthy: self.is_healthy(),
+            healthy: unhealthy.is_empty(),
+            unhealthy,
             workers: plane.map_or(0, Dataplane::workers),
-            ports: self.ports(&summary.ports),
+            ports: self.ports(plane, &summary.ports),
             frames: Frames {
                 total: total as u64,
                 free: gauges.frames_pool + gauges.frames_fill + reservoir as u64,
@@ -137,14 +173,12 @@ impl State {
     }
 
     fn all_warnings(&self) -> Vec<String> {
-        let gone = |device| format!("device {device} went away: start weir again when it is back");
         let now = self.warnings.lock().map(|w| w.clone()).unwrap_or_default();
-        let lost = self.lost().into_iter().map(gone);
-        self.lasting_warnings.iter().cloned().chain(lost).chain(now).collect()
+        self.lasting_warnings.iter().cloned().chain(now).collect()
     }
 
-    fn ports(&self, counters: &[(u64, u64)]) -> Vec<PortStatus> {
-        let states = self.dataplane.as_ref().map(Dataplane::ports).unwrap_or_default();
+    fn ports(&self, plane: Option<&Dataplane>, counters: &[(u64, u64)]) -> Vec<PortStatus> {
+        let states = plane.map(Dataplane::ports).unwrap_or_default();
         let lost = self.lost();
         let port = |(state, (rx, tx)): (&PortState, &(u64, u64))| {
             let lost = lost.contains(&state.device);
@@ -161,24 +195,18 @@ impl State {
     }
 
     fn steering_counts(&self) -> Vec<Count> {
-        let Some(steering) = &self.steering else { return Vec::new() };
-        let counters = steering.lock().ok().and_then(|s| s.counters().ok()).unwrap_or_default();
+        let Ok(steering) = self.steering.lock() else { return Vec::new() };
+        let Some(steering) = steering.as_ref() else { return Vec::new() };
+        let counters = steering.counters().unwrap_or_default();
         counters.iter().map(|(o, count)| Count { name: o.name(), count, meaning: o.sentence() }).collect()
     }
 
     /// Every flow: those of the workers, and those of the relay. A flow that a worker gave to the relay is one entry,
     /// with the worker's reason for the road and what the relay knows of it.
     pub fn flows(&self) -> Vec<FlowView> {
-        let mut flows = self.dataplane.as_ref().map(|p| p.flows(PATIENCE)).unwrap_or_default();
-        for relayed in self.relay.flows(usize::MAX) {
-            let given =
-                flows.iter_mut().find(|f| f.client == relayed.client && f.destination == relayed.server);
-            match given {
-                Some(flow) => *flow = of_relay(relayed, Some(flow)),
-                None => flows.push(of_relay(relayed, None)),
-            }
-        }
-        flows
+        let flows = self.dataplane.ask().as_ref().map(|p| p.flows(PATIENCE)).unwrap_or_default();
+        let relayed = self.relay.ask().as_ref().map(|r| r.flows(usize::MAX)).unwrap_or_default();
+        merge(flows, relayed)
     }
 
     /// All counters in the Prometheus text format.
@@ -219,6 +247,24 @@ impl State {
     }
 }
 
+/// Puts what the relay knows in the place of what the workers know of the same connection.
+fn merge(mut flows: Vec<FlowView>, relayed: Vec<RelayFlow>) -> Vec<FlowView> {
+    let mut places = HashMap::new();
+    if !relayed.is_empty() {
+        for (place, flow) in flows.iter().enumerate() {
+            places.entry((flow.client, flow.destination)).or_insert(place);
+        }
+    }
+    for relayed in relayed {
+        let place = places.get(&(relayed.client, relayed.server));
+        match place.and_then(|place| flows.get_mut(*place)) {
+            Some(flow) => *flow = of_relay(relayed, Some(flow)),
+            None => flows.push(of_relay(relayed, None)),
+        }
+    }
+    flows
+}
+
 fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
     FlowView {
         client: flow.client,
@@ -232,8 +278,8 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         lane: None,
         stage: flow.state,
         reason: given.map_or_else(|| flow.reason.to_owned(), |g| g.reason.clone()),
-        packets_to_server: 0,
-        packets_to_client: 0,
+        packets_to_server: None,
+        packets_to_client: None,
         bytes_to_server: flow.bytes_up,
         bytes_to_client: flow.bytes_down,
         age_ns: flow.age.as_nanos() as u64,
@@ -274,3 +320,6 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
     .map(|(name, count, meaning)| Count { name, count, meaning })
     .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,9 @@ pub fn status(value: &Value) -> String {
     let health = if value["healthy"] == true { "healthy" } else { "NOT HEALTHY" };
     let _ =
         writeln!(out, "weir {} (pid {}), {health}, up {} s", text("version"), text("pid"), text("uptime_s"));
+    for reason in value["unhealthy"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "NOT HEALTHY: {}", plain(reason));
+    }
     let _ = writeln!(out, "config {} (epoch {}), {} workers", text("config"), text("epoch"), text("workers"));
     let frames = &value["frames"];
     let _ = writeln!(

@@ -137,17 +137,6 @@ impl Namespace {
             .map_err(|source| LabError::System { what: format!("write {value} to {path}"), source })
     }
 
-    /// Reads a sysctl of this namespace, without its end of line.
-    ///
-    /// # Errors
-    /// [`LabError::System`] with the path.
-    pub fn read_sysctl(&self, name: &str) -> Result<String, LabError> {
-        let path = format!("/proc/sys/{name}");
-        self.run(|| std::fs::read_to_string(&path))
-            .map(|text| text.trim_end().to_owned())
-            .map_err(|source| LabError::System { what: format!("read {path}"), source })
-    }
-
     /// Moves the calling thread in. A thread that failed must not go on: it is still in the host's.
     fn enter(&self) {
         move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))

@@ -1,9 +1,13 @@
 //! What a configuration means to each of the parts: the kernel's side, the steering program, the dataplane.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
+use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{MAX_PORTS, PortId};
 use weir_core::policy::{Handshake, Policy};
 use weir_dataplane::gateway::{PortSpec, Spec};
+use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
 use weir_sys::steering::{AttachMode, InterceptTable};
 use weir_sys::{affinity, ethtool, xsk};
@@ -95,6 +99,40 @@ pub fn kernel_flows(config: &Config) -> u32 {
     (config.workers.flows / 4).max(4096)
 }
 
+/// Descriptors that are not for connections of the relay: sockets of the fast road, rings, peers of the admin API.
+const SPARE_FILES: u64 = 1024;
+
+/// The relay: as many threads as the dataplane has, or as there are cores where there is none.
+///
+/// # Errors
+/// As [`dataplane_spec`].
+pub fn relay_config(config: &Config, links: &[LinkInfo]) -> Result<RelayConfig, Failure> {
+    let mut cores = cores(&config.workers.cores);
+    let mut workers = cores.len();
+    if has_fast_road(config) {
+        let spec = dataplane_spec(config, links)?;
+        workers = spec.ports.iter().flat_map(|port| &port.queues).collect::<BTreeSet<_>>().len();
+        // Cores that the dataplane leaves free come first: it takes them in the order of the list.
+        let taken = workers % cores.len().max(1);
+        cores.rotate_left(taken);
+    }
+    let files = getrlimit(Resource::Nofile).current;
+    Ok(RelayConfig {
+        listen: config.fallback.listen,
+        workers: workers.max(1),
+        cores,
+        connections: relay_connections(config.workers.flows, files),
+        ..RelayConfig::default()
+    })
+}
+
+/// The connections that the relay takes: `flows`, as far as `files` descriptors reach (none: no limit). Each connection
+/// needs two. Its buffers are memory only while they are in use.
+fn relay_connections(flows: u32, files: Option<u64>) -> u32 {
+    let room = files.map_or(u64::MAX, |files| files.saturating_sub(SPARE_FILES) / 2);
+    u32::try_from(room).map_or(flows, |room| flows.min(room)).max(1)
+}
+
 fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
     let device = &port.device;
     let channels = ethtool::channels_of(device).map(|channels| channels.receiving()).unwrap_or(1).max(1);
@@ -135,5 +173,24 @@ fn cores(cores: &Cores) -> Vec<usize> {
     match cores {
         Cores::Auto => affinity::available_cpus().unwrap_or_default(),
         Cores::List(list) => list.iter().map(|core| usize::from(*core)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relay_connections_are_the_flows_as_far_as_descriptors_reach() {
+        for (flows, files, connections) in [
+            (1 << 20, Some(1 << 20), ((1 << 20) - 1024) / 2),
+            (1 << 20, Some(20_000), 9488),
+            (4096, Some(1 << 20), 4096),
+            (4096, None, 4096),
+            (4096, Some(1024), 1),
+            (16, Some(0), 1),
+        ] {
+            assert_eq!(relay_connections(flows, files), connections, "{flows} flows, {files:?} files");
+        }
     }
 }

@@ -69,13 +69,17 @@ async fn serve(config: &Config, host: &Host, paths: &Paths) -> Result<Exit, Fail
     let mut health = tokio::time::interval(HEALTH);
     let exit = loop {
         tokio::select! {
-            _ = terminate.recv() => break Exit::Done,
-            _ = interrupt.recv() => break Exit::Done,
-            Some(event) = parts.events.recv() => parts.follow(host, event).await?,
+            _ = terminate.recv() => break Ok(Exit::Done),
+            _ = interrupt.recv() => break Ok(Exit::Done),
+            Some(event) = parts.events.recv() => {
+                if let Err(failure) = parts.follow(host, event).await {
+                    break Err(failure);
+                }
+            }
             _ = health.tick() => {
-                if !parts.state.is_healthy() {
+                if !parts.state.is_running() {
                     tracing::error!("a worker ended; the kernel forwards, and weir stops");
-                    break Exit::No;
+                    break Ok(Exit::No);
                 }
             }
         }
@@ -88,7 +92,7 @@ async fn serve(config: &Config, host: &Host, paths: &Paths) -> Result<Exit, Fail
         drop(metrics.await);
     }
     parts.stop();
-    Ok(exit)
+    exit
 }
 
 fn init_log() {

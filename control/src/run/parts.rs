@@ -1,6 +1,6 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Receiver;
@@ -9,14 +9,14 @@ use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::punt::Punt;
-use weir_dataplane::relay::{Hooks, RelayConfig, RelayHandle};
+use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
-use weir_sys::clock;
 use weir_sys::steering::{KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
+use weir_sys::{clock, process};
 
 use super::convert;
-use crate::admin::state::State;
+use crate::admin::state::{Part, State};
 use crate::config::{Config, Fail, Mode};
 use crate::exit::Failure;
 use crate::host::picture::OwnAddresses;
@@ -63,7 +63,7 @@ impl Parts {
         let view = first_view(&mut events).await?;
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: view.fib });
         let mut publisher = Publisher::new();
-        let relay = start_relay(config, &snapshot, &mut publisher, road.as_ref())?;
+        let relay = start_relay(config, &links, &snapshot, &mut publisher, road.as_ref())?;
         let dataplane = match &mut road {
             Some(road) => Some(road.start(config, &links, &view.own, &snapshot, &mut publisher)?),
             None => None,
@@ -79,9 +79,9 @@ impl Parts {
             started: Instant::now(),
             config: config.file.display().to_string(),
             epoch: FIRST_EPOCH,
-            dataplane,
-            relay,
-            steering: road.map(|road| Mutex::new(road.steering)),
+            dataplane: Part::new(dataplane),
+            relay: Part::new(Some(relay)),
+            steering: Mutex::new(road.map(|road| road.steering)),
             attached,
             lasting_warnings: lasting,
             lost: Mutex::default(),
@@ -100,10 +100,10 @@ impl Parts {
                 self.publisher.publish(&Arc::new(Snapshot { policy: self.policy.clone(), fib }));
             }
             HostEvent::Own(own) => {
-                if let Some(steering) = &self.state.steering
-                    && let Ok(mut steering) = steering.lock()
+                if let Ok(mut steering) = self.state.steering.lock()
+                    && let Some(steering) = steering.as_mut()
                 {
-                    tell_own(&mut steering, &self.policy, &own)?;
+                    tell_own(steering, &self.policy, &own)?;
                 }
             }
             HostEvent::Port { device, change, .. } => self.port_changed(device, &change),
@@ -159,16 +159,18 @@ impl Parts {
         }
     }
 
-    /// Stops everything: first nothing is redirected any more, then workers and relay end.
+    /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the
+    /// state does not keep them.
     pub fn stop(self) {
-        let Self { state, .. } = self;
-        let Ok(mut state) = Arc::try_unwrap(state) else {
-            tracing::error!("somebody still asks for the state; the process ends without a last word");
-            return;
-        };
-        drop(state.steering.take());
-        drop(state.dataplane.take());
-        state.relay.stop(Duration::ZERO);
+        let steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(steering);
+        if let Some(dataplane) = self.state.dataplane.take() {
+            dataplane.stop();
+        }
+        if let Some(relay) = self.state.relay.take() {
+            relay.stop(Duration::ZERO);
+        }
+        tracing::info!("stopped");
     }
 }
 
@@ -302,11 +304,19 @@ fn tun(name: &str) -> Result<Tun, Failure> {
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.
 fn start_relay(
     config: &Config,
+    links: &[LinkInfo],
     snapshot: &Arc<Snapshot>,
     publisher: &mut Publisher,
     road: Option<&Road>,
 ) -> Result<RelayHandle, Failure> {
-    let relay = RelayConfig { listen: config.fallback.listen, ..RelayConfig::default() };
+    // Without a fast road nobody has raised them yet.
+    process::raise_limits();
+    let relay = convert::relay_config(config, links)?;
+    tracing::info!(
+        workers = relay.workers,
+        connections = relay.connections,
+        "relay: more connections are reset"
+    );
     let hooks = road.map_or_else(Hooks::default, |road| hooks(road.steering.kernel_flows()));
     RelayHandle::start(&relay, snapshot, publisher, hooks).map_err(Failure::refused)
 }

@@ -82,7 +82,7 @@ fn device_that_is_deleted_is_told_and_the_other_port_lives_on() {
             });
             let other = if device == "lan0" { "wan0" } else { "lan0" };
             assert_eq!(port_of(world, other)["lost"], false);
-            assert_eq!(world.weir.status()["healthy"], true);
+            assert_eq!(world.weir.status()["healthy"], false);
             for family in Family::BOTH {
                 reach_over(world, other, family);
             }

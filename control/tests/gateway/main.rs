@@ -5,6 +5,7 @@ mod config;
 mod weir;
 mod world;
 
+mod admin;
 mod crash;
 mod fragments;
 mod frames;

@@ -56,11 +56,6 @@ impl AfXdp {
         self.queues.iter().flatten().map(Queue::outstanding).sum()
     }
 
-    /// Whether every port is still there.
-    pub fn all_alive(&self) -> bool {
-        self.queues.iter().all(Option::is_some)
-    }
-
     /// Closes all sockets and gives their frames back.
     pub fn close(&mut self, free: &mut Vec<XskFrame>) {
         for queue in self.queues.iter_mut().filter_map(Option::take) {
