@@ -6,6 +6,7 @@ mod stalled;
 mod weir;
 mod world;
 
+mod closed;
 mod crash;
 mod fragments;
 mod frames;
