@@ -130,11 +130,11 @@ impl Hammer {
             move || {
                 while !end.load(Ordering::Relaxed) {
                     tries.fetch_add(1, Ordering::Relaxed);
-                    match TcpStream::connect_timeout(&target, SHORT) {
-                        Ok(stream) if is_answered(stream, host, SHORT) => {
-                            answered.fetch_add(1, Ordering::Relaxed);
-                        }
-                        _ => std::thread::sleep(Duration::from_millis(1)),
+                    let stream = TcpStream::connect_timeout(&target, SHORT);
+                    if stream.is_ok_and(|stream| is_answered(stream, host, SHORT)) {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        std::thread::sleep(Duration::from_millis(1));
                     }
                 }
             }
