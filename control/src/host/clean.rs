@@ -29,6 +29,10 @@ impl Host {
     ///
     /// Goes on after an error, and returns the first one at the end.
     pub async fn remove(&self) -> Result<Removed, HostError> {
+        self.remove_but(false).await
+    }
+
+    async fn remove_but(&self, keep_table: bool) -> Result<Removed, HostError> {
         let mut removed = Removed::default();
         let mut first = Ok(());
         let mut keep = |result: Result<Vec<String>, HostError>| match result {
@@ -36,7 +40,9 @@ impl Host {
             Err(e) if first.is_ok() => first = Err(e),
             Err(_) => {}
         };
-        keep(remove_table());
+        if !keep_table {
+            keep(remove_table());
+        }
         for family in Family::BOTH {
             keep(remove_rules(&self.netlink, family).await);
         }
@@ -58,6 +64,25 @@ impl Host {
         removed.commands.extend(pins?);
         removed.commands.extend(tuns?);
         Ok(removed)
+    }
+
+    /// As [`Self::clean`], and what keeps a box closed stays: the pins, and the table, whose rules drop what no listener
+    /// takes. For the start of a box that fails closed, which takes both over, and for its end when nobody asked for it.
+    pub async fn clean_but_closed(&self) -> Result<Removed, HostError> {
+        let removed = self.remove_but(true).await;
+        let tuns = self.remove_tuns().await;
+        let mut removed = removed?;
+        removed.commands.extend(tuns?);
+        Ok(removed)
+    }
+
+    /// Whether an earlier weir that fails closed left the box closed.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn is_closed(&self) -> Result<bool, HostError> {
+        let pinned = fs::read_dir(&self.paths.pins).is_ok_and(|mut folder| folder.next().is_some());
+        Ok(pinned || nft::read()?.is_some_and(|table| table.is_ours()))
     }
 
     async fn remove_tuns(&self) -> Result<Vec<String>, HostError> {

@@ -1,20 +1,28 @@
 //! `weir run`: puts the box in, keeps it, takes it out again.
 //!
-//! The order of a start: steering is attached and lets everything pass; the kernel's side is applied; relay and workers
+//! The order of a start: what an earlier weir left is removed; the host is looked at; steering learns what is the box's
+//! own and what is intercepted, is attached and lets everything pass; the kernel's side is applied; relay and workers
 //! start; only then steering begins to redirect. The end is the same backwards. When a step fails, everything before it
 //! is taken back, and the command exits 3 with one sentence.
+//!
+//! With `fail = "closed"` steering drops what is intercepted from its attachment until the workers run. What keeps the
+//! box closed after a crash (pinned links and kernel flows, the nft table) is not removed by the start but taken over,
+//! each in one step, so that no packet slips through. Being asked to stop opens the box, and so does `weir clean`.
+//! Nothing else does: when weir ends by itself, or a start after a crash fails, intercepted traffic stays dropped. A
+//! failed start on a box that was not closed leaves it as it was.
 
 pub mod convert;
 mod notify;
 mod parts;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin::server;
-use crate::config::Config;
+use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
-use crate::host::{Host, Lock, Paths, preflight};
+use crate::host::{Host, Lock, Paths, Removed, preflight};
 use parts::Parts;
 
 /// How often the threads are looked after.
@@ -23,7 +31,7 @@ const HEALTH: std::time::Duration = std::time::Duration::from_secs(1);
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The system refused something; nothing is left installed.
+/// The system refused something; nothing is left installed, but what keeps a box closed that fails closed.
 pub fn main(config: &Config) -> Result<Exit, Failure> {
     init_log();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -40,28 +48,64 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     let _lock = Lock::acquire().map_err(Failure::refused)?;
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
-    let leftovers = host.clean().await.map_err(Failure::refused)?;
+    let closed = config.gateway.fail == Fail::Closed;
+    let mut stays_closed = closed && host.is_closed().map_err(Failure::refused)?;
+    let leftovers = clean(&host, closed).await?;
     for command in &leftovers.commands {
         tracing::info!(command, "removed what an earlier weir left");
     }
-    let result = serve(config, &host, &paths).await;
+    let result = match start(config, &host, &paths).await {
+        Ok(started) => {
+            stays_closed = closed;
+            serve(&host, started).await
+        }
+        Err(failure) => Err(failure),
+    };
+    let asked = matches!(result, Ok(Exit::Done));
     // Whatever was installed is removed, however it ended.
-    let removed = host.clean().await.map_err(Failure::refused);
+    let removed = clean(&host, stays_closed && !asked).await;
+    if stays_closed && !asked {
+        tracing::warn!(
+            "fail = \"closed\": intercepted traffic stays dropped until weir runs again, or `weir clean`"
+        );
+    }
     let exit = result?;
     removed?;
     Ok(exit)
 }
 
-/// Starts everything, serves until a signal, stops everything.
-async fn serve(config: &Config, host: &Host, paths: &Paths) -> Result<Exit, Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::refused)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::refused)?;
+/// Removes what is installed, or all of it but what keeps the box closed.
+async fn clean(host: &Host, stays_closed: bool) -> Result<Removed, Failure> {
+    let removed = if stays_closed { host.clean_but_closed().await } else { host.clean().await };
+    removed.map_err(Failure::refused)
+}
+
+/// A gateway that has started, and those who may ask it.
+struct Started {
+    parts: Parts,
+    terminate: Signal,
+    interrupt: Signal,
+    _admin: server::AdminSocket,
+    listener: UnixListener,
+    metrics: Option<TcpListener>,
+}
+
+/// Starts everything.
+async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Started, Failure> {
+    let terminate = signal(SignalKind::terminate()).map_err(Failure::refused)?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(Failure::refused)?;
     let (_admin, listener) = server::bind(&config.gateway.admin)?;
     let metrics = match config.gateway.metrics {
         Some(address) => Some(server::bind_metrics(address).await?),
         None => None,
     };
-    let mut parts = Parts::start(config, host, paths).await?;
+    let parts = Parts::start(config, host, paths).await?;
+    Ok(Started { parts, terminate, interrupt, _admin, listener, metrics })
+}
+
+/// Serves until a signal, stops everything.
+async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
+    let Started { mut parts, mut terminate, mut interrupt, _admin, listener, metrics } = started;
     let admin = tokio::task::spawn_local(server::serve(listener, parts.state.clone()));
     let metrics = metrics.map(|l| tokio::task::spawn_local(server::serve_metrics(l, parts.state.clone())));
     notify::ready();
@@ -78,7 +122,7 @@ async fn serve(config: &Config, host: &Host, paths: &Paths) -> Result<Exit, Fail
             }
             _ = health.tick() => {
                 if !parts.state.is_running() {
-                    tracing::error!("a worker ended; the kernel forwards, and weir stops");
+                    tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
                     break Ok(Exit::No);
                 }
             }

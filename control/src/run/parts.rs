@@ -11,7 +11,7 @@ use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
-use weir_sys::steering::{KernelFlows, Sizes, Steering};
+use weir_sys::steering::{self, KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
 use weir_sys::{clock, process};
 
@@ -55,17 +55,24 @@ impl Parts {
         let links = links(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
-        let mut road = if fast { Some(Road::attach(config, &links, paths)?) } else { None };
-        let spec = convert::host_spec(config);
-        let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
+        // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
+        // on. The addresses of the TUN devices follow as an event.
         let (watch, mut events) = Watch::start(devices, Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
+        let mut road =
+            if fast { Some(Road::attach(config, &links, paths, &policy, &view.own)?) } else { None };
+        if !fast {
+            // A configuration before this one had a fast road.
+            steering::unpin(&paths.pins).map_err(Failure::refused)?;
+        }
+        let spec = convert::host_spec(config);
+        let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: view.fib });
         let mut publisher = Publisher::new();
         let relay = start_relay(config, &links, &snapshot, &mut publisher, road.as_ref())?;
         let dataplane = match &mut road {
-            Some(road) => Some(road.start(config, &links, &view.own, &snapshot, &mut publisher)?),
+            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher)?),
             None => None,
         };
         let mut lasting = applied.warnings;
@@ -123,8 +130,8 @@ impl Parts {
 
     /// Steering passes frames for another station by: it must know the port's address.
     fn tell_mac(&self, link: &LinkInfo) {
-        let Some(steering) = self.state.steering.as_ref().and_then(|s| s.lock().ok()) else { return };
-        if let Some(mac) = link.mac
+        let Ok(steering) = self.state.steering.lock() else { return };
+        if let (Some(mac), Some(steering)) = (link.mac, steering.as_ref())
             && let Err(error) = steering.set_mac(link.ifindex, mac)
         {
             tracing::error!(device = link.name, %error, "frames to the port's new address pass by");
@@ -182,23 +189,41 @@ struct Road {
 }
 
 impl Road {
-    /// Loads the steering program and puts it on the ports; everything passes. Makes the ways into the kernel.
-    fn attach(config: &Config, links: &[LinkInfo], paths: &Paths) -> Result<Self, Failure> {
-        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt: None };
+    /// Loads the steering program, tells it what is the box's own and what is intercepted, and puts it on the ports:
+    /// everything passes; or, on a box that fails closed, what is intercepted is dropped, and the program takes the place
+    /// of the one that a crash left there. Makes the ways into the kernel.
+    fn attach(
+        config: &Config,
+        links: &[LinkInfo],
+        paths: &Paths,
+        policy: &Policy,
+        own: &OwnAddresses,
+    ) -> Result<Self, Failure> {
+        let closed = config.gateway.fail == Fail::Closed;
+        let adopt = closed.then(|| paths.pins.clone());
+        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
+        tell_own(&mut steering, policy, own)?;
+        if closed {
+            // There is no heartbeat yet.
+            set_limits(&steering, closed)?;
+        }
         let mut attached = Vec::new();
         for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
             let mode = convert::attach_mode(port.mode);
-            let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
             steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
             if let Some(mac) = link.mac {
                 steering.set_mac(link.ifindex, mac).map_err(Failure::refused)?;
             }
+            let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
             tracing::info!(device = port.device, mode = got.name(), "XDP attached");
             attached.push((port.device.clone(), got.name()));
         }
-        if config.gateway.fail == Fail::Closed {
+        if closed {
             steering.pin(&paths.pins).map_err(Failure::refused)?;
+            for pin in steering.unpin_others(&paths.pins).map_err(Failure::refused)? {
+                tracing::info!(pin = %pin.display(), "removed: of a device that is no port any more");
+            }
         }
         let relay = Arc::new(tun(host::RELAY_TUN)?);
         let forward = Arc::new(tun(host::PUNT_TUN)?);
@@ -211,11 +236,9 @@ impl Road {
         &mut self,
         config: &Config,
         links: &[LinkInfo],
-        own: &OwnAddresses,
         snapshot: &Snapshot,
         publisher: &mut Publisher,
     ) -> Result<Dataplane, Failure> {
-        tell_own(&mut self.steering, &snapshot.policy, own)?;
         let spec = convert::dataplane_spec(config, links)?;
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
@@ -224,11 +247,14 @@ impl Road {
             tracing::info!(device = port.device, asked = port.asked, got = copy, queues = ?port.queues, "AF_XDP");
         }
         dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
-        let closed = config.gateway.fail == Fail::Closed;
-        let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
-        self.steering.set_limits(limit, closed).map_err(Failure::refused)?;
+        set_limits(&self.steering, config.gateway.fail == Fail::Closed)?;
         Ok(dataplane)
     }
+}
+
+fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
+    let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
+    steering.set_limits(limit, closed).map_err(Failure::refused)
 }
 
 /// What the operator should know of a port that asked for zero-copy and runs without.
@@ -257,10 +283,12 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
     }
 }
 
-/// What is the box's own is never intercepted: single addresses by a map of their own, prefixes as holes in the table.
+/// What is the box's own is never intercepted: single addresses by a map of their own; prefixes, and the addresses that the
+/// map has no room for, as holes in the table.
 fn tell_own(steering: &mut Steering, policy: &Policy, own: &OwnAddresses) -> Result<(), Failure> {
-    steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
-    steering.set_intercepts(&convert::intercept_table(policy, &own.prefixes)).map_err(Failure::refused)
+    let mut exempt = steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
+    exempt.extend(&own.prefixes);
+    steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)
 }
 
 fn log_port(device: &str, change: &PortChange) {

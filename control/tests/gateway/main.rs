@@ -6,6 +6,7 @@ mod weir;
 mod world;
 
 mod admin;
+mod closed;
 mod crash;
 mod fragments;
 mod frames;

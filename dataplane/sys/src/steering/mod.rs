@@ -19,7 +19,7 @@ mod pin;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map as AyaMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use ipnet::IpNet;
 
 pub use attach::{AttachMode, AttachedMode};
 pub use error::SteeringError;
@@ -69,7 +70,8 @@ pub struct Steering {
     pinned: Option<PathBuf>,
     config: Map<u32, u64>,
     own: Map<Address, u32>,
-    own_written: HashSet<Address>,
+    own_written: BTreeSet<Address>,
+    own_room: usize,
     port_ids: Map<u32, u32>,
     port_macs: Map<u32, u64>,
     port_socks: Map<u32, u32>,
@@ -123,11 +125,16 @@ impl Steering {
             map_of(&ebpf, "tcp_ports")?,
             map_of(&ebpf, "from_ports")?,
         );
+        let own_room = map_data(&ebpf, "own_addresses")?
+            .info()
+            .map_err(|error| SteeringError::of_map("own_addresses", "opening")(std::io::Error::other(error)))?
+            .max_entries() as usize;
         let counters = ebpf.take_map("counters").and_then(|map| PerCpuArray::try_from(map).ok());
         Ok(Self {
             config: map_of(&ebpf, "config")?,
             own: map_of(&ebpf, "own_addresses")?,
-            own_written: HashSet::new(),
+            own_written: BTreeSet::new(),
+            own_room,
             port_ids: map_of(&ebpf, "port_ids")?,
             port_macs: map_of(&ebpf, "port_macs")?,
             port_socks: map_of(&ebpf, "port_socks")?,
@@ -219,20 +226,33 @@ impl Steering {
         set(&self.port_socks, "port_socks", &(port * MAX_QUEUES + queue), &fd)
     }
 
-    /// The addresses of this box, which are never intercepted. Compared with those before: new ones are added first.
+    /// The addresses of this box, which are never intercepted. Compared with those before: only differences are written,
+    /// and an address that stays is never missing. Returns those that the map has no room for (it has for 4,096): they
+    /// belong in [`InterceptTable::exempt`] of the next [`Steering::set_intercepts`].
     ///
     /// # Errors
-    /// [`SteeringError::Map`]; above 4,096 addresses the map is full.
-    pub fn set_own_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), SteeringError> {
-        let wanted: HashSet<Address> = addresses.iter().copied().map(Address::from).collect();
-        for address in wanted.difference(&self.own_written) {
-            set(&self.own, "own_addresses", address, &1)?;
+    /// [`SteeringError::Map`]: what the kernel says; none is expected.
+    pub fn set_own_addresses(&mut self, addresses: &[IpAddr]) -> Result<Vec<IpNet>, SteeringError> {
+        let wanted: BTreeSet<Address> = addresses.iter().copied().map(Address::from).collect();
+        // What is not the box's any more goes first: it makes room.
+        let gone: Vec<Address> = self.own_written.difference(&wanted).copied().collect();
+        for address in gone {
+            self.own.remove(&address).map_err(SteeringError::of_map("own_addresses", "removing from"))?;
+            self.own_written.remove(&address);
         }
-        for address in self.own_written.difference(&wanted) {
-            self.own.remove(address).map_err(SteeringError::of_map("own_addresses", "removing from"))?;
+        let mut without_room = Vec::new();
+        for address in wanted {
+            if self.own_written.contains(&address) {
+                continue;
+            }
+            if self.own_written.len() >= self.own_room {
+                without_room.push(IpNet::from(IpAddr::from(address)));
+                continue;
+            }
+            set(&self.own, "own_addresses", &address, &1)?;
+            self.own_written.insert(address);
         }
-        self.own_written = wanted;
-        Ok(())
+        Ok(without_room)
     }
 
     /// Makes a table of intercepts hold, all at once. When it fails, the table before still does.
@@ -317,6 +337,22 @@ impl Steering {
             attachment.pin(folder)?;
         }
         Ok(())
+    }
+
+    /// Removes pins in a folder that are of no device that the program is on: of ports that were taken out of the
+    /// configuration, of devices that are gone, of kernel flows in another layout. Returns what was removed.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`].
+    pub fn unpin_others(&self, folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
+        let mut ours: Vec<PathBuf> =
+            self.attached.iter().map(|at| pin::link_path(folder, at.ifindex)).collect();
+        ours.push(pin::flows_path(folder));
+        let others: Vec<PathBuf> = pins(folder)?.into_iter().filter(|path| !ours.contains(path)).collect();
+        for path in &others {
+            pin::remove(path)?;
+        }
+        Ok(others)
     }
 
     /// Removes the pins: the program leaves its devices with the process again.

@@ -47,7 +47,7 @@ pub(super) fn prepare(folder: &Path) -> Result<(), SteeringError> {
 pub fn unpin(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
     let mut removed = Vec::new();
     for path in pins(folder)? {
-        std::fs::remove_file(&path).map_err(|source| error(&path, "removing the pin", source))?;
+        remove(&path)?;
         removed.push(path);
     }
     if !removed.is_empty() {
@@ -55,6 +55,11 @@ pub fn unpin(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
         let _ = std::fs::remove_dir(folder);
     }
     Ok(removed)
+}
+
+/// Removes one pin.
+pub(super) fn remove(path: &Path) -> Result<(), SteeringError> {
+    std::fs::remove_file(path).map_err(|source| error(path, "removing the pin", source))
 }
 
 /// weir's pins in a folder, of any layout.

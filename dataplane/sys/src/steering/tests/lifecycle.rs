@@ -1,5 +1,6 @@
 //! What changes while the gateway runs: heartbeat, kernel flows, sockets, intercepts, addresses, devices, pins.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
 use super::packets::{FAMILIES, Flags, ipv4_fragment};
@@ -197,6 +198,60 @@ fn own_addresses_changed_are_added_and_removed() {
             bench.check("added", LAN, &to(family.server), (PASS, Outcome::OwnAddress));
             bench.check("removed", LAN, &to(family.own), TO_WORKER);
         }
+    });
+}
+
+#[test]
+fn own_addresses_above_the_maps_room_are_exempt_by_the_table() {
+    with_bench(|bench| {
+        let v4 = (0..2500u32).map(|n| IpAddr::from(Ipv4Addr::from(0x0a63_0000 + n)));
+        let v6 = (0..2500u128).map(|n| IpAddr::from(Ipv6Addr::from((0xfd99_u128 << 112) + n)));
+        let mut own: Vec<IpAddr> = v4.chain(v6).collect();
+        let mut all = table();
+        all.add(WEB, ["0.0.0.0/0", "::/0"].map(|net| net.parse().unwrap()), [], [], false);
+        // Whatever the order, and when one is replaced in a full map: nothing fails.
+        for round in 0..3 {
+            let rest = bench.steering.set_own_addresses(&own).unwrap();
+            assert_eq!(rest.len(), 5000 - 4096, "round {round}");
+            bench.steering.set_intercepts(&InterceptTable { exempt: rest.clone(), ..all.clone() }).unwrap();
+            for (at, address) in own.iter().enumerate().filter(|(at, _)| at % 100 == 99 || *at == 0) {
+                let family = &FAMILIES[usize::from(address.is_ipv6())];
+                let outcome = if rest.contains(&(*address).into()) {
+                    Outcome::NoIntercept
+                } else {
+                    Outcome::OwnAddress
+                };
+                let syn = family.out(&address.to_string(), 80, Flags::Syn);
+                bench.check(&format!("round {round}, address {at}"), LAN, &syn, (PASS, outcome));
+            }
+            own[0] = IpAddr::from(Ipv4Addr::new(10, 98, 0, round));
+            own.rotate_left(1);
+        }
+    });
+}
+
+#[test]
+fn pins_of_devices_that_are_no_ports_any_more_are_removed() {
+    with_pins(|folder| {
+        let mut bench = Bench::new();
+        let [lan, wan] = [LAN, WAN].map(|device| ethtool::index_of(device).unwrap());
+        bench.steering.attach(LAN, lan, AttachMode::Auto).unwrap();
+        bench.steering.attach(WAN, wan, AttachMode::Auto).unwrap();
+        bench.steering.pin(folder).unwrap();
+        drop(bench);
+        let adopt = Some(folder.to_path_buf());
+        let mut second = Steering::load(&Sizes { adopt, ..Sizes::default() }).unwrap();
+        second.attach(LAN, lan, AttachMode::Auto).unwrap();
+        second.pin(folder).unwrap();
+        assert_eq!(second.unpin_others(folder).unwrap(), [pin::link_path(folder, wan)]);
+        assert_eq!(pins(folder).unwrap().len(), 2, "of the LAN and of the kernel flows");
+        let until = clock::monotonic_ns() + 5 * SECOND;
+        while attach::attached_to(wan).unwrap() != 0 {
+            assert!(clock::monotonic_ns() < until, "gone with its pin");
+            std::thread::yield_now();
+        }
+        assert_ne!(attach::attached_to(lan).unwrap(), 0);
+        unpin(folder).unwrap();
     });
 }
 

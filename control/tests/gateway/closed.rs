@@ -1,0 +1,158 @@
+//! A box that fails closed stays so from a crash to the end of the start that follows.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use weir_control::demo::stage::Family;
+
+use crate::config::{ALLOWED, DENIED, Settings};
+use crate::weir::until;
+use crate::world::{HTTP, World, fetch_intact, play};
+
+/// How long a request of the hammer waits for its connection, and for its answer.
+const SHORT: Duration = Duration::from_millis(40);
+/// Connections that a family and name has under way at any time.
+const HAMMERS: usize = 3;
+
+fn closed() -> Settings {
+    Settings { fail: "closed", ..Settings::default() }
+}
+
+#[test]
+fn killed_and_started_again_no_denied_request_is_ever_answered() {
+    for handshake in ["through", "relay"] {
+        play(&Settings { handshake, ..closed() }, |world| {
+            let hammers =
+                Family::BOTH.map(|family| [DENIED, ALLOWED].map(|host| Hammer::start(world, family, host)));
+            for round in 0..4 {
+                world.weir.kill();
+                // Not too long, so that many a start falls between two requests' retransmissions.
+                std::thread::sleep(Duration::from_millis(50 + 70 * round));
+                world.weir.start();
+                for [_, allowed] in &hammers {
+                    let before = allowed.answers();
+                    until("allowed requests are answered again", || allowed.answers() > before);
+                }
+            }
+            for [denied, allowed] in hammers {
+                assert!(denied.tries.load(Ordering::Relaxed) > 20, "the hammer has not hit");
+                assert_eq!(denied.stop(), 0, "denied requests were answered with handshake = {handshake}");
+                assert!(allowed.stop() > 0);
+            }
+        });
+    }
+}
+
+#[test]
+fn killed_the_box_is_closed_until_clean() {
+    play(&closed(), |world| {
+        world.weir.kill();
+        std::thread::sleep(Duration::from_millis(250));
+        assert!(Family::BOTH.into_iter().all(|family| !answers(world, family, DENIED)));
+        assert_eq!(world.weir.clean().code(), 0);
+        world.assert_as_before();
+        Family::BOTH
+            .into_iter()
+            .for_each(|family| assert!(answers(world, family, DENIED), "{family:?}: not open"));
+    });
+}
+
+#[test]
+fn killed_and_a_start_that_fails_the_box_stays_closed() {
+    play(&closed(), |world| {
+        world.weir.kill();
+        // A queue that the device has not got is noticed late in a start.
+        let broken = closed().to_string().replace("device = \"wan0\"", "device = \"wan0\"\nqueues = [7]");
+        world.weir.write_config(&broken);
+        world.weir.spawn();
+        let ended = world.weir.wait();
+        assert_eq!(ended.code(), 3, "{ended:?}");
+        assert!(ended.errors.contains("stays dropped"), "{ended:?}");
+        std::thread::sleep(Duration::from_millis(250));
+        assert!(Family::BOTH.into_iter().all(|family| !answers(world, family, ALLOWED)));
+        world.weir.write_config(&closed().to_string());
+        world.weir.start();
+        Family::BOTH.into_iter().for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 1000));
+    });
+}
+
+#[test]
+fn killed_and_started_as_one_that_fails_open_nothing_stays_pinned() {
+    play(&closed(), |world| {
+        world.weir.kill();
+        world.weir.write_config(&Settings::default().to_string());
+        world.weir.start();
+        world.weir.kill();
+        Family::BOTH
+            .into_iter()
+            .for_each(|family| assert!(answers(world, family, DENIED), "{family:?}: not open"));
+        assert_eq!(world.weir.clean().code(), 0);
+        world.assert_as_before();
+    });
+}
+
+/// Whether a request of `host` is answered by the server.
+fn answers(world: &World<'_>, family: Family, host: &str) -> bool {
+    let target = family.origin(HTTP);
+    let connect = || TcpStream::connect_timeout(&target, Duration::from_millis(400));
+    world.lab.client.run(connect).is_ok_and(|stream| is_answered(stream, host, Duration::from_secs(5)))
+}
+
+fn is_answered(mut stream: TcpStream, host: &str, patience: Duration) -> bool {
+    let request = format!("GET /bytes/10 HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let mut start = [0; 12];
+    stream.set_read_timeout(Some(patience)).is_ok()
+        && stream.write_all(request.as_bytes()).is_ok()
+        && stream.read_exact(&mut start).is_ok()
+        && start.starts_with(b"HTTP/1.1 200")
+}
+
+/// Asks for a name again and again, each time on a connection of its own.
+struct Hammer {
+    answered: Arc<AtomicU64>,
+    tries: Arc<AtomicU64>,
+    end: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Hammer {
+    fn start(world: &World<'_>, family: Family, host: &'static str) -> Self {
+        let target: SocketAddr = family.origin(HTTP);
+        let (answered, tries, end) =
+            (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::default());
+        let work = {
+            let (answered, tries, end) =
+                (Arc::clone(&answered), Arc::clone(&tries), Arc::<AtomicBool>::clone(&end));
+            move || {
+                while !end.load(Ordering::Relaxed) {
+                    tries.fetch_add(1, Ordering::Relaxed);
+                    let stream = TcpStream::connect_timeout(&target, SHORT);
+                    if stream.is_ok_and(|stream| is_answered(stream, host, SHORT)) {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+        };
+        // A thread stays in the network namespace of the one that starts it.
+        let threads =
+            world.lab.client.run(|| (0..HAMMERS).map(|_| std::thread::spawn(work.clone())).collect());
+        Self { answered, tries, end, threads }
+    }
+
+    fn answers(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Ends it; how many requests were answered.
+    fn stop(self) -> u64 {
+        self.end.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("the hammer does not panic"));
+        self.answered.load(Ordering::Relaxed)
+    }
+}
