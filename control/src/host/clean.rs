@@ -23,6 +23,10 @@ pub struct Removed {
     pub commands: Vec<String>,
 }
 
+/// How often, and after which pause, is looked whether unpinned programs are off their devices.
+const DETACH_LOOKS: u32 = 50;
+const DETACH_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 impl Host {
     /// What stop does: the table, then rules, routes, addresses of the TUN devices, sysctls. Whatever of it is missing is
     /// passed over. TUN devices, programs and sockets end with the process that holds them.
@@ -61,9 +65,25 @@ impl Host {
         let pins = remove_pins(&self.paths.pins);
         let tuns = self.remove_tuns().await;
         let mut removed = removed?;
-        removed.commands.extend(pins?);
+        let pins = pins?;
+        if !pins.is_empty() {
+            self.wait_for_detachment().await?;
+        }
+        removed.commands.extend(pins);
         removed.commands.extend(tuns?);
         Ok(removed)
+    }
+
+    /// The kernel takes a program off its device a few milliseconds after the link's last reference goes. Another's program
+    /// stays, and the wait for it is short.
+    async fn wait_for_detachment(&self) -> Result<(), HostError> {
+        for _ in 0..DETACH_LOOKS {
+            if link::links(&self.netlink).await?.iter().all(|link| link.xdp.is_none()) {
+                break;
+            }
+            tokio::time::sleep(DETACH_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// As [`Self::clean`], and what keeps a box closed stays: the pins, and the table, whose rules drop what no listener
