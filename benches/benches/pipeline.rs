@@ -102,6 +102,7 @@ fn established(flows: u32, v6: bool) -> (Pipeline<HeapFrame>, Output<HeapFrame>)
         fragments: 16,
         partial_checksums: PortSet::default(),
         seed: 1,
+        is_replay: false,
     };
     let mut pipeline = Pipeline::new(&config, policy(), fib(flows, v6), Nanos(1));
     let mut out = Output::default();

@@ -345,6 +345,7 @@ impl Make<'_> {
             fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
             partial_checksums: partial,
             seed: self.seed,
+            is_replay: false,
         };
         let now = Nanos(clock::monotonic_ns());
         Pipeline::new(&config, self.first.policy.clone(), self.first.fib.clone(), now)

@@ -81,6 +81,7 @@ impl Setup {
             fragments: 8,
             partial_checksums: PortSet(0),
             seed: 7,
+            is_replay: false,
         };
         Self { config, frames: FRAMES, spec, fib: fib(1500) }
     }

@@ -173,6 +173,7 @@ impl Side {
             fragments: 64,
             partial_checksums: PortSet::default(),
             seed: 0,
+            is_replay: true,
         };
         let mut fib = Fib::default();
         fib.v4.insert(Ipv4Net::default(), Route::OnLink(lan));

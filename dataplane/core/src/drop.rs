@@ -37,7 +37,7 @@ reasons! {
         BadIpHeader = "bad-ip-header", "The IP header contradicts itself (version, header length, total length or checksum).";
         BadTcpHeader = "bad-tcp-header", "The TCP data offset or the combination of flags is impossible.";
         ExtensionHeaders = "extension-headers", "More IPv6 extension headers than are looked at.";
-        BadChecksum = "bad-checksum", "The TCP checksum of a segment that would be inspected, or that opens or ends a connection, is wrong.";
+        BadChecksum = "bad-checksum", "The TCP checksum of a segment that would be inspected, or that ends a connection, is wrong.";
         Martian = "martian", "An address that no packet on a wire may have: loopback, multicast, link-local, IPv4-mapped (RFC 1812 section 5.3.7, RFC 4291).";
         WrongPort = "wrong-port", "A packet in the name of a server, from a port that the server is not behind.";
         BeforeHandshake = "before-handshake", "The client sent data before the server answered its SYN.";

@@ -38,6 +38,8 @@ pub struct Config {
     /// Ports whose senders may leave partial checksums in their frames.
     pub partial_checksums: PortSet,
     pub seed: u64,
+    /// The packets are those of a capture: the server has had what is held here, and may acknowledge it.
+    pub is_replay: bool,
 }
 
 /// Which way into the kernel a punted frame takes.
@@ -118,6 +120,7 @@ pub struct Pipeline<F> {
     fragments: Fragments<F>,
     pieces: Vec<F>,
     partial: PortSet,
+    pub(crate) is_replay: bool,
     due: Vec<u32>,
 }
 
@@ -141,6 +144,7 @@ impl<F: Frame> Pipeline<F> {
             fragments: Fragments::new(config.fragments),
             pieces: Vec::with_capacity(crate::fragments::MAX_PIECES),
             partial: config.partial_checksums,
+            is_replay: config.is_replay,
             due: Vec::with_capacity(64),
         }
     }
@@ -158,9 +162,9 @@ impl<F: Frame> Pipeline<F> {
         if self.partial.contains(packet.port) {
             edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         }
-        // What opens or ends a connection here must not be what a bit on the wire has made of something else.
-        let control = packet.meta.flags.syn() || packet.meta.flags.fin() || packet.meta.flags.rst();
-        if control && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+        // What ends a connection here must not be what a bit on the wire has made of something else.
+        let ends = packet.meta.flags.fin() || packet.meta.flags.rst();
+        if ends && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
             return self.discard(packet.frame, DropReason::BadChecksum, out);
         }
         match self.flows.find(&FlowKey::of(&packet.meta.tuple)) {
