@@ -3,8 +3,11 @@
 use super::seq::Seq;
 
 const END: u8 = 0;
-const NOP: u8 = 1;
-const WINDOW_SCALE: u8 = 3;
+pub(crate) const NOP: u8 = 1;
+pub(crate) const MSS: u8 = 2;
+pub(crate) const WINDOW_SCALE: u8 = 3;
+pub(crate) const SACK_PERMITTED: u8 = 4;
+pub(crate) const TIMESTAMPS: u8 = 8;
 const MD5: u8 = 19;
 const AO: u8 = 29;
 const MPTCP: u8 = 30;
@@ -42,6 +45,13 @@ pub fn walk(options: &[u8]) -> impl Iterator<Item = TcpOption> + '_ {
             }
         }
     })
+}
+
+/// TSval and TSecr of the timestamps option (RFC 7323 section 3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamps {
+    pub val: u32,
+    pub ecr: u32,
 }
 
 /// What the options of a SYN or SYN-ACK say, as far as a connection that passes through needs it.
