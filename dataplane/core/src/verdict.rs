@@ -11,7 +11,7 @@ use crate::stage::held::refusal;
 use crate::stage::timers;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::track;
-use crate::wire::build::{self, Segment};
+use crate::wire::build::{self, Segment, SegmentOptions};
 
 impl<F: Frame> Pipeline<F> {
     /// Decides a connection by what was found, `None` when nothing could be: the server spoke first, the hold is
@@ -110,6 +110,7 @@ impl<F: Frame> Pipeline<F> {
             seq: flow.client.nxt,
             ack: flow.client.ack,
             window: 0,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }
@@ -124,6 +125,7 @@ impl<F: Frame> Pipeline<F> {
             seq: flow.server.nxt,
             ack: flow.client.nxt,
             window: 0,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }
@@ -133,7 +135,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(mut frame) = out.free.pop() else {
             return self.counters.drop(DropReason::NoFrame);
         };
-        match build::segment(&mut frame, segment) {
+        match build::segment(&mut frame, segment, &[]) {
             Some(meta) => self.forward(Packet { frame, port: crate::ids::PortId(u8::MAX), meta }, out),
             None => self.discard(frame, DropReason::NoFrame, out),
         }

@@ -14,7 +14,7 @@ use crate::policy::{Action, Cause, Full, Handshake};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, right_edge};
 use crate::tcp::track;
-use crate::wire::build::Segment;
+use crate::wire::build::{Segment, SegmentOptions};
 use crate::wire::edit;
 
 use super::timers;
@@ -155,6 +155,7 @@ impl<F: Frame> Pipeline<F> {
             seq: server.nxt,
             ack: server.ack,
             window: window.min(u32::from(u16::MAX)) as u16,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }
@@ -205,6 +206,7 @@ impl<F: Frame> Pipeline<F> {
             seq: flow.isn,
             ack: meta.ack,
             window: meta.window,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }

@@ -10,7 +10,7 @@ use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Handshake};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
-use crate::wire::build::Segment;
+use crate::wire::build::{Segment, SegmentOptions};
 
 use super::held::refusal;
 
@@ -55,7 +55,14 @@ impl<F: Frame> Pipeline<F> {
         } else {
             (TcpFlags::RST | TcpFlags::ACK, Seq(0), meta.seq_end())
         };
-        let segment = Segment { tuple: meta.tuple.reversed(), flags: TcpFlags(flags), seq, ack, window: 0 };
+        let segment = Segment {
+            tuple: meta.tuple.reversed(),
+            flags: TcpFlags(flags),
+            seq,
+            ack,
+            window: 0,
+            options: SegmentOptions::default(),
+        };
         self.send_built(&segment, out);
     }
 }

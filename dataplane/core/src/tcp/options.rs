@@ -5,9 +5,9 @@ use crate::wire::{get_u16, get_u32};
 
 const END: u8 = 0;
 pub const NOP: u8 = 1;
-const MSS: u8 = 2;
-const WINDOW_SCALE: u8 = 3;
-const SACK_PERMITTED: u8 = 4;
+pub const MSS: u8 = 2;
+pub const WINDOW_SCALE: u8 = 3;
+pub const SACK_PERMITTED: u8 = 4;
 /// Selective acknowledgment blocks (RFC 2018 section 3).
 pub const SACK: u8 = 5;
 /// Timestamps (RFC 7323 section 3.2).
