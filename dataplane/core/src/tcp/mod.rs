@@ -1,5 +1,6 @@
 //! TCP as a middlebox sees it.
 
+pub mod cookie;
 pub mod flags;
 pub mod options;
 pub mod reassembly;
