@@ -81,7 +81,8 @@ fn fib(flows: u32, v6: bool) -> Arc<Fib> {
     for (port, v4, six) in [(LAN, "10.0.0.0/8", "fd00::/8"), (WAN, "192.0.2.0/24", "2001:db8::/32")] {
         fib.v4.insert(v4.parse().expect("a prefix"), Route::OnLink(port));
         fib.v6.insert(six.parse().expect("a prefix"), Route::OnLink(port));
-        fib.links[port.0 as usize] = Some(Link { mac: [6, 0, 0, 0, 0, port.0], mtu: 1500, up: true });
+        fib.links[port.0 as usize] =
+            Some(Link { mac: [6, 0, 0, 0, 0, port.0], mtu: 1500, up: true, v4: None, v6: None });
     }
     for n in (0..flows).step_by(50_000) {
         let ends = ends(n, v6);

@@ -107,6 +107,15 @@ pub fn server_of(family: Family) -> IpAddr {
     }
 }
 
+/// The gateway's own addresses on a port.
+pub fn gateway_of(port: PortId) -> (Ipv4Addr, Ipv6Addr) {
+    if port == LAN {
+        (Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))
+    } else {
+        (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1))
+    }
+}
+
 /// Both hosts on their port's link.
 pub fn fib(mtu: u16) -> Fib {
     let mut fib = Fib::default();
@@ -120,8 +129,10 @@ pub fn fib(mtu: u16) -> Fib {
         fib.neighbours.insert((LAN, client_of(family)), CLIENT_MAC);
         fib.neighbours.insert((WAN, server_of(family)), SERVER_MAC);
     }
-    fib.links[0] = Some(Link { mac: LAN_MAC, mtu, up: true });
-    fib.links[1] = Some(Link { mac: WAN_MAC, mtu, up: true });
+    for (port, mac) in [(LAN, LAN_MAC), (WAN, WAN_MAC)] {
+        let (v4, v6) = gateway_of(port);
+        fib.links[usize::from(port.0)] = Some(Link { mac, mtu, up: true, v4: Some(v4), v6: Some(v6) });
+    }
     fib
 }
 

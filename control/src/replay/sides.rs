@@ -179,7 +179,7 @@ impl Side {
         fib.v4.insert(Ipv4Net::default(), Route::OnLink(lan));
         fib.v6.insert(Ipv6Net::default(), Route::OnLink(lan));
         if let Some(place) = fib.links.get_mut(lan.0 as usize) {
-            *place = Some(Link { mac: [2, 0, 0, 0, 0, 1], mtu: u16::MAX, up: true });
+            *place = Some(Link { mac: [2, 0, 0, 0, 0, 1], mtu: u16::MAX, up: true, v4: None, v6: None });
         }
         let pipeline = Pipeline::new(&config, policy.clone(), Arc::new(fib), now);
         Self { pipeline, lan, wan: PortId(u8::MAX), tuples: HashSet::new() }
