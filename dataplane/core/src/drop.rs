@@ -60,6 +60,14 @@ reasons! {
         FragmentFull = "fragment-full", "No room for another datagram under reassembly, or it has too many fragments.";
         FragmentTooBig = "fragment-too-big", "The reassembled segment does not fit the way out.";
         BadFragment = "bad-fragment", "A fragment too small for its headers, or one with an impossible offset or length.";
+        ToWeir = "to-weir", "A segment for weir itself: of a handshake that it answers, or of a server leg that it opens.";
+        OldLeg = "old-leg", "A packet of a server that the connection was taken away from, or does not have yet.";
+        LegInUse = "leg-in-use", "A client's packet with the addresses of a connection that weir opened to a server.";
+        NoServer = "no-server", "The server that the verdict asked for refused, did not answer, or cannot be reached: the connection is reset.";
+        BadCookie = "bad-cookie", "An ACK of an unknown connection that brings back no SYN cookie of ours, while such are about.";
+        SourceLimit = "source-limit", "The source prefix has as many connections, or opens them as fast, as `limits` allow.";
+        HalfOpenFull = "half-open-full", "As many half-open connections as `limits` allow.";
+        IcmpOutOfWindow = "icmp-out-of-window", "An ICMP error that quotes no segment which can be under way (RFC 5927).";
         NoFrame = "no-frame", "No free frame to build an answer in.";
         TxFull = "tx-full", "The port's transmit ring stayed full.";
         HandoffFull = "handoff-full", "The ring to the worker that owns the flow is full.";

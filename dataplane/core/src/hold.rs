@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use crate::ids::PortId;
-use crate::inspect::{Inspector, Outcome};
+use crate::inspect::{Found, Inspector, Outcome};
 use crate::parse::Meta;
+use crate::tcp::options;
 use crate::tcp::reassembly::Ranges;
 use crate::tcp::seq::Seq;
 
@@ -217,6 +218,27 @@ impl<F> Holds<F> {
         let bytes = bytes.get(skip as usize..).unwrap_or_default();
         let end = start.saturating_add(bytes.len() as u32).min(hold.budget);
         differs(&hold.ranges, buffer, start, end, bytes)
+    }
+
+    /// The newest TSecr of the frames held: the last clock that their sender saw (RFC 7323 section 4.3).
+    pub fn last_echo(&self, id: u32) -> Option<u32>
+    where
+        F: crate::frame::Frame,
+    {
+        let echo = |p: &Packet<F>| options::timestamps(p.meta.options_of(p.frame.data())).map(|ts| ts.ecr);
+        let newer = |a: u32, b: u32| if (b.wrapping_sub(a) as i32) > 0 { b } else { a };
+        self.get(id)?.frames.iter().filter_map(echo).reduce(newer)
+    }
+
+    /// What the reading was found to be, read anew.
+    pub fn found(&self, id: u32) -> Option<Found> {
+        let hold = self.get(id)?;
+        let base = id as usize * self.room;
+        let prefix = self.bytes.get(base..base + hold.ranges.contiguous() as usize)?;
+        match Inspector::default().inspect(prefix, hold.budget as usize) {
+            Outcome::Done(found) => Some(found),
+            Outcome::More => None,
+        }
     }
 
     /// Shows the reading so far to the inspector.

@@ -22,7 +22,7 @@ impl<F: Frame> Pipeline<F> {
         }
         if meta.flags.syn() {
             // A SYN-ACK sent again, since the client's ACK was lost; no new connection opens behind a verdict.
-            return if side == Side::Server && meta.ack == flow.isn.add(1) {
+            return if side == Side::Server && flow.leg == Flow::NO_LEG && meta.ack == flow.isn.add(1) {
                 self.forward_syn(packet, out)
             } else {
                 self.discard(packet.frame, DropReason::UnexpectedSyn, out)
@@ -58,9 +58,9 @@ impl<F: Frame> Pipeline<F> {
             Rst::Ends => {
                 self.drop_hold(slot, DropReason::Ended, out);
                 self.close(slot, timers::CLOSED);
-                self.forward(packet, out);
+                self.send_on(slot, side, packet, out);
             }
-            Rst::Challenged => self.forward(packet, out),
+            Rst::Challenged => self.send_on(slot, side, packet, out),
             Rst::OutOfWindow => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
         }
     }

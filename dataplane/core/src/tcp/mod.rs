@@ -2,6 +2,7 @@
 
 pub mod cookie;
 pub mod flags;
+pub mod grants;
 pub mod options;
 pub mod reassembly;
 pub mod seq;

@@ -1,0 +1,106 @@
+//! ICMP errors about connections that weir joins of two: what they quote is put into the words of the end they are for
+//! (RFC 5508 section 4 for address translators; RFC 5927 section 4.1 for whom to believe).
+
+use crate::drop::{DropReason, PuntReason};
+use crate::flow::key::{FlowKey, Tuple};
+use crate::flow::record::{Flow, Side, Stage};
+use crate::frame::Frame;
+use crate::hold::Packet;
+use crate::ids::{Nanos, PortId};
+use crate::pipeline::{Output, Pipeline, PuntTo, Punted};
+use crate::wire::icmp::IcmpMeta;
+
+impl<F: Frame> Pipeline<F> {
+    /// Takes an ICMP error that quotes a TCP segment. What is not about a joined connection goes to the kernel as it came.
+    pub fn handle_icmp(
+        &mut self,
+        now: Nanos,
+        frame: F,
+        port: PortId,
+        meta: IcmpMeta,
+        out: &mut Output<F>,
+    ) {
+        self.now = now;
+        let key = FlowKey::of(&meta.quoted);
+        let by_leg = self.legs.find(&key).and_then(|id| self.legs.get(id)).map(|leg| leg.flow);
+        let Some(slot) = by_leg.or_else(|| self.flows.find(&key)) else {
+            return self.pass_error(frame, out);
+        };
+        let Some(flow) = self.flows.get(slot) else { return self.pass_error(frame, out) };
+        if flow.stage == Stage::Elsewhere {
+            let worker = flow.leg as usize;
+            return out.hand_icmp.push((worker, frame, port, meta));
+        }
+        let Some(leg) = self.legs.get(flow.leg) else { return self.pass_error(frame, out) };
+        let to_server = meta.quoted == leg.tuple;
+        let to_client = meta.quoted == flow.tuple().reversed();
+        let apart = leg.is_apart;
+        match (flow.stage, to_server, to_client) {
+            (Stage::Dialing, true, _) => self.error_of_syn(slot, frame, &meta, out),
+            (Stage::Splice | Stage::Closed, true, _) => {
+                self.translate_error(slot, Side::Server, frame, &meta, out);
+            }
+            (Stage::Splice | Stage::Closed, _, true) => {
+                self.translate_error(slot, Side::Client, frame, &meta, out);
+            }
+            // About the server that the connection was taken from, or before there was one.
+            _ if apart || flow.by_weir => self.discard(frame, DropReason::OldLeg, out),
+            _ => self.pass_error(frame, out),
+        }
+    }
+
+    fn pass_error(&mut self, frame: F, out: &mut Output<F>) {
+        let reason = PuntReason::NotIntercepted;
+        self.counters.punt(reason);
+        out.punt.push(Punted { to: PuntTo::Forward, reason, frame });
+    }
+
+    /// An error about the SYN of a server leg.
+    fn error_of_syn(&mut self, slot: u32, frame: F, meta: &IcmpMeta, out: &mut Output<F>) {
+        let leg = self.flows.get(slot).and_then(|flow| self.legs.get(flow.leg));
+        let ours = leg.is_some_and(|leg| leg.isn == meta.seq);
+        self.discard(frame, if ours { DropReason::ToWeir } else { DropReason::IcmpOutOfWindow }, out);
+        if ours && meta.is_hard() {
+            self.dialing_icmp(slot, out);
+        }
+    }
+
+    /// An error that comes from the side `from`, about what the other end sent.
+    fn translate_error(
+        &mut self,
+        slot: u32,
+        from: Side,
+        mut frame: F,
+        meta: &IcmpMeta,
+        out: &mut Output<F>,
+    ) {
+        let Some(flow) = self.flows.get(slot) else { return self.discard(frame, DropReason::OldLeg, out) };
+        let Some(up) = self.legs.get(flow.leg).and_then(|leg| leg.up.as_ref()) else {
+            return self.discard(frame, DropReason::OldLeg, out);
+        };
+        if !in_flight(flow, from, meta) {
+            return self.discard(frame, DropReason::IcmpOutOfWindow, out);
+        }
+        let done = match from {
+            Side::Server => up.icmp_to_client(&mut frame, meta),
+            Side::Client => up.icmp_to_server(&mut frame, meta),
+        };
+        match done {
+            Ok(meta) => self.forward(Packet { frame, port: PortId(u8::MAX), meta: meta.as_packet() }, out),
+            Err(reason) => self.discard(frame, reason, out),
+        }
+    }
+}
+
+/// Whether the quoted segment can be one that is under way: between what is acknowledged and what was sent.
+fn in_flight(flow: &Flow, from: Side, meta: &IcmpMeta) -> bool {
+    // Errors from the server's side are about what the client sent, and both are in the client's numbers.
+    let (una, nxt) = match from {
+        Side::Server => (flow.server.ack, flow.client.nxt),
+        Side::Client => (flow.client.ack, flow.server.nxt),
+    };
+    !meta.seq.before(una) && !meta.seq.after(nxt)
+}
+
+/// The tuple's key finds the connection from either side.
+const _: fn(&Tuple) -> FlowKey = FlowKey::of;
