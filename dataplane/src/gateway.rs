@@ -14,7 +14,7 @@ use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
 use weir_core::fragments::MAX_PIECES;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId, PortSet};
-use weir_core::pipeline::{Config, Pipeline};
+use weir_core::pipeline::{Config, Pipeline, ServerFailed};
 use weir_core::view::FlowView;
 use weir_sys::steering::{Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
@@ -37,6 +37,8 @@ const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 const MAILBOX: usize = 4096;
 /// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
+/// Failures of servers that wait for control at most.
+const FAILURES: usize = 1024;
 /// How often the heartbeat is written.
 const BEAT: Duration = Duration::from_millis(10);
 
@@ -109,6 +111,7 @@ pub struct Dataplane {
     commands: Vec<Arc<ArrayQueue<Command>>>,
     handoff: Arc<Handoff<XskFrame>>,
     ports: Vec<PortState>,
+    failures: Arc<ArrayQueue<ServerFailed>>,
     frames: usize,
 }
 
@@ -150,9 +153,10 @@ impl Dataplane {
             commands: Vec::new(),
             handoff,
             ports,
+            failures: Arc::new(ArrayQueue::new(FAILURES)),
             frames,
         };
-        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed() };
+        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed(), secret: random_secret(), failures: plane.failures.clone() };
         let share = frames / drivers.len();
         for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
             let own = pool.split_off(pool.len().saturating_sub(share));
@@ -182,7 +186,7 @@ impl Dataplane {
         let commands = Arc::new(ArrayQueue::new(16));
         let parts = Parts {
             id,
-            pipeline: make.pipeline(frames.len(), self.handoff.workers()),
+            pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
             driver,
             hasher: FlowHasher::new(make.seed),
             handoff: self.handoff.clone(),
@@ -190,6 +194,7 @@ impl Dataplane {
             snapshots: publisher.subscribe(),
             commands: commands.clone(),
             stats: stats.clone(),
+            failures: make.failures.clone(),
             frames,
             senders: make.senders(),
         };
@@ -266,6 +271,11 @@ impl Dataplane {
         self.threads.len()
     }
 
+    /// Servers of pools that did not take a connection, as workers find out.
+    pub fn failures(&self) -> Arc<ArrayQueue<ServerFailed>> {
+        self.failures.clone()
+    }
+
     /// What each port got.
     pub fn ports(&self) -> &[PortState] {
         &self.ports
@@ -325,10 +335,13 @@ struct Make<'a> {
     punt: &'a Punt,
     first: &'a Snapshot,
     seed: u64,
+    /// Of SYN cookies: a client's SYN and its ACK meet the same worker, and still all have one.
+    secret: [u8; 32],
+    failures: Arc<ArrayQueue<ServerFailed>>,
 }
 
 impl Make<'_> {
-    fn pipeline(&self, frames: usize, workers: usize) -> Pipeline<XskFrame> {
+    fn pipeline(&self, id: usize, frames: usize, workers: usize) -> Pipeline<XskFrame> {
         let mut partial = PortSet::default();
         for (at, _) in self.spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
             partial.insert(PortId(at as u8));
@@ -344,7 +357,10 @@ impl Make<'_> {
             // An eighth of the frames at most: fragments must not take what whole packets need.
             fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
             partial_checksums: partial,
+            worker: id,
+            workers,
             seed: self.seed,
+            secret: self.secret,
             is_replay: false,
         };
         let now = Nanos(clock::monotonic_ns());
@@ -423,4 +439,13 @@ fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
 /// From the system's random numbers, so that nobody outside can choose colliding flows.
 fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+/// From the same.
+fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    for part in secret.chunks_exact_mut(8) {
+        part.copy_from_slice(&random_seed().to_ne_bytes());
+    }
+    secret
 }

@@ -88,8 +88,8 @@ pub enum KernelOp {
 /// A change at another worker, which receives the packets of a server leg.
 #[derive(Debug)]
 pub enum LegOp<F> {
-    /// Packets with this key are to be handed to the worker that says this; then the frame is to be sent.
-    Claim { worker: usize, key: FlowKey, frame: Option<(PortId, F)> },
+    /// What the destination of `leg` answers is to be handed to the worker that says this; then the frame is to be sent.
+    Claim { worker: usize, leg: Tuple, frame: Option<(PortId, F)> },
     Release { worker: usize, key: FlowKey },
 }
 
@@ -404,18 +404,17 @@ impl<F: Frame> Pipeline<F> {
         out.hand.push((worker, packet));
     }
 
-    /// Packets with this key are for `worker` from now on. `false`: no room, or they are another connection's.
-    pub fn claim(&mut self, now: Nanos, key: &FlowKey, server_is_low: bool, worker: usize) -> bool {
+    /// What comes from the destination of `leg` is for `worker` from now on. `false`: no room, or it is another
+    /// connection's.
+    pub fn claim(&mut self, now: Nanos, leg: &Tuple, worker: usize) -> bool {
         self.now = now;
-        if let Some(slot) = self.flows.find(key) {
-            let ours = |flow: &mut Flow| flow.stage == Stage::Elsewhere && flow.leg as usize == worker;
+        if let Some(slot) = self.flows.find(&FlowKey::of(leg)) {
             return self.flows.get_mut(slot).is_some_and(|flow| {
                 flow.seen = now;
-                ours(flow)
+                flow.stage == Stage::Elsewhere && flow.leg as usize == worker
             });
         }
-        let (src, dst) = if server_is_low { (key.high, key.low) } else { (key.low, key.high) };
-        let mut flow = Flow::new(&Tuple { src, dst }, PortId(u8::MAX), InterceptId(u8::MAX), 0, now);
+        let mut flow = Flow::new(leg, PortId(u8::MAX), InterceptId(u8::MAX), 0, now);
         (flow.stage, flow.leg) = (Stage::Elsewhere, worker as u32);
         let Some(slot) = self.flows.insert(flow) else { return false };
         self.flows.arm(slot, now.saturating_add(timers::IDLE));

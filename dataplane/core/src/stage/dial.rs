@@ -73,15 +73,12 @@ impl<F: Frame> Pipeline<F> {
         let addr = self.fib.source(server.addr.ip())?.into();
         let hash = self.hasher.hash(&flow.key);
         let (hasher, workers, worker) = (&self.hasher, self.workers, self.worker);
-        let (flows, legs) = (&self.flows, &self.legs);
-        // Only ports whose packets come to this worker, and whose addresses are free.
+        // Only ports whose packets come to this worker.
         let fits = |port: u16| {
             let key = FlowKey::of(&Tuple { src: Endpoint { addr, port }, dst: server });
             owner(hasher.hash(&key), workers) == worker
-                && flows.find(&key).is_none()
-                && legs.find(&key).is_none()
         };
-        let port = self.ports.take(&server, hash, fits)?;
+        let port = self.ports.take(&server, &addr, hash, fits)?;
         let tuple = Tuple { src: Endpoint { addr, port }, dst: server };
         let made = self.insert_leg(slot, &flow, tuple, target, not, true);
         if made.is_none() {
@@ -146,13 +143,13 @@ impl<F: Frame> Pipeline<F> {
                 timestamps: offer.timestamps.then_some(Timestamps { val: offer.tsval, ecr: 0 }),
             },
         };
-        let (receiver, key) = (leg.receiver, leg.key());
+        let (receiver, leg) = (leg.receiver, leg.tuple);
         self.flows.arm(slot, self.now.saturating_add(crate::ids::Nanos(wait)));
         let before = out.tx.len();
         self.send_built(&segment, out);
         if let Some(worker) = receiver {
             let frame = if out.tx.len() > before { out.tx.pop() } else { None };
-            out.legs.push(LegOp::Claim { worker, key, frame });
+            out.legs.push(LegOp::Claim { worker, leg, frame });
         }
     }
 
