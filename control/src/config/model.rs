@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use weir_core::ids::PortId;
-use weir_core::policy::{InterceptSpec, Policy, PolicyBuilder, Pool};
+use weir_core::policy::{InterceptSpec, Policy, PolicyBuilder, PoolSpec};
 
 /// One valid configuration. Made by [`super::load`]; what it holds has been checked there.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Config {
     /// In the order of the file: an intercept's place is its `InterceptId`.
     pub intercepts: Vec<InterceptSpec>,
     /// In the order of the file: a pool's place is its `PoolId`.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<PoolSpec>,
 }
 
 /// What becomes of intercepted traffic while weir is down.

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use weir_core::ids::{MAX_INTERCEPTS, Nanos, PortId, PortSet};
-use weir_core::policy::{Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Pool};
+use weir_core::policy::{Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, PoolSpec};
 
 use super::hosts::HostFiles;
 use super::{InterceptSpans, Seen, name, rule, sections};
@@ -36,7 +36,7 @@ const GRACE: RangeInclusive<u64> = 0..=24 * 3_600_000_000_000;
 #[derive(Debug)]
 pub struct Context<'c> {
     pub ports: &'c [Port],
-    pub pools: &'c [Pool],
+    pub pools: &'c [PoolSpec],
     pub hosts: HostFiles,
 }
 

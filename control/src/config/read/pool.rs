@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use weir_core::policy::{Balance, MAX_POOLS, Pool, Source};
+use weir_core::policy::{Balance, MAX_POOLS, PoolSpec, Server, Source};
 
 use super::{Seen, name, sections};
 use crate::config::section::{Reader, Section};
@@ -10,14 +10,14 @@ use crate::config::source::Span;
 use crate::config::values;
 
 /// All pools, and where each stands.
-pub fn read_all(reader: &mut Reader<'_>, top: &Section<'_>) -> (Vec<Pool>, Vec<Span>) {
+pub fn read_all(reader: &mut Reader<'_>, top: &Section<'_>) -> (Vec<PoolSpec>, Vec<Span>) {
     let keys = ["name", "servers", "balance", "source", "proxy_protocol"];
     let mut names = Seen::default();
     let sections = sections(reader, top, "pool", MAX_POOLS, &keys);
     sections.iter().map(|section| (read(reader, section, &mut names), section.span.clone())).unzip()
 }
 
-fn read(reader: &mut Reader<'_>, section: &Section<'_>, names: &mut Seen) -> Pool {
+fn read(reader: &mut Reader<'_>, section: &Section<'_>, names: &mut Seen) -> PoolSpec {
     let name = name(reader, section, names);
     let servers = servers(reader, section);
     let balance =
@@ -34,7 +34,12 @@ fn read(reader: &mut Reader<'_>, section: &Section<'_>, names: &mut Seen) -> Poo
     {
         reader.error(&item.key, "`proxy_protocol` is not available in this version of weir; leave it out");
     }
-    Pool { name, servers, balance: balance.unwrap_or_default(), source: source.unwrap_or_default() }
+    PoolSpec {
+        servers: servers.into_iter().map(Server::new).collect(),
+        balance: balance.unwrap_or_default(),
+        source: source.unwrap_or_default(),
+        ..PoolSpec::new(&name)
+    }
 }
 
 fn servers(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<SocketAddr> {
