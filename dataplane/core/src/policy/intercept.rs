@@ -116,6 +116,8 @@ pub struct Intercept {
     rules: Vec<Rule>,
     /// Some rule says `relay` and can be judged at the SYN.
     relays_at_syn: bool,
+    /// Some rule says `send`.
+    sends: bool,
 }
 
 impl Intercept {
@@ -137,8 +139,14 @@ impl Intercept {
             to: spec.to.into_iter().collect(),
             tcp: spec.tcp.into_iter().collect(),
             relays_at_syn: rules.iter().any(|rule| rule.action == Action::Relay && !rule.by_content()),
+            sends: rules.iter().any(|rule| matches!(rule.action, Action::Send(_))),
             rules,
         }
+    }
+
+    /// Whether some rule sends connections to a pool.
+    pub const fn sends(&self) -> bool {
+        self.sends
     }
 
     pub fn rules(&self) -> &[Rule] {

@@ -2,10 +2,11 @@
 //! the leg's translation has them.
 
 use crate::drop::DropReason;
+use crate::flow::legs::Leg;
 use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
-use crate::ids::Nanos;
+use crate::ids::{Nanos, PoolId, ServerId};
 use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::ProxyVersion;
@@ -27,7 +28,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return };
         let clock = self.cookies.clock(&flow.tuple(), self.now);
         let Some(leg) = self.legs.get_mut(flow.leg) else { return };
-        leg.up = Some(translation(flow, &leg.tuple, meta, granted, clock, self.now));
+        leg.up = Some(translation(flow, leg, meta, granted, clock, self.now));
         leg.since = self.now;
         let (id, header) = (flow.leg, leg.header);
         let Some(flow) = self.flows.get_mut(slot) else { return };
@@ -77,7 +78,7 @@ impl<F: Frame> Pipeline<F> {
         let window = u32::try_from(flow.client.edge.since(flow.client.ack)).unwrap_or(0);
         let shift = if up.shift_to_server > 0 { 0 } else { flow.client.shift.min(14) };
         let timestamps = match up.timestamps {
-            TimestampMode::Both { .. } => Some(Timestamps { val: flow.offer.tsval, ecr: up.first_tsval }),
+            TimestampMode::Both { first, .. } => Some(Timestamps { val: flow.offer.tsval, ecr: first }),
             _ => None,
         };
         Some(Segment {
@@ -106,7 +107,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn proxy_header(
         &mut self,
         slot: u32,
-        target: Option<(crate::ids::PoolId, crate::ids::ServerId)>,
+        target: Option<(PoolId, ServerId)>,
     ) -> Option<u16> {
         let mut header = [0; MAX_PROXY_HEADER];
         u16::try_from(self.write_header(slot, target, &mut header)?).ok()
@@ -115,7 +116,7 @@ impl<F: Frame> Pipeline<F> {
     fn write_header(
         &mut self,
         slot: u32,
-        target: Option<(crate::ids::PoolId, crate::ids::ServerId)>,
+        target: Option<(PoolId, ServerId)>,
         into: &mut [u8],
     ) -> Option<usize> {
         let Some(version) = self.proxy_version(target) else { return Some(0) };
@@ -134,7 +135,7 @@ impl<F: Frame> Pipeline<F> {
 
     fn proxy_version(
         &self,
-        target: Option<(crate::ids::PoolId, crate::ids::ServerId)>,
+        target: Option<(PoolId, ServerId)>,
     ) -> Option<ProxyVersion> {
         self.policy.pool(target?.0)?.proxy
     }
@@ -223,7 +224,7 @@ impl<F: Frame> Pipeline<F> {
 /// How packets cross between the client's leg and the one to the server that sent the SYN-ACK `meta`.
 fn translation(
     flow: &Flow,
-    server: &crate::flow::key::Tuple,
+    leg: &Leg,
     meta: &Meta,
     granted: &SynOptions,
     clock: u32,
@@ -240,22 +241,26 @@ fn translation(
     // The clock that the client has been shown goes on: weir's own, or that of the server it was taken from.
     let shown = if flow.by_weir { clock } else { offer.shown };
     let timestamps = match (offer.timestamps, granted.timestamps) {
-        (true, Some(ts)) => TimestampMode::Both { offset: shown.wrapping_sub(ts.val) },
-        (true, None) => TimestampMode::client_only(shown, offer.tsval, now),
+        (true, Some(ts)) => TimestampMode::Both { offset: shown.wrapping_sub(ts.val), first: ts.val },
+        (true, None) => {
+            let clock = (now.0 / 1_000_000) as u32;
+            TimestampMode::ClientOnly { base: shown.wrapping_sub(clock), echo: offer.tsval }
+        }
         (false, _) => TimestampMode::None,
     };
     Translation {
         client: flow.tuple(),
-        server: *server,
+        server: leg.tuple,
         delta: flow.server.nxt.0.wrapping_sub(base.0),
         start: flow.isn.add(1),
+        prefix: u32::from(leg.header),
         base,
         timestamps,
-        first_tsval: granted.timestamps.map_or(0, |ts| ts.val),
         sack: offer.sack && granted.sack,
+        server_scale: if offer.window_scale { granted.window_scale.unwrap_or(0).min(14) } else { 0 },
         shift_to_client: to_client,
         shift_to_server: to_server,
         ecn: offer.ecn && meta.flags.0 & (TcpFlags::ECE | TcpFlags::CWR) == TcpFlags::ECE,
-        ..Translation::default()
+        acked: false,
     }
 }
