@@ -102,7 +102,10 @@ fn established(flows: u32, v6: bool) -> (Pipeline<HeapFrame>, Output<HeapFrame>)
         names: 64,
         fragments: 16,
         partial_checksums: PortSet::default(),
+        worker: 0,
+        workers: 1,
         seed: 1,
+        secret: [7; 32],
         is_replay: false,
     };
     let mut pipeline = Pipeline::new(&config, policy(), fib(flows, v6), Nanos(1));

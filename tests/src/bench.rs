@@ -45,6 +45,13 @@ pub enum Moved {
     Relayed,
     Midstream,
     Expired,
+    Sent,
+    Retried,
+    Failed,
+    CookieSent,
+    CookieAccepted,
+    CookieFailed,
+    Limited,
 }
 
 /// What a bench is made of.
@@ -80,7 +87,10 @@ impl Setup {
             names: 16,
             fragments: 8,
             partial_checksums: PortSet(0),
+            worker: 0,
+            workers: 1,
             seed: 7,
+            secret: [7; 32],
             is_replay: false,
         };
         Self { config, frames: FRAMES, spec, fib: fib(1500) }
@@ -293,6 +303,9 @@ impl Bench {
             Ok(Parsed::Fragment(meta)) => {
                 self.pipe.handle_fragment(self.now, frame, port, meta, &mut self.out);
             }
+            Ok(Parsed::Icmp(meta)) => {
+                self.pipe.handle_icmp(self.now, frame, port, meta, &mut self.out);
+            }
             Ok(Parsed::NotTcp) => self.pipe.handle_other(frame, &mut self.out),
             Err(reason) => {
                 self.pipe.counters.drop(reason);
@@ -324,6 +337,13 @@ impl Bench {
             (Moved::Relayed, t.relayed),
             (Moved::Midstream, t.midstream),
             (Moved::Expired, t.expired),
+            (Moved::Sent, t.sent),
+            (Moved::Retried, t.retried),
+            (Moved::Failed, t.failed),
+            (Moved::CookieSent, t.cookies_sent),
+            (Moved::CookieAccepted, t.cookies_accepted),
+            (Moved::CookieFailed, t.cookies_failed),
+            (Moved::Limited, t.limited),
         ];
         drops.chain(punts).chain(totals).filter(|(_, n)| *n > 0).collect()
     }

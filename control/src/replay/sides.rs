@@ -172,7 +172,10 @@ impl Side {
             names: FLOWS / 16,
             fragments: 64,
             partial_checksums: PortSet::default(),
+            worker: 0,
+            workers: 1,
             seed: 0,
+            secret: [7; 32],
             is_replay: true,
         };
         let mut fib = Fib::default();

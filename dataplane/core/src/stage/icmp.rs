@@ -7,7 +7,11 @@ use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{Nanos, PortId};
+use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline, PuntTo, Punted};
+use crate::tcp::flags::TcpFlags;
+use crate::tcp::seq::Seq;
+use crate::wire::addr::Endpoint;
 use crate::wire::icmp::IcmpMeta;
 
 impl<F: Frame> Pipeline<F> {
@@ -86,7 +90,7 @@ impl<F: Frame> Pipeline<F> {
             Side::Client => up.icmp_to_server(&mut frame, meta),
         };
         match done {
-            Ok(meta) => self.forward(Packet { frame, port: PortId(u8::MAX), meta: meta.as_packet() }, out),
+            Ok(meta) => self.forward(Packet { frame, port: PortId(u8::MAX), meta: as_segment(&meta) }, out),
             Err(reason) => self.discard(frame, reason, out),
         }
     }
@@ -102,5 +106,22 @@ fn in_flight(flow: &Flow, from: Side, meta: &IcmpMeta) -> bool {
     !meta.seq.before(una) && !meta.seq.after(nxt)
 }
 
-/// The tuple's key finds the connection from either side.
-const _: fn(&Tuple) -> FlowKey = FlowKey::of;
+/// An error in the terms that forwarding needs: where it goes, its TTL, where it ends.
+const fn as_segment(meta: &IcmpMeta) -> Meta {
+    Meta {
+        tuple: Tuple {
+            src: Endpoint { addr: meta.src, port: 0 },
+            dst: Endpoint { addr: meta.dst, port: 0 },
+        },
+        v6: meta.v6,
+        l4: meta.l4,
+        payload: meta.end,
+        end: meta.end,
+        ttl: meta.ttl,
+        flags: TcpFlags(0),
+        seq: meta.seq,
+        ack: Seq(0),
+        window: 0,
+        reassembled: false,
+    }
+}

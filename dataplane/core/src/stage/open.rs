@@ -84,9 +84,10 @@ impl<F: Frame> Pipeline<F> {
         if self.flows.half_open() >= self.half_open_limit() {
             return self.no_room(id, full, DropReason::HalfOpenFull, packet, out);
         }
-        if let Err(packet) = self.admit(packet) {
-            return self.over_source(packet, out);
-        }
+        let packet = match self.admit(packet) {
+            Ok(packet) => packet,
+            Err(packet) => return self.over_source(packet, out),
+        };
         let packet = match clean_syn(packet, options) {
             Ok(packet) => packet,
             Err((reason, frame)) => return self.discard(frame, reason, out),

@@ -33,6 +33,7 @@ pub const UNACKED: Nanos = Nanos::from_secs(60);
 impl<F: Frame> Pipeline<F> {
     pub(crate) fn timer(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
+        let passes = flow.passes();
         let (stage, seen, held, key) = (flow.stage, flow.seen, flow.hold != Flow::NO_HOLD, flow.key);
         match stage {
             Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
@@ -53,7 +54,7 @@ impl<F: Frame> Pipeline<F> {
             Stage::Refused => {
                 self.expire_at(slot, seen.max(self.grace_end(slot)).saturating_add(REFUSED), out);
             }
-            Stage::Closed if !flow.passes() && self.now < self.grace_end(slot) => {
+            Stage::Closed if !passes && self.now < self.grace_end(slot) => {
                 self.flows.arm(slot, self.grace_end(slot));
             }
             Stage::Closed => self.forget(slot, out),
