@@ -132,7 +132,7 @@ impl<D: Driver> Worker<D> {
         match parse::parse(frame.data()) {
             Ok(Parsed::Tcp(meta)) => self.steer(now, Packet { frame, port, meta }),
             Ok(Parsed::Fragment(meta)) => self.steer_fragment(now, frame, port, meta),
-            Ok(Parsed::NotTcp) => self.parts.pipeline.handle_other(frame, &mut self.out),
+            Ok(Parsed::NotTcp | Parsed::Icmp(_)) => self.parts.pipeline.handle_other(frame, &mut self.out),
             Err(reason) => self.discard(frame, reason),
         }
     }

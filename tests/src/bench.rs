@@ -282,7 +282,7 @@ impl Bench {
             Ok(Parsed::Fragment(meta)) => {
                 self.pipe.handle_fragment(self.now, frame, port, meta, &mut self.out);
             }
-            Ok(Parsed::NotTcp) => self.pipe.handle_other(frame, &mut self.out),
+            Ok(Parsed::NotTcp | Parsed::Icmp(_)) => self.pipe.handle_other(frame, &mut self.out),
             Err(reason) => {
                 self.pipe.counters.drop(reason);
                 self.out.free.push(frame);
