@@ -13,7 +13,7 @@
 mod icmp;
 mod options;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::drop::DropReason;
 use crate::flow::key::Tuple;

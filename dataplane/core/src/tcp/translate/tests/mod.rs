@@ -8,7 +8,7 @@ mod segments;
 use super::*;
 use crate::frame::HeapFrame;
 use crate::parse::{Parsed, parse};
-use crate::wire::addr::Endpoint;
+use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::put;
 use std::net::SocketAddr;
 
@@ -171,6 +171,29 @@ pub fn ip_header(src: &Addr, dst: &Addr, protocol: u8, class: u8, body: &[u8], o
     ip
 }
 
+/// An ICMP error of `(type, code, rest of header)` about `quoted`, of whose segment `len` octets are quoted. From `sender`, or
+/// from the far end itself.
+pub fn error(
+    sender: Option<Addr>,
+    quoted: &Packet,
+    (kind, code, rest): (u8, u8, u32),
+    len: usize,
+) -> Vec<u8> {
+    let (src, dst) = (sender.unwrap_or(quoted.tuple.dst.addr), quoted.tuple.src.addr);
+    let v6 = !dst.is_v4();
+    let packet = quoted.bytes();
+    let ip = &packet[ETH_LEN..packet.len() - quoted.padding];
+    let headers = quoted.between.len() + if v6 { 40 } else { 20 };
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest.to_be_bytes());
+    message.extend(&ip[..ip.len().min(headers + len)]);
+    let pseudo = if v6 { pseudo(58, &src, &dst, message.len()) } else { Vec::new() };
+    let sum = slow_checksum(&[&pseudo, &message]);
+    put(&mut message, 2, &sum.to_be_bytes());
+    let header = ip_header(&src, &dst, if v6 { 58 } else { 1 }, 0, &message, 0);
+    ethernet(v6, &[header, message].concat())
+}
+
 pub fn ethernet(v6: bool, ip: &[u8]) -> Vec<u8> {
     let kind: [u8; 2] = if v6 { [0x86, 0xdd] } else { [8, 0] };
     [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2][..], &kind, ip].concat()
@@ -240,5 +263,3 @@ pub fn check(frame: &HeapFrame, out: &Meta, packet: &Packet) {
         assert_eq!(field, right, "{packet:?}");
     }
 }
-
-use crate::wire::addr::Addr;
