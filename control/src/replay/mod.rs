@@ -124,7 +124,7 @@ impl Replayer {
                     self.segment(now, whole.frame.data_mut(), &whole.meta, refitted, mended);
                 }
             }
-            Ok(Parsed::NotTcp) => self.replay.passed += 1,
+            Ok(Parsed::NotTcp | Parsed::Icmp(_)) => self.replay.passed += 1,
             Err(reason) => self.sides.refused.drop(reason),
         }
     }

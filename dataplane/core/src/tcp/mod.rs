@@ -7,3 +7,4 @@ pub mod options;
 pub mod reassembly;
 pub mod seq;
 pub mod track;
+pub mod translate;
