@@ -322,6 +322,25 @@ impl Bench {
         self.finish(&before, moved)
     }
 
+    /// Time passes; the timers are served as often as a worker serves them, as far as that makes a difference. What came,
+    /// and the counters that moved.
+    pub fn wait_any(&mut self, span: Nanos) -> (Came, Vec<Moved>) {
+        let (before, end) = (self.counters(), self.now.saturating_add(span));
+        let mut came = Came::default();
+        while self.now < end {
+            let left = Nanos(end.0 - self.now.0);
+            let step =
+                if span < Nanos::from_secs(100) { Nanos::from_millis(10) } else { Nanos::from_secs(1) };
+            self.now = self.now.saturating_add(step.min(left));
+            self.pipe.poll_timers(self.now, &mut self.out);
+            let Came { kernel, punt, tx } = self.collect();
+            came.kernel.extend(kernel);
+            came.punt.extend(punt);
+            came.tx.extend(tx);
+        }
+        (came, self.moved_since(&before))
+    }
+
     /// Counters that are not zero.
     pub fn counters(&self) -> BTreeMap<Moved, u64> {
         let pipe = &self.pipe;

@@ -8,3 +8,4 @@ mod host;
 pub mod packet;
 pub mod pair;
 pub mod random;
+pub mod script;

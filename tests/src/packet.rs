@@ -20,6 +20,8 @@ pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 pub const URG: u8 = 32;
+pub const ECE: u8 = 64;
+pub const CWR: u8 = 128;
 
 /// One segment as a test wants it.
 #[derive(Clone, Debug)]
@@ -96,6 +98,7 @@ impl Seg {
         let bit = |b: u8| self.flags & b != 0;
         (tcp.fin, tcp.syn, tcp.rst) = (bit(FIN), bit(SYN), bit(RST));
         (tcp.psh, tcp.ack, tcp.urg) = (bit(PSH), bit(ACK), bit(URG));
+        (tcp.ece, tcp.cwr) = (bit(ECE), bit(CWR));
         tcp.urgent_pointer = self.urgent;
         tcp.set_options_raw(&self.options).expect("options fit");
         tcp.checksum = match (self.src.0, self.dst.0) {
@@ -215,6 +218,8 @@ pub struct Seen {
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
+    /// The window field, not scaled.
+    pub window: u16,
     pub urgent: u16,
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
@@ -264,7 +269,8 @@ impl Seen {
             ttl,
             seq: head.sequence_number(),
             ack: head.acknowledgment_number(),
-            flags: tcp[13] & 0x3f,
+            flags: tcp[13],
+            window: head.window_size(),
             urgent: head.urgent_pointer(),
             options: head.options().to_vec(),
             payload,

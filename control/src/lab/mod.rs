@@ -27,6 +27,7 @@ mod frame;
 mod links;
 mod namespace;
 mod state;
+mod wire;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -35,6 +36,7 @@ pub use capture::{Capture, CapturedFrame};
 pub use frame::{Checksums, TcpFrame};
 pub use namespace::{Namespace, NamespaceChild};
 pub use state::{current_state, differences, host_state};
+pub use wire::{Badness, Carried, Wire};
 
 use links::{Address, DeviceEnd};
 
@@ -158,6 +160,17 @@ pub struct Lab {
     pub gateway: Namespace,
     /// Where the origins are.
     pub server: Namespace,
+    /// What carries the frames of both links, where they are bad ones.
+    wires: Option<Wires>,
+}
+
+/// Bad links: a namespace between the others, where a wire carries the frames of each.
+#[derive(Debug)]
+struct Wires {
+    lan: Wire,
+    wan: Wire,
+    /// Outlives its wires.
+    _namespace: Namespace,
 }
 
 impl Lab {
@@ -166,10 +179,30 @@ impl Lab {
     /// # Errors
     /// [`LabError`] says which step was refused; nothing remains of what was built before it.
     pub fn new(options: &LabOptions) -> Result<Self, LabError> {
-        let lab = Self {
+        Self::build(options, None)
+    }
+
+    /// As [`Self::new`], with links that are as bad as said: that of the clients, that of the servers. All devices at
+    /// their ends send frames of the MTU at most, with whole checksums.
+    ///
+    /// # Errors
+    /// As of [`Self::new`].
+    pub fn with_bad_links(options: &LabOptions, lan: Badness, wan: Badness) -> Result<Self, LabError> {
+        Self::build(options, Some([lan, wan]))
+    }
+
+    /// Ends both wires of [`Self::with_bad_links`]: what that of the clients and that of the servers has carried. The
+    /// links carry nothing from here on.
+    pub fn stop_wires(&mut self) -> Option<[Carried; 2]> {
+        self.wires.take().map(|wires| [wires.lan.stop(), wires.wan.stop()])
+    }
+
+    fn build(options: &LabOptions, bad: Option<[Badness; 2]>) -> Result<Self, LabError> {
+        let mut lab = Self {
             client: Namespace::new("client")?,
             gateway: Namespace::with_private_mounts("gateway")?,
             server: Namespace::new("server")?,
+            wires: None,
         };
         for namespace in [&lab.client, &lab.gateway, &lab.server] {
             // Duplicate address detection would keep new IPv6 addresses unusable for a second or two.
@@ -180,8 +213,20 @@ impl Lab {
         if let Some(on) = options.forwarding {
             lab.set_forwarding(on)?;
         }
-        lab.join(&LAN_LINK, &lab.client, options.queues)?;
-        lab.join(&WAN_LINK, &lab.server, options.queues)?;
+        match bad {
+            None => {
+                lab.join(&LAN_LINK, &lab.client, options.queues)?;
+                lab.join(&WAN_LINK, &lab.server, options.queues)?;
+            }
+            Some([lan, wan]) => {
+                let between = Namespace::new("wire")?;
+                // It carries, and says nothing itself.
+                between.write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+                let lan = lab.join_over(&between, &LAN_LINK, &lab.client, options.queues, lan)?;
+                let wan = lab.join_over(&between, &WAN_LINK, &lab.server, options.queues, wan)?;
+                lab.wires = Some(Wires { lan, wan, _namespace: between });
+            }
+        }
         let devices = [LAN_DEVICE, WAN_DEVICE];
         lab.gateway.run(|| devices.into_iter().try_for_each(links::wait_until_usable))?;
         lab.client.run(|| {
@@ -202,7 +247,19 @@ impl Lab {
     /// Where namespaces are refused and `CI=true`, since there a skipped test counts as failed; and when
     /// something else than a missing privilege is in the way.
     pub fn for_test(options: &LabOptions) -> Option<Self> {
-        match Self::new(options) {
+        Self::or_skipped(Self::new(options))
+    }
+
+    /// As [`Self::for_test`], of [`Self::with_bad_links`].
+    ///
+    /// # Panics
+    /// As of [`Self::for_test`].
+    pub fn with_bad_links_for_test(options: &LabOptions, lan: Badness, wan: Badness) -> Option<Self> {
+        Self::or_skipped(Self::with_bad_links(options, lan, wan))
+    }
+
+    fn or_skipped(lab: Result<Self, LabError>) -> Option<Self> {
+        match lab {
             Ok(lab) => Some(lab),
             Err(LabError::System { what, source }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
@@ -234,13 +291,38 @@ impl Lab {
 
     /// Makes one veth pair between the gateway and a namespace beside it, with addresses.
     fn join(&self, link: &Link, neighbour: &Namespace, queues: u32) -> Result<(), LabError> {
-        let inner = DeviceEnd { name: link.gateway_device, mac: link.gateway_mac };
-        let outer = DeviceEnd { name: link.outer_device, mac: link.outer_mac };
+        self.gateway.run(|| links::create_veth(&link.inner(), &link.outer(), neighbour.net_fd(), queues))?;
+        self.configure(link, neighbour)
+    }
+
+    /// Makes a link of two veth pairs with a wire between them.
+    fn join_over(
+        &self,
+        between: &Namespace,
+        link: &Link,
+        neighbour: &Namespace,
+        queues: u32,
+        badness: Badness,
+    ) -> Result<Wire, LabError> {
+        for (namespace, end, (name, mac)) in
+            [(neighbour, link.outer(), link.wire_ends[0]), (&self.gateway, link.inner(), link.wire_ends[1])]
+        {
+            let far = DeviceEnd { name, mac };
+            namespace.run(|| links::create_veth(&end, &far, between.net_fd(), queues))?;
+            let plain = namespace.run(|| weir_sys::ethtool::set_tx_checksums(end.name, false));
+            plain.map_err(namespace::system(&format!("switch the offloads of {} off", end.name)))?;
+            between.run(|| links::set_up(name))?;
+        }
+        self.configure(link, neighbour)?;
+        Wire::join(between, link.wire_ends.map(|(name, _)| name), badness)
+    }
+
+    /// Gives both ends of a link their addresses.
+    fn configure(&self, link: &Link, neighbour: &Namespace) -> Result<(), LabError> {
         let gateway_addresses: Vec<Address> = link.gateway.iter().map(|ip| address(*ip)).collect();
         let outer_addresses: Vec<Address> = (link.outer)().into_iter().map(address).collect();
-        self.gateway.run(|| links::create_veth(&inner, &outer, neighbour.net_fd(), queues))?;
-        neighbour.run(|| links::configure(outer.name, &outer_addresses))?;
-        self.gateway.run(|| links::configure(inner.name, &gateway_addresses))
+        neighbour.run(|| links::configure(link.outer_device, &outer_addresses))?;
+        self.gateway.run(|| links::configure(link.gateway_device, &gateway_addresses))
     }
 }
 
@@ -252,6 +334,17 @@ struct Link {
     outer_mac: [u8; 6],
     gateway: [IpAddr; 2],
     outer: fn() -> Vec<IpAddr>,
+    /// Devices of a wire between, towards the neighbour and towards the gateway.
+    wire_ends: [(&'static str, [u8; 6]); 2],
+}
+
+impl Link {
+    const fn inner(&self) -> DeviceEnd {
+        DeviceEnd { name: self.gateway_device, mac: self.gateway_mac }
+    }
+    const fn outer(&self) -> DeviceEnd {
+        DeviceEnd { name: self.outer_device, mac: self.outer_mac }
+    }
 }
 
 const LAN_LINK: Link = Link {
@@ -261,6 +354,7 @@ const LAN_LINK: Link = Link {
     outer_mac: [0x02, 0x77, 0, 0, 0, 1],
     gateway: [IPV4.lan_gateway, IPV6.lan_gateway],
     outer: || vec![IPV4.client, IPV4.other_client, IPV6.client, IPV6.other_client],
+    wire_ends: [("client1", [0x02, 0x77, 0, 0, 0, 5]), ("lan1", [0x02, 0x77, 0, 0, 0, 6])],
 };
 
 const WAN_LINK: Link = Link {
@@ -270,6 +364,7 @@ const WAN_LINK: Link = Link {
     outer_mac: [0x02, 0x77, 0, 0, 0, 4],
     gateway: [IPV4.wan_gateway, IPV6.wan_gateway],
     outer: || IPV4.servers.into_iter().chain(IPV6.servers).collect(),
+    wire_ends: [("server1", [0x02, 0x77, 0, 0, 0, 7]), ("wan1", [0x02, 0x77, 0, 0, 0, 8])],
 };
 
 fn address(ip: IpAddr) -> Address {

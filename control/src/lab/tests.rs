@@ -236,3 +236,42 @@ fn work_in_namespace_may_borrow_and_its_sockets_stay_there() {
     assert!(TcpListener::bind(target).is_err(), "the host has no such address");
     assert_eq!(listener.local_addr().expect("bound"), target);
 }
+
+/// Over bad links everything arrives all the same, and the wires tell what they did.
+#[test]
+fn bad_links_lose_and_reorder_and_the_ends_mend_it() {
+    let bad = Badness {
+        loses: 100,
+        copies: 200,
+        damages: 500,
+        reorders: 50,
+        kept_back: Duration::from_millis(3),
+        delay: Duration::ZERO,
+        seed: 5,
+    };
+    let other = Badness { seed: 6, ..bad };
+    let Some(mut lab) = Lab::with_bad_links_for_test(&forwarding(), bad, other) else { return };
+    let sent: Vec<u8> = (0..2_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (family, addresses) in FAMILIES {
+        let listener = lab.server.run(|| TcpListener::bind((addresses.servers[0], 0))).expect(family);
+        let target = listener.local_addr().expect("bound");
+        let limit = Duration::from_secs(10);
+        let mut client = lab.client.run(|| TcpStream::connect_timeout(&target, limit)).expect(family);
+        let (mut accepted, _) = listener.accept().expect(family);
+        let octets = sent.clone();
+        let sender = std::thread::spawn(move || {
+            client.write_all(&octets).expect("sent");
+            drop(client);
+        });
+        let mut received = Vec::new();
+        accepted.read_to_end(&mut received).expect(family);
+        sender.join().expect("sent");
+        assert!(received == sent, "{family}: {} octets", received.len());
+    }
+    for carried in lab.stop_wires().expect("bad links have wires") {
+        let Carried { frames, bytes, lost, copied, damaged, reordered, resets, .. } = carried;
+        assert!(frames > 3000 && bytes > 4 << 20, "{carried:?}");
+        assert!(bytes / frames < 1515, "whole frames, no segments to be cut later: {carried:?}");
+        assert!(lost > 0 && copied > 0 && damaged > 0 && reordered > 0 && resets == 0, "{carried:?}");
+    }
+}

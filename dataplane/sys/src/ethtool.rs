@@ -8,6 +8,7 @@ use crate::ioctl::{call, control_socket, request};
 
 /// Commands of linux/ethtool.h.
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
@@ -171,6 +172,16 @@ pub fn features_of(device: &str) -> io::Result<Vec<Feature>> {
             changeable: bit(place, available) && !bit(place, never_changed),
         })
         .collect())
+}
+
+/// Has the kernel write whole checksums into the frames that the device sends, and with that cut segments to the MTU; or
+/// leaves both to the device again.
+///
+/// # Errors
+/// ENODEV; EOPNOTSUPP: the device cannot; EPERM without CAP_NET_ADMIN.
+pub fn set_tx_checksums(device: &str, offloaded: bool) -> io::Result<()> {
+    // struct ethtool_value: cmd, data.
+    ethtool(device, &mut [ETHTOOL_STXCSUM, u32::from(offloaded)])
 }
 
 fn feature_count(device: &str) -> io::Result<u32> {

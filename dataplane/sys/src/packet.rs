@@ -41,6 +41,14 @@ impl PacketSocket {
         Ok(())
     }
 
+    /// Room for so many octets of frames that wait to be received, as far as the host allows.
+    ///
+    /// # Errors
+    /// Of setsockopt(2); not that the host allows less.
+    pub fn set_receive_buffer(&self, octets: usize) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_socket_recv_buffer_size(&self.fd, octets)?)
+    }
+
     /// The next frame, if one comes within `timeout`: its first bytes in `buffer`, and how many those are.
     ///
     /// # Errors
