@@ -246,7 +246,7 @@ impl<D: Driver> Worker<D> {
         self.out.hand_icmp = errors;
         for failed in self.out.failed.drain(..) {
             // When control is behind, it learns of the next one.
-            drop(self.parts.failures.push(failed));
+            let _behind = self.parts.failures.push(failed);
         }
     }
 
