@@ -117,6 +117,7 @@ impl Translation {
     }
 
     /// Rewrites a segment of the server for the client. `now`: the clock that timestamps of weir's own follow.
+    /// After an error the frame may be rewritten in part: it is to be dropped.
     pub fn to_client<F: Frame>(
         &mut self,
         frame: &mut F,

@@ -33,10 +33,12 @@ fn becomes(
 ) {
     let v6 = !before.1.tuple.src.addr.is_v4();
     for len in (8..=60).chain([1_000]) {
-        let mut frame = HeapFrame::from_packet(&error(before.0, before.1, unreachable(v6), len), 2048);
+        let padded = |bytes: Vec<u8>| [&bytes[..], &[0xee; 24]].concat();
+        let bytes = padded(error(before.0, before.1, unreachable(v6), len));
+        let mut frame = HeapFrame::from_packet(&bytes, 2048);
         let given = meta(&frame);
         let out = what(&mut frame, &given);
-        let expected = error(after.0, after.1, unreachable(v6), len);
+        let expected = padded(error(after.0, after.1, unreachable(v6), len));
         // An acknowledgment or a checksum that was cut in the middle cannot be rewritten.
         if !(9..12).contains(&len) && len != 17 {
             assert_eq!(frame.data(), expected, "{v6} {len}");

@@ -192,6 +192,10 @@ fn acknowledged_prefix_is_not_shown_to_the_client() {
         let packet = Packet { ack: 700, ..Packet::new(how.server.reversed()) };
         let (_, out) = to_client(&mut how, &packet, Nanos(0));
         assert_eq!((out.ack, out.window), (Seq(1_000), 497));
+        // In a SYN-ACK the window counts octets.
+        let syn_ack = Packet { flags: 0x12, payload: Vec::new(), ..packet.clone() };
+        let (_, opened) = to_client(&mut how, &syn_ack, Nanos(0));
+        assert_eq!((opened.ack, opened.window), (Seq(1_000), 200));
         let nothing_open = Packet { window: 2, ..packet.clone() };
         assert_eq!(to_client(&mut how, &nothing_open, Nanos(0)).1.window, 0);
         let (_, whole) = to_client(&mut how, &Packet { ack: 1_000, ..packet.clone() }, Nanos(0));
