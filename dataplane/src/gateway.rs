@@ -71,6 +71,8 @@ pub struct Spec {
     pub kernel_flows: usize,
     /// The most octets held for one verdict.
     pub hold_bytes: usize,
+    /// Connections that can wait for a verdict at the same time, all workers together.
+    pub holds: usize,
 }
 
 /// What a port got.
@@ -350,7 +352,7 @@ impl Make<'_> {
         let flows = per_worker(self.spec.flows);
         let config = Config {
             flows: Capacity { fast: flows, kernel: per_worker(self.spec.kernel_flows) },
-            holds: (flows / 16).clamp(64, 4096),
+            holds: per_worker(self.spec.holds).min(flows),
             hold_bytes: self.spec.hold_bytes,
             hold_frames: frames / 4,
             names: flows.min(65_536),

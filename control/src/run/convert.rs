@@ -91,7 +91,15 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         flows: config.workers.flows as usize,
         kernel_flows: kernel_flows(config) as usize,
         hold_bytes: hold as usize,
+        holds: holds(config.limits.held, hold, config.workers.flows),
     })
+}
+
+/// Connections that can be held at a time: as many as `held` octets have room for, at `hold` each, and not more than
+/// there are flows.
+fn holds(held: u64, hold: u32, flows: u32) -> usize {
+    let room = held / u64::from(hold).max(1);
+    room.min(u64::from(flows)).max(1) as usize
 }
 
 /// Room for connections on the kernel road: a quarter of what the box can hold, and not too few for a small one.
@@ -179,6 +187,19 @@ fn cores(cores: &Cores) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holds_are_as_many_as_have_room() {
+        for (held, hold, flows, holds_) in [
+            (64 << 20, 16 << 10, 1 << 20, 4096),
+            (64 << 10, 64 << 10, 1 << 20, 1),
+            (64 << 30, 512, 1 << 20, 1 << 20),
+            (64 << 20, 16 << 10, 16, 16),
+            (64 << 20, 0, 1 << 20, 1 << 20),
+        ] {
+            assert_eq!(holds(held, hold, flows), holds_, "{held} {hold} {flows}");
+        }
+    }
 
     #[test]
     fn relay_connections_are_the_flows_as_far_as_descriptors_reach() {
