@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{MAX_PORTS, PortId};
-use weir_core::policy::{Handshake, Policy, Pool, Source};
+use weir_core::policy::{Handshake, Policy, PoolSpec, Quic, Server, Source};
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
@@ -28,7 +28,7 @@ pub fn host_spec(config: &Config) -> HostSpec {
         from: devices(intercept.from),
         to: intercept.to.clone(),
         ports: intercept.tcp.iter().map(|range| (*range.start(), *range.end())).collect(),
-        reject_quic: false,
+        reject_quic: intercept.quic == Quic::Reject,
     });
     let fast = has_fast_road(config);
     HostSpec {
@@ -67,22 +67,19 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
     }
 }
 
-/// The ports that the gateway connects to a pool's servers from: those below where the kernel's own begin.
-const GATEWAY_PORTS: RangeInclusive<u16> = 10_000..=32_767;
-
-/// None where servers see the client.
-fn gateway_ports(pool: &Pool) -> Option<RangeInclusive<u16>> {
-    (pool.source == Source::Gateway).then_some(GATEWAY_PORTS)
+/// The ports that the gateway connects to a pool's servers from; none where servers see the client.
+fn gateway_ports(pool: &PoolSpec) -> Option<RangeInclusive<u16>> {
+    (pool.source == Source::Gateway).then(|| pool.ports.clone())
 }
 
 /// The servers of all pools, for steering.
 pub fn pool_servers(config: &Config) -> Vec<PoolServer> {
-    let of = |pool: &Pool| {
+    let of = |pool: &PoolSpec| {
         let gateway_ports = gateway_ports(pool);
-        let server = move |addr: &_| PoolServer { addr: *addr, gateway_ports: gateway_ports.clone() };
+        let server = |server: &Server| PoolServer { addr: server.addr, gateway_ports: gateway_ports.clone() };
         pool.servers.iter().map(server).collect::<Vec<_>>()
     };
-    config.pools.iter().flat_map(of).collect()
+    config.pools.iter().flat_map(|pool| of(&pool.spec)).collect()
 }
 
 /// Refuses pools whose gateway ports the kernel gives to the box's own connections, too.
@@ -90,7 +87,8 @@ pub fn pool_servers(config: &Config) -> Vec<PoolServer> {
 /// # Errors
 /// As [`LocalPorts::refuse_overlap`] and [`LocalPorts::read`].
 pub fn check_gateway_ports(config: &Config) -> Result<(), HostError> {
-    let mut pools = config.pools.iter().filter_map(|pool| Some((pool, gateway_ports(pool)?))).peekable();
+    let specs = config.pools.iter().map(|pool| &pool.spec);
+    let mut pools = specs.filter_map(|pool| Some((pool, gateway_ports(pool)?))).peekable();
     if pools.peek().is_none() {
         return Ok(());
     }
