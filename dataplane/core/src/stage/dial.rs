@@ -33,21 +33,16 @@ impl<F: Frame> Pipeline<F> {
         if pool.is_some() {
             self.totals.sent += 1;
         }
-        self.dial_server(slot, pool, None, out);
+        match self.make_leg(slot, pool, None) {
+            Some(leg) => self.call(slot, leg, out),
+            None => self.give_up(slot, Failure::Unavailable, out),
+        }
     }
 
-    fn dial_server(
-        &mut self,
-        slot: u32,
-        pool: Option<PoolId>,
-        not: Option<ServerId>,
-        out: &mut Output<F>,
-    ) {
-        let Some(id) = self.make_leg(slot, pool, not) else {
-            return self.fail(slot, Failure::Unavailable, out);
-        };
+    /// Calls the leg's server.
+    fn call(&mut self, slot: u32, leg: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        (flow.leg, flow.tries) = (id, 0);
+        (flow.leg, flow.tries) = (leg, 0);
         self.flows.set_stage(slot, Stage::Dialing);
         self.send_syn(slot, out);
     }
@@ -169,11 +164,18 @@ impl<F: Frame> Pipeline<F> {
             && let Some((pool, server)) = leg.target
         {
             out.failed.push(ServerFailed { pool, server, failure });
-            if !leg.is_retry {
+            if !leg.is_retry
+                && let Some(other) = self.make_leg(slot, Some(pool), Some(server))
+            {
                 self.totals.retried += 1;
-                return self.dial_server(slot, Some(pool), Some(server), out);
+                return self.call(slot, other, out);
             }
         }
+        self.give_up(slot, failure, out);
+    }
+
+    /// There is no server for the connection: the client hears of it.
+    fn give_up(&mut self, slot: u32, failure: Failure, out: &mut Output<F>) {
         self.totals.failed += 1;
         if let Some(flow) = self.flows.get_mut(slot) {
             flow.failure = Some(failure);

@@ -6,7 +6,7 @@ use crate::frame::Frame;
 use crate::hold::{Packet, Refused};
 use crate::inspect::Outcome;
 use crate::pipeline::{Output, Pipeline};
-use crate::policy::Action;
+use crate::policy::{Action, HeldFull};
 use crate::tcp::track::{self, Rst};
 use crate::wire::edit;
 
@@ -71,7 +71,7 @@ impl<F: Frame> Pipeline<F> {
             return self.discard(packet.frame, DropReason::BadChecksum, out);
         }
         let Some(hold) = self.hold_of(slot) else {
-            return self.discard(packet.frame, DropReason::HoldFull, out);
+            return self.no_hold(slot, packet, out);
         };
         let waits = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
         let (meta, before) = (packet.meta, self.holds.contiguous(hold));
@@ -99,6 +99,21 @@ impl<F: Frame> Pipeline<F> {
         } else if self.holds.is_complete(hold) {
             self.decide(slot, None, out);
         }
+    }
+
+    /// All that may be held is held already.
+    fn no_hold(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        self.discard(packet.frame, DropReason::HoldFull, out);
+        let dialing = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
+        let action = match self.policy.limits.held_full {
+            // The client sends it again, when there may be room.
+            _ if dialing => return,
+            HeldFull::Wait => return,
+            HeldFull::Reset => Action::Reset,
+            HeldFull::Drop => Action::Drop,
+        };
+        self.totals.limited += 1;
+        self.refuse(slot, action, DropReason::HoldFull, out);
     }
 
     /// What a held segment says about the other direction is noted at once; its own bytes only when they pass.
