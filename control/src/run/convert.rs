@@ -1,11 +1,12 @@
 //! What a configuration means to each of the parts: the kernel's side, the steering program, the dataplane.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{MAX_PORTS, PortId};
-use weir_core::policy::{Handshake, Policy};
+use weir_core::policy::{Handshake, Policy, PoolSpec, Source};
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
@@ -14,6 +15,7 @@ use weir_sys::{affinity, ethtool, xsk};
 
 use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues};
 use crate::exit::Failure;
+use crate::host::sysctl::Key;
 use crate::host::{self, HostSpec, LinkInfo};
 
 /// The kernel's side.
@@ -100,6 +102,34 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
 fn holds(held: u64, hold: u32, flows: u32) -> usize {
     let room = held / u64::from(hold).max(1);
     room.min(u64::from(flows)).max(1) as usize
+}
+
+/// The ports that the kernel takes for connections of the box itself; none when it does not say.
+pub fn kernel_ports() -> Option<RangeInclusive<u16>> {
+    let text = Key::new("net/ipv4/ip_local_port_range").read().ok()??;
+    let mut ends = text.split_whitespace().map(str::parse);
+    Some(ends.next()?.ok()?..=ends.next()?.ok()?)
+}
+
+/// What the operator should know of pools whose source ports the kernel may take, too: a connection of the box's own to
+/// such a server can meet one of a client's.
+pub fn contested_ports(config: &Config, kernel: Option<RangeInclusive<u16>>) -> Vec<String> {
+    let Some(kernel) = kernel else { return Vec::new() };
+    let meets = |ports: &RangeInclusive<u16>| ports.start() <= kernel.end() && kernel.start() <= ports.end();
+    let gateway = config.pools.iter().map(|pool| &pool.spec).filter(|pool| pool.source == Source::Gateway);
+    let contested = gateway.filter(|pool| meets(&pool.ports));
+    let sentence = |pool: &PoolSpec| {
+        format!(
+            "pool {}: its ports {} to {} overlap net.ipv4.ip_local_port_range, {} to {}: connections of the gateway's own \
+             to its servers can collide with those of clients; change `ports`, or the sysctl",
+            pool.name,
+            pool.ports.start(),
+            pool.ports.end(),
+            kernel.start(),
+            kernel.end()
+        )
+    };
+    contested.map(sentence).collect()
 }
 
 /// Room for connections on the kernel road: a quarter of what the box can hold, and not too few for a small one.
@@ -198,6 +228,26 @@ mod tests {
             (64 << 20, 0, 1 << 20, 1 << 20),
         ] {
             assert_eq!(holds(held, hold, flows), holds_, "{held} {hold} {flows}");
+        }
+    }
+
+    #[test]
+    fn ports_that_the_kernel_takes_too_are_warned_of() {
+        let text = "[[port]]\nname = \"lan\"\ndevice = \"lan0\"\n\
+                    [[pool]]\nname = \"p\"\nservers = [\"10.2.0.10:443\"]\nsource = \"gateway\"\nports = \"20000-32768\"\n\
+                    [[pool]]\nname = \"q\"\nservers = [\"10.2.0.11:443\"]\n";
+        let parse = |text: String| crate::config::parse(std::path::Path::new("weir.toml"), text);
+        let (config, _) = parse(text.to_owned()).unwrap();
+        for (kernel, count) in [
+            (Some(32_768..=60_999), 1),
+            (Some(32_769..=60_999), 0),
+            (Some(1024..=20_000), 1),
+            (Some(1024..=19_999), 0),
+            (None, 0),
+        ] {
+            let found = contested_ports(&config, kernel.clone());
+            assert_eq!(found.len(), count, "{kernel:?}");
+            assert!(found.iter().all(|sentence| sentence.starts_with("pool p: ")), "{found:?}");
         }
     }
 
