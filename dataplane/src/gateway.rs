@@ -13,8 +13,8 @@ use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
 use weir_core::fragments::MAX_PIECES;
-use weir_core::ids::{MAX_PORTS, Nanos, PortId, PortSet};
-use weir_core::pipeline::{Config, Pipeline, ServerFailed};
+use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
+use weir_core::pipeline::{Config, Pipeline};
 use weir_core::view::FlowView;
 use weir_sys::steering::{Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
@@ -37,8 +37,6 @@ const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 const MAILBOX: usize = 4096;
 /// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
-/// Failures of servers that wait for control at most.
-const FAILURES: usize = 1024;
 /// How often the heartbeat is written.
 const BEAT: Duration = Duration::from_millis(10);
 
@@ -57,6 +55,9 @@ pub struct PortSpec {
     pub mtu: u32,
 }
 
+/// Servers of pools that did not take a connection, for whoever looks after them.
+pub type Failures = Arc<ArrayQueue<(PoolId, ServerId)>>;
+
 /// What the dataplane is to be.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -71,6 +72,8 @@ pub struct Spec {
     pub kernel_flows: usize,
     /// The most octets held for one verdict.
     pub hold_bytes: usize,
+    /// Where workers tell of servers that failed.
+    pub failures: Failures,
     /// Connections that can wait for a verdict at the same time, all workers together.
     pub holds: usize,
 }
@@ -113,7 +116,6 @@ pub struct Dataplane {
     commands: Vec<Arc<ArrayQueue<Command>>>,
     handoff: Arc<Handoff<XskFrame>>,
     ports: Vec<PortState>,
-    failures: Arc<ArrayQueue<ServerFailed>>,
     frames: usize,
 }
 
@@ -155,10 +157,9 @@ impl Dataplane {
             commands: Vec::new(),
             handoff,
             ports,
-            failures: Arc::new(ArrayQueue::new(FAILURES)),
             frames,
         };
-        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed(), secret: random_secret(), failures: plane.failures.clone() };
+        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed(), secret: random_secret(), failures: spec.failures.clone() };
         let share = frames / drivers.len();
         for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
             let own = pool.split_off(pool.len().saturating_sub(share));
@@ -273,11 +274,6 @@ impl Dataplane {
         self.threads.len()
     }
 
-    /// Servers of pools that did not take a connection, as workers find out.
-    pub fn failures(&self) -> Arc<ArrayQueue<ServerFailed>> {
-        self.failures.clone()
-    }
-
     /// What each port got.
     pub fn ports(&self) -> &[PortState] {
         &self.ports
@@ -339,7 +335,7 @@ struct Make<'a> {
     seed: u64,
     /// Of SYN cookies: a client's SYN and its ACK meet the same worker, and still all have one.
     secret: [u8; 32],
-    failures: Arc<ArrayQueue<ServerFailed>>,
+    failures: Failures,
 }
 
 impl Make<'_> {

@@ -11,12 +11,13 @@ use weir_core::frame::Frame;
 use weir_core::hold::Packet;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::parse::{self, FragmentMeta, Parsed};
-use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
+use weir_core::pipeline::{LegOp, Output, Pipeline, Punted};
 use weir_core::view::FlowView;
 use weir_core::wire::edit;
 use weir_core::wire::icmp::IcmpMeta;
 
 use crate::driver::Driver;
+use crate::gateway::Failures;
 use crate::handoff::{Crossing, Handoff};
 use crate::punt::Punt;
 use crate::snapshot::Subscriber;
@@ -51,7 +52,7 @@ pub struct Parts<D: Driver> {
     pub commands: Arc<ArrayQueue<Command>>,
     pub stats: Arc<WorkerStats>,
     /// Servers of pools that did not take a connection, for control.
-    pub failures: Arc<ArrayQueue<ServerFailed>>,
+    pub failures: Failures,
     pub frames: Vec<D::Frame>,
     /// For each port, the worker that sends for this one when it has no queue there.
     pub senders: [usize; MAX_PORTS],
@@ -246,7 +247,7 @@ impl<D: Driver> Worker<D> {
         self.out.hand_icmp = errors;
         for failed in self.out.failed.drain(..) {
             // When control is behind, it learns of the next one.
-            let _behind = self.parts.failures.push(failed);
+            let _behind = self.parts.failures.push((failed.pool, failed.server));
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{MAX_PORTS, PortId};
@@ -105,6 +107,9 @@ pub const fn attach_mode(mode: Mode) -> AttachMode {
     }
 }
 
+/// Failures of servers that wait to be looked at, at most.
+pub const FAILURES: usize = 1024;
+
 /// The dataplane, on devices as they are now.
 ///
 /// # Errors
@@ -123,6 +128,7 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         kernel_flows: kernel_flows(config) as usize,
         hold_bytes: hold as usize,
         holds: holds(config.limits.held, hold, config.workers.flows),
+        failures: Arc::new(ArrayQueue::new(FAILURES)),
     })
 }
 

@@ -12,6 +12,7 @@ mod fragments;
 mod frames;
 mod idle;
 mod lost;
+mod pools;
 mod raw;
 mod refusals;
 mod roads;
