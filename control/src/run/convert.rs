@@ -1,20 +1,21 @@
 //! What a configuration means to each of the parts: the kernel's side, the steering program, the dataplane.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{MAX_PORTS, PortId};
-use weir_core::policy::{Handshake, Policy};
+use weir_core::policy::{Handshake, Policy, Pool, Source};
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
-use weir_sys::steering::{AttachMode, InterceptTable};
+use weir_sys::steering::{AttachMode, InterceptTable, PoolServer};
 use weir_sys::{affinity, ethtool, xsk};
 
 use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues};
 use crate::exit::Failure;
-use crate::host::{self, HostSpec, LinkInfo};
+use crate::host::{self, HostError, HostSpec, LinkInfo, LocalPorts};
 
 /// The kernel's side.
 pub fn host_spec(config: &Config) -> HostSpec {
@@ -63,6 +64,37 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
         relay_mask: table.relay_mask,
         exempt: own.to_vec(),
     }
+}
+
+/// The ports that the gateway connects to a pool's servers from: those below where the kernel's own begin.
+const GATEWAY_PORTS: RangeInclusive<u16> = 10_000..=32_767;
+
+/// None where servers see the client.
+fn gateway_ports(pool: &Pool) -> Option<RangeInclusive<u16>> {
+    (pool.source == Source::Gateway).then_some(GATEWAY_PORTS)
+}
+
+/// The servers of all pools, for steering.
+pub fn pool_servers(config: &Config) -> Vec<PoolServer> {
+    let of = |pool: &Pool| {
+        let gateway_ports = gateway_ports(pool);
+        let server = move |addr: &_| PoolServer { addr: *addr, gateway_ports: gateway_ports.clone() };
+        pool.servers.iter().map(server).collect::<Vec<_>>()
+    };
+    config.pools.iter().flat_map(of).collect()
+}
+
+/// Refuses pools whose gateway ports the kernel gives to the box's own connections, too.
+///
+/// # Errors
+/// As [`LocalPorts::refuse_overlap`] and [`LocalPorts::read`].
+pub fn check_gateway_ports(config: &Config) -> Result<(), HostError> {
+    let mut pools = config.pools.iter().filter_map(|pool| Some((pool, gateway_ports(pool)?))).peekable();
+    if pools.peek().is_none() {
+        return Ok(());
+    }
+    let local = LocalPorts::read()?;
+    pools.try_for_each(|(pool, ports)| local.refuse_overlap(&pool.name, &ports))
 }
 
 /// How the steering program is attached for a port's mode.

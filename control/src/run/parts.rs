@@ -52,6 +52,7 @@ struct View {
 impl Parts {
     /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
     pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
+        convert::check_gateway_ports(config).map_err(Failure::refused)?;
         let links = links(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
@@ -189,7 +190,8 @@ struct Road {
 }
 
 impl Road {
-    /// Loads the steering program, tells it what is the box's own and what is intercepted, and puts it on the ports:
+    /// Loads the steering program, tells it what is the box's own, what is intercepted and where the
+    /// pools' servers are, and puts it on the ports:
     /// everything passes; or, on a box that fails closed, what is intercepted is dropped, and the program takes the place
     /// of the one that a crash left there. Makes the ways into the kernel.
     fn attach(
@@ -204,6 +206,7 @@ impl Road {
         let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
         tell_own(&mut steering, policy, own)?;
+        steering.set_pool_servers(&convert::pool_servers(config)).map_err(Failure::refused)?;
         if closed {
             // There is no heartbeat yet.
             set_limits(&steering, closed)?;
