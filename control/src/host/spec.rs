@@ -44,6 +44,8 @@ pub struct InterceptSpec {
     pub to: Vec<IpNet>,
     /// TCP destination ports, each range with both its ends.
     pub ports: Vec<(u16, u16)>,
+    /// Whether QUIC to the destinations is refused, so that its clients come by TCP.
+    pub reject_quic: bool,
 }
 
 /// The whole kernel's side.

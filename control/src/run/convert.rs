@@ -28,6 +28,7 @@ pub fn host_spec(config: &Config) -> HostSpec {
         from: devices(intercept.from),
         to: intercept.to.clone(),
         ports: intercept.tcp.iter().map(|range| (*range.start(), *range.end())).collect(),
+        reject_quic: false,
     });
     let fast = has_fast_road(config);
     HostSpec {
