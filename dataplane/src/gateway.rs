@@ -159,7 +159,15 @@ impl Dataplane {
             ports,
             frames,
         };
-        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed(), secret: random_secret(), failures: spec.failures.clone() };
+        let make = Make {
+            spec,
+            queues: queues.into_iter().collect(),
+            punt,
+            first,
+            seed: random_seed(),
+            secret: random_secret(),
+            failures: spec.failures.clone(),
+        };
         let share = frames / drivers.len();
         for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
             let own = pool.split_off(pool.len().saturating_sub(share));

@@ -22,9 +22,16 @@ pub enum Crossing<F> {
     /// An ICMP error about a flow that the other worker owns.
     Icmp(F, PortId, IcmpMeta),
     /// What the destination of `leg` answers is to be handed to worker `owner`; then the frame is to be sent.
-    Claim { owner: usize, leg: Tuple, frame: Option<(PortId, F)> },
+    Claim {
+        owner: usize,
+        leg: Tuple,
+        frame: Option<(PortId, F)>,
+    },
     /// What `owner` claimed it does not need any more.
-    Release { owner: usize, key: FlowKey },
+    Release {
+        owner: usize,
+        key: FlowKey,
+    },
 }
 
 impl<F> Crossing<F> {

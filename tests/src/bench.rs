@@ -97,14 +97,7 @@ impl Setup {
             secret: [7; 32],
             is_replay: false,
         };
-        Self {
-            config,
-            frames: FRAMES,
-            spec,
-            pools: Vec::new(),
-            limits: Limits::default(),
-            fib: fib(1500),
-        }
+        Self { config, frames: FRAMES, spec, pools: Vec::new(), limits: Limits::default(), fib: fib(1500) }
     }
 
     /// The same, but weir answers SYNs.

@@ -227,9 +227,10 @@ impl Carrier {
 
     /// Until a frame comes, or one that waits has to leave.
     fn sleep(&self) {
-        let next = self.waiting.peek().map_or(WAIT, |Reverse((at, ..))| {
-            at.saturating_duration_since(Instant::now()).min(WAIT)
-        });
+        let next = self
+            .waiting
+            .peek()
+            .map_or(WAIT, |Reverse((at, ..))| at.saturating_duration_since(Instant::now()).min(WAIT));
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(next.subsec_nanos()) };
         let mut ends = [&self.ends[0], &self.ends[1]].map(|end| PollFd::new(end, PollFlags::IN));
         let _: Result<usize, _> = poll(&mut ends, Some(&timeout));

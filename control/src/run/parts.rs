@@ -30,8 +30,6 @@ use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
 const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
 /// How long the first heartbeat may take.
 const FIRST_BEAT: Duration = Duration::from_secs(5);
-/// Failed servers that wait to be counted. Three are enough to put a server down: what does not fit says nothing new.
-const FAILURES: usize = 1024;
 /// The epoch of the configuration that a start reads.
 const FIRST_EPOCH: u32 = 1;
 

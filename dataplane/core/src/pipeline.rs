@@ -89,8 +89,15 @@ pub enum KernelOp {
 #[derive(Debug)]
 pub enum LegOp<F> {
     /// What the destination of `leg` answers is to be handed to the worker that says this; then the frame is to be sent.
-    Claim { worker: usize, leg: Tuple, frame: Option<(PortId, F)> },
-    Release { worker: usize, key: FlowKey },
+    Claim {
+        worker: usize,
+        leg: Tuple,
+        frame: Option<(PortId, F)>,
+    },
+    Release {
+        worker: usize,
+        key: FlowKey,
+    },
 }
 
 /// A server of a pool did not take a connection.

@@ -131,7 +131,8 @@ fn proxy_header_goes_first_is_sent_again_and_its_acknowledgment_stays_here() {
             assert_eq!((seen[0].flags, seen[0].seq), (PSH | ACK, syn.seq.wrapping_add(1)));
             let header = seen[0].payload.clone();
             assert_eq!(header.len() as u32, n);
-            let start: &[u8] = if version == ProxyVersion::V1 { b"PROXY TCP" } else { b"\r\n\r\n\0\r\nQUIT\n" };
+            let start: &[u8] =
+                if version == ProxyVersion::V1 { b"PROXY TCP" } else { b"\r\n\r\n\0\r\nQUIT\n" };
             assert!(header.starts_with(start));
             assert_eq!((seen[1].seq, &seen[1].payload), (b.c.wrapping_add(1), &hello));
             // It was lost: what came behind it is acknowledged by a SACK that the client must not see.

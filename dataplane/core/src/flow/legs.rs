@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 
 use super::key::{FlowHasher, FlowKey, Tuple};
 use crate::ids::{Nanos, PoolId, ServerId};
+use crate::policy::ProxyVersion;
 use crate::tcp::seq::Seq;
 use crate::tcp::translate::Translation;
 
@@ -29,7 +30,8 @@ pub struct Leg {
     pub receiver: Option<usize>,
     /// Our initial sequence number: the client's, less the octets of the PROXY header.
     pub isn: Seq,
-    /// Octets of the PROXY header.
+    /// The PROXY header that goes first, and its octets.
+    pub proxy: Option<ProxyVersion>,
     pub header: u16,
     /// The MSS that the server is told.
     pub mss: u16,
@@ -152,6 +154,7 @@ mod tests {
             owns_port: false,
             receiver: None,
             isn: Seq(0),
+            proxy: None,
             header: 0,
             mss: 1460,
             up: None,

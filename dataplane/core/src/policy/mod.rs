@@ -20,12 +20,14 @@ mod steering;
 mod tests;
 mod words;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId};
+use crate::wire::addr::Endpoint;
 
 pub use builder::{BuildError, MAX_POOLS, MAX_RULES, PolicyBuilder};
 pub use intercept::{Intercept, InterceptSpec};
@@ -50,6 +52,8 @@ pub struct Policy {
     /// Large, and shared by policies that differ only in the states of servers.
     intercepts: Arc<[Intercept]>,
     pools: Vec<Pool>,
+    /// Where the servers of all pools are.
+    servers: Arc<HashSet<Endpoint, foldhash::fast::FixedState>>,
     /// Intercepts by destination prefix, as bits.
     to: Arc<steering::Destinations>,
     /// Intercepts by the port that a SYN comes from, as bits.
@@ -60,7 +64,8 @@ impl Policy {
     fn new(epoch: u32, limits: Limits, intercepts: Vec<Intercept>, pools: Vec<Pool>) -> Self {
         let to = Arc::new(steering::Destinations::new(&intercepts));
         let from = steering::from_bits(&intercepts);
-        Self { epoch, limits, intercepts: intercepts.into(), pools, to, from }
+        let servers = pools.iter().flat_map(|pool| &pool.servers).map(Server::endpoint).collect();
+        Self { epoch, limits, intercepts: intercepts.into(), pools, servers: Arc::new(servers), to, from }
     }
 
     /// The same policy, of the same epoch, with the servers of its pools in these states: a list for each pool, in their
@@ -87,6 +92,11 @@ impl Policy {
 
     pub fn pool(&self, id: PoolId) -> Option<&Pool> {
         self.pools.get(usize::from(id.0))
+    }
+
+    /// Whether some pool has a server there.
+    pub fn has_server(&self, at: &Endpoint) -> bool {
+        self.servers.contains(at)
     }
 
     /// The first intercept that takes connections which arrive at `from` for `server:port`.

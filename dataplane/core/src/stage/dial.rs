@@ -97,7 +97,11 @@ impl<F: Frame> Pipeline<F> {
             return None;
         }
         let at = owner(self.hasher.hash(&key), self.workers);
-        let header = self.proxy_header(slot, target)?;
+        let proxy = target.and_then(|(pool, _)| self.policy.pool(pool)?.proxy);
+        let header = match proxy {
+            Some(version) => self.header_len(slot, version)?,
+            None => 0,
+        };
         self.legs.insert(Leg {
             flow: slot,
             tuple,
@@ -107,6 +111,7 @@ impl<F: Frame> Pipeline<F> {
             owns_port,
             receiver: (is_apart && at != self.worker).then_some(at),
             isn: flow.isn.add(u32::from(header).wrapping_neg()),
+            proxy,
             header,
             mss: flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr)),
             up: None,

@@ -16,14 +16,7 @@ use crate::wire::icmp::IcmpMeta;
 
 impl<F: Frame> Pipeline<F> {
     /// Takes an ICMP error that quotes a TCP segment. What is not about a joined connection goes to the kernel as it came.
-    pub fn handle_icmp(
-        &mut self,
-        now: Nanos,
-        frame: F,
-        port: PortId,
-        meta: IcmpMeta,
-        out: &mut Output<F>,
-    ) {
+    pub fn handle_icmp(&mut self, now: Nanos, frame: F, port: PortId, meta: IcmpMeta, out: &mut Output<F>) {
         self.now = now;
         let key = FlowKey::of(&meta.quoted);
         let by_leg = self.legs.find(&key).and_then(|id| self.legs.get(id)).map(|leg| leg.flow);
@@ -70,14 +63,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// An error that comes from the side `from`, about what the other end sent.
-    fn translate_error(
-        &mut self,
-        slot: u32,
-        from: Side,
-        mut frame: F,
-        meta: &IcmpMeta,
-        out: &mut Output<F>,
-    ) {
+    fn translate_error(&mut self, slot: u32, from: Side, mut frame: F, meta: &IcmpMeta, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return self.discard(frame, DropReason::OldLeg, out) };
         let Some(up) = self.legs.get(flow.leg).and_then(|leg| leg.up.as_ref()) else {
             return self.discard(frame, DropReason::OldLeg, out);
@@ -109,10 +95,7 @@ fn in_flight(flow: &Flow, from: Side, meta: &IcmpMeta) -> bool {
 /// An error in the terms that forwarding needs: where it goes, its TTL, where it ends.
 const fn as_segment(meta: &IcmpMeta) -> Meta {
     Meta {
-        tuple: Tuple {
-            src: Endpoint { addr: meta.src, port: 0 },
-            dst: Endpoint { addr: meta.dst, port: 0 },
-        },
+        tuple: Tuple { src: Endpoint { addr: meta.src, port: 0 }, dst: Endpoint { addr: meta.dst, port: 0 } },
         v6: meta.v6,
         l4: meta.l4,
         payload: meta.end,

@@ -6,7 +6,7 @@ use crate::flow::legs::Leg;
 use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
-use crate::ids::{Nanos, PoolId, ServerId};
+use crate::ids::Nanos;
 use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::ProxyVersion;
@@ -95,49 +95,33 @@ impl<F: Frame> Pipeline<F> {
     fn send_header(&mut self, slot: u32, id: u32, out: &mut Output<F>) {
         let Some(segment) = self.own_segment(slot, id, TcpFlags::ACK | TcpFlags::PSH) else { return };
         let mut header = [0; MAX_PROXY_HEADER];
-        let target = self.legs.get(id).and_then(|leg| leg.target);
-        let len = self.write_header(slot, target, &mut header).unwrap_or(0);
+        let version = self.legs.get(id).and_then(|leg| leg.proxy);
+        let len = version.and_then(|version| self.write_header(slot, version, &mut header)).unwrap_or(0);
         if let Some(flow) = self.flows.get_mut(slot) {
             flow.tries = flow.tries.saturating_add(1);
         }
         self.send_segment(&segment, header.get(..len).unwrap_or_default(), out);
     }
 
-    /// Octets of the PROXY header that a server of the target gets, 0 for none. `None`: it cannot be written.
-    pub(crate) fn proxy_header(
-        &mut self,
-        slot: u32,
-        target: Option<(PoolId, ServerId)>,
-    ) -> Option<u16> {
-        let mut header = [0; MAX_PROXY_HEADER];
-        u16::try_from(self.write_header(slot, target, &mut header)?).ok()
+    /// Octets of a PROXY header for this connection. `None`: it cannot be written.
+    pub(crate) fn header_len(&self, slot: u32, version: ProxyVersion) -> Option<u16> {
+        u16::try_from(self.write_header(slot, version, &mut [0; MAX_PROXY_HEADER])?).ok()
     }
 
-    fn write_header(
-        &mut self,
-        slot: u32,
-        target: Option<(PoolId, ServerId)>,
-        into: &mut [u8],
-    ) -> Option<usize> {
-        let Some(version) = self.proxy_version(target) else { return Some(0) };
+    /// The same each time, as long as the connection's hold is there: it holds what the client offered.
+    fn write_header(&self, slot: u32, version: ProxyVersion, into: &mut [u8]) -> Option<usize> {
         let flow = self.flows.get(slot)?;
-        let (tuple, hold, name) = (flow.tuple(), flow.hold, flow.name);
-        let found = self.holds.found(hold);
+        let tuple = flow.tuple();
+        // What came after a verdict on less is not counted: the header must not change.
+        let found = flow.protocol.and_then(|_| self.holds.found(flow.hold));
         let header = ProxyHeader {
             version,
             client: tuple.src,
             destination: tuple.dst,
-            host: self.names.get(name),
+            host: self.names.get(flow.name),
             alpn: found.as_ref().and_then(|f| f.alpn.names().next()),
         };
         header.write(into)
-    }
-
-    fn proxy_version(
-        &self,
-        target: Option<(PoolId, ServerId)>,
-    ) -> Option<ProxyVersion> {
-        self.policy.pool(target?.0)?.proxy
     }
 
     /// The header's time to be acknowledged is over. Returns whether there is one under way.
@@ -218,7 +202,6 @@ impl<F: Frame> Pipeline<F> {
             flow.offer.shown = ts.val;
         }
     }
-
 }
 
 /// How packets cross between the client's leg and the one to the server that sent the SYN-ACK `meta`.

@@ -47,6 +47,7 @@ impl<F: Frame> Pipeline<F> {
         let (src, dst) = (packet.meta.tuple.src, packet.meta.tuple.dst);
         self.policy.intercept(packet.port, dst.addr.ip(), dst.port).is_some()
             || self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port).is_some()
+            || self.policy.has_server(&src)
     }
 
     /// The intercept of a packet from a server: the client must be behind one of its ports.

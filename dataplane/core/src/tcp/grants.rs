@@ -41,9 +41,7 @@ impl Grants {
     /// What the destination is known to grant.
     pub fn get(&self, destination: &Endpoint, now: Nanos) -> Option<Grant> {
         match self.slots.get(self.at(destination)) {
-            Some(Some((of, since, grant)))
-                if of == destination && now.saturating_sub(*since).0 < FRESH.0 =>
-            {
+            Some(Some((of, since, grant))) if of == destination && now.saturating_sub(*since).0 < FRESH.0 => {
                 Some(*grant)
             }
             _ => None,

@@ -191,7 +191,7 @@ fn headers_before_and_in_the_quote_are_skipped() {
         {
             bench.check("extension headers", WAN, &ipv6_extensions(&packet, &chain), TO_WORKER);
         }
-        let long = ipv6_extensions(&packet, &vec![Extension::Destination; 9]);
+        let long = ipv6_extensions(&packet, &[Extension::Destination; 9]);
         bench.check("a chain too long to follow, to no server", WAN, &long, (PASS, Outcome::NoIntercept));
         for family in FAMILIES {
             let tagged = tagged_with(&error(family, &plain(family)), 0x8100, 0xe000);
