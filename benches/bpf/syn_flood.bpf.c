@@ -19,6 +19,8 @@
 
 /* Slots of `config` and `state`. */
 enum { CONFIG_DEVICE, CONFIG_INTERVAL_NS, CONFIG_BURST, CONFIG_SLOTS };
+/* An interval: send nothing. 0 is: as many as possible. */
+#define PAUSED (~0ULL)
 enum { STATE_NEXT_NS, STATE_SENT, STATE_SLOTS };
 
 struct template {
@@ -74,8 +76,10 @@ static __always_inline int is_due(__u64 interval, __u64 burst)
 	__u64 *next = slot(&state, STATE_NEXT_NS);
 	__u64 now, behind;
 
-	if (!next || !interval)
-		return next != 0;
+	if (!next || interval == PAUSED)
+		return 0;
+	if (!interval)
+		return 1;
 	now = bpf_ktime_get_ns();
 	if (now < *next)
 		return 0;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use super::Failure;
-use super::bed::{ANSWERED, Bed, GATEWAY_CPU, GatewayThreads, shell};
+use super::bed::{Bed, GATEWAY_CPU, GatewayThreads};
 
 /// A reading of all that only grows; or, by [`Reading::since`], how much it grew.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Reading {
     pub arrived: u64,
     /// Packets that the gateway's port had no room for.
     pub lost: u64,
-    /// Answers to the flood: those that its sources' device dropped, and those that it had no room for.
+    /// Answers to the flood: what the gateway's port sent and its peer had no room for, less what the real client got.
     pub answered: u64,
     /// CPU time of the gateway, in ns.
     pub cpu_ns: u64,
@@ -30,8 +30,7 @@ impl Reading {
         process: Option<u32>,
         sent: u64,
     ) -> Result<Self, Failure> {
-        let lan = received(&bed.lab.gateway.run(net_dev)?, "lan0")?;
-        let client = received(&bed.lab.client.run(net_dev)?, "client0")?;
+        let lan = device(&bed.lab.gateway.run(net_dev)?, "lan0")?;
         let mut cpu_ns = 0;
         for thread in &threads.0 {
             cpu_ns += cpu_ns_of(&format!("/proc/{thread}"))?;
@@ -41,9 +40,9 @@ impl Reading {
                 cpu_ns += cpu_ns_of(&task?.path().display().to_string())?;
             }
         }
-        let answered = nft_counter(bed)? + client.dropped;
+        let answered = (lan.sent + lan.not_sent).saturating_sub(bed.lab.client.run(taken_in)?);
         let busy_ns = busy_ns_of(GATEWAY_CPU)?;
-        Ok(Self { sent, arrived: lan.packets, lost: lan.dropped, answered, cpu_ns, busy_ns })
+        Ok(Self { sent, arrived: lan.received, lost: lan.lost, answered, cpu_ns, busy_ns })
     }
 
     pub fn since(&self, before: &Self) -> Self {
@@ -93,29 +92,38 @@ fn busy_ns_of(cpu: usize) -> Result<u64, Failure> {
     }
 }
 
-struct Received {
-    packets: u64,
-    dropped: u64,
+struct Device {
+    received: u64,
+    lost: u64,
+    sent: u64,
+    not_sent: u64,
 }
 
 fn net_dev() -> std::io::Result<String> {
     fs::read_to_string("/proc/thread-self/net/dev")
 }
 
-/// The receive columns of /proc/net/dev: octets, packets, errors, dropped.
-fn received(text: &str, device: &str) -> Result<Received, Failure> {
-    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'));
-    let line = line.ok_or_else(|| format!("no {device} in /proc/net/dev"))?;
+/// A line of /proc/net/dev: octets, packets, errors, dropped and four more of receiving, the same of sending. What the peer of
+/// a veth has no room for is a drop of the sender.
+fn device(text: &str, name: &str) -> Result<Device, Failure> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'));
+    let line = line.ok_or_else(|| format!("no {name} in /proc/net/dev"))?;
     let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     match numbers[..] {
-        [_, packets, _, dropped, ..] => Ok(Received { packets, dropped }),
-        _ => Err(format!("/proc/net/dev says of {device}: {line}").into()),
+        [_, received, _, lost, _, _, _, _, _, sent, _, not_sent, ..] => {
+            Ok(Device { received, lost, sent, not_sent })
+        }
+        _ => Err(format!("/proc/net/dev says of {name}: {line}").into()),
     }
 }
 
-fn nft_counter(bed: &Bed) -> Result<u64, Failure> {
-    let text = shell(&bed.lab.client, &format!("nft list counter netdev flood {ANSWERED}"))?;
-    let mut words = text.split_whitespace().skip_while(|word| *word != "packets").skip(1);
-    let packets = words.next().and_then(|word| word.parse().ok());
-    packets.ok_or_else(|| format!("nft says of the counter: {text}").into())
+/// IP packets that the client's namespace took in: what its device's filter let through.
+fn taken_in() -> Result<u64, Failure> {
+    let v4 = fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let v6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
+    // A line of names, then one of numbers; InReceives is the third of both.
+    let v4 = v4.lines().filter(|line| line.starts_with("Ip:")).nth(1);
+    let v4 = v4.and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    let v6 = v6.lines().find_map(|line| line.strip_prefix("Ip6InReceives")?.trim().parse::<u64>().ok());
+    Ok(v4.zip(v6).map(|(v4, v6)| v4 + v6).ok_or("no InReceives in /proc/net/snmp and snmp6")?)
 }

@@ -13,8 +13,9 @@ use super::{Failure, accounts};
 pub const LOAD_CPU: usize = 0;
 /// The CPU of the gateway alone.
 pub const GATEWAY_CPU: usize = 1;
-/// The nft counter of answers to the flood, in the client's namespace.
-pub const ANSWERED: &str = "answered";
+
+/// Nice value of everything but the flood: other work on the machine takes little of their CPUs.
+pub const NICE: i32 = -20;
 
 const OFFLOADS: &str = "rx off tx off tso off gso off gro on";
 
@@ -61,11 +62,10 @@ impl Bed {
                  done
                  nft -f - <<'END'
                  table netdev flood {{
-                     counter {ANSWERED} {{ }}
                      chain ingress {{
                          type filter hook ingress device client0 priority 0
-                         ip daddr 32.0.0.0/3 counter name {ANSWERED} drop
-                         ip6 daddr 2a00::/16 counter name {ANSWERED} drop
+                         ip daddr 32.0.0.0/3 drop
+                         ip6 daddr 2a00::/16 drop
                      }}
                  }}\nEND"
             ),
@@ -94,7 +94,7 @@ impl Bed {
             let command = format!("mount -t sysfs sysfs /sys; echo 1 > /sys/class/net/{device}/threaded");
             shell(namespace, &format!("unshare --mount sh -ec '{command}'"))?;
         }
-        let mut gateway = Vec::new();
+        let (mut gateway, mut outer) = (Vec::new(), Vec::new());
         for (thread, name) in accounts::threads_named("napi/")? {
             if self.foreign.contains(&thread) {
                 continue;
@@ -104,13 +104,18 @@ impl Bed {
                     affinity::pin_thread_to_cpu(thread, GATEWAY_CPU)?;
                     gateway.push(thread);
                 }
-                Some(("client0" | "server0", _)) => affinity::pin_thread_to_cpu(thread, LOAD_CPU)?,
+                Some(("client0" | "server0", _)) => {
+                    affinity::pin_thread_to_cpu(thread, LOAD_CPU)?;
+                    outer.push(thread);
+                }
                 _ => {}
             }
         }
         if gateway.len() != 2 {
             return Err(format!("expected the NAPI threads of lan0 and wan0, found {gateway:?}").into());
         }
+        let all = gateway.iter().chain(&outer).map(|thread| format!(" -p {thread}")).collect::<String>();
+        shell(&self.lab.gateway, &format!("renice -n {NICE}{all}"))?;
         let softirq = format!("ksoftirqd/{GATEWAY_CPU}");
         gateway.extend(accounts::threads_named(&softirq)?.into_keys());
         Ok(GatewayThreads(gateway))

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aya::maps::Array;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use weir_control::lab::{IPV4, IPV6, Lab};
@@ -36,8 +36,9 @@ const STATE_SENT: u32 = 1;
 const BURST: u64 = 16;
 /// Frames that the kernel sends at once.
 const BATCH: u32 = 64;
-/// Runs of the program in one call: some milliseconds.
-const REPEAT: u32 = 1 << 15;
+/// Runs of the program in one call: a tenth of a second at least. Each call waits for two RCU grace periods besides
+/// (`bpf_prog_change_xdp`, net/bpf/test_run.c), so they must be few.
+const REPEAT: u32 = 1 << 22;
 /// The real client's and the gateway's link-layer addresses in the lab.
 const CLIENT_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 1];
 const GATEWAY_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 2];
@@ -50,70 +51,56 @@ pub enum Rate {
     FlatOut,
 }
 
-/// The running flood.
-#[derive(Debug)]
+/// The running flood. It is told its rate through a map, while the program runs.
 pub struct Flood {
-    shared: Arc<Shared>,
+    config: Array<MapData, u64>,
+    state: Array<MapData, u64>,
+    stop: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
     thread: JoinHandle<Result<(), Failure>>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    stop: AtomicBool,
-    /// Nanoseconds between two SYNs; 0: none between them; `PAUSED`.
-    interval: AtomicU64,
-    sent: AtomicU64,
-}
-
+/// `PAUSED` of the program.
 const PAUSED: u64 = u64::MAX;
 
 impl Flood {
     /// Starts it, paused.
     pub fn start(lab: &Lab) -> Result<Self, Failure> {
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            interval: AtomicU64::new(PAUSED),
-            sent: AtomicU64::new(0),
-        });
-        let (ready, loaded) = std::sync::mpsc::channel();
-        let of_thread = shared.clone();
-        let thread = lab.client.spawn(move || {
-            let (program, said) = match load() {
-                Ok(program) => (Some(program), Ok(())),
-                Err(error) => (None, Err(error)),
-            };
-            let _ = ready.send(said);
-            program.map_or(Ok(()), |program| send(program, &of_thread))
-        })?;
-        loaded.recv()??;
-        Ok(Self { shared, thread })
+        let mut ebpf = lab.client.run(load)?;
+        let config = Array::try_from(ebpf.take_map("config").ok_or("no map config")?)?;
+        let state = Array::try_from(ebpf.take_map("state").ok_or("no map state")?)?;
+        let (stop, paused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+        let (stops, pauses) = (stop.clone(), paused.clone());
+        let thread = lab.client.spawn(move || send(ebpf, &stops, &pauses))?;
+        Ok(Self { config, state, stop, paused, thread })
     }
 
-    pub fn set_rate(&self, rate: Rate) {
+    pub fn set_rate(&mut self, rate: Rate) -> Result<(), Failure> {
         let interval = match rate {
             Rate::Paused => PAUSED,
             Rate::PerSecond(rate) => (1e9 / rate.max(1.0)) as u64,
             Rate::FlatOut => 0,
         };
-        // Relaxed: the generator learns of it some milliseconds later in any case.
-        self.shared.interval.store(interval, Ordering::Relaxed);
+        self.config.set(CONFIG_INTERVAL_NS, interval, 0)?;
+        // Relaxed: the map's value alone says what is sent; this only lets the thread sleep.
+        self.paused.store(interval == PAUSED, Ordering::Relaxed);
+        Ok(())
     }
 
     /// SYNs that were sent so far.
-    pub fn sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::Relaxed)
+    pub fn sent(&self) -> Result<u64, Failure> {
+        Ok(self.state.get(&STATE_SENT, 0)?)
     }
 
-    pub fn stop(self) -> Result<(), Failure> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+    pub fn stop(mut self) -> Result<(), Failure> {
+        self.set_rate(Rate::Paused)?;
+        self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| "the generator panicked")?
     }
 }
 
 /// Loads the program and tells it what to send, for the calling thread's namespace.
 fn load() -> Result<Ebpf, Failure> {
-    affinity::pin_to_cpu(LOAD_CPU)?;
-    affinity::run_when_idle()?;
     let mut ebpf = EbpfLoader::new().load(OBJECT)?;
     let mut templates = Array::<_, [u8; LEN6]>::try_from(map(&mut ebpf, "templates")?)?;
     for (slot, family) in [(0, IPV4), (1, IPV6)] {
@@ -121,30 +108,30 @@ fn load() -> Result<Ebpf, Failure> {
     }
     let mut config = Array::<_, u64>::try_from(map(&mut ebpf, "config")?)?;
     config.set(CONFIG_DEVICE, u64::from(ethtool::index_of("client0")?), 0)?;
+    config.set(CONFIG_INTERVAL_NS, PAUSED, 0)?;
     config.set(CONFIG_BURST, BURST, 0)?;
     program(&mut ebpf)?.load()?;
     Ok(ebpf)
 }
 
-fn send(mut ebpf: Ebpf, shared: &Shared) -> Result<(), Failure> {
+/// Runs the program until told to stop.
+fn send(mut ebpf: Ebpf, stop: &AtomicBool, paused: &AtomicBool) -> Result<(), Failure> {
+    affinity::pin_to_cpu(LOAD_CPU)?;
+    affinity::run_when_idle()?;
     let data = [0; LEN6];
-    while !shared.stop.load(Ordering::Relaxed) {
-        let interval = shared.interval.load(Ordering::Relaxed);
-        if interval == PAUSED {
-            std::thread::sleep(Duration::from_millis(5));
+    while !stop.load(Ordering::Relaxed) {
+        if paused.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
             continue;
         }
-        Array::<_, u64>::try_from(map(&mut ebpf, "config")?)?.set(CONFIG_INTERVAL_NS, interval, 0)?;
         let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
         let options = TestRunOptions { data_in: Some(&data), repeat: REPEAT, attrs, ..TestRunOptions::new() };
         program(&mut ebpf)?.test_run(options)?;
-        let sent = Array::<_, u64>::try_from(map(&mut ebpf, "state")?)?.get(&STATE_SENT, 0)?;
-        shared.sent.store(sent, Ordering::Relaxed);
     }
     Ok(())
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map, Failure> {
+fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map, Failure> {
     ebpf.map_mut(name).ok_or_else(|| format!("the program has no map {name}").into())
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::SockRef;
 use weir_control::lab::{IPV4, IPV6, Lab};
 use weir_sys::affinity;
 
@@ -18,6 +19,9 @@ pub const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: cl
 
 /// Longest that a client may take to ask.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often it looks whether it should stop.
+const STOP_LATENCY: Duration = Duration::from_millis(200);
 
 /// Listens on port 80 of both families until it is dropped.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ impl Origin {
         for family in [IPV4, IPV6] {
             let address = SocketAddr::new(family.servers[0], 80);
             let listener = lab.server.run(|| TcpListener::bind(address))?;
-            listener.set_nonblocking(true)?;
+            SockRef::from(&listener).set_read_timeout(Some(STOP_LATENCY))?;
             let stop = stop.clone();
             threads.push(lab.server.spawn(move || serve(&listener, &stop))?);
         }
@@ -58,13 +62,13 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) {
                 // A client that never asks must not keep the others waiting.
                 std::thread::spawn(move || answer(stream));
             }
-            Err(_) => std::thread::sleep(Duration::from_micros(200)),
+            // Nobody came within the time.
+            Err(_) => {}
         }
     }
 }
 
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut asked = Vec::new();
     let mut buffer = [0; 1024];

@@ -142,8 +142,7 @@ impl fmt::Display for Report {
         for contender in self.0.keys() {
             write!(f, " | {:32}", contender.name())?;
         }
-        for index in 0..MEASURES.len() {
-            let (name, unit) = MEASURES[index];
+        for (index, (name, unit)) in MEASURES.iter().enumerate() {
             write!(f, "\n{:40}", format!("{name}, {unit}"))?;
             for line in self.lines(index) {
                 let spread = format!("({} to {})", number(line.min), number(line.max));
