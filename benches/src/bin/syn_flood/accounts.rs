@@ -16,6 +16,7 @@ pub struct Reading {
     /// Packets that the gateway's port had no room for.
     pub lost: u64,
     /// Answers to the flood: what the gateway's port sent and its peer had no room for, less what the real client got.
+    /// Who remembers a SYN answers it again after a second: then there are more answers than SYNs.
     pub answered: u64,
     /// CPU time of the gateway, in ns.
     pub cpu_ns: u64,
