@@ -5,7 +5,7 @@ CARGO ?= cargo
 # For building (BPF with clang, libelf for libbpf) and for running (nft); the tests look at hosts with ip and ethtool too.
 PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables iproute2 ethtool
 
-.PHONY: build demo test bench bench-flood lint deps clean
+.PHONY: build demo test soak bench bench-flood lint deps clean
 
 build: deps
 	$(CARGO) build --release
@@ -15,6 +15,11 @@ demo: build
 
 test: deps
 	$(CARGO) test --workspace --quiet
+
+# A million simulated connections (COUNT), or one of them again: make soak SEED=n
+COUNT ?= 1000000
+soak:
+	$(CARGO) run --release --quiet --package weir-tests --bin soak -- $(if $(SEED),--seed $(SEED),$(COUNT))
 
 bench: deps
 	$(CARGO) bench --package weir-benches

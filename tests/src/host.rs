@@ -23,11 +23,13 @@ pub struct Kind {
     pub timestamps: bool,
     /// What is added to its sequence numbers.
     pub shift: u32,
+    /// It holds a small segment back as long as anything is not acknowledged (RFC 9293 section 3.7.4).
+    pub nagle: bool,
 }
 
 impl Default for Kind {
     fn default() -> Self {
-        Self { buffer: 32 * 1024, timestamps: false, shift: 0 }
+        Self { buffer: 32 * 1024, timestamps: false, shift: 0, nagle: true }
     }
 }
 
@@ -111,6 +113,7 @@ impl Host {
         });
         let buffer = || SocketBuffer::new(vec![0; kind.buffer]);
         let mut socket = Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(kind.nagle);
         if kind.timestamps {
             socket.set_tsval_generator(Some(|| CLOCK.get()));
         }

@@ -9,5 +9,5 @@ pub mod packet;
 pub mod pair;
 pub mod random;
 pub mod renumber;
-pub mod soak;
 pub mod script;
+pub mod soak;

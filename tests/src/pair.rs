@@ -110,6 +110,31 @@ pub struct Pair<'a> {
     /// The furthest acknowledgment that a server has sent; at first the client's SYN, which weir may answer itself.
     acked: Option<u32>,
     payload_to_server: u64,
+    /// What the ends send, and the number of the first octet of each, as the client has them.
+    request: Stream,
+    response: Stream,
+}
+
+/// What an end sends.
+struct Stream {
+    octets: Vec<u8>,
+    first: Option<u32>,
+}
+
+impl Stream {
+    /// Invariant 3, for every segment that leaves the gateway whole: at each number stands what the sender sent there.
+    fn check(&self, seen: &Seen) {
+        let Some(first) = self.first.filter(|_| seen.sound && !seen.payload.is_empty()) else { return };
+        let at = seen.seq.wrapping_sub(first) as i32;
+        // A PROXY header comes before the first octet, and so does the octet of garbage of a keep-alive.
+        if at >= 0 {
+            let (at, len) = (at as usize, seen.payload.len());
+            assert!(
+                self.octets.get(at..at + len) == Some(&seen.payload[..]),
+                "invariant 3: other octets at {at}, {len} of them"
+            );
+        }
+    }
 }
 
 impl std::fmt::Debug for Pair<'_> {
@@ -154,6 +179,8 @@ impl<'a> Pair<'a> {
             now: 0,
             acked: None,
             payload_to_server: 0,
+            request: Stream { octets: play.request.clone(), first: None },
+            response: Stream { octets: play.response.clone(), first: None },
         }
     }
 
@@ -204,6 +231,7 @@ impl<'a> Pair<'a> {
             let seen = Seen::read(&framed(&packet));
             if seen.flags & SYN != 0 {
                 self.acked.get_or_insert(seen.seq.wrapping_add(1));
+                self.request.first = Some(seen.seq.wrapping_add(1));
             }
             self.fly(To::Gateway(LAN.0), packet);
         }
@@ -255,8 +283,15 @@ impl<'a> Pair<'a> {
 
     /// Frames leave the gateway; each is held against the invariants.
     fn leave(&mut self, came: Came) {
-        assert!(came.punt.is_empty(), "nothing of this is for the kernel");
+        // What a server of the pool says of a connection that is forgotten the kernel gets, which knows nothing of it either.
+        let is_late =
+            |frame: &[u8]| self.is_sent && Seen::read(frame).src.1 == pool_server(self.bench.family, 0).1;
+        assert!(came.punt.iter().all(|(_, frame)| is_late(frame)), "nothing of this is for the kernel");
         for (port, frame) in came.tx {
+            if !is_tcp(&frame) {
+                // An ICMP error, which these hosts do not look at.
+                continue;
+            }
             let seen = Seen::read(&frame);
             if port == WAN {
                 let to = if seen.dst == self.bench.server { To::Server } else { To::Pool };
@@ -264,10 +299,15 @@ impl<'a> Pair<'a> {
                     let totals = &self.bench.pipe.totals;
                     assert!(totals.allowed + totals.sent > 0, "invariant 2: payload before the verdict");
                     assert!(!self.is_sent || to == To::Pool, "payload to a server that it is not for");
+                    self.request.check(&seen);
                     self.payload_to_server += 1;
                 }
                 self.fly(to, frame[14..].to_vec());
             } else {
+                if seen.flags & SYN != 0 {
+                    self.response.first = Some(seen.seq.wrapping_add(1));
+                }
+                self.response.check(&seen);
                 if let Some(acked) = self.acked
                     && seen.flags & RST == 0
                     && seen.sound
@@ -279,6 +319,11 @@ impl<'a> Pair<'a> {
             }
         }
     }
+}
+
+/// By IPv4's protocol or IPv6's next header.
+fn is_tcp(frame: &[u8]) -> bool {
+    frame[if frame[14] >> 4 == 6 { 20 } else { 23 }] == 6
 }
 
 /// What comes before the request, when a PROXY header does (HAProxy's proxy-protocol.txt).

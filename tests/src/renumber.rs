@@ -25,7 +25,8 @@ impl Renumber {
             if tcp[13] & 0x10 != 0 {
                 add(tcp, 8, back);
             }
-            let end = usize::from(tcp[12] >> 4) * 4;
+            // Damaged packets may say anything.
+            let end = (usize::from(tcp[12] >> 4) * 4).min(tcp.len());
             let mut at = 20;
             while at + 1 < end {
                 match tcp[at] {

@@ -46,7 +46,7 @@ fn one(seed: u64) -> ExitCode {
 fn many(count: u64, first: u64) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let (next, done, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let ends = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
+    let ends: [AtomicU64; End::COUNT] = std::array::from_fn(|_| AtomicU64::new(0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let start = Instant::now();
     let work = || {
@@ -77,11 +77,12 @@ fn many(count: u64, first: u64) -> ExitCode {
     });
     let ended = |end: End| ends[end as usize].load(Relaxed);
     println!(
-        "\r{count} connections in {:.0} s: {} whole, {} without a server, {} fell silent, {} failed",
+        "\r{count} connections in {:.0} s: {} whole, {} without a server, {} fell silent, {} spoiled by a host's own TCP, {} failed",
         start.elapsed().as_secs_f64(),
         ended(End::Whole),
         ended(End::NoServer),
         ended(End::Silent),
+        ended(End::Stack),
         failed.load(Relaxed)
     );
     if failed.load(Relaxed) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
