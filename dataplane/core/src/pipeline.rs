@@ -4,6 +4,7 @@
 //! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
 //! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `kernel`, `punt`, `tx`, `again`.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -330,6 +331,21 @@ impl<F: Frame> Pipeline<F> {
     /// Frames held for verdicts and for reassembly.
     pub fn frames_held(&self) -> usize {
         self.holds.in_use().1 + self.fragments.frames()
+    }
+
+    /// Server legs.
+    pub fn leg_count(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Source ports of the gateway in use toward servers of pools.
+    pub fn ports_in_use(&self) -> u64 {
+        self.ports.total()
+    }
+
+    /// Connections that are counted with a source's.
+    pub fn flows_of(&self, source: IpAddr) -> u32 {
+        self.sources.flows(&source.into())
     }
 
     fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
