@@ -45,7 +45,16 @@ pub(super) fn play(script: &Script, family: Family) -> Result<(), Fault> {
     let mut bench = Bench::in_grace(family, setup);
     bench.now = bench.now.saturating_add(script.settings.begins());
     let (names, streams) = (HashMap::new(), [Vec::new(), Vec::new()]);
-    let mut player = Player { bench, legs, names, streams, came: Vec::new(), errors: Vec::new(), moved: Vec::new(), event: 1 };
+    let mut player = Player {
+        bench,
+        legs,
+        names,
+        streams,
+        came: Vec::new(),
+        errors: Vec::new(),
+        moved: Vec::new(),
+        event: 1,
+    };
     for line in &script.lines {
         player.step(line)?;
     }
@@ -178,7 +187,8 @@ impl Player {
         let side = if matches!(wire, Wire::Lan | Wire::Kernel) { Side::Client } else { Side::Server };
         let leg = self.legs.get(wire, side);
         let ends = (leg.end(side), leg.end(side.other()));
-        let seq = Scale { names: &mut self.names, zero: leg.isn(side), length: 0 }.takes(&error.seq, seen.seq);
+        let seq =
+            Scale { names: &mut self.names, zero: leg.isn(side), length: 0 }.takes(&error.seq, seen.seq);
         if seq && (seen.src, seen.dst) == ends && seen.kind == error.kind && seen.sound {
             return Ok(());
         }
@@ -311,7 +321,8 @@ impl Player {
         if (flows, frames, legs, ports, source) == (0, 0, 0, 0, 0) {
             return Ok(());
         }
-        let left = format!("{flows} flows, {frames} frames, {legs} legs, {ports} ports, {source} of the source");
+        let left =
+            format!("{flows} flows, {frames} frames, {legs} legs, {ports} ports, {source} of the source");
         fault(self.event, format!("{left} are left after the last timer"))
     }
 }

@@ -2,10 +2,10 @@
 
 use weir_core::ids::Nanos;
 
+use super::icmp::{self, Icmp};
 use super::number::Number;
 use super::options::Options;
 use super::settings::Settings;
-use super::icmp::{self, Icmp};
 use super::{Fault, fault, payload};
 
 /// A whole script.

@@ -114,6 +114,7 @@ impl<F: Frame> Pipeline<F> {
             proxy,
             header,
             mss: flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr)),
+            refused: None,
             up: None,
             header_acked: header == 0,
             since: self.now,
@@ -232,7 +233,8 @@ impl<F: Frame> Pipeline<F> {
         // The answer to an older connection with these addresses (RFC 9293 section 3.5.2, RFC 5961 section 4): the server is
         // freed of it, and asked again.
         self.discard(packet.frame, DropReason::ToWeir, out);
-        if meta.flags.ack() && !answers {
+        // So is one of this very connection: the one that it was taken from, when the RST to it was lost.
+        if meta.flags.ack() {
             self.answer_rst(&meta, out);
             if self.flows.get(slot).is_some_and(|flow| flow.tries < SYNS) {
                 self.send_syn(slot, out);
@@ -248,6 +250,8 @@ impl<F: Frame> Pipeline<F> {
         granted: &SynOptions,
         out: &mut Output<F>,
     ) {
+        let Some(tuple) = self.flows.get(slot).map(Flow::tuple) else { return };
+        let own_mss = self.own_mss(&tuple.src.addr);
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let Some(leg) = self.legs.get_mut(flow.leg) else { return };
         let offer = flow.offer;
@@ -257,11 +261,15 @@ impl<F: Frame> Pipeline<F> {
             timestamps: offer.timestamps.then(Timestamps::default),
             ..SynOptions::default()
         };
-        self.grants.learn(flow.tuple().dst, granted, &offered, self.now);
-        let full = offer.mss.saturating_sub(TIMESTAMPS_LEN);
+        self.grants.learn(tuple.dst, granted, &offered, self.now);
+        if leg.refused == Some(meta.seq) && flow.tries <= 1 {
+            // A copy of the SYN-ACK that was turned down below, not the answer to the SYN after it.
+            return;
+        }
+        let full = offer.mss.min(own_mss).saturating_sub(TIMESTAMPS_LEN);
         if offer.timestamps && granted.timestamps.is_none() && leg.mss > full {
             // Its segments get the option that the client was promised: they must leave room for it. It is asked anew.
-            leg.mss = full;
+            (leg.mss, leg.refused) = (full, Some(meta.seq));
             let segment = Segment {
                 tuple: leg.tuple,
                 flags: TcpFlags(TcpFlags::RST),
