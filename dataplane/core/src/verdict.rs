@@ -33,6 +33,8 @@ impl<F: Frame> Pipeline<F> {
         let nothing = Decision { action: Action::Allow, cause: Cause::Otherwise };
         let (id, Decision { action, cause }) =
             self.intercept_of(flow).map_or((flow.intercept, nothing), |(id, i)| (id, i.decide(&facts)));
+        // Another server does not know what a signed connection is signed with.
+        let action = if flow.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action };
         let name = facts.host.map(|host| self.names.intern(host));
         self.last_found = found.copied();
         self.holds.seal(flow.hold);

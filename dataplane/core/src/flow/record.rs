@@ -138,6 +138,8 @@ pub struct Flow {
     pub by_weir: bool,
     /// Counted with its source's connections.
     pub counted: bool,
+    /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
+    pub signed: bool,
     /// SYNs, SYN-ACKs or PROXY headers that weir has sent and sends again.
     pub tries: u8,
     pub failure: Option<Failure>,
@@ -179,6 +181,7 @@ impl Flow {
             bypassed: false,
             by_weir: false,
             counted: false,
+            signed: false,
             tries: 0,
             failure: None,
             protocol: None,

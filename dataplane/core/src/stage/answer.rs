@@ -18,7 +18,7 @@ use crate::tcp::options::{self, SynOptions, Timestamps};
 use crate::tcp::seq::Seq;
 use crate::tcp::track::{self, Rst};
 use crate::wire::IPV6_LEN;
-use crate::wire::addr::Addr;
+use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::build::{self, Segment, SegmentOptions};
 
 use super::{held, timers};
@@ -67,13 +67,9 @@ impl<F: Frame> Pipeline<F> {
     fn promise(&self, packet: &Packet<F>, offered: &SynOptions, shift: u8) -> SegmentOptions {
         let destination = packet.meta.tuple.dst;
         let known = self.grants.get(&destination, self.now);
-        let mut own = self.own_mss(&destination.addr);
-        if let Some(mss) = known.and_then(|k| k.mss) {
-            own = own.min(mss);
-        }
         let val = self.cookies.clock(&packet.meta.tuple, self.now);
         SegmentOptions {
-            mss: Some(own),
+            mss: Some(self.promised_mss(&destination)),
             window_scale: offered.window_scale.and_then(|_| match known {
                 Some(known) => known.window_scale.map(|_| shift),
                 None => Some(shift),
@@ -84,6 +80,12 @@ impl<F: Frame> Pipeline<F> {
                 .filter(|_| known.is_none_or(|k| k.timestamps))
                 .map(|client| Timestamps { val, ecr: client.val }),
         }
+    }
+
+    /// The MSS that a client is told: what fits the way to the destination, and what that takes.
+    fn promised_mss(&self, to: &Endpoint) -> u16 {
+        let own = self.own_mss(&to.addr);
+        self.grants.get(to, self.now).and_then(|known| known.mss).map_or(own, |mss| own.min(mss))
     }
 
     /// The largest segment that fits the way to the destination.
@@ -198,7 +200,7 @@ impl<F: Frame> Pipeline<F> {
             ack: flow.isn.add(1),
             window: self.own_window(flow.intercept),
             options: SegmentOptions {
-                mss: Some(self.own_mss(&tuple.dst.addr)),
+                mss: Some(self.promised_mss(&tuple.dst)),
                 window_scale: offer.window_scale.then_some(flow.server.shift),
                 sack: offer.sack,
                 timestamps: offer.timestamps.then_some(Timestamps { val, ecr: offer.tsval }),
@@ -259,6 +261,10 @@ impl<F: Frame> Pipeline<F> {
             return Some(packet);
         }
         let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
+        if meta.segment_sum(packet.frame.data()) != 0xffff {
+            self.discard(packet.frame, DropReason::BadChecksum, out);
+            return None;
+        }
         let Some(carried) = self.cookies.check(&meta.tuple, isn, cookie, self.now) else {
             self.totals.cookies_failed += 1;
             return Some(packet);
@@ -289,6 +295,9 @@ impl<F: Frame> Pipeline<F> {
         start_own_end(&mut flow, cookie, self.own_window(id));
         flow.client.edge = options::right_edge(meta.ack, meta.window, flow.client.shift);
         let Some(slot) = self.flows.insert(flow) else {
+            if flow.counted {
+                self.sources.leave(&meta.tuple.src.addr);
+            }
             self.discard(packet.frame, DropReason::TableFull, out);
             return None;
         };
@@ -312,10 +321,12 @@ impl<F: Frame> Pipeline<F> {
         }
         let nxt = flow.client.nxt;
         let empty = meta.payload_len() == 0 && !meta.flags.fin();
-        let ahead = meta.ack.after(flow.server.nxt);
+        // Of our sequence numbers only the SYN has been sent, unless there was a server before (RFC 5961 section 5).
+        let behind = flow.by_weir && meta.ack.before(flow.server.nxt);
+        let ahead = behind || meta.ack.after(flow.server.nxt);
         let old = meta.seq.before(nxt) && !meta.seq_end().after(nxt);
         if ahead || old {
-            // What nobody sent is acknowledged, or this has been seen: a keep-alive probe is such a segment (RFC 9293
+            // What nobody sent is acknowledged, or what nobody can have acknowledged last; or this has been seen: a keep-alive probe is such a segment (RFC 9293
             // sections 3.8.4 and 3.10.7.4). It is told where things stand.
             self.discard(packet.frame, DropReason::ToWeir, out);
             return self.acknowledge(slot, out);
@@ -333,12 +344,10 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
         let judged = track::judge_rst(flow, Side::Client, &meta);
-        // The client counts bytes that are held.
-        let end = flow.client.nxt.add(self.holds.contiguous(flow.hold));
-        let within = !meta.seq.before(flow.client.nxt) && !meta.seq.after(end.add(1));
+        let follows = self.follows_held(slot, meta.seq);
         match judged {
-            Rst::OutOfWindow if !within => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
-            Rst::Challenged if !within => {
+            Rst::OutOfWindow if !follows => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
+            Rst::Challenged if !follows => {
                 self.discard(packet.frame, DropReason::ToWeir, out);
                 self.acknowledge(slot, out);
             }
@@ -351,13 +360,20 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
+    /// Whether a sequence number is the one behind what is held: the client counts held bytes, and its FIN.
+    pub(crate) fn follows_held(&self, slot: u32, seq: Seq) -> bool {
+        self.flows.get(slot).is_some_and(|flow| {
+            let end = flow.client.nxt.add(self.holds.contiguous(flow.hold));
+            seq == end || seq == end.add(1) && self.holds.is_complete(flow.hold)
+        })
+    }
+
     /// Tells the client where its connection stands, in the server's name.
     pub(crate) fn acknowledge(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
         let (server, tuple, offer) = (flow.server, flow.tuple(), flow.offer);
         let window = u32::try_from(server.edge.since(server.ack)).unwrap_or(0) >> server.shift.min(14);
-        let own = flow.by_weir && flow.leg == Flow::NO_LEG;
-        let val = if own { self.cookies.clock(&tuple, self.now) } else { offer.shown };
+        let val = if flow.by_weir { self.cookies.clock(&tuple, self.now) } else { offer.shown };
         let segment = Segment {
             tuple: tuple.reversed(),
             flags: TcpFlags(TcpFlags::ACK),

@@ -233,7 +233,8 @@ impl<F: Frame> Pipeline<F> {
         // The answer to an older connection with these addresses (RFC 9293 section 3.5.2, RFC 5961 section 4): the server is
         // freed of it, and asked again.
         self.discard(packet.frame, DropReason::ToWeir, out);
-        if meta.flags.ack() && !answers {
+        // So is one of this very connection: the one that it was taken from, when the RST to it was lost.
+        if meta.flags.ack() {
             self.answer_rst(&meta, out);
             if self.flows.get(slot).is_some_and(|flow| flow.tries < SYNS) {
                 self.send_syn(slot, out);

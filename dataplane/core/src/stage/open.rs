@@ -85,18 +85,20 @@ impl<F: Frame> Pipeline<F> {
         if self.flows.half_open() >= self.half_open_limit() {
             return self.no_room(id, full, DropReason::HalfOpenFull, packet, out);
         }
-        let packet = match self.admit(packet) {
-            Ok(packet) => packet,
-            Err(packet) => return self.over_source(packet, out),
-        };
         let packet = match clean_syn(packet, options) {
             Ok(packet) => packet,
             Err((reason, frame)) => return self.discard(frame, reason, out),
+        };
+        // Last, since what is counted is given back only with the connection.
+        let packet = match self.admit(packet) {
+            Ok(packet) => packet,
+            Err(packet) => return self.over_source(packet, out),
         };
         let mut flow = Flow::new(&packet.meta.tuple, packet.port, id, self.policy.epoch, self.now);
         flow.isn = packet.meta.seq;
         flow.counted = self.policy.limits.source.any();
         flow.offer = offer(&options, &packet.meta);
+        flow.signed = options.md5 || options.ao;
         track::start(&mut flow.client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
         flow.client.packets = 1;
         if let Some(slot) = self.flows.insert(flow) {
