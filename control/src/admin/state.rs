@@ -333,12 +333,12 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
             "Connections whose first bytes passed while no worker breathed (fail = \"open\").",
         ),
         ("sent", t.sent, "Connections given to a pool."),
-        ("retried", t.retried, "Connections that a second server of their pool was asked for."),
+        ("retried", t.retried, "Connections for which a second server of their pool was tried."),
         ("failed", t.failed, "Connections reset since no server took them."),
-        ("cookies-sent", t.cookies_sent, "SYNs answered with a cookie and not remembered."),
-        ("cookies-accepted", t.cookies_accepted, "Connections opened by a cookie that came back."),
+        ("cookies-sent", t.cookies_sent, "SYNs answered with a cookie and without state."),
+        ("cookies-accepted", t.cookies_accepted, "Connections made from a cookie that came back."),
         ("cookies-failed", t.cookies_failed, "ACKs of unknown connections that brought no cookie of ours."),
-        ("limited", t.limited, "SYNs refused by [limits]: of their source, or of half-open connections."),
+        ("limited", t.limited, "Connections refused because a bound of `[limits]` was reached."),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

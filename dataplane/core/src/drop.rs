@@ -54,6 +54,8 @@ reasons! {
         Midstream = "midstream", "A packet of a connection that is not known, after the grace time.";
         TableFull = "table-full", "No room for another flow, and the intercept says `drop`.";
         AuthenticatedSyn = "authenticated-syn", "A SYN that is signed (TCP-AO) and would have to be changed.";
+        TooBig = "too-big", "A segment of a spliced connection that does not fit the way out: its sender is told (ICMP).";
+        TtlExpired = "ttl-expired", "A segment of a spliced connection whose TTL or hop limit ran out: its sender is told (ICMP).";
         Untranslatable = "untranslatable", "A packet of a spliced connection that cannot be rewritten for the other leg: its addresses are fixed by a source route or an authentication header, or it has no room for an option that was promised, or an ICMP error quotes another connection.";
         FragmentOverlap = "fragment-overlap", "Fragments overlap (RFC 5722); the whole datagram is discarded.";
         FragmentDuplicate = "fragment-duplicate", "A fragment that came before, with the same bytes.";

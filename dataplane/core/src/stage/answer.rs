@@ -10,7 +10,7 @@ use crate::flow::record::{Flow, Offer, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{InterceptId, Nanos};
-use crate::pipeline::{Output, Pipeline};
+use crate::pipeline::{KernelOp, Output, Pipeline};
 use crate::policy::{Full, SynCookies};
 use crate::tcp::cookie::Carried;
 use crate::tcp::flags::TcpFlags;
@@ -169,6 +169,8 @@ impl<F: Frame> Pipeline<F> {
         };
         self.totals.opened += 1;
         self.flows.arm(slot, self.now.saturating_add(timers::RETRANSMIT));
+        // As for any connection: an entry of the tuple's life before must not send its packets past weir.
+        out.kernel.push(KernelOp::Remove(flow.key));
         match build::syn_ack(&mut packet.frame, &meta, isn, self.own_window(id), &promised) {
             Some(meta) => self.forward(Packet { meta, ..packet }, out),
             None => self.discard(packet.frame, DropReason::NoFrame, out),

@@ -20,7 +20,7 @@ use super::timers;
 /// SYNs that a server gets: at once, after 1 s, and after 3 s; after 7 s it is given up.
 const SYNS: u8 = 3;
 /// What is taken off the MSS for a server that does not do timestamps, where the client was promised them.
-const TIMESTAMPS_LEN: u16 = 12;
+pub(crate) const TIMESTAMPS_LEN: u16 = 12;
 
 impl<F: Frame> Pipeline<F> {
     /// Opens the leg that the verdict asks for: to a server of `pool`, or to where the client wanted to go.
@@ -288,7 +288,15 @@ impl<F: Frame> Pipeline<F> {
             && let Some(flow) = self.flows.get(slot)
             && flow.leg != Flow::NO_LEG
         {
-            let up = self.legs.get_mut(flow.leg).and_then(|leg| leg.up.as_mut());
+            let (id, server) = (flow.leg, self.legs.get(flow.leg).map(|leg| leg.tuple.dst.addr));
+            let Some(server) = server else {
+                return self.discard(packet.frame, DropReason::OldLeg, out);
+            };
+            packet = match self.leaves(packet, &server, 0, out) {
+                Some(packet) => packet,
+                None => return,
+            };
+            let up = self.legs.get_mut(id).and_then(|leg| leg.up.as_mut());
             let Some(translation) = up else {
                 return self.discard(packet.frame, DropReason::OldLeg, out);
             };
