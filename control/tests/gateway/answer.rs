@@ -110,7 +110,8 @@ fn server_hears_of_a_client_only_after_the_verdict() {
                     _ => client::get(&mut &stream, host, "/bytes/1", &AtomicU64::new(0)),
                 };
                 let kind = error.unwrap_err().kind();
-                let expected = if host == DENIED { ErrorKind::ConnectionReset } else { ErrorKind::WouldBlock };
+                let expected =
+                    if host == DENIED { ErrorKind::ConnectionReset } else { ErrorKind::WouldBlock };
                 assert_eq!(kind, expected, "{family:?} {host}");
                 let (near, far) = watch.stop(client);
                 assert!(far.tcp.is_empty(), "{family:?} {host}: the server's link saw {:?}", far.tcp);

@@ -129,7 +129,8 @@ fn header_names_client_and_destination_and_the_stream_follows_whole() {
                     let (peer, header, hash) = server.join().expect("the server does not panic");
                     assert_eq!(hash, content::hash(MIB), "{what}");
                     assert_eq!((header.client, header.destination), (client, family.origin(HTTP)), "{what}");
-                    let names = header.tlvs.iter().filter(|(kind, _)| *kind == 2).map(|(_, value)| &value[..]);
+                    let names =
+                        header.tlvs.iter().filter(|(kind, _)| *kind == 2).map(|(_, value)| &value[..]);
                     let expected: &[&[u8]] = if version == "v2" { &[POOLED.as_bytes()] } else { &[] };
                     assert_eq!(names.collect::<Vec<_>>(), expected, "{what}");
                     match source {
@@ -189,6 +190,8 @@ fn header_that_is_lost_is_sent_again() {
             until("the server has read the header", || server.is_finished());
             let (_, header, ()) = server.join().expect("the server does not panic");
             assert_eq!(header.client, client);
+            let lost = world.sh(&world.lab.server, &format!("{tool} -nvxL INPUT | grep DROP"));
+            assert!(!lost.trim_start().starts_with('0'), "nothing was lost: {lost}");
         }
     });
 }

@@ -15,7 +15,7 @@ use crate::config::{ALLOWED, DENIED, Settings};
 use crate::crash::Greeter;
 use crate::idle::assert_idle;
 use crate::weir::{PATIENCE, until};
-use crate::world::{HTTP, HTTPS, World, exchange_intact, fetch, fetch_intact, play, prepare, whoami};
+use crate::world::{HTTP, HTTPS, World, fetch, fetch_intact, play, prepare, upload_intact, whoami};
 
 /// A port that no intercept has.
 const OTHER: u16 = 9999;
@@ -135,7 +135,7 @@ fn packets_larger_than_the_way_out_are_answered_with_icmp() {
             for family in Family::BOTH {
                 let mut stream = world.connect(family, HTTP);
                 match direction {
-                    "up" => exchange_intact(&mut stream, ALLOWED, 300_000),
+                    "up" => upload_intact(&mut stream, ALLOWED, 300_000),
                     _ => fetch_intact(&mut stream, 300_000),
                 }
                 assert_road(world, stream.local_addr().unwrap(), "fast");

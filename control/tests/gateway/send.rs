@@ -1,16 +1,19 @@
 //! `send`: a connection goes to a server of a pool, chosen by the name that the client asks for. The client notices nothing.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 
+use etherparse::{SlicedPacket, TransportSlice};
+use weir_control::demo::origin::{Authority, Origin};
 use weir_control::demo::stage::Family;
-use weir_control::lab::IPV4;
+use weir_control::lab::{CapturedFrame, Namespace};
 
 use crate::answer::{MIB, hammer};
 use crate::config::{ALLOWED, Settings};
 use crate::idle::assert_idle;
 use crate::weir::until;
-use crate::world::{HTTP, World, exchange_intact, fetch, play, prepare, whoami};
+use crate::world::{HTTP, World, exchange_intact, fetch, play, prepare, upload_intact, whoami};
 
 /// The name that the pool of these tests takes.
 pub const POOLED: &str = "pool.example";
@@ -202,23 +205,97 @@ fn legs_of_other_workers_carry_many_clients() {
 }
 
 #[test]
-fn packet_too_big_on_the_way_to_the_server_reaches_the_client_in_its_own_words() {
+fn packet_too_big_for_a_way_behind_the_gateway_is_told_to_the_client_in_its_own_words() {
+    let far = Family::BOTH.map(|family| SocketAddr::new(far_server(family), HTTP).to_string());
     for (handshake, more) in [("answer", ""), ("through", ""), ("answer", "source = \"gateway\"")] {
-        play(&sending(handshake, &servers(1, HTTP), more), |world| {
-            narrow_way(world);
+        prepare(&sending(handshake, &far, more), |world| {
+            let namespace = narrow_way(world);
+            let authority = Authority::new().expect("a key");
+            let origin = Origin::start(&namespace, &authority).expect("the ports are free");
+            world.weir.start();
             for family in Family::BOTH {
+                let watch = world.watch();
                 let mut stream = world.connect(family, HTTP);
-                exchange_intact(&mut stream, POOLED, MIB);
+                let what = format!("{handshake} {more} {family:?}");
+                let response =
+                    fetch(&mut stream, POOLED, MIB).unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert!(response.is_intact(), "{what}: {response:?}");
+                upload_intact(&mut stream, POOLED, MIB);
+                let (near, _) = watch.stop_all();
+                assert!(near.iter().any(|frame| is_too_big(frame, family)), "{what}: no ICMP came");
             }
             assert_idle(&world.weir);
+            world.weir.stop();
+            drop(origin);
+            for family in ["-4", "-6"] {
+                world
+                    .sh(&world.lab.gateway, &format!("ip {family} route del {}", far_prefix(family == "-6")));
+            }
+            world.assert_as_before();
         });
     }
 }
 
-/// Makes the server namespace answer what is larger than 1,400 octets as a router behind a narrow link would: the
-/// server's address moves behind another namespace-like hop.
-fn narrow_way(world: &World<'_>) {
-    let _ = (world, IPV4);
+fn far_prefix(v6: bool) -> &'static str {
+    if v6 { "2001:db8:3::/64" } else { "198.51.100.0/24" }
+}
+
+fn far_server(family: Family) -> IpAddr {
+    let address = if family == Family::V4 { "198.51.100.10" } else { "2001:db8:3::10" };
+    address.parse().expect("an address")
+}
+
+/// A server behind the lab's, at the end of a link with an MTU of 1,400 octets.
+fn narrow_way(world: &World<'_>) -> Namespace {
+    let far = Namespace::new("far").expect("a namespace");
+    let place = format!("/proc/{}/fd/{}", std::process::id(), far.net_fd().as_raw_fd());
+    let link = format!("ip link add near0 mtu 1400 type veth peer name far0 mtu 1400 netns {place}");
+    world.sh(
+        &world.lab.server,
+        &format!(
+            "{link}; ip addr add 198.51.100.1/24 dev near0; ip addr add 2001:db8:3::1/64 dev near0 nodad
+             ip link set near0 up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+        ),
+    );
+    world.sh(
+        &far,
+        "ip addr add 198.51.100.10/24 dev far0; ip addr add 2001:db8:3::10/64 dev far0 nodad
+         ip link set lo up; ip link set far0 up
+         ip route add default via 198.51.100.1; ip -6 route add default via 2001:db8:3::1",
+    );
+    for family in Family::BOTH {
+        let router = family.addresses().servers[0];
+        let prefix = far_prefix(family == Family::V6);
+        world.sh(&world.lab.gateway, &format!("ip route add {prefix} via {router} dev wan0"));
+    }
+    far
+}
+
+/// ICMP fragmentation needed (RFC 1191), or ICMPv6's packet too big.
+fn is_too_big(frame: &CapturedFrame, family: Family) -> bool {
+    let packet = SlicedPacket::from_ethernet(&frame.bytes).ok().and_then(|packet| packet.transport);
+    match (packet, family) {
+        (Some(TransportSlice::Icmpv4(icmp)), Family::V4) => (icmp.type_u8(), icmp.code_u8()) == (3, 4),
+        (Some(TransportSlice::Icmpv6(icmp)), Family::V6) => icmp.type_u8() == 2,
+        _ => false,
+    }
+}
+
+#[test]
+fn packet_too_big_for_the_way_out_is_told_to_the_client_in_its_own_words() {
+    for more in ["", "source = \"gateway\""] {
+        prepare(&sending("through", &servers(1, HTTP), more), |world| {
+            world.sh(&world.lab.gateway, "ip link set wan0 mtu 1400");
+            world.weir.start();
+            for family in Family::BOTH {
+                upload_intact(&mut world.connect(family, HTTP), POOLED, MIB);
+            }
+            assert_idle(&world.weir);
+            world.weir.stop();
+            world.sh(&world.lab.gateway, "ip link set wan0 mtu 1500");
+            world.assert_as_before();
+        });
+    }
 }
 
 #[test]

@@ -155,6 +155,12 @@ pub fn fetch_intact(stream: &mut TcpStream, bytes: u64) {
 pub fn exchange_intact(stream: &mut TcpStream, host: &str, bytes: u64) {
     let response = fetch(stream, host, bytes).expect("an answer");
     assert!(response.is_intact() && response.length == bytes, "{response:?}");
+    upload_intact(stream, host, bytes);
+}
+
+/// Sends `bytes` bytes to `host`, and compares the hash that the origin gives. The server closes.
+#[track_caller]
+pub fn upload_intact(stream: &mut TcpStream, host: &str, bytes: u64) {
     let mut body = vec![0; bytes as usize];
     content::fill(0, &mut body);
     let head =
