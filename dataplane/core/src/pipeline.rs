@@ -334,11 +334,6 @@ impl<F: Frame> Pipeline<F> {
         self.flows.len()
     }
 
-    /// Server legs.
-    pub fn leg_count(&self) -> usize {
-        self.legs.len()
-    }
-
     /// Frames held for verdicts and for reassembly.
     pub fn frames_held(&self) -> usize {
         self.holds.in_use().1 + self.fragments.frames()
