@@ -253,9 +253,9 @@ impl<F: Frame> Pipeline<F> {
             ..SynOptions::default()
         };
         let (destination, server) = (flow.tuple().dst, leg.tuple.dst);
-        self.grants.learn(destination, granted, &offered, self.now);
+        self.grants.learn(destination, (granted, meta.window), &offered, self.now);
         if server != destination {
-            self.grants.learn(server, granted, &offered, self.now);
+            self.grants.learn(server, (granted, meta.window), &offered, self.now);
         }
         self.join(slot, meta, granted, out);
     }
