@@ -10,6 +10,7 @@ use crate::flow::record::{Flow, Offer, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{InterceptId, Nanos};
+use crate::parse::Meta;
 use crate::pipeline::{KernelOp, Output, Pipeline};
 use crate::policy::{Full, SynCookies};
 use crate::tcp::cookie::Carried;
@@ -234,6 +235,14 @@ impl<F: Frame> Pipeline<F> {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
         }
         if meta.ack != flow.server.nxt {
+            // Another SYN with the client's addresses may have come before its ACK (RFC 5961 section 4): the ACK has the
+            // cookie of its own.
+            let cookie = self.cookie_of(&meta);
+            let id = self.flows.get(slot).and_then(|flow| self.intercept_of(flow)).map(|(id, _)| id);
+            if let (Some(carried), Some(id)) = (cookie, id) {
+                self.forget(slot, out);
+                return self.accept(id, &carried, packet, out);
+            }
             // RFC 9293 section 3.10.7.4, SYN-RECEIVED: not acceptable.
             self.discard(packet.frame, DropReason::BeforeHandshake, out);
             return self.answer_rst(&meta, out);
@@ -265,21 +274,31 @@ impl<F: Frame> Pipeline<F> {
         if !plain || !from_client || self.now >= self.cookies_until {
             return Some(packet);
         }
-        let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
         if meta.segment_sum(packet.frame.data()) != 0xffff {
             self.discard(packet.frame, DropReason::BadChecksum, out);
             return None;
         }
-        let Some(carried) = self.cookies.check(&meta.tuple, isn, cookie, self.now) else {
+        let Some(carried) = self.cookie_of(&meta) else {
             self.totals.cookies_failed += 1;
             return Some(packet);
         };
+        self.accept(id, &carried, packet, out);
+        None
+    }
+
+    /// What the cookie carries that an ACK acknowledges, if it is one of ours.
+    fn cookie_of(&self, meta: &Meta) -> Option<Carried> {
+        let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
+        self.cookies.check(&meta.tuple, isn, cookie, self.now)
+    }
+
+    /// A connection of the ACK that brought a cookie back.
+    fn accept(&mut self, id: InterceptId, carried: &Carried, packet: Packet<F>, out: &mut Output<F>) {
+        let meta = packet.meta;
+        let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
         let packet = match self.admit(packet) {
             Ok(packet) => packet,
-            Err(packet) => {
-                self.over_source(packet, out);
-                return None;
-            }
+            Err(packet) => return self.over_source(packet, out),
         };
         let timestamps = options::timestamps(meta.options_of(packet.frame.data()));
         let mut flow = self.new_answered(id, &packet, Stage::Answered);
@@ -303,14 +322,12 @@ impl<F: Frame> Pipeline<F> {
             if flow.counted {
                 self.sources.leave(&meta.tuple.src.addr);
             }
-            self.discard(packet.frame, DropReason::TableFull, out);
-            return None;
+            return self.discard(packet.frame, DropReason::TableFull, out);
         };
         self.totals.opened += 1;
         self.totals.cookies_accepted += 1;
         self.client_is_there(slot);
         self.early_client(slot, packet, out);
-        None
     }
 
     /// The client's side while weir alone has a handshake with it, or is opening the server leg.

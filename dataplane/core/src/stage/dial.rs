@@ -34,6 +34,10 @@ impl<F: Frame> Pipeline<F> {
         if pool.is_some() {
             self.totals.sent += 1;
         }
+        if self.flows.get(slot).is_some_and(|flow| flow.server.fin) {
+            // The client has had the end of the server's stream: nothing can follow.
+            return self.give_up(slot, Failure::Unavailable, out);
+        }
         match self.make_leg(slot, pool, None) {
             Some(leg) => self.call(slot, leg, out),
             None => self.give_up(slot, Failure::Unavailable, out),
