@@ -11,7 +11,8 @@ build: deps
 	$(CARGO) build --release
 
 demo: build
-	target/release/weir demo $(ARGS)
+	@.ci/nginx target/nginx
+	PATH="$$PATH:target/nginx" target/release/weir demo $(ARGS)
 
 test: deps
 	$(CARGO) test --workspace --quiet
