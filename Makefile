@@ -5,17 +5,19 @@ CARGO ?= cargo
 # For building (BPF with clang, libelf for libbpf) and for running (nft); the tests look at hosts with ip and ethtool too.
 PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables iproute2 ethtool
 
-.PHONY: build demo test bench lint deps clean
+# A server that is not ours and understands PROXY headers. It is not installed, only put there.
+NGINX := $(CURDIR)/target/nginx
+
+.PHONY: build demo test bench lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
 
-demo: build
-	@.ci/nginx target/nginx
-	PATH="$$PATH:target/nginx" target/release/weir demo $(ARGS)
+demo: build nginx
+	PATH="$$PATH:$(NGINX)" target/release/weir demo $(ARGS)
 
-test: deps
-	$(CARGO) test --workspace --quiet
+test: deps nginx
+	PATH="$$PATH:$(NGINX)" $(CARGO) test --workspace --quiet
 
 bench: deps
 	$(CARGO) bench --package weir-benches
@@ -27,6 +29,9 @@ lint: deps
 
 deps:
 	@.ci/packages $(PACKAGES)
+
+nginx:
+	@.ci/nginx $(NGINX)
 
 clean:
 	$(CARGO) clean

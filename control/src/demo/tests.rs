@@ -102,16 +102,16 @@ fn connection_on_another_road_differs_though_it_worked() {
 #[test]
 fn nginx_names_the_ends_that_a_proxy_header_names() {
     use std::io::{Read as _, Write as _};
-    let Some(lab) = Lab::for_test(&LabOptions::default()) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
     let mut stage = Stage::new(&lab).expect("origins");
     stage.start_nginx(NGINX_NAME);
     if let Err(why) = &stage.nginx {
-        // The demo counts it as a difference.
-        assert!(why.contains("there is no nginx"), "{why}");
+        let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+        assert!(why.contains("there is no nginx") && !ci, "{why}");
         return eprintln!("SKIPPED: {why}");
     }
     let target = "192.0.2.12:8080".parse().expect("an address");
-    let mut stream = stage.connect_to(lab::IPV4.client, target).expect("nginx listens");
+    let mut stream = stage.connect_to(Family::V4.addresses().client, target).expect("nginx listens");
     let header = "PROXY TCP4 10.0.0.1 10.0.0.2 1000 80\r\n";
     let request = "HEAD /body HTTP/1.1\r\nhost: nginx.example\r\nconnection: close\r\n\r\n";
     stream.write_all(format!("{header}{request}").as_bytes()).expect("sent");
