@@ -94,7 +94,9 @@ impl Counter {
                 "servers connected from another port than the client's, which was still taken"
             }
             Self::Sent => "connections given to a server of a pool",
-            Self::Retried => "of these, connections given to another server, since the first did not take them",
+            Self::Retried => {
+                "of these, connections given to another server, since the first did not take them"
+            }
             Self::RefusedFull => "connections reset because the relay had as many as it may",
             Self::RefusedOwn => "connections made to the relay's own listener, reset",
             Self::AcceptGone => "connections that were reset before the relay could look at them",

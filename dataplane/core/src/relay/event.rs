@@ -74,7 +74,10 @@ pub enum Verdict {
     Pass,
     /// The connection goes to a server of a pool, from this end; `spare`: there is another, to be tried when the first does
     /// not take it. Where a server was connected ahead this is a [`Verdict::Reset`].
-    Send { from: LocalEnd, spare: bool },
+    Send {
+        from: LocalEnd,
+        spare: bool,
+    },
     /// RST to both ends.
     Reset,
     /// RST to the server, silence towards the client for [`Limits::quiet`].

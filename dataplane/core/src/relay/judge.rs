@@ -54,7 +54,15 @@ impl Judge {
     /// `from` as in [`find_intercept`].
     pub fn new(policy: Arc<Policy>, from: Option<PortId>, client: SocketAddr, server: SocketAddr) -> Self {
         let intercept = find_intercept(&policy, from, server);
-        Self { policy, intercept, client, server, inspector: Inspector::default(), judgement: None, dispatch: None }
+        Self {
+            policy,
+            intercept,
+            client,
+            server,
+            inspector: Inspector::default(),
+            judgement: None,
+            dispatch: None,
+        }
     }
 
     /// What is known at accept. A connection of no intercept (the configuration changed since its SYN) passes, as

@@ -149,10 +149,8 @@ impl Relay {
 
     /// What counts against a pool's server is what it, or the way to it, has said or not said.
     fn not_taken(&mut self, connect: Connect, failure: Failure) {
-        let servers = matches!(
-            failure,
-            Failure::Refused | Failure::Reset | Failure::Unreachable | Failure::TimedOut
-        );
+        let servers =
+            matches!(failure, Failure::Refused | Failure::Reset | Failure::Unreachable | Failure::TimedOut);
         if servers && connect.to != Towards::Destination {
             self.blamed = Some(connect.to);
         }
