@@ -15,6 +15,7 @@ mod lost;
 mod pools;
 mod raw;
 mod refusals;
+mod relayed_sends;
 mod roads;
 mod stalled;
 mod wrappings;
