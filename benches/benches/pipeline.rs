@@ -81,7 +81,8 @@ fn fib(flows: u32, v6: bool) -> Arc<Fib> {
     for (port, v4, six) in [(LAN, "10.0.0.0/8", "fd00::/8"), (WAN, "192.0.2.0/24", "2001:db8::/32")] {
         fib.v4.insert(v4.parse().expect("a prefix"), Route::OnLink(port));
         fib.v6.insert(six.parse().expect("a prefix"), Route::OnLink(port));
-        fib.links[port.0 as usize] = Some(Link { mac: [6, 0, 0, 0, 0, port.0], mtu: 1500, up: true });
+        fib.links[port.0 as usize] =
+            Some(Link { mac: [6, 0, 0, 0, 0, port.0], mtu: 1500, up: true, v4: None, v6: None });
     }
     for n in (0..flows).step_by(50_000) {
         let ends = ends(n, v6);
@@ -101,7 +102,10 @@ fn established(flows: u32, v6: bool) -> (Pipeline<HeapFrame>, Output<HeapFrame>)
         names: 64,
         fragments: 16,
         partial_checksums: PortSet::default(),
+        worker: 0,
+        workers: 1,
         seed: 1,
+        secret: [7; 32],
         is_replay: false,
     };
     let mut pipeline = Pipeline::new(&config, policy(), fib(flows, v6), Nanos(1));

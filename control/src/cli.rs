@@ -1,5 +1,6 @@
 //! The command line (DESIGN section 10).
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -44,6 +45,8 @@ enum Command {
     Status(AdminArgs),
     /// The flows of the running gateway
     Flows(AdminArgs),
+    /// Give a server of a pool no new connections; it keeps those that it has
+    Drain(DrainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +88,19 @@ struct AdminArgs {
     at: Where,
     #[command(flatten)]
     output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct DrainArgs {
+    /// Name of the pool
+    pool: String,
+    /// Address and port of the server, as in the configuration
+    server: SocketAddr,
+    /// Give it connections again
+    #[arg(long)]
+    undo: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +150,9 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay(&args),
         Command::Status(args) => ask(&args, Request::Status, table::status),
         Command::Flows(args) => ask(&args, Request::Flows, table::flows),
+        Command::Drain(DrainArgs { pool, server, undo, admin }) => {
+            ask(&admin, Request::Drain { pool, server, undo }, table::pool)
+        }
     };
     match result {
         Ok(exit) => exit.into(),

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 2
+#define WEIR_LAYOUT 3
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -49,6 +49,9 @@ enum weir_outcome {
 	WEIR_REDIRECT_FRAGMENT,
 	WEIR_OTHER_HOST,
 	WEIR_NESTED_TAG_DROP,
+	WEIR_REDIRECT_POOL,
+	WEIR_REDIRECT_GATEWAY,
+	WEIR_REDIRECT_ICMP,
 	WEIR_OUTCOMES
 };
 
@@ -74,7 +77,22 @@ struct weir_flow {
 	__u8 reserved[5];
 };
 
-/* Keys of the longest-prefix tries; the value is a __u64 with one bit per intercept. */
+/* The endpoint of a pool's server; with port 0 its address, for what has no ports. */
+struct weir_pool_key {
+	struct weir_address address;
+	__u8 port[2];			/* network order */
+};
+
+#define WEIR_POOL_GATEWAY 1		/* the gateway is the source, from the ports `first` to `last` */
+#define WEIR_POOL_ADDRESS 2		/* the entry is of the address */
+
+struct weir_pool_server {
+	__u32 flags;
+	__u16 first;
+	__u16 last;
+};
+
+/* Keys of the longest-prefix tries; the value is a __u64 with one bit per intercept, or 0: the prefix is the box's own. */
 struct weir_prefix4 {
 	__u32 length;
 	__u8 bytes[4];

@@ -13,7 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
 use weir_core::fragments::MAX_PIECES;
-use weir_core::ids::{MAX_PORTS, Nanos, PortId, PortSet};
+use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::view::FlowView;
 use weir_sys::steering::{Pulse, Steering, SteeringError};
@@ -55,6 +55,9 @@ pub struct PortSpec {
     pub mtu: u32,
 }
 
+/// Servers of pools that did not take a connection, for whoever looks after them.
+pub type Failures = Arc<ArrayQueue<(PoolId, ServerId)>>;
+
 /// What the dataplane is to be.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -69,6 +72,10 @@ pub struct Spec {
     pub kernel_flows: usize,
     /// The most octets held for one verdict.
     pub hold_bytes: usize,
+    /// Where workers tell of servers that failed.
+    pub failures: Failures,
+    /// Connections that can wait for a verdict at the same time, all workers together.
+    pub holds: usize,
 }
 
 /// What a port got.
@@ -152,7 +159,15 @@ impl Dataplane {
             ports,
             frames,
         };
-        let make = Make { spec, queues: queues.into_iter().collect(), punt, first, seed: random_seed() };
+        let make = Make {
+            spec,
+            queues: queues.into_iter().collect(),
+            punt,
+            first,
+            seed: random_seed(),
+            secret: random_secret(),
+            failures: spec.failures.clone(),
+        };
         let share = frames / drivers.len();
         for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
             let own = pool.split_off(pool.len().saturating_sub(share));
@@ -182,7 +197,7 @@ impl Dataplane {
         let commands = Arc::new(ArrayQueue::new(16));
         let parts = Parts {
             id,
-            pipeline: make.pipeline(frames.len(), self.handoff.workers()),
+            pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
             driver,
             hasher: FlowHasher::new(make.seed),
             handoff: self.handoff.clone(),
@@ -190,6 +205,7 @@ impl Dataplane {
             snapshots: publisher.subscribe(),
             commands: commands.clone(),
             stats: stats.clone(),
+            failures: make.failures.clone(),
             frames,
             senders: make.senders(),
         };
@@ -325,10 +341,13 @@ struct Make<'a> {
     punt: &'a Punt,
     first: &'a Snapshot,
     seed: u64,
+    /// Of SYN cookies: a client's SYN and its ACK meet the same worker, and still all have one.
+    secret: [u8; 32],
+    failures: Failures,
 }
 
 impl Make<'_> {
-    fn pipeline(&self, frames: usize, workers: usize) -> Pipeline<XskFrame> {
+    fn pipeline(&self, id: usize, frames: usize, workers: usize) -> Pipeline<XskFrame> {
         let mut partial = PortSet::default();
         for (at, _) in self.spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
             partial.insert(PortId(at as u8));
@@ -337,14 +356,17 @@ impl Make<'_> {
         let flows = per_worker(self.spec.flows);
         let config = Config {
             flows: Capacity { fast: flows, kernel: per_worker(self.spec.kernel_flows) },
-            holds: (flows / 16).clamp(64, 4096),
+            holds: per_worker(self.spec.holds).min(flows),
             hold_bytes: self.spec.hold_bytes,
             hold_frames: frames / 4,
             names: flows.min(65_536),
             // An eighth of the frames at most: fragments must not take what whole packets need.
             fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
             partial_checksums: partial,
+            worker: id,
+            workers,
             seed: self.seed,
+            secret: self.secret,
             is_replay: false,
         };
         let now = Nanos(clock::monotonic_ns());
@@ -423,4 +445,13 @@ fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
 /// From the system's random numbers, so that nobody outside can choose colliding flows.
 fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+/// From the same.
+fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    for part in secret.chunks_exact_mut(8) {
+        part.copy_from_slice(&random_seed().to_ne_bytes());
+    }
+    secret
 }

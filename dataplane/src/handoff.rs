@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::hold::Packet;
 use weir_core::ids::PortId;
 use weir_core::parse::FragmentMeta;
+use weir_core::wire::icmp::IcmpMeta;
 use weir_sys::waiter::Waker;
 
 /// What crosses.
@@ -17,14 +19,29 @@ pub enum Crossing<F> {
     Fragment(F, PortId, FragmentMeta),
     /// A finished frame for a port of which only the other worker has a queue.
     Send(PortId, F),
+    /// An ICMP error about a flow that the other worker owns.
+    Icmp(F, PortId, IcmpMeta),
+    /// What the destination of `leg` answers is to be handed to worker `owner`; then the frame is to be sent.
+    Claim {
+        owner: usize,
+        leg: Tuple,
+        frame: Option<(PortId, F)>,
+    },
+    /// What `owner` claimed it does not need any more.
+    Release {
+        owner: usize,
+        key: FlowKey,
+    },
 }
 
 impl<F> Crossing<F> {
     /// The frame, when it could not cross.
-    pub fn into_frame(self) -> F {
+    pub fn into_frame(self) -> Option<F> {
         match self {
-            Self::Packet(packet) => packet.frame,
-            Self::Fragment(frame, _, _) | Self::Send(_, frame) => frame,
+            Self::Packet(packet) => Some(packet.frame),
+            Self::Fragment(frame, ..) | Self::Send(_, frame) | Self::Icmp(frame, ..) => Some(frame),
+            Self::Claim { frame, .. } => frame.map(|(_, frame)| frame),
+            Self::Release { .. } => None,
         }
     }
 }

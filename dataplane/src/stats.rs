@@ -11,6 +11,9 @@ use weir_core::pipeline::Totals;
 
 use crate::driver::RingFrames;
 
+/// Fields of [`Totals`].
+const TOTALS: usize = 16;
+
 /// One worker's numbers, shared.
 #[derive(Debug)]
 pub struct WorkerStats {
@@ -19,7 +22,7 @@ pub struct WorkerStats {
     dropped: [AtomicU64; DropReason::COUNT],
     punted: [AtomicU64; PuntReason::COUNT],
     ports: [PortStats; MAX_PORTS],
-    totals: [AtomicU64; 9],
+    totals: [AtomicU64; TOTALS],
     gauges: [AtomicU64; 7],
 }
 
@@ -97,8 +100,25 @@ fn store(list: &[AtomicU64], values: &[u64]) {
     }
 }
 
-const fn totals_array(t: &Totals) -> [u64; 9] {
-    [t.opened, t.allowed, t.reset, t.dropped, t.unidentified, t.relayed, t.midstream, t.expired, t.bypassed]
+const fn totals_array(t: &Totals) -> [u64; TOTALS] {
+    [
+        t.opened,
+        t.allowed,
+        t.reset,
+        t.dropped,
+        t.unidentified,
+        t.relayed,
+        t.midstream,
+        t.expired,
+        t.bypassed,
+        t.sent,
+        t.retried,
+        t.failed,
+        t.cookies_sent,
+        t.cookies_accepted,
+        t.cookies_failed,
+        t.limited,
+    ]
 }
 
 const fn gauges_array(g: &Gauges) -> [u64; 7] {
@@ -133,15 +153,31 @@ impl Gauges {
 pub struct Summary {
     pub counters: Counters,
     pub ports: [(u64, u64); MAX_PORTS],
-    totals: [u64; 9],
+    totals: [u64; TOTALS],
     gauges: [u64; 7],
 }
 
 impl Summary {
     pub fn totals(&self) -> Totals {
-        let [opened, allowed, reset, dropped, unidentified, relayed, midstream, expired, bypassed] =
-            self.totals;
-        Totals { opened, allowed, reset, dropped, unidentified, relayed, midstream, expired, bypassed }
+        let t = &self.totals;
+        Totals {
+            opened: t[0],
+            allowed: t[1],
+            reset: t[2],
+            dropped: t[3],
+            unidentified: t[4],
+            relayed: t[5],
+            midstream: t[6],
+            expired: t[7],
+            bypassed: t[8],
+            sent: t[9],
+            retried: t[10],
+            failed: t[11],
+            cookies_sent: t[12],
+            cookies_accepted: t[13],
+            cookies_failed: t[14],
+            limited: t[15],
+        }
     }
 
     pub fn gauges(&self) -> Gauges {

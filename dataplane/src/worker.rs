@@ -6,16 +6,18 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::drop::DropReason;
-use weir_core::flow::key::{FlowHasher, FlowKey, owner};
+use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
 use weir_core::frame::Frame;
 use weir_core::hold::Packet;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::parse::{self, FragmentMeta, Parsed};
-use weir_core::pipeline::{Output, Pipeline, Punted};
+use weir_core::pipeline::{LegOp, Output, Pipeline, Punted};
 use weir_core::view::FlowView;
 use weir_core::wire::edit;
+use weir_core::wire::icmp::IcmpMeta;
 
 use crate::driver::Driver;
+use crate::gateway::Failures;
 use crate::handoff::{Crossing, Handoff};
 use crate::punt::Punt;
 use crate::snapshot::Subscriber;
@@ -49,6 +51,8 @@ pub struct Parts<D: Driver> {
     pub snapshots: Subscriber,
     pub commands: Arc<ArrayQueue<Command>>,
     pub stats: Arc<WorkerStats>,
+    /// Servers of pools that did not take a connection, for control.
+    pub failures: Failures,
     pub frames: Vec<D::Frame>,
     /// For each port, the worker that sends for this one when it has no queue there.
     pub senders: [usize; MAX_PORTS],
@@ -132,6 +136,7 @@ impl<D: Driver> Worker<D> {
         match parse::parse(frame.data()) {
             Ok(Parsed::Tcp(meta)) => self.steer(now, Packet { frame, port, meta }),
             Ok(Parsed::Fragment(meta)) => self.steer_fragment(now, frame, port, meta),
+            Ok(Parsed::Icmp(meta)) => self.steer_icmp(now, frame, port, meta),
             Ok(Parsed::NotTcp) => self.parts.pipeline.handle_other(frame, &mut self.out),
             Err(reason) => self.discard(frame, reason),
         }
@@ -159,13 +164,29 @@ impl<D: Driver> Worker<D> {
         self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
     }
 
+    /// An ICMP error belongs to the flow that it quotes.
+    fn steer_icmp(&mut self, now: Nanos, frame: D::Frame, port: PortId, meta: IcmpMeta) {
+        let workers = self.parts.handoff.workers();
+        if workers > 1 {
+            let to = owner(self.parts.hasher.hash(&FlowKey::of(&meta.quoted)), workers);
+            if to != self.parts.id {
+                return self.hand_over(to, Crossing::Icmp(frame, port, meta));
+            }
+        }
+        self.parts.pipeline.handle_icmp(now, frame, port, meta, &mut self.out);
+    }
+
     fn hand_over(&mut self, to: usize, crossing: Crossing<D::Frame>) {
         match self.parts.handoff.send(to, crossing) {
             Ok(()) => {
                 self.handed_over += 1;
                 self.woken |= 1 << to.min(63);
             }
-            Err(crossing) => self.discard(crossing.into_frame(), DropReason::HandoffFull),
+            Err(crossing) => {
+                if let Some(frame) = crossing.into_frame() {
+                    self.discard(frame, DropReason::HandoffFull);
+                }
+            }
         }
     }
 
@@ -181,9 +202,53 @@ impl<D: Driver> Worker<D> {
                     self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
                 }
                 Crossing::Send(port, frame) => self.out.tx.push((port, frame)),
+                Crossing::Icmp(frame, port, meta) => {
+                    self.parts.pipeline.handle_icmp(now, frame, port, meta, &mut self.out);
+                }
+                Crossing::Claim { owner, leg, frame } => self.claimed(now, owner, &leg, frame),
+                Crossing::Release { owner, key } => self.parts.pipeline.release_claim(&key, owner),
             }
         }
         got
+    }
+
+    /// Another worker opens a server leg whose packets come here: from before its SYN leaves they are handed on.
+    fn claimed(&mut self, now: Nanos, owner: usize, leg: &Tuple, frame: Option<(PortId, D::Frame)>) {
+        let granted = self.parts.pipeline.claim(now, leg, owner);
+        match frame {
+            Some(sending) if granted => self.out.tx.push(sending),
+            Some((_, frame)) => self.discard(frame, DropReason::TableFull),
+            None => {}
+        }
+    }
+
+    /// Tells other workers of server legs, and hands them what is theirs; tells control of servers that failed.
+    fn tell_others(&mut self) {
+        let mut legs = std::mem::take(&mut self.out.legs);
+        for op in legs.drain(..) {
+            let owner = self.parts.id;
+            match op {
+                LegOp::Claim { worker, leg, frame } => {
+                    self.hand_over(worker, Crossing::Claim { owner, leg, frame });
+                }
+                LegOp::Release { worker, key } => self.hand_over(worker, Crossing::Release { owner, key }),
+            }
+        }
+        self.out.legs = legs;
+        let mut hand = std::mem::take(&mut self.out.hand);
+        for (worker, packet) in hand.drain(..) {
+            self.hand_over(worker, Crossing::Packet(packet));
+        }
+        self.out.hand = hand;
+        let mut errors = std::mem::take(&mut self.out.hand_icmp);
+        for (worker, frame, port, meta) in errors.drain(..) {
+            self.hand_over(worker, Crossing::Icmp(frame, port, meta));
+        }
+        self.out.hand_icmp = errors;
+        for failed in self.out.failed.drain(..) {
+            // When control is behind, it learns of the next one.
+            let _behind = self.parts.failures.push((failed.pool, failed.server));
+        }
     }
 
     /// Does what the pipeline asked for: first the kernel map, then the frames for the kernel, then those for the wire.
@@ -206,6 +271,7 @@ impl<D: Driver> Worker<D> {
         }
         ops.append(&mut self.out.kernel);
         self.out.kernel = ops;
+        self.tell_others();
         self.send_punts();
         self.send_frames();
         self.wake_others();

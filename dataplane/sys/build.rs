@@ -7,8 +7,9 @@ use std::{env, process};
 fn main() {
     let source = Path::new(&env_of("CARGO_MANIFEST_DIR")).join("../bpf/weir.bpf.c");
     let object = Path::new(&env_of("OUT_DIR")).join("weir.bpf.o");
-    println!("cargo:rerun-if-changed={}", source.display());
-    println!("cargo:rerun-if-changed={}", source.with_file_name("maps.h").display());
+    for file in ["weir.bpf.c", "parse.h", "maps.h"] {
+        println!("cargo:rerun-if-changed={}", source.with_file_name(file).display());
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let mut command = Command::new(&clang);

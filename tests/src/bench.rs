@@ -12,10 +12,12 @@ use weir_core::fib::{Fib, Link, Route};
 use weir_core::flow::table::Capacity;
 use weir_core::frame::{Frame, HeapFrame};
 use weir_core::hold::Packet;
-use weir_core::ids::{Nanos, PortId, PortSet};
+use weir_core::ids::{Nanos, PoolId, PortId, PortSet};
 use weir_core::parse::{self, Parsed};
 use weir_core::pipeline::{Config, KernelOp, Output, Pipeline, PuntTo, Punted};
-use weir_core::policy::{Action, InterceptSpec, NameSet, Policy, PolicyBuilder, RuleSpec};
+use weir_core::policy::{
+    Action, Handshake, InterceptSpec, Limits, NameSet, Policy, PolicyBuilder, PoolSpec, RuleSpec,
+};
 
 use crate::packet::{ACK, Family, SYN, Seen, Seg};
 
@@ -45,6 +47,13 @@ pub enum Moved {
     Relayed,
     Midstream,
     Expired,
+    Sent,
+    Retried,
+    Failed,
+    CookieSent,
+    CookieAccepted,
+    CookieFailed,
+    Limited,
 }
 
 /// What a bench is made of.
@@ -53,6 +62,8 @@ pub struct Setup {
     pub config: Config,
     pub frames: usize,
     pub spec: InterceptSpec,
+    pub pools: Vec<PoolSpec>,
+    pub limits: Limits,
     pub fib: Fib,
 }
 
@@ -80,10 +91,34 @@ impl Setup {
             names: 16,
             fragments: 8,
             partial_checksums: PortSet(0),
+            worker: 0,
+            workers: 1,
             seed: 7,
+            secret: [7; 32],
             is_replay: false,
         };
-        Self { config, frames: FRAMES, spec, fib: fib(1500) }
+        Self { config, frames: FRAMES, spec, pools: Vec::new(), limits: Limits::default(), fib: fib(1500) }
+    }
+
+    /// The same, but weir answers SYNs.
+    pub fn answer() -> Self {
+        let mut setup = Self::new();
+        setup.spec.handshake = Handshake::Answer;
+        setup
+    }
+
+    /// `sent.example` goes to a pool of both families' servers [`pool_server`] 0 and 1, but those of `without`.
+    #[must_use]
+    pub fn sending(mut self, pool: impl FnOnce(PoolSpec) -> PoolSpec) -> Self {
+        let mut rule = RuleSpec::new(Action::Send(PoolId(0)));
+        rule.host = Some(Arc::new(NameSet::parse(["sent.example"]).expect("a name")));
+        self.spec.rules.push(rule);
+        let mut spec = PoolSpec::new("pool");
+        for family in crate::packet::BOTH {
+            spec = (0..2).fold(spec, |spec, n| spec.server(pool_server(family, n).into()));
+        }
+        self.pools.push(pool(spec));
+        self
     }
 }
 
@@ -107,7 +142,25 @@ pub fn server_of(family: Family) -> IpAddr {
     }
 }
 
-/// Both hosts on their port's link.
+/// The gateway's own addresses on a port.
+pub fn gateway_of(port: PortId) -> (Ipv4Addr, Ipv6Addr) {
+    if port == LAN {
+        (Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))
+    } else {
+        (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1))
+    }
+}
+
+/// A server of the bench's pool.
+pub fn pool_server(family: Family, n: u8) -> (IpAddr, u16) {
+    let addr = match family {
+        Family::V4 => Ipv4Addr::new(192, 0, 2, 20 + n).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x20 + u16::from(n)).into(),
+    };
+    (addr, 8443)
+}
+
+/// All hosts on their port's link.
 pub fn fib(mtu: u16) -> Fib {
     let mut fib = Fib::default();
     for (net, port) in [("10.1.0.0/16", LAN), ("192.0.2.0/24", WAN)] {
@@ -119,9 +172,14 @@ pub fn fib(mtu: u16) -> Fib {
     for family in crate::packet::BOTH {
         fib.neighbours.insert((LAN, client_of(family)), CLIENT_MAC);
         fib.neighbours.insert((WAN, server_of(family)), SERVER_MAC);
+        for n in 0..2 {
+            fib.neighbours.insert((WAN, pool_server(family, n).0), SERVER_MAC);
+        }
     }
-    fib.links[0] = Some(Link { mac: LAN_MAC, mtu, up: true });
-    fib.links[1] = Some(Link { mac: WAN_MAC, mtu, up: true });
+    for (port, mac) in [(LAN, LAN_MAC), (WAN, WAN_MAC)] {
+        let (v4, v6) = gateway_of(port);
+        fib.links[usize::from(port.0)] = Some(Link { mac, mtu, up: true, v4: Some(v4), v6: Some(v6) });
+    }
     fib
 }
 
@@ -195,7 +253,9 @@ impl Bench {
     }
 
     pub fn in_grace(family: Family, setup: Setup) -> Self {
-        let policy = Arc::new(policy(1, [setup.spec]));
+        let builder = PolicyBuilder::new(1).limits(setup.limits).intercept(setup.spec);
+        let builder = setup.pools.into_iter().fold(builder, PolicyBuilder::pool);
+        let policy = Arc::new(builder.build().expect("a policy"));
         let pipe = Pipeline::new(&setup.config, policy, Arc::new(setup.fib), START);
         let mut out = Output::default();
         out.free.extend((0..setup.frames).map(|_| HeapFrame::new(FRAME)));
@@ -282,6 +342,9 @@ impl Bench {
             Ok(Parsed::Fragment(meta)) => {
                 self.pipe.handle_fragment(self.now, frame, port, meta, &mut self.out);
             }
+            Ok(Parsed::Icmp(meta)) => {
+                self.pipe.handle_icmp(self.now, frame, port, meta, &mut self.out);
+            }
             Ok(Parsed::NotTcp) => self.pipe.handle_other(frame, &mut self.out),
             Err(reason) => {
                 self.pipe.counters.drop(reason);
@@ -332,6 +395,13 @@ impl Bench {
             (Moved::Relayed, t.relayed),
             (Moved::Midstream, t.midstream),
             (Moved::Expired, t.expired),
+            (Moved::Sent, t.sent),
+            (Moved::Retried, t.retried),
+            (Moved::Failed, t.failed),
+            (Moved::CookieSent, t.cookies_sent),
+            (Moved::CookieAccepted, t.cookies_accepted),
+            (Moved::CookieFailed, t.cookies_failed),
+            (Moved::Limited, t.limited),
         ];
         drops.chain(punts).chain(totals).filter(|(_, n)| *n > 0).collect()
     }

@@ -1,22 +1,31 @@
 //! The admin API: one JSON object a line over a Unix socket, one JSON line in answer.
 //!
-//! [`server`] runs in `weir run`; [`client`] is what `weir status` and `weir flows` use; [`table`] prints for people.
+//! [`server`] runs in `weir run`; [`client`] is what `weir status`, `weir flows` and `weir drain` use; [`table`] prints for people.
 
 pub mod client;
 pub mod server;
 pub mod state;
 pub mod table;
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// What is asked: `{"op":"status"}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
     /// How the gateway is.
     Status,
     /// All flows.
     Flows,
+    /// A server of a pool gets no new connections, or with `undo` gets them again.
+    Drain {
+        pool: String,
+        server: SocketAddr,
+        #[serde(default)]
+        undo: bool,
+    },
 }
 
 /// What is answered when a request is not understood or cannot be carried out.

@@ -122,9 +122,14 @@ async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()
             };
             spawn_blocking(list).await?
         }
+        Ok(Request::Drain { pool, server, undo }) => match state.health.drain(&pool, server, !undo) {
+            Ok(pool) => serde_json::to_string(&pool),
+            Err(error) => serde_json::to_string(&Refusal { error: error.to_string() }),
+        },
         Err(error) => serde_json::to_string(&Refusal {
             error: format!(
-                "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}"
+                "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}, \
+                 {{\"op\":\"drain\",\"pool\":NAME,\"server\":ADDRESS}}"
             ),
         }),
     };

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use weir_core::drop::{DropReason, PuntReason};
+use weir_core::policy::ServerState;
 use weir_core::view::FlowView;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::relay::{RelayFlow, RelayHandle};
 use weir_sys::steering::Steering;
+
+use crate::health::{Board, PoolView};
 
 /// How long workers may take to list their flows.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +46,8 @@ pub struct State {
     pub dataplane: Part<Dataplane>,
     pub relay: Part<RelayHandle>,
     pub steering: Mutex<Option<Steering>>,
+    /// Which servers of the pools are up.
+    pub health: Arc<Board>,
     /// How the steering program sits on each port.
     pub attached: Vec<(String, &'static str)>,
     /// Devices that went away since the start.
@@ -98,6 +103,7 @@ pub struct Status {
     pub unhealthy: Vec<String>,
     pub workers: usize,
     pub ports: Vec<PortStatus>,
+    pub pools: Vec<PoolView>,
     pub frames: Frames,
     pub flows_fast: u64,
     pub flows_kernel: u64,
@@ -146,6 +152,7 @@ impl State {
             unhealthy,
             workers: plane.map_or(0, Dataplane::workers),
             ports: self.ports(plane, &summary.ports),
+            pools: self.health.views(),
             frames: Frames {
                 total: total as u64,
                 free: gauges.frames_pool + gauges.frames_fill + reservoir as u64,
@@ -174,7 +181,11 @@ impl State {
 
     fn all_warnings(&self) -> Vec<String> {
         let now = self.warnings.lock().map(|w| w.clone()).unwrap_or_default();
-        self.lasting_warnings.iter().cloned().chain(now).collect()
+        let pools = self.health.views();
+        let without = pools.iter().filter(|pool| !pool.has_server_up()).map(|pool| {
+            format!("pool {}: no server is up; connections go to those that are down, or draining", pool.name)
+        });
+        self.lasting_warnings.iter().cloned().chain(now).chain(without).collect()
     }
 
     fn ports(&self, plane: Option<&Dataplane>, counters: &[(u64, u64)]) -> Vec<PortStatus> {
@@ -242,6 +253,13 @@ impl State {
             let device = &port.state.device;
             let _ = writeln!(text, "weir_port_rx_packets_total{{device=\"{device}\"}} {}", port.rx_packets);
             let _ = writeln!(text, "weir_port_tx_packets_total{{device=\"{device}\"}} {}", port.tx_packets);
+        }
+        for pool in &status.pools {
+            for state in [ServerState::Up, ServerState::Down, ServerState::Draining].map(ServerState::name) {
+                let servers = pool.servers.iter().filter(|server| server.state == state).count();
+                let name = &pool.name;
+                let _ = writeln!(text, "weir_pool_servers{{pool=\"{name}\",state=\"{state}\"}} {servers}");
+            }
         }
         text
     }
@@ -314,6 +332,13 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
             t.bypassed,
             "Connections whose first bytes passed while no worker breathed (fail = \"open\").",
         ),
+        ("sent", t.sent, "Connections given to a pool."),
+        ("retried", t.retried, "Connections for which a second server of their pool was tried."),
+        ("failed", t.failed, "Connections reset since no server took them."),
+        ("cookies-sent", t.cookies_sent, "SYNs answered with a cookie and without state."),
+        ("cookies-accepted", t.cookies_accepted, "Connections made from a cookie that came back."),
+        ("cookies-failed", t.cookies_failed, "ACKs of unknown connections that brought no cookie of ours."),
+        ("limited", t.limited, "Connections refused because a bound of `[limits]` was reached."),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

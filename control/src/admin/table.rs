@@ -42,6 +42,9 @@ pub fn status(value: &Value) -> String {
             plain(&port["tx_packets"]),
         );
     }
+    for pool in value["pools"].as_array().into_iter().flatten() {
+        out += &self::pool(pool);
+    }
     for family in ["flows", "drops", "punts", "steering", "relay"] {
         for count in value[family].as_array().into_iter().flatten().filter(|c| c["count"] != 0) {
             let (name, meaning) = (plain(&count["name"]), plain(&count["meaning"]));
@@ -50,6 +53,24 @@ pub fn status(value: &Value) -> String {
     }
     for warning in value["warnings"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "warning: {}", plain(warning));
+    }
+    out
+}
+
+/// `weir drain`, and in `weir status`: a row for each server of the pool.
+pub fn pool(value: &Value) -> String {
+    let mut out = String::new();
+    for server in value["servers"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "pool   {}: {:<24} {:<8} weight {:<3} for {} s: {}",
+            plain(&value["name"]),
+            plain(&server["address"]),
+            plain(&server["state"]),
+            plain(&server["weight"]),
+            plain(&server["since_s"]),
+            plain(&server["why"]),
+        );
     }
     out
 }

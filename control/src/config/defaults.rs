@@ -1,11 +1,18 @@
 //! What holds where the file is silent.
 //!
 //! An intercept's own defaults are those of [`weir_core::policy::InterceptSpec::new`]: handshake `through`, hold 16 KiB
-//! and 3 s, full `kernel`, otherwise and unidentified `allow`, midstream `reset` after 60 s. A `[[pool]]` balances by
-//! `maglev` and shows the client's address. `name`, `device`, `from`, `to`, `tcp`, `action` and `servers` have none and
-//! must be written.
+//! and 3 s, full `kernel`, SYN cookies `auto`, QUIC `pass`, otherwise and unidentified `allow`, midstream `reset` after
+//! 60 s. A pool's own are those of [`weir_core::policy::PoolSpec::new`]: it balances by `maglev` and the client's address,
+//! shows servers the client's address, writes no PROXY header and checks nothing; a server has weight 1. `name`,
+//! `device`, `from`, `to`, `tcp`, `action`, `servers` and the `kind` of a check have none and must be written.
 
-use super::model::{Cores, Express, Fail, Fallback, Gateway, Idle, Mark, Mode, Queues, Workers};
+use std::time::Duration;
+
+use weir_core::policy::{Action, HeldFull};
+
+use super::model::{
+    Check, Cores, Express, Fail, Fallback, Gateway, Idle, Limits, Mark, Mode, Probe, Queues, Workers,
+};
 
 /// `[gateway]`: fails open, admin API at /run/weir/admin.sock, no metrics.
 pub fn gateway() -> Gateway {
@@ -27,3 +34,26 @@ pub const QUEUES: Queues = Queues::All;
 
 /// `[[port]]`, `mode`: the best that the driver has.
 pub const MODE: Mode = Mode::Auto;
+
+/// `[limits]`: an eighth of `flows` half-open, 64 MiB held, segments wait for room, no bounds on sources.
+pub fn limits(flows: u32) -> Limits {
+    Limits {
+        half_open: (flows / 8).max(1),
+        held: 64 << 20,
+        held_full: HeldFull::Wait,
+        source_flows: None,
+        source_rate: None,
+        source_over: Action::Drop,
+    }
+}
+
+/// `check` of a `[[pool]]`: every 2 s, at most 1 s long; up after 2 that succeed, down after 3 that fail.
+pub const fn check(probe: Probe) -> Check {
+    Check { probe, interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 }
+}
+
+/// `path` of an HTTP check.
+pub const CHECK_PATH: &str = "/";
+
+/// `status` of an HTTP check.
+pub const CHECK_STATUS: std::ops::RangeInclusive<u16> = 200..=399;

@@ -22,7 +22,10 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub use model::{Config, Cores, Express, Fail, Fallback, Gateway, Idle, Mark, Mode, Port, Queues, Workers};
+pub use model::{
+    Check, Config, Cores, Express, Fail, Fallback, Gateway, Idle, Limits, Mark, Mode, Pool, Port, Probe,
+    Queues, Workers,
+};
 pub use report::{Finding, Report, Severity, Summary};
 
 use section::Reader;

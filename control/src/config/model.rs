@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use weir_core::ids::PortId;
-use weir_core::policy::{InterceptSpec, Policy, PolicyBuilder, Pool};
+use weir_core::policy::{self, Action, HeldFull, InterceptSpec, Policy, PolicyBuilder, PoolSpec};
+use weir_core::sources::SourceLimits;
 
 /// One valid configuration. Made by [`super::load`]; what it holds has been checked there.
 #[derive(Clone, Debug)]
@@ -17,6 +20,7 @@ pub struct Config {
     pub ports: Vec<Port>,
     pub workers: Workers,
     pub fallback: Fallback,
+    pub limits: Limits,
     /// In the order of the file: an intercept's place is its `InterceptId`.
     pub intercepts: Vec<InterceptSpec>,
     /// In the order of the file: a pool's place is its `PoolId`.
@@ -142,10 +146,84 @@ pub struct Fallback {
     pub listen: u16,
 }
 
+/// `[limits]`: what clients can make the box hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections whose handshake is not complete, all workers together.
+    pub half_open: u32,
+    /// Octets of clients that wait for a verdict, in all.
+    pub held: u64,
+    /// What becomes of an octet more.
+    pub held_full: HeldFull,
+    /// Connections of one source at a time: of an IPv4 address, or an IPv6 /64.
+    pub source_flows: Option<u32>,
+    /// New connections of one source per second.
+    pub source_rate: Option<u32>,
+    /// What a SYN beyond these two gets: `Reset` or `Drop`.
+    pub source_over: Action,
+}
+
+/// One `[[pool]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub spec: PoolSpec,
+    /// How weir finds out whether a server is up; none: by the connections that it sends there.
+    pub check: Option<Check>,
+}
+
+/// `check` of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub probe: Probe,
+    /// From the beginning of one probe to that of the next.
+    pub interval: Duration,
+    /// The longest that a probe may take.
+    pub timeout: Duration,
+    /// Probes in a row that must succeed until a server is up again.
+    pub rise: u32,
+    /// Probes and connections in a row that must fail until it is down.
+    pub fall: u32,
+}
+
+/// What a probe asks of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// To take a connection.
+    Tcp,
+    /// To answer a ClientHello, with this name in it or none. Its certificate is not looked at.
+    Tls { host: Option<String> },
+    /// To answer `GET path` with one of these statuses. The Host is this one, or the server's address.
+    Http { path: String, host: Option<String>, status: Vec<RangeInclusive<u16>> },
+}
+
+impl Probe {
+    /// The kind of the check, as the file spells it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls { .. } => "tls",
+            Self::Http { .. } => "http",
+        }
+    }
+}
+
+impl Limits {
+    /// As the rules carry them.
+    pub const fn of_policy(&self) -> policy::Limits {
+        policy::Limits {
+            half_open: self.half_open,
+            held_full: self.held_full,
+            source: SourceLimits { flows: self.source_flows, rate: self.source_rate },
+            source_over: self.source_over,
+        }
+    }
+}
+
 impl Config {
     /// The rules as workers and relay read them.
     pub fn compile(&self, epoch: u32) -> Policy {
-        let builder = self.pools.iter().cloned().fold(PolicyBuilder::new(epoch), PolicyBuilder::pool);
+        let builder = PolicyBuilder::new(epoch).limits(self.limits.of_policy());
+        let builder = self.pools.iter().map(|pool| pool.spec.clone()).fold(builder, PolicyBuilder::pool);
         let builder = self.intercepts.iter().cloned().fold(builder, PolicyBuilder::intercept);
         builder.build().expect("reading the file refuses whatever the builder does")
     }

@@ -184,6 +184,10 @@ impl<'t> Item<'t> {
         self.value.is_integer()
     }
 
+    pub fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
     pub fn is_string(&self) -> bool {
         self.value.is_str()
     }

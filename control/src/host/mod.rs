@@ -8,7 +8,8 @@
 //! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
 //! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace.
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
-//!   [`picture`] puts it together, [`keepalive`] keeps neighbours true). [`preflight`]: may we, can the kernel?
+//!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true). [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the
+//!   gateway?
 //!
 //! Everything works in the network namespace of the calling thread (rtnetlink sockets, `nft` children and /proc/sys/net all
 //! follow it), and everything asynchronous runs on a tokio current_thread runtime: [`wait`] makes one for callers without.
@@ -19,6 +20,7 @@ pub mod error;
 pub mod journal;
 pub mod keepalive;
 pub mod link;
+pub mod local_ports;
 pub mod lock;
 pub mod netlink;
 pub mod nft;
@@ -28,6 +30,7 @@ pub mod picture;
 pub mod plan;
 pub mod preflight;
 pub mod rule;
+pub mod source;
 pub mod spec;
 pub mod sysctl;
 pub mod watch;
@@ -39,6 +42,7 @@ pub use apply::Applied;
 pub use clean::Removed;
 pub use error::HostError;
 pub use link::LinkInfo;
+pub use local_ports::LocalPorts;
 pub use lock::Lock;
 pub use picture::OwnAddresses;
 pub use plan::{Plan, Status, Step};

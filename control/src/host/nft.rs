@@ -9,6 +9,8 @@
 //! listener. Then the sockets of the relay: the listener is a transparent socket too and, being bound to no address, would
 //! match every packet to its port number anywhere; `socket wildcard 0` leaves it out, but cannot see sockets in SYN_RECV or
 //! TIME_WAIT (net/netfilter/nft_socket.c), so only packets to that port number are asked.
+//!
+//! QUIC that is refused is in a chain of its own, at the forward hook: what is for the box itself never comes there.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -32,6 +34,9 @@ const TAG: &str = "weir ";
 /// Elements in one `add element` command.
 const ELEMENTS_PER_COMMAND: usize = 256;
 
+/// The UDP port of HTTP over QUIC.
+const QUIC: u16 = 443;
+
 /// Longest part of an intercept's name that goes into a comment (nft allows 128 octets in all).
 const NAME_IN_COMMENT: usize = 60;
 
@@ -43,6 +48,9 @@ pub struct Ruleset {
     sets: Vec<(String, &'static str, Vec<IpNet>)>,
     rules: Vec<Rule>,
 }
+
+/// The chains in the order in which nft lists them: that of their making.
+const CHAINS: [&str; 3] = ["prerouting", "syn", "forward"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
@@ -99,6 +107,11 @@ impl Ruleset {
             ),
             format!("add chain {TABLE} syn"),
         ];
+        if self.rules.iter().any(|rule| rule.chain == "forward") {
+            commands.push(format!(
+                "add chain {TABLE} forward {{ type filter hook forward priority filter; policy accept; }}"
+            ));
+        }
         for (name, kind, prefixes) in &self.sets {
             commands.push(format!("add set {TABLE} {name} {{ type {kind}; flags interval; auto-merge; }}"));
             for chunk in prefixes.chunks(ELEMENTS_PER_COMMAND) {
@@ -117,9 +130,9 @@ impl Ruleset {
     pub fn matches(&self, seen: &SeenTable) -> bool {
         let chain = |name| self.rules.iter().filter(move |r| r.chain == name);
         let rules: Vec<String> =
-            chain("prerouting").chain(chain("syn")).map(|r| format!("{}: {}", r.chain, r.comment)).collect();
+            CHAINS.into_iter().flat_map(chain).map(|r| format!("{}: {}", r.chain, r.comment)).collect();
         let mut seen_rules = seen.rules.clone();
-        seen_rules.sort_by_key(|r| !r.starts_with("prerouting"));
+        seen_rules.sort_by_key(|r| CHAINS.iter().position(|c| r.starts_with(&format!("{c}: "))));
         let mut sets: Vec<&str> = self.sets.iter().map(|(name, ..)| name.as_str()).collect();
         let mut seen_sets: Vec<&str> = seen.sets.iter().map(String::as_str).collect();
         sets.sort_unstable();
@@ -204,8 +217,9 @@ fn intercept_rules(
         sets.push((name.clone(), kind, prefixes));
         format!("{ip} daddr @{name}")
     };
-    let devices: Vec<String> =
-        intercept.from.iter().chain(spec.relay_tun.iter()).map(|d| format!("\"{d}\"")).collect();
+    let quoted = |device: &String| format!("\"{device}\"");
+    let clients: Vec<String> = intercept.from.iter().map(quoted).collect();
+    let devices: Vec<String> = clients.iter().cloned().chain(spec.relay_tun.iter().map(quoted)).collect();
     let ports: Vec<String> =
         ports.iter().map(|&(l, h)| if l == h { l.to_string() } else { format!("{l}-{h}") }).collect();
     let matches =
@@ -216,14 +230,21 @@ fn intercept_rules(
         .take(NAME_IN_COMMENT)
         .map(|c| if c.is_ascii_alphanumeric() || "-_. ".contains(c) { c } else { '_' })
         .collect();
-    let mut rule = |text, comment| rules.push(Rule { chain: "syn", text, comment });
+    let rule = |text, comment| Rule { chain: "syn", text, comment };
     // Without a listener the tproxy expression ends its rule, and the next one decides.
-    rule(
+    rules.push(rule(
         format!("{matches} tproxy {ip} to :{} {} accept", spec.listen, set_mark(spec)),
         format!("{name} {words}"),
-    );
+    ));
     if spec.fail == Fail::Closed {
-        rule(format!("{matches} drop"), format!("{name} {words}, no listener: fail closed"));
+        rules.push(rule(format!("{matches} drop"), format!("{name} {words}, no listener: fail closed")));
+    }
+    if intercept.reject_quic && !clients.is_empty() {
+        let text = format!(
+            "iifname {{ {} }} {daddr} udp dport {QUIC} counter reject with icmpx type port-unreachable",
+            clients.join(", ")
+        );
+        rules.push(Rule { chain: "forward", text, comment: format!("{name} {words}, QUIC") });
     }
 }
 

@@ -21,6 +21,7 @@ use weir_core::ids::{MAX_PORTS, PortId};
 
 use super::link::LinkInfo;
 use super::rule::{SeenRule, table_of};
+use super::source;
 use super::spec::Family;
 
 const TABLE_MAIN: u32 = 254;
@@ -86,10 +87,10 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
         .collect();
     let neighbours: Vec<Neighbour> =
         dumps.neighbours.iter().filter_map(|m| neighbour(m, &by_index)).collect();
-    let routes = routes(dumps, &by_index);
     let mut fib = Fib::default();
     let mut routers = BTreeSet::new();
-    for (prefix, route) in routes {
+    for (prefix, Candidate { route, source, .. }) in routes(dumps, &by_index) {
+        fib.preferred.extend(source.map(|source| (prefix, source)));
         if let Route::Via(port, router) = route {
             routers.insert((port, router));
         }
@@ -111,6 +112,8 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
                 mac,
                 mtu: u16::try_from(link.ip_mtu()).unwrap_or(u16::MAX),
                 up: link.up,
+                v4: source::primary_v4(&dumps.addresses, link.ifindex),
+                v6: source::primary_v6(&dumps.addresses, link.ifindex),
             });
         }
     }
@@ -159,9 +162,15 @@ fn neighbour(message: &NeighbourMessage, ports: &HashMap<u32, (PortId, u32)>) ->
 struct Candidate {
     metric: u32,
     route: Route,
+    /// The source address that it names.
+    source: Option<IpAddr>,
 }
 
-fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet, Route> {
+impl Candidate {
+    const KERNEL: Self = Self { metric: 0, route: Route::Kernel, source: None };
+}
+
+fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet, Candidate> {
     let mut best: BTreeMap<IpNet, Candidate> = BTreeMap::new();
     for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_MAIN) {
         let dead = RouteFlags::Dead | RouteFlags::Cloned;
@@ -174,24 +183,22 @@ fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet,
             None => drop(best.insert(prefix, next)),
             // The dataplane looks at destinations alone.
             Some(known) if special(message) || known.metric == next.metric && known.route != next.route => {
-                known.metric = known.metric.min(next.metric);
-                known.route = Route::Kernel;
+                *known = Candidate { metric: known.metric.min(next.metric), ..Candidate::KERNEL };
             }
             Some(known) if next.metric < known.metric => *known = next,
             Some(_) => {}
         }
     }
-    let mut routes: BTreeMap<IpNet, Route> = best.into_iter().map(|(p, c)| (p, c.route)).collect();
     // The local table comes first, so a local prefix hides the same prefix in the main table.
     for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_LOCAL) {
-        routes.extend(destination(*family, message).map(|prefix| (prefix, Route::Kernel)));
+        best.extend(destination(*family, message).map(|prefix| (prefix, Candidate::KERNEL)));
     }
     for never in ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8"] {
-        routes.extend(never.parse::<IpNet>().ok().map(|prefix| (prefix, Route::Kernel)));
+        best.extend(never.parse::<IpNet>().ok().map(|prefix| (prefix, Candidate::KERNEL)));
     }
     // Every device's link-local subnet is in the table, and none is ever routed.
-    routes.retain(|prefix, _| !matches!(prefix, IpNet::V6(p) if p.addr().is_unicast_link_local() && p.prefix_len() > 10));
-    routes
+    best.retain(|prefix, _| !matches!(prefix, IpNet::V6(p) if p.addr().is_unicast_link_local() && p.prefix_len() > 10));
+    best
 }
 
 /// Chosen by more than the destination.
@@ -202,7 +209,7 @@ fn special(message: &RouteMessage) -> bool {
 fn candidate(message: &RouteMessage, ports: &HashMap<u32, (PortId, u32)>) -> Candidate {
     let (mut metric, mut device, mut gateway) = (0, None, None);
     let mut simple = message.header.kind == RouteType::Unicast && !special(message);
-    let mut route_mtu = None;
+    let (mut route_mtu, mut source) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Priority(n) => metric = *n,
@@ -211,6 +218,8 @@ fn candidate(message: &RouteMessage, ports: &HashMap<u32, (PortId, u32)>) -> Can
             RouteAttribute::Gateway(RouteAddress::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
             RouteAttribute::Via(RouteVia::Inet(a)) => gateway = Some(IpAddr::V4(*a)),
             RouteAttribute::Via(RouteVia::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(a)) => source = Some(IpAddr::V4(*a)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(a)) => source = Some(IpAddr::V6(*a)),
             RouteAttribute::Metrics(all) => {
                 route_mtu =
                     all.iter().find_map(|m| if let RouteMetric::Mtu(n) = m { Some(*n) } else { None });
@@ -229,7 +238,7 @@ fn candidate(message: &RouteMessage, ports: &HashMap<u32, (PortId, u32)>) -> Can
         Some((port, _)) if simple => gateway.map_or(Route::OnLink(*port), |router| Route::Via(*port, router)),
         _ => Route::Kernel,
     };
-    Candidate { metric, route }
+    Candidate { metric, route, source: source.filter(|_| route != Route::Kernel) }
 }
 
 fn destination(family: Family, message: &RouteMessage) -> Option<IpNet> {

@@ -271,5 +271,9 @@ fn port_changes(before: Option<&LinkInfo>, now: Option<&LinkInfo>) -> Vec<PortCh
 }
 
 fn same_fib(a: &Fib, b: &Fib) -> bool {
-    a.v4 == b.v4 && a.v6 == b.v6 && a.neighbours == b.neighbours && a.links == b.links
+    a.v4 == b.v4
+        && a.v6 == b.v6
+        && a.neighbours == b.neighbours
+        && a.links == b.links
+        && a.preferred == b.preferred
 }

@@ -124,7 +124,7 @@ impl Replayer {
                     self.segment(now, whole.frame.data_mut(), &whole.meta, refitted, mended);
                 }
             }
-            Ok(Parsed::NotTcp) => self.replay.passed += 1,
+            Ok(Parsed::NotTcp | Parsed::Icmp(_)) => self.replay.passed += 1,
             Err(reason) => self.sides.refused.drop(reason),
         }
     }
@@ -156,7 +156,7 @@ impl Replayer {
     /// Plays a SYN-ACK that is not in the capture.
     fn answer(&mut self, now: Nanos, answer: &Segment) {
         let mut frame = HeapFrame::new(mend::MAX_FRAME);
-        if let Some(meta) = build::segment(&mut frame, answer) {
+        if let Some(meta) = build::segment(&mut frame, answer, &[]) {
             self.replay.answers_inferred += u64::from(self.sides.tcp(now, frame.data(), &meta));
         }
     }

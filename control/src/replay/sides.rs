@@ -172,14 +172,17 @@ impl Side {
             names: FLOWS / 16,
             fragments: 64,
             partial_checksums: PortSet::default(),
+            worker: 0,
+            workers: 1,
             seed: 0,
+            secret: [7; 32],
             is_replay: true,
         };
         let mut fib = Fib::default();
         fib.v4.insert(Ipv4Net::default(), Route::OnLink(lan));
         fib.v6.insert(Ipv6Net::default(), Route::OnLink(lan));
         if let Some(place) = fib.links.get_mut(lan.0 as usize) {
-            *place = Some(Link { mac: [2, 0, 0, 0, 0, 1], mtu: u16::MAX, up: true });
+            *place = Some(Link { mac: [2, 0, 0, 0, 0, 1], mtu: u16::MAX, up: true, v4: None, v6: None });
         }
         let pipeline = Pipeline::new(&config, policy.clone(), Arc::new(fib), now);
         Self { pipeline, lan, wan: PortId(u8::MAX), tuples: HashSet::new() }

@@ -9,7 +9,7 @@ use weir_core::parse::{self, Meta, Parsed};
 use weir_core::tcp::flags::TcpFlags;
 use weir_core::tcp::seq::Seq;
 use weir_core::wire::addr::Addr;
-use weir_core::wire::build::Segment;
+use weir_core::wire::build::{Segment, SegmentOptions};
 
 use super::capture::{Capture, CaptureError, Frame};
 use super::mend;
@@ -149,6 +149,7 @@ impl Handshakes {
             seq: Seq(meta.ack.0.wrapping_sub(1)),
             ack: next,
             window: WINDOW,
+            options: SegmentOptions::default(),
         })
     }
 }

@@ -1,20 +1,23 @@
 //! What a configuration means to each of the parts: the kernel's side, the steering program, the dataplane.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{MAX_PORTS, PortId};
-use weir_core::policy::{Handshake, Policy};
+use weir_core::policy::{Handshake, Policy, PoolSpec, Quic, Server, Source};
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
-use weir_sys::steering::{AttachMode, InterceptTable};
+use weir_sys::steering::{AttachMode, InterceptTable, PoolServer};
 use weir_sys::{affinity, ethtool, xsk};
 
 use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues};
 use crate::exit::Failure;
-use crate::host::{self, HostSpec, LinkInfo};
+use crate::host::{self, HostError, HostSpec, LinkInfo, LocalPorts};
 
 /// The kernel's side.
 pub fn host_spec(config: &Config) -> HostSpec {
@@ -27,6 +30,7 @@ pub fn host_spec(config: &Config) -> HostSpec {
         from: devices(intercept.from),
         to: intercept.to.clone(),
         ports: intercept.tcp.iter().map(|range| (*range.start(), *range.end())).collect(),
+        reject_quic: intercept.quic == Quic::Reject,
     });
     let fast = has_fast_road(config);
     HostSpec {
@@ -39,6 +43,7 @@ pub fn host_spec(config: &Config) -> HostSpec {
         relay_tun: fast.then(|| host::RELAY_TUN.to_owned()),
         punt_tun: fast.then(|| host::PUNT_TUN.to_owned()),
         ports: config.ports.iter().map(|port| port.device.clone()).collect(),
+        gateway_source: config.pools.iter().any(|pool| pool.spec.source == Source::Gateway),
         fail: match config.gateway.fail {
             Fail::Open => host::Fail::Open,
             Fail::Closed => host::Fail::Closed,
@@ -65,6 +70,35 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
     }
 }
 
+/// The ports that the gateway connects to a pool's servers from; none where servers see the client.
+fn gateway_ports(pool: &PoolSpec) -> Option<RangeInclusive<u16>> {
+    (pool.source == Source::Gateway).then(|| pool.ports.clone())
+}
+
+/// The servers of all pools, for steering.
+pub fn pool_servers(config: &Config) -> Vec<PoolServer> {
+    let of = |pool: &PoolSpec| {
+        let gateway_ports = gateway_ports(pool);
+        let server = |server: &Server| PoolServer { addr: server.addr, gateway_ports: gateway_ports.clone() };
+        pool.servers.iter().map(server).collect::<Vec<_>>()
+    };
+    config.pools.iter().flat_map(|pool| of(&pool.spec)).collect()
+}
+
+/// Refuses pools whose gateway ports the kernel gives to the box's own connections, too.
+///
+/// # Errors
+/// As [`LocalPorts::refuse_overlap`] and [`LocalPorts::read`].
+pub fn check_gateway_ports(config: &Config) -> Result<(), HostError> {
+    let specs = config.pools.iter().map(|pool| &pool.spec);
+    let mut pools = specs.filter_map(|pool| Some((pool, gateway_ports(pool)?))).peekable();
+    if pools.peek().is_none() {
+        return Ok(());
+    }
+    let local = LocalPorts::read()?;
+    pools.try_for_each(|(pool, ports)| local.refuse_overlap(&pool.name, &ports))
+}
+
 /// How the steering program is attached for a port's mode.
 pub const fn attach_mode(mode: Mode) -> AttachMode {
     match mode {
@@ -73,6 +107,9 @@ pub const fn attach_mode(mode: Mode) -> AttachMode {
         Mode::Generic => AttachMode::Generic,
     }
 }
+
+/// Failures of servers that wait to be looked at, at most.
+pub const FAILURES: usize = 1024;
 
 /// The dataplane, on devices as they are now.
 ///
@@ -91,7 +128,16 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         flows: config.workers.flows as usize,
         kernel_flows: kernel_flows(config) as usize,
         hold_bytes: hold as usize,
+        holds: holds(config.limits.held, hold, config.workers.flows),
+        failures: Arc::new(ArrayQueue::new(FAILURES)),
     })
+}
+
+/// Connections that can be held at a time: as many as `held` octets have room for, at `hold` each, and not more than
+/// there are flows.
+fn holds(held: u64, hold: u32, flows: u32) -> usize {
+    let room = held / u64::from(hold).max(1);
+    room.min(u64::from(flows)).max(1) as usize
 }
 
 /// Room for connections on the kernel road: a quarter of what the box can hold, and not too few for a small one.
@@ -179,6 +225,19 @@ fn cores(cores: &Cores) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holds_are_as_many_as_have_room() {
+        for (held, hold, flows, holds_) in [
+            (64 << 20, 16 << 10, 1 << 20, 4096),
+            (64 << 10, 64 << 10, 1 << 20, 1),
+            (64 << 30, 512, 1 << 20, 1 << 20),
+            (64 << 20, 16 << 10, 16, 16),
+            (64 << 20, 0, 1 << 20, 1 << 20),
+        ] {
+            assert_eq!(holds(held, hold, flows), holds_, "{held} {hold} {flows}");
+        }
+    }
 
     #[test]
     fn relay_connections_are_the_flows_as_far_as_descriptors_reach() {

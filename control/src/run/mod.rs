@@ -107,10 +107,12 @@ async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Started, F
 async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
     let Started { mut parts, mut terminate, mut interrupt, _admin, listener, metrics } = started;
     let admin = tokio::task::spawn_local(server::serve(listener, parts.state.clone()));
+    let checks = tokio::task::spawn_local(parts.watch_pools());
     let metrics = metrics.map(|l| tokio::task::spawn_local(server::serve_metrics(l, parts.state.clone())));
     notify::ready();
     tracing::info!("ready");
     let mut health = tokio::time::interval(HEALTH);
+    let board = parts.state.health.clone();
     let exit = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(Exit::Done),
@@ -120,6 +122,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
                     break Err(failure);
                 }
             }
+            () = board.changed() => parts.publish_pools(),
             _ = health.tick() => {
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
@@ -129,6 +132,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
         }
     };
     notify::stopping();
+    checks.abort();
     admin.abort();
     drop(admin.await);
     if let Some(metrics) = metrics {

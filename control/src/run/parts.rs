@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam::queue::ArrayQueue;
 use tokio::sync::mpsc::Receiver;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
@@ -17,8 +18,9 @@ use weir_sys::{clock, process};
 
 use super::convert;
 use crate::admin::state::{Part, State};
-use crate::config::{Config, Fail, Mode};
+use crate::config::{Config, Fail, Mode, Pool};
 use crate::exit::Failure;
+use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
@@ -38,7 +40,10 @@ pub struct Parts {
     pub events: Receiver<HostEvent>,
     spec: HostSpec,
     policy: Arc<Policy>,
+    fib: Arc<Fib>,
     publisher: Publisher,
+    pools: Vec<Pool>,
+    failures: Passive,
     _watch: Watch,
 }
 
@@ -52,6 +57,7 @@ struct View {
 impl Parts {
     /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
     pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
+        convert::check_gateway_ports(config).map_err(Failure::refused)?;
         let links = links(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
@@ -68,11 +74,13 @@ impl Parts {
         }
         let spec = convert::host_spec(config);
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
-        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: view.fib });
+        let fib = view.fib;
+        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
         let mut publisher = Publisher::new();
+        let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
         let relay = start_relay(config, &links, &snapshot, &mut publisher, road.as_ref())?;
         let dataplane = match &mut road {
-            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher)?),
+            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &failures)?),
             None => None,
         };
         let mut lasting = applied.warnings;
@@ -90,11 +98,31 @@ impl Parts {
             relay: Part::new(Some(relay)),
             steering: Mutex::new(road.map(|road| road.steering)),
             attached,
+            health: Arc::new(Board::new(&config.pools)),
             lasting_warnings: lasting,
             lost: Mutex::default(),
             warnings: Mutex::new(view.warnings),
         };
-        Ok(Self { state: Arc::new(state), events, spec, policy, publisher, _watch: watch })
+        let pools = config.pools.clone();
+        let state = Arc::new(state);
+        Ok(Self { state, events, spec, policy, fib, publisher, pools, failures, _watch: watch })
+    }
+
+    /// Watches the servers of the pools until it is dropped.
+    pub fn watch_pools(&self) -> impl Future<Output = ()> + use<> {
+        let (pools, board, failures) = (self.pools.clone(), self.state.health.clone(), self.failures.clone());
+        async move { health::run(&pools, board, failures).await }
+    }
+
+    /// Tells workers and relay which servers are up.
+    pub fn publish_pools(&mut self) {
+        self.policy = Arc::new(self.policy.with_pools(&self.state.health.states()));
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone() };
+        self.publisher.publish(&Arc::new(snapshot));
     }
 
     /// Carries a change of the host to those who need it.
@@ -104,7 +132,8 @@ impl Parts {
     pub async fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
         match event {
             HostEvent::Fib(fib) => {
-                self.publisher.publish(&Arc::new(Snapshot { policy: self.policy.clone(), fib }));
+                self.fib = fib;
+                self.publish();
             }
             HostEvent::Own(own) => {
                 if let Ok(mut steering) = self.state.steering.lock()
@@ -189,7 +218,8 @@ struct Road {
 }
 
 impl Road {
-    /// Loads the steering program, tells it what is the box's own and what is intercepted, and puts it on the ports:
+    /// Loads the steering program, tells it what is the box's own, what is intercepted and where the
+    /// pools' servers are, and puts it on the ports:
     /// everything passes; or, on a box that fails closed, what is intercepted is dropped, and the program takes the place
     /// of the one that a crash left there. Makes the ways into the kernel.
     fn attach(
@@ -204,6 +234,7 @@ impl Road {
         let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
         tell_own(&mut steering, policy, own)?;
+        steering.set_pool_servers(&convert::pool_servers(config)).map_err(Failure::refused)?;
         if closed {
             // There is no heartbeat yet.
             set_limits(&steering, closed)?;
@@ -238,8 +269,10 @@ impl Road {
         links: &[LinkInfo],
         snapshot: &Snapshot,
         publisher: &mut Publisher,
+        failures: &Passive,
     ) -> Result<Dataplane, Failure> {
-        let spec = convert::dataplane_spec(config, links)?;
+        let mut spec = convert::dataplane_spec(config, links)?;
+        spec.failures = failures.clone();
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
         for port in dataplane.ports() {

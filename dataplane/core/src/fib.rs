@@ -3,9 +3,9 @@
 //! Control builds it from rtnetlink and publishes a new one when something changed; workers only read it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use crate::ids::{MAX_PORTS, PortId};
@@ -20,6 +20,9 @@ pub struct Link {
     /// Largest IP packet, in octets.
     pub mtu: u16,
     pub up: bool,
+    /// The port's primary global addresses: what the gateway calls itself by when it opens connections there.
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
 }
 
 /// One route of the kernel's main table, as far as the dataplane can use it.
@@ -65,6 +68,8 @@ pub struct Fib {
     pub v6: PrefixMap<Ipv6Net, Route>,
     pub neighbours: HashMap<(PortId, IpAddr), Mac, foldhash::fast::FixedState>,
     pub links: [Option<Link>; MAX_PORTS],
+    /// Routes that name the source address of connections made by them (RTA_PREFSRC), and that address.
+    pub preferred: HashMap<IpNet, IpAddr, foldhash::fast::FixedState>,
 }
 
 impl Fib {
@@ -92,10 +97,38 @@ impl Fib {
         }
     }
 
+    /// The gateway's own address for a connection of its own to `dst`, chosen as the kernel does: the route's preferred
+    /// source, or that of the subnet which the router is in, or the primary address of the port. None where the kernel
+    /// forwards, and where the port has no address of the family.
+    pub fn source(&self, dst: IpAddr) -> Option<IpAddr> {
+        let (net, route) = self.lookup(dst)?;
+        let (port, subnet) = match route {
+            Route::OnLink(port) => (port, None),
+            Route::Via(port, router) if router.is_ipv4() == dst.is_ipv4() => {
+                (port, self.lookup(router).filter(|(_, of)| *of == Route::OnLink(port)))
+            }
+            Route::Via(port, _) => (port, None),
+            Route::Kernel => return None,
+        };
+        let preferred = self.preferred.get(&net);
+        let preferred = preferred.or_else(|| self.preferred.get(&subnet?.0));
+        preferred.copied().or_else(|| {
+            let link = self.links.get(port.0 as usize)?.as_ref()?;
+            match dst {
+                IpAddr::V4(_) => link.v4.map(IpAddr::V4),
+                IpAddr::V6(_) => link.v6.map(IpAddr::V6),
+            }
+        })
+    }
+
     fn route(&self, dst: IpAddr) -> Option<Route> {
+        self.lookup(dst).map(|(_, route)| route)
+    }
+
+    fn lookup(&self, dst: IpAddr) -> Option<(IpNet, Route)> {
         match dst {
-            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, r)| *r),
-            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, r)| *r),
+            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(net, r)| (IpNet::V4(net), *r)),
+            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(net, r)| (IpNet::V6(net), *r)),
         }
     }
 }

@@ -211,7 +211,7 @@ impl<F: Frame> Datagram<F> {
                 meta.reassembled = true;
                 return Ok(Some(Packet { frame, port, meta }));
             }
-            Ok(Parsed::NotTcp) => {
+            Ok(Parsed::NotTcp | Parsed::Icmp(_)) => {
                 pool.push(frame);
                 return Ok(None);
             }

@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use crate::ids::PortId;
-use crate::inspect::{Inspector, Outcome};
+use crate::inspect::{Found, Inspector, Outcome};
 use crate::parse::Meta;
+use crate::tcp::options;
 use crate::tcp::reassembly::Ranges;
 use crate::tcp::seq::Seq;
 
@@ -45,6 +46,8 @@ pub struct Hold<F> {
     pub budget: u32,
     /// Where a held FIN ends the stream, in octets from `start`.
     fin: Option<u32>,
+    /// Octets that the verdict was taken on, once there is one.
+    inspected: Option<u32>,
     ranges: Ranges,
     inspector: Inspector,
     pub frames: Vec<Packet<F>>,
@@ -69,6 +72,7 @@ impl<F> Holds<F> {
             start: Seq(0),
             budget: 0,
             fin: None,
+            inspected: None,
             ranges: Ranges::default(),
             inspector: Inspector::default(),
             frames: Vec::with_capacity(MAX_FRAMES),
@@ -100,6 +104,7 @@ impl<F> Holds<F> {
         hold.start = start;
         hold.budget = budget.min(self.room as u32);
         hold.fin = None;
+        hold.inspected = None;
         hold.ranges = Ranges::default();
         hold.inspector = Inspector::default();
         Some(id)
@@ -131,6 +136,18 @@ impl<F> Holds<F> {
     /// Octets held without a gap.
     pub fn contiguous(&self, id: u32) -> u32 {
         self.get(id).map_or(0, |h| h.ranges.contiguous())
+    }
+
+    /// The verdict is taken on what is held now; what comes later was not inspected.
+    pub fn seal(&mut self, id: u32) {
+        if let Some(hold) = self.slots.get_mut(id as usize) {
+            hold.inspected.get_or_insert(hold.ranges.contiguous());
+        }
+    }
+
+    /// Octets that were inspected.
+    pub fn inspected(&self, id: u32) -> u32 {
+        self.get(id).map_or(0, |h| h.inspected.unwrap_or_else(|| h.ranges.contiguous()))
     }
 
     /// Whether all octets are held up to the client's FIN, or up to the budget: more will not come.
@@ -217,6 +234,27 @@ impl<F> Holds<F> {
         let bytes = bytes.get(skip as usize..).unwrap_or_default();
         let end = start.saturating_add(bytes.len() as u32).min(hold.budget);
         differs(&hold.ranges, buffer, start, end, bytes)
+    }
+
+    /// The newest TSecr of the frames held: the last clock that their sender saw (RFC 7323 section 4.3).
+    pub fn last_echo(&self, id: u32) -> Option<u32>
+    where
+        F: crate::frame::Frame,
+    {
+        let echo = |p: &Packet<F>| options::timestamps(p.meta.options_of(p.frame.data())).map(|ts| ts.ecr);
+        let newer = |a: u32, b: u32| if (b.wrapping_sub(a) as i32) > 0 { b } else { a };
+        self.get(id)?.frames.iter().filter_map(echo).reduce(newer)
+    }
+
+    /// What the reading was found to be, read anew.
+    pub fn found(&self, id: u32) -> Option<Found> {
+        let hold = self.get(id)?;
+        let base = id as usize * self.room;
+        let prefix = self.bytes.get(base..base + hold.ranges.contiguous() as usize)?;
+        match Inspector::default().inspect(prefix, hold.budget as usize) {
+            Outcome::Done(found) => Some(found),
+            Outcome::More => None,
+        }
     }
 
     /// Shows the reading so far to the inspector.

@@ -11,19 +11,12 @@ use crate::flow::key::Tuple;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
 use crate::wire::addr::{Addr, Endpoint};
+pub use crate::wire::extension::MAX_EXTENSION_HEADERS;
+use crate::wire::extension::{self, FRAGMENT};
+use crate::wire::icmp::{self, IPPROTO_ICMP, IPPROTO_ICMPV6, IcmpMeta};
 use crate::wire::{
     self, ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPPROTO_TCP, IPV6_FRAGMENT_LEN, IPV6_LEN, checksum,
 };
-
-/// The most IPv6 extension headers that are followed.
-pub const MAX_EXTENSION_HEADERS: usize = 8;
-
-// IPv6 extension headers (RFC 8200 section 4, RFC 4302).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION: u8 = 60;
 
 /// The furthest an IP packet may reach in its frame, so that offsets fit 16 bits. No link is as large.
 const MAX_END: usize = u16::MAX as usize;
@@ -33,6 +26,8 @@ const MAX_END: usize = u16::MAX as usize;
 pub enum Parsed {
     Tcp(Meta),
     Fragment(FragmentMeta),
+    /// An ICMP error about a TCP segment.
+    Icmp(IcmpMeta),
     /// Something else that steering does not send here; the kernel takes it.
     NotTcp,
 }
@@ -129,6 +124,18 @@ pub struct FragmentMeta {
     pub named_at: u16,
 }
 
+/// What the IP header around a segment or an ICMP message said.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    pub src: Addr,
+    pub dst: Addr,
+    pub v6: bool,
+    pub ttl: u8,
+    /// Where the segment or message starts, and where the packet ends.
+    pub l4: usize,
+    pub end: usize,
+}
+
 /// Reads a frame.
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     match wire::get_u16(frame, 12).ok_or(DropReason::Truncated)? {
@@ -150,15 +157,22 @@ fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
     if end > frame.len() || end > MAX_END {
         return Err(DropReason::Truncated);
     }
+    let (src, dst) = (Addr::v4(ip.source()), Addr::v4(ip.destination()));
+    let is_piece = ip.more_fragments() || ip.fragments_offset().value() != 0;
+    if ip.protocol().0 == IPPROTO_ICMP && !is_piece {
+        return Ok(parse_icmp(
+            frame,
+            Outer { src, dst, v6: false, ttl: ip.ttl(), l4: ETH_LEN + header, end },
+        ));
+    }
     if ip.protocol().0 != IPPROTO_TCP {
         return Ok(Parsed::NotTcp);
     }
-    let (src, dst) = (Addr::v4(ip.source()), Addr::v4(ip.destination()));
     if src.is_martian() || dst.is_martian() {
         return Err(DropReason::Martian);
     }
     let l4 = ETH_LEN + header;
-    if ip.more_fragments() || ip.fragments_offset().value() != 0 {
+    if is_piece {
         return Ok(Parsed::Fragment(FragmentMeta {
             src,
             dst,
@@ -173,7 +187,7 @@ fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
             named_at: 0,
         }));
     }
-    parse_tcp(frame, Around { src, dst, v6: false, ttl: ip.ttl(), l4, end })
+    parse_tcp(frame, Outer { src, dst, v6: false, ttl: ip.ttl(), l4, end })
 }
 
 fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
@@ -188,27 +202,23 @@ fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
     let mut named_at = ETH_LEN + 6;
     let mut at = ETH_LEN + IPV6_LEN;
     for _ in 0..=MAX_EXTENSION_HEADERS {
-        let (len, following) = match next {
-            IPPROTO_TCP => {
-                return parse_tcp(frame, Around { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end });
+        if next == IPPROTO_TCP {
+            return parse_tcp(frame, Outer { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end });
+        }
+        if next == IPPROTO_ICMPV6 {
+            return Ok(parse_icmp(frame, Outer { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end }));
+        }
+        if !extension::is_extension(next) {
+            return Ok(Parsed::NotTcp);
+        }
+        let (len, following) = extension::read(frame, next, at).ok_or(DropReason::Truncated)?;
+        if next == FRAGMENT {
+            let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
+            // More to come, or an offset: RFC 8200 section 4.5. Else it is whole (RFC 6946).
+            if word & 0xfff9 != 0 {
+                return parse_v6_fragment(frame, (src, dst), following, (at, named_at, end));
             }
-            FRAGMENT => {
-                let protocol = *frame.get(at).ok_or(DropReason::Truncated)?;
-                let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
-                // More to come, or an offset: RFC 8200 section 4.5. Else it is whole (RFC 6946).
-                if word & 0xfff9 != 0 {
-                    return parse_v6_fragment(frame, (src, dst), protocol, (at, named_at, end));
-                }
-                (IPV6_FRAGMENT_LEN, protocol)
-            }
-            // Hop-by-hop, routing, destination options (RFC 8200 section 4); authentication header (RFC 4302).
-            HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION => {
-                let units = usize::from(*frame.get(at + 1).ok_or(DropReason::Truncated)?);
-                let len = if next == AUTHENTICATION { (units + 2) * 4 } else { (units + 1) * 8 };
-                (len, *frame.get(at).ok_or(DropReason::Truncated)?)
-            }
-            _ => return Ok(Parsed::NotTcp),
-        };
+        }
         named_at = at;
         at += len;
         next = following;
@@ -227,7 +237,7 @@ fn parse_v6_fragment(
     (at, named_at, end): (usize, usize, usize),
 ) -> Result<Parsed, DropReason> {
     // What the first fragment names counts (RFC 8200 section 4.5); behind an extension header there may be TCP.
-    if !matches!(protocol, IPPROTO_TCP | HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT) {
+    if protocol != IPPROTO_TCP && !extension::is_extension(protocol) {
         return Ok(Parsed::NotTcp);
     }
     if src.is_martian() || dst.is_martian() || src.is_v4() || dst.is_v4() {
@@ -254,17 +264,11 @@ fn parse_v6_fragment(
     }))
 }
 
-/// What the IP header said.
-struct Around {
-    src: Addr,
-    dst: Addr,
-    v6: bool,
-    ttl: u8,
-    l4: usize,
-    end: usize,
+fn parse_icmp(frame: &[u8], ip: Outer) -> Parsed {
+    icmp::read(frame, &ip).map_or(Parsed::NotTcp, Parsed::Icmp)
 }
 
-fn parse_tcp(frame: &[u8], ip: Around) -> Result<Parsed, DropReason> {
+fn parse_tcp(frame: &[u8], ip: Outer) -> Result<Parsed, DropReason> {
     // IPv4-mapped addresses are our own way to write IPv4; on a wire nobody may use them (`ip6_rcv_core`).
     let mapped = ip.v6 && (ip.src.is_v4() || ip.dst.is_v4());
     if mapped || ip.src.is_martian() || ip.dst.is_martian() {

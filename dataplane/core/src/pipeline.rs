@@ -4,23 +4,36 @@
 //! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
 //! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `kernel`, `punt`, `tx`, `again`.
 
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::drop::{Counters, DropReason, PuntReason};
 use crate::fib::Fib;
-use crate::flow::key::{FlowHasher, FlowKey};
+use crate::flow::key::{FlowHasher, FlowKey, Tuple};
+use crate::flow::legs::Legs;
 use crate::flow::names::NameStore;
-use crate::flow::record::{Flow, Side, Stage};
+use crate::flow::record::{Failure, Flow, Side, Stage};
 use crate::flow::table::{Capacity, FlowTable};
 use crate::fragments::{Fragments, Reassembly};
 use crate::frame::Frame;
 use crate::hold::{Holds, Packet};
-use crate::ids::{InterceptId, Nanos, PortId, PortSet};
+use crate::ids::{InterceptId, Nanos, PoolId, PortId, PortSet, ServerId};
 use crate::inspect::Found;
 use crate::parse::FragmentMeta;
-use crate::policy::{Intercept, Policy};
+use crate::policy::{Intercept, Policy, Source};
+use crate::ports::PortAllocator;
 use crate::rewrite::HopCache;
+use crate::sources::Sources;
+use crate::stage::timers;
+use crate::tcp::cookie::Cookies;
+use crate::tcp::grants::Grants;
+use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::edit;
+use crate::wire::icmp::IcmpMeta;
+
+/// Source prefixes whose connections are counted at once.
+const SOURCES: usize = 65_536;
 
 /// How a pipeline is built. Sizes are per worker.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +50,12 @@ pub struct Config {
     pub fragments: usize,
     /// Ports whose senders may leave partial checksums in their frames.
     pub partial_checksums: PortSet,
+    /// This worker's number, of how many. All have the same `seed` and `secret`.
+    pub worker: usize,
+    pub workers: usize,
     pub seed: u64,
+    /// Of SYN cookies.
+    pub secret: [u8; 32],
     /// The packets are those of a capture: the server has had what is held here, and may acknowledge it.
     pub is_replay: bool,
 }
@@ -68,6 +86,29 @@ pub enum KernelOp {
     Check(FlowKey),
 }
 
+/// A change at another worker, which receives the packets of a server leg.
+#[derive(Debug)]
+pub enum LegOp<F> {
+    /// What the destination of `leg` answers is to be handed to the worker that says this; then the frame is to be sent.
+    Claim {
+        worker: usize,
+        leg: Tuple,
+        frame: Option<(PortId, F)>,
+    },
+    Release {
+        worker: usize,
+        key: FlowKey,
+    },
+}
+
+/// A server of a pool did not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerFailed {
+    pub pool: PoolId,
+    pub server: ServerId,
+    pub failure: Failure,
+}
+
 /// What the caller has to do.
 #[derive(Debug)]
 pub struct Output<F> {
@@ -76,13 +117,28 @@ pub struct Output<F> {
     pub tx: Vec<(PortId, F)>,
     /// Whole datagrams made of fragments: to be given to the worker that owns their flow.
     pub again: Vec<Packet<F>>,
+    pub legs: Vec<LegOp<F>>,
+    /// Packets and ICMP errors of connections that other workers own, and those workers.
+    pub hand: Vec<(usize, Packet<F>)>,
+    pub hand_icmp: Vec<(usize, F, PortId, IcmpMeta)>,
+    pub failed: Vec<ServerFailed>,
     /// Free frames: those given back, and those that answers are built in.
     pub free: Vec<F>,
 }
 
 impl<F> Default for Output<F> {
     fn default() -> Self {
-        Self { kernel: Vec::new(), punt: Vec::new(), tx: Vec::new(), again: Vec::new(), free: Vec::new() }
+        Self {
+            kernel: Vec::new(),
+            punt: Vec::new(),
+            tx: Vec::new(),
+            again: Vec::new(),
+            legs: Vec::new(),
+            hand: Vec::new(),
+            hand_icmp: Vec::new(),
+            failed: Vec::new(),
+            free: Vec::new(),
+        }
     }
 }
 
@@ -99,6 +155,18 @@ pub struct Totals {
     pub expired: u64,
     /// Bytes of the client reached the server past weir, before the verdict.
     pub bypassed: u64,
+    /// Given to a pool.
+    pub sent: u64,
+    /// Of these, those for which a second server was tried.
+    pub retried: u64,
+    /// Without a server in the end.
+    pub failed: u64,
+    /// SYNs that were answered with a cookie and no state; cookies that came back, and ACKs that brought none.
+    pub cookies_sent: u64,
+    pub cookies_accepted: u64,
+    pub cookies_failed: u64,
+    /// Refused since a source had too many, or too many were half-open.
+    pub limited: u64,
 }
 
 /// One worker's connections and what happens to their packets.
@@ -110,6 +178,19 @@ pub struct Pipeline<F> {
     pub(crate) holds: Holds<F>,
     pub(crate) names: NameStore,
     pub(crate) hops: HopCache,
+    pub(crate) legs: Legs,
+    pub(crate) ports: PortAllocator,
+    pub(crate) sources: Sources,
+    pub(crate) grants: Grants,
+    pub(crate) cookies: Cookies,
+    /// Until then a cookie may come back.
+    pub(crate) cookies_until: Nanos,
+    pub(crate) hasher: FlowHasher,
+    pub(crate) worker: usize,
+    pub(crate) workers: usize,
+    /// ICMP errors that were sent since then.
+    pub(crate) errors: u32,
+    pub(crate) errors_since: Nanos,
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<Packet<F>>,
@@ -128,7 +209,20 @@ impl<F: Frame> Pipeline<F> {
     /// A pipeline that starts at `now`: the grace time for connections from before begins here.
     pub fn new(config: &Config, policy: Arc<Policy>, fib: Arc<Fib>, now: Nanos) -> Self {
         let hasher = FlowHasher::new(config.seed);
+        let mut ports = PortAllocator::new();
+        ports.prepare(gateway_ports(&policy));
         Self {
+            legs: Legs::new(config.flows.fast, hasher.clone()),
+            ports,
+            sources: Sources::new(SOURCES, config.seed),
+            grants: Grants::new(hasher.clone()),
+            cookies: Cookies::new(config.secret),
+            cookies_until: Nanos(0),
+            hasher: hasher.clone(),
+            errors: 0,
+            errors_since: now,
+            worker: config.worker,
+            workers: config.workers.max(1),
             policy,
             fib,
             flows: FlowTable::new(config.flows, hasher.clone(), now),
@@ -151,6 +245,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// New rules or routes. Connections keep the verdict they have.
     pub fn set_snapshot(&mut self, policy: Arc<Policy>, fib: Arc<Fib>) {
+        self.ports.prepare(gateway_ports(&policy));
         self.policy = policy;
         self.fib = fib;
         self.hops.clear();
@@ -162,14 +257,19 @@ impl<F: Frame> Pipeline<F> {
         if self.partial.contains(packet.port) {
             edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         }
-        // What ends a connection here must not be what a bit on the wire has made of something else.
-        let ends = packet.meta.flags.fin() || packet.meta.flags.rst();
-        if ends && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+        // What opens or ends a connection here must not be what a bit on the wire has made of something else.
+        let flags = packet.meta.flags;
+        let decides = flags.syn() || flags.fin() || flags.rst();
+        if decides && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
             return self.discard(packet.frame, DropReason::BadChecksum, out);
         }
-        match self.flows.find(&FlowKey::of(&packet.meta.tuple)) {
-            Some(slot) => self.known(slot, packet, out),
-            None => self.unknown(packet, out),
+        let key = FlowKey::of(&packet.meta.tuple);
+        if let Some(slot) = self.flows.find(&key) {
+            self.known(slot, packet, out);
+        } else if let Some(leg) = self.legs.find(&key) {
+            self.on_leg(leg, packet, out);
+        } else {
+            self.unknown(packet, out);
         }
     }
 
@@ -239,42 +339,153 @@ impl<F: Frame> Pipeline<F> {
         self.holds.in_use().1 + self.fragments.frames()
     }
 
+    /// Server legs.
+    pub fn leg_count(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Source ports of the gateway in use toward servers of pools.
+    pub fn ports_in_use(&self) -> u64 {
+        self.ports.total()
+    }
+
+    /// Connections that are counted with a source's.
+    pub fn flows_of(&self, source: IpAddr) -> u32 {
+        self.sources.flows(&source.into())
+    }
+
     fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         flow.seen = self.now;
-        let (side, stage) = (flow.side(&packet.meta.tuple), flow.stage);
+        let (side, stage, leg) = (flow.side(&packet.meta.tuple), flow.stage, flow.leg);
+        if stage == Stage::Elsewhere {
+            return self.elsewhere(leg as usize, side, packet, out);
+        }
         if packet.meta.flags.opens() {
             return self.syn_again(slot, side, packet, out);
         }
-        if side == Side::Server && !self.comes_from_server(slot, &packet) {
+        if side == Side::Server {
+            if !self.comes_from_server(slot, &packet) {
+                return self.discard(packet.frame, DropReason::WrongPort, out);
+            }
+            if self.legs.get(leg).is_some_and(|leg| leg.is_apart) {
+                return self.old_server(packet, out);
+            }
+        }
+        self.staged(slot, side, stage, packet, out);
+    }
+
+    /// A packet with the addresses of a server leg that stands apart from its client's.
+    fn on_leg(&mut self, leg: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let Some((slot, tuple)) = self.legs.get(leg).map(|leg| (leg.flow, leg.tuple)) else {
+            return self.unknown(packet, out);
+        };
+        let from_server = packet.meta.tuple.src == tuple.dst;
+        if !from_server || packet.meta.flags.opens() {
+            return self.discard(packet.frame, DropReason::LegInUse, out);
+        }
+        if !self.comes_from_server(slot, &packet) {
             return self.discard(packet.frame, DropReason::WrongPort, out);
+        }
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
+        flow.seen = self.now;
+        let stage = flow.stage;
+        self.staged(slot, Side::Server, stage, packet, out);
+    }
+
+    fn staged(&mut self, slot: u32, side: Side, stage: Stage, mut packet: Packet<F>, out: &mut Output<F>) {
+        // Where weir is the one who answers, it checks first (RFC 9293 section 3.1).
+        let to_weir = matches!(stage, Stage::SynRcvd | Stage::Answered | Stage::Dialing);
+        if to_weir && side == Side::Client && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+            return self.discard(packet.frame, DropReason::BadChecksum, out);
+        }
+        let joined = matches!(stage, Stage::Splice | Stage::Closed);
+        if joined && side == Side::Server && self.flows.get(slot).is_some_and(|f| f.leg != Flow::NO_LEG) {
+            match self.come_in(slot, packet, out) {
+                Some(translated) => packet = translated,
+                None => return,
+            }
         }
         match (stage, side) {
             (Stage::SynSent, Side::Client) => self.syn_sent_client(slot, packet, out),
             (Stage::SynSent, Side::Server) => self.syn_sent_server(slot, packet, out),
+            (Stage::SynRcvd, Side::Client) => self.syn_rcvd_client(slot, packet, out),
+            (Stage::Answered | Stage::Dialing, Side::Client) => self.early_client(slot, packet, out),
+            (Stage::SynRcvd | Stage::Answered, Side::Server) => self.old_server(packet, out),
+            (Stage::Dialing, Side::Server) => self.dialing_server(slot, packet, out),
             (Stage::Held, Side::Client) => self.held_client(slot, packet, out),
             (Stage::Held, Side::Server) => self.held_server(slot, packet, out),
             (Stage::Splice, _) => self.splice(slot, side, packet, out),
             (Stage::Refused, _) => self.refused(slot, side, packet, out),
             (Stage::Kernel, _) => self.on_kernel_road(slot, packet, out),
-            (Stage::Closed, _) => self.closed(slot, packet, out),
+            (Stage::Closed, _) => self.closed(slot, side, packet, out),
+            (Stage::Elsewhere, _) => self.discard(packet.frame, DropReason::OldLeg, out),
+        }
+    }
+
+    /// A packet of a server that has nothing to do with the connection, or not any more: it is told so.
+    fn old_server(&mut self, packet: Packet<F>, out: &mut Output<F>) {
+        let meta = packet.meta;
+        self.discard(packet.frame, DropReason::OldLeg, out);
+        self.answer_rst(&meta, out);
+    }
+
+    /// A packet of a server leg whose connection is at another worker.
+    fn elsewhere(&mut self, worker: usize, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+        if side == Side::Client {
+            return self.discard(packet.frame, DropReason::LegInUse, out);
+        }
+        out.hand.push((worker, packet));
+    }
+
+    /// What comes from the destination of `leg` is for `worker` from now on. `false`: no room, or it is another
+    /// connection's.
+    pub fn claim(&mut self, now: Nanos, leg: &Tuple, worker: usize) -> bool {
+        self.now = now;
+        if let Some(slot) = self.flows.find(&FlowKey::of(leg)) {
+            return self.flows.get_mut(slot).is_some_and(|flow| {
+                flow.seen = now;
+                flow.stage == Stage::Elsewhere && flow.leg as usize == worker
+            });
+        }
+        let mut flow = Flow::new(leg, PortId(u8::MAX), InterceptId(u8::MAX), 0, now);
+        (flow.stage, flow.leg) = (Stage::Elsewhere, worker as u32);
+        let Some(slot) = self.flows.insert(flow) else { return false };
+        self.flows.arm(slot, now.saturating_add(timers::IDLE));
+        true
+    }
+
+    /// The leg that `worker` claimed is gone.
+    pub fn release_claim(&mut self, key: &FlowKey, worker: usize) {
+        if let Some(slot) = self.flows.find(key)
+            && self.flows.get(slot).is_some_and(|f| f.stage == Stage::Elsewhere && f.leg as usize == worker)
+        {
+            self.flows.remove(slot);
         }
     }
 
     /// Whether a packet in the name of a connection's server can be the server's. What the server says decides while
-    /// there is no verdict, and while inspected bytes are not acknowledged: a client must not be able to say it.
+    /// there is no verdict, and while inspected bytes or a PROXY header are not acknowledged: a client must not be able to
+    /// say it.
     fn comes_from_server(&mut self, slot: u32, packet: &Packet<F>) -> bool {
         let Some(flow) = self.flows.get(slot) else { return true };
-        if !matches!(flow.stage, Stage::SynSent | Stage::Held) && flow.hold == Flow::NO_HOLD {
+        let open = matches!(flow.stage, Stage::SynSent | Stage::Held | Stage::Dialing);
+        let unacked = self.legs.get(flow.leg).is_some_and(|leg| !leg.header_acked);
+        if !open && !unacked && flow.hold == Flow::NO_HOLD {
             return true;
         }
-        if self.hops.next_hop(&self.fib, &packet.meta.tuple.src.addr).port() == Some(packet.port) {
+        self.is_behind(slot, packet.port, &packet.meta.tuple.src.addr)
+    }
+
+    /// Whether what comes by `port` can be from `server`, or from the way to it, and not from a client.
+    pub(crate) fn is_behind(&mut self, slot: u32, port: PortId, server: &Addr) -> bool {
+        if self.hops.next_hop(&self.fib, server).port() == Some(port) {
             return true;
         }
         // By another way than ours to it: believed where no client can be.
-        let client_side =
-            self.intercept_of(flow).is_some_and(|(_, intercept)| intercept.from.contains(packet.port));
-        packet.port != flow.port && !client_side
+        let Some(flow) = self.flows.get(slot) else { return true };
+        let client_side = self.intercept_of(flow).is_some_and(|(_, intercept)| intercept.from.contains(port));
+        port != flow.port && !client_side
     }
 
     /// The intercept that judges a connection, and its number now. In another configuration than the one it came with
@@ -314,8 +525,12 @@ impl<F: Frame> Pipeline<F> {
 
     /// Forgets a connection and gives back what it held.
     pub(crate) fn forget(&mut self, slot: u32, out: &mut Output<F>) {
+        self.drop_leg(slot, out);
         if let Some(flow) = self.flows.remove(slot) {
             self.names.release(flow.name);
+            if flow.counted {
+                self.sources.leave(&flow.tuple().src.addr);
+            }
             if flow.hold != Flow::NO_HOLD {
                 for _ in 0..self.holds.close(flow.hold, &mut out.free) {
                     self.counters.drop(DropReason::Ended);
@@ -326,4 +541,10 @@ impl<F: Frame> Pipeline<F> {
             }
         }
     }
+}
+
+/// Servers that the gateway connects to from addresses of its own, and the ports for that.
+fn gateway_ports(policy: &Policy) -> impl Iterator<Item = (Endpoint, RangeInclusive<u16>)> + '_ {
+    let pools = policy.pools().iter().filter(|pool| pool.source == Source::Gateway);
+    pools.flat_map(|pool| pool.servers.iter().map(|server| (server.endpoint(), pool.ports.clone())))
 }

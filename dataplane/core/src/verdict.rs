@@ -10,8 +10,9 @@ use crate::policy::{Action, Cause, Decision, Facts};
 use crate::stage::held::refusal;
 use crate::stage::timers;
 use crate::tcp::flags::TcpFlags;
+use crate::tcp::seq::Seq;
 use crate::tcp::track;
-use crate::wire::build::{self, Segment};
+use crate::wire::build::{self, Segment, SegmentOptions};
 
 impl<F: Frame> Pipeline<F> {
     /// Decides a connection by what was found, `None` when nothing could be: the server spoke first, the hold is
@@ -32,8 +33,11 @@ impl<F: Frame> Pipeline<F> {
         let nothing = Decision { action: Action::Allow, cause: Cause::Otherwise };
         let (id, Decision { action, cause }) =
             self.intercept_of(flow).map_or((flow.intercept, nothing), |(id, i)| (id, i.decide(&facts)));
+        // Another server does not know what a signed connection is signed with.
+        let action = if flow.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action };
         let name = facts.host.map(|host| self.names.intern(host));
         self.last_found = found.copied();
+        self.holds.seal(flow.hold);
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         let verdict = Verdict { action, cause };
         (flow.intercept, flow.epoch, flow.verdict) = (id, self.policy.epoch, Some(verdict));
@@ -42,20 +46,30 @@ impl<F: Frame> Pipeline<F> {
             flow.name = name;
         }
         self.totals.unidentified += u64::from(cause == Cause::Unidentified);
-        if verdict.passes() {
-            self.totals.allowed += 1;
-            self.release(slot, out);
-            true
-        } else {
+        if !verdict.passes() {
             self.refuse(slot, action, refusal(action), out);
-            false
+            return false;
+        }
+        self.carry_out(slot, action, out);
+        self.flows.get(slot).is_some_and(|flow| flow.stage != Stage::Refused)
+    }
+
+    /// Lets a connection go where the verdict says.
+    fn carry_out(&mut self, slot: u32, action: Action, out: &mut Output<F>) {
+        let by_weir = self.flows.get(slot).is_some_and(|flow| flow.by_weir);
+        match action {
+            Action::Send(pool) if !self.is_replay => self.dial(slot, Some(pool), out),
+            _ => {
+                self.totals.allowed += 1;
+                if by_weir { self.dial(slot, None, out) } else { self.release(slot, out) }
+            }
         }
     }
 
     /// Lets the held frames go, in order; the bytes stay for comparison until the server has acknowledged them.
-    fn release(&mut self, slot: u32, out: &mut Output<F>) {
+    pub(crate) fn release(&mut self, slot: u32, out: &mut Output<F>) {
+        self.flows.set_stage(slot, Stage::Splice);
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        flow.stage = Stage::Splice;
         let hold = flow.hold;
         if hold == Flow::NO_HOLD {
             return self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
@@ -77,7 +91,7 @@ impl<F: Frame> Pipeline<F> {
                 self.close(slot, timers::LINGER);
             }
         }
-        self.forward(packet, out);
+        self.send_on(slot, side, packet, out);
     }
 
     /// Ends a connection by verdict. The server's end is always freed: it can never hear from this client again.
@@ -91,9 +105,9 @@ impl<F: Frame> Pipeline<F> {
             self.totals.reset += 1;
             self.reset_client(slot, out);
         }
+        self.flows.set_stage(slot, Stage::Refused);
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        flow.stage = Stage::Refused;
-        if flow.verdict.is_none_or(Verdict::passes) {
+        if flow.failure.is_none() && flow.verdict.is_none_or(Verdict::passes) {
             flow.verdict =
                 Some(Verdict { action, cause: flow.verdict.map_or(Cause::Otherwise, |v| v.cause) });
         }
@@ -101,17 +115,21 @@ impl<F: Frame> Pipeline<F> {
         self.flows.arm(slot, from.saturating_add(timers::REFUSED));
     }
 
-    /// An RST to the server with exactly the sequence number it expects next.
+    /// An RST to the server with exactly the sequence number it expects next. Nothing where there is no server yet.
     pub(crate) fn reset_server(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
-        let segment = Segment {
-            tuple: flow.tuple(),
-            flags: TcpFlags(TcpFlags::RST | TcpFlags::ACK),
-            seq: flow.client.nxt,
-            ack: flow.client.ack,
-            window: 0,
+        let leg = self.legs.get(flow.leg);
+        let (tuple, flags, seq, ack) = match leg.map(|leg| (leg, leg.up.as_ref())) {
+            None if flow.by_weir || flow.failure.is_some() => return,
+            None => (flow.tuple(), TcpFlags::RST | TcpFlags::ACK, flow.client.nxt, flow.client.ack),
+            Some((leg, None)) => (leg.tuple, TcpFlags::RST, leg.isn.add(1), Seq(0)),
+            Some((leg, Some(up))) => {
+                let ack = flow.client.ack.add(up.delta.wrapping_neg());
+                (leg.tuple, TcpFlags::RST | TcpFlags::ACK, flow.client.nxt, ack)
+            }
         };
-        self.send_built(&segment, out);
+        let options = SegmentOptions::default();
+        self.send_built(&Segment { tuple, flags: TcpFlags(flags), seq, ack, window: 0, options }, out);
     }
 
     /// An RST to the client with exactly the sequence number it expects next; it acknowledges what the client sent and
@@ -124,16 +142,22 @@ impl<F: Frame> Pipeline<F> {
             seq: flow.server.nxt,
             ack: flow.client.nxt,
             window: 0,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }
 
     /// Builds a segment in a free frame and sends it.
     pub(crate) fn send_built(&mut self, segment: &Segment, out: &mut Output<F>) {
+        self.send_segment(segment, &[], out);
+    }
+
+    /// As [`Self::send_built`], with a payload.
+    pub(crate) fn send_segment(&mut self, segment: &Segment, payload: &[u8], out: &mut Output<F>) {
         let Some(mut frame) = out.free.pop() else {
             return self.counters.drop(DropReason::NoFrame);
         };
-        match build::segment(&mut frame, segment) {
+        match build::segment(&mut frame, segment, payload) {
             Some(meta) => self.forward(Packet { frame, port: crate::ids::PortId(u8::MAX), meta }, out),
             None => self.discard(frame, DropReason::NoFrame, out),
         }

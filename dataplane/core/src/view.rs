@@ -45,6 +45,9 @@ impl<F: Frame> Pipeline<F> {
                 return (views, Some(last + 1));
             }
             last = slot;
+            if flow.stage == Stage::Elsewhere {
+                continue;
+            }
             views.push(self.view(flow, now));
         }
         (views, None)
@@ -65,7 +68,7 @@ impl<F: Frame> Pipeline<F> {
         FlowView {
             client: tuple.src.socket_addr(),
             destination: tuple.dst.socket_addr(),
-            server: tuple.dst.socket_addr(),
+            server: self.legs.get(flow.leg).map_or(tuple.dst, |leg| leg.tuple.dst).socket_addr(),
             host: self.names.get(flow.name).map(str::to_owned),
             protocol: flow.protocol.map(crate::policy::Protocol::name),
             verdict: flow.verdict.map(|v| v.action.name()),
@@ -91,7 +94,11 @@ impl<F: Frame> Pipeline<F> {
 const fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::SynSent => "syn-sent",
+        Stage::SynRcvd => "syn-rcvd",
         Stage::Held => "held",
+        Stage::Answered => "answered",
+        Stage::Dialing => "dialing",
+        Stage::Elsewhere => "elsewhere",
         Stage::Splice => "splice",
         Stage::Refused => "refused",
         Stage::Kernel => "kernel",
@@ -103,6 +110,9 @@ fn reason(flow: &Flow) -> String {
     let cause = flow.verdict.map(|v| v.cause);
     if flow.bypassed {
         return "bypassed".to_owned();
+    }
+    if let Some(failure) = flow.failure {
+        return failure.name().to_owned();
     }
     match (flow.punted, cause) {
         (Some(punted), _) => punted.name().to_owned(),

@@ -189,6 +189,60 @@ isolated! {
 }
 
 isolated! {
+    fn connections_of_its_own_come_from_the_address_that_the_kernel_would_take() {
+        gateway();
+        for line in [
+            "addr add 10.2.0.9/24 dev wan",
+            "addr add 10.3.0.1/24 dev wan",
+            "addr add 169.254.7.7/16 dev wan scope link",
+            "addr add 192.0.2.77/32 dev lo",
+            "-6 addr add fd03::1/64 dev wan nodad",
+            "-6 addr add fd04::1/64 dev wan nodad preferred_lft 0",
+            "-6 addr add 2001:db8::77/128 dev lo",
+            "route add default via 10.2.0.3",
+            "route add 10.10.0.0/16 via 10.3.0.3",
+            "route add 10.11.0.0/16 via 10.2.0.3 src 192.0.2.77",
+            "route add 10.12.0.0/16 via 10.2.0.3 src 10.1.0.1",
+            "-6 route add default via fe80::4 dev wan",
+            "-6 route add fd10::/16 via fd02::3",
+            "-6 route add fd11::/16 via fd02::3 src 2001:db8::77",
+            "-6 route add blackhole fd12::/16",
+            "route add blackhole 10.13.0.0/16",
+        ] {
+            sh(&format!("ip {line}"));
+        }
+        let mut watched = Watched::start(HOUR);
+        let source = |w: &Watched, to: &str| w.fib.source(to.parse().unwrap()).map(|a| a.to_string());
+        for (to, from) in [
+            ("10.1.0.5", "10.1.0.1"),
+            ("10.2.0.5", "10.2.0.1"),
+            ("10.3.0.5", "10.3.0.1"),
+            ("8.8.8.8", "10.2.0.1"),
+            ("10.10.0.1", "10.3.0.1"),
+            ("10.11.0.1", "192.0.2.77"),
+            ("10.12.0.1", "10.1.0.1"),
+            ("fd01::5", "fd01::1"),
+            ("fd11::1", "2001:db8::77"),
+        ] {
+            assert_eq!(source(&watched, to).as_deref(), Some(from), "{to}");
+            let route = sh(&format!("ip route get {to}"));
+            assert!(route.contains(&format!(" src {from} ")), "{to}: {route}");
+        }
+        // Which of two that are as good does not matter; that it is none of the others does.
+        for to in ["fd02::5", "fd10::1", "2001:db8:9::1"] {
+            let from = source(&watched, to).unwrap();
+            assert!(["fd02::1", "fd03::1"].contains(&from.as_str()), "{to}: {from}");
+        }
+        for to in ["10.13.0.1", "fd12::1", "10.2.0.1", "127.0.0.1"] {
+            assert_eq!(source(&watched, to), None, "{to}");
+        }
+        sh("ip route replace 10.11.0.0/16 via 10.2.0.3 src 10.3.0.1 && ip -6 addr del fd01::1/64 dev lan");
+        watched.soon("the route's new source", |w| source(w, "10.11.0.1").as_deref() == Some("10.3.0.1"));
+        watched.soon("the address is gone", |w| w.fib.links[0].is_some_and(|link| link.v6.is_none() && link.v4.is_some()));
+    }
+}
+
+isolated! {
     fn own_addresses_include_every_device_and_local_prefixes() {
         gateway();
         sh("ip link add idle type veth peer name idlep && ip addr add 192.0.2.77/24 dev idle && ip addr add 2001:db8::77/64 dev idle");

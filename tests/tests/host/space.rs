@@ -89,12 +89,14 @@ pub fn spec() -> HostSpec {
                     .map(|p| p.parse().unwrap())
                     .collect(),
                 ports: vec![(8080, 8099), (8090, 8200), (443, 443)],
+                reject_quic: true,
             },
             InterceptSpec {
                 name: "web".into(),
                 from: vec!["lan".into()],
                 to: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
                 ports: vec![(80, 80), (443, 443), (8000, 8099)],
+                reject_quic: true,
             },
         ],
         ..HostSpec::default()

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -52,6 +52,7 @@ fn web() -> HostSpec {
             from: vec!["lan".into()],
             to: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             ports: vec![(80, 80), (8000, 8099)],
+            reject_quic: false,
         }],
         ..HostSpec::default()
     }
@@ -305,5 +306,68 @@ isolated! {
             host(async |h| h.remove().await).unwrap();
             exchange("after");
         }
+    }
+}
+
+/// A server that sends every datagram back.
+fn echo(namespace: Option<&str>, here: SocketAddr) {
+    let bind = || UdpSocket::bind(here).unwrap();
+    let socket = namespace.map_or_else(bind, |name| inside(name, bind));
+    std::thread::spawn(move || {
+        let mut datagram = [0; 64];
+        while let Ok((len, from)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..len], from);
+        }
+    });
+}
+
+/// What becomes of a datagram: it comes back, or its sender is told that nobody is there.
+fn send(namespace: &str, from: SocketAddr, to: SocketAddr) -> &'static str {
+    inside(namespace, || {
+        let socket = UdpSocket::bind(from).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.connect(to).unwrap();
+        socket.send(b"hello").unwrap();
+        match socket.recv(&mut [0; 64]).map_err(|error| error.kind()) {
+            Ok(5) => "back",
+            Err(io::ErrorKind::ConnectionRefused) => "refused",
+            other => panic!("{from} to {to}: {other:?}"),
+        }
+    })
+}
+
+isolated! {
+    fn quic_of_an_intercept_is_refused_and_other_datagrams_pass() {
+        lab();
+        for of in [&V4, &V6] {
+            for port in [443, 4433] {
+                echo(Some("server"), at(of.server, port));
+                echo(Some("client"), at(of.client, port));
+            }
+            echo(None, at(of.gateway, 443));
+        }
+        for (reject_quic, quic) in [(false, "back"), (true, "refused")] {
+            let mut spec = web();
+            spec.intercepts[0].reject_quic = reject_quic;
+            apply(&spec);
+            assert!(host(async |h| h.plan(&spec).await).unwrap().is_done(), "the same again");
+            for of in [&V4, &V6] {
+                let client = at(of.client, 0);
+                assert_eq!(send("client", client, at(of.server, 443)), quic);
+                assert_eq!(send("client", client, at(of.server, 4433)), "back");
+                assert_eq!(send("client", client, at(of.gateway, 443)), "back", "the box's own");
+                assert_eq!(send("server", at(of.server, 0), at(of.client, 443)), "back", "not from the clients' port");
+            }
+            assert_eq!(sh("nft list table inet weir").matches("counter packets 1 ").count(), if reject_quic { 2 } else { 0 });
+        }
+        let mut elsewhere = web();
+        elsewhere.intercepts[0].reject_quic = true;
+        elsewhere.intercepts[0].to = vec!["198.51.100.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        apply(&elsewhere);
+        for of in [&V4, &V6] {
+            assert_eq!(send("client", at(of.client, 0), at(of.server, 443)), "back", "of no intercept");
+        }
+        host(async |h| h.clean().await).unwrap();
+        assert_eq!(sh("nft list ruleset"), "");
     }
 }

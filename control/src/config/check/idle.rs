@@ -58,7 +58,7 @@ pub fn pools(reader: &mut Reader<'_>, config: &Config, spans: &[Span]) {
     for (id, (pool, span)) in (0..).zip(config.pools.iter().zip(spans)) {
         let sends = |action: Action| matches!(action, Action::Send(to) if to.0 == id);
         if !rules().any(|rule| sends(rule.action)) {
-            reader.warn(span, format!("no rule sends to pool `{}`", pool.name));
+            reader.warn(span, format!("no rule sends to pool `{}`", pool.spec.name));
         }
     }
 }

@@ -4,22 +4,24 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use weir_core::ids::{MAX_INTERCEPTS, Nanos, PortId, PortSet};
-use weir_core::policy::{Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Pool};
+use weir_core::policy::{Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Quic, SynCookies};
 
 use super::hosts::HostFiles;
-use super::{InterceptSpans, Seen, name, rule, sections};
-use crate::config::model::Port;
+use super::{InterceptSpans, Seen, name, rule, sections, within};
+use crate::config::model::{Pool, Port};
 use crate::config::section::{Item, Reader, Section};
 use crate::config::{check, values};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "name",
     "from",
     "to",
     "tcp",
     "handshake",
+    "syn_cookies",
     "hold",
     "full",
+    "quic",
     "otherwise",
     "unidentified",
     "midstream",
@@ -30,6 +32,8 @@ const KEYS: [&str; 11] = [
 /// never scaled (RFC 7323, section 2.2) and the server says nothing more before the verdict.
 const HOLD_BYTES: RangeInclusive<u64> = 512..=64 * 1024;
 const HOLD_TIME: RangeInclusive<u64> = 10_000_000..=60_000_000_000;
+/// The port of HTTPS, and of QUIC for HTTP/3.
+const HTTPS: u16 = 443;
 const GRACE: RangeInclusive<u64> = 0..=24 * 3_600_000_000_000;
 
 /// What intercepts refer to.
@@ -72,6 +76,8 @@ fn read(
         spans.tcp = item.span;
     }
     handshake(reader, section, &mut spec);
+    hold(reader, section, &mut spec);
+    quic(reader, section, &mut spec);
     verdicts(reader, section, &mut spec);
     if let Some(item) = section.get("rules") {
         let sections = reader.tables(&item, "a rule", &rule::KEYS);
@@ -88,16 +94,25 @@ fn read(
     (spec, spans)
 }
 
-/// `handshake`, `hold`, `full`.
+/// `handshake`, `syn_cookies`.
 fn handshake(reader: &mut Reader<'_>, section: &Section<'_>, spec: &mut InterceptSpec) {
     if let Some(item) = section.get("handshake") {
         let choices = [Handshake::Through, Handshake::Answer, Handshake::Relay]
             .map(|handshake| (handshake.name(), handshake));
         spec.handshake = reader.choice(&item, &choices).unwrap_or(spec.handshake);
-        if spec.handshake == Handshake::Answer {
-            reader.unavailable(&item, "answer", "through, relay");
+    }
+    if let Some(item) = section.get("syn_cookies") {
+        let choices = [("auto", SynCookies::Auto), ("always", SynCookies::Always), ("off", SynCookies::Off)];
+        spec.syn_cookies = reader.choice(&item, &choices).unwrap_or(spec.syn_cookies);
+        if spec.handshake != Handshake::Answer && spec.syn_cookies != SynCookies::Auto {
+            let message = "only `handshake = \"answer\"` answers SYNs, so this changes nothing";
+            reader.warn(&item.span, format!("{}: {message}", item.what()));
         }
     }
+}
+
+/// `hold`, `full`.
+fn hold(reader: &mut Reader<'_>, section: &Section<'_>, spec: &mut InterceptSpec) {
     if let Some(item) = section.get("hold")
         && let Some(hold) = reader.table(&item, "hold", &["bytes", "time"])
     {
@@ -114,6 +129,18 @@ fn handshake(reader: &mut Reader<'_>, section: &Section<'_>, spec: &mut Intercep
     if let Some(item) = section.get("full") {
         let full = reader.choice(&item, &[("kernel", Full::Kernel), ("drop", Full::Drop)]);
         spec.full = full.unwrap_or(spec.full);
+    }
+}
+
+/// `quic`, once the ports are known.
+fn quic(reader: &mut Reader<'_>, section: &Section<'_>, spec: &mut InterceptSpec) {
+    let Some(item) = section.get("quic") else { return };
+    let quic = reader.choice(&item, &[("reject", Quic::Reject), ("pass", Quic::Pass)]);
+    spec.quic = quic.unwrap_or(spec.quic);
+    if spec.quic == Quic::Reject && !spec.tcp.iter().any(|range| range.contains(&HTTPS)) {
+        let message =
+            format!("`tcp` has no {HTTPS}, so clients fall back to connections that are not intercepted");
+        reader.warn(&item.span, format!("{}: {message}", item.what()));
     }
 }
 
@@ -152,14 +179,6 @@ fn midstream(reader: &mut Reader<'_>, table: &Section<'_>, default: Midstream) -
 fn verdict(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Action> {
     let choices = [Action::Allow, Action::Reset, Action::Drop].map(|action| (action.name(), action));
     reader.choice(item, &choices)
-}
-
-fn within(text: &str, value: u64, allowed: RangeInclusive<u64>, shown: &str) -> Result<u64, String> {
-    if allowed.contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("`{text}` is not allowed; allowed: {shown}"))
-    }
 }
 
 fn from(reader: &mut Reader<'_>, item: &Item<'_>, ports: &[Port]) -> PortSet {

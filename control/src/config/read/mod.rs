@@ -3,29 +3,32 @@
 //! Every reader goes on after an error, with the default in place of what was wrong; the result counts only when the
 //! report has no errors.
 
+mod check;
 mod fallback;
 mod gateway;
 mod hosts;
 mod intercept;
+mod limits;
 mod pool;
 mod port;
 mod rule;
 mod workers;
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::check;
+use super::check::whole;
 use super::defaults;
 use super::model::Config;
 use super::section::{Item, Reader, Section};
 use super::source::Span;
 use hosts::HostFiles;
 
-const KEYS: [&str; 6] = ["gateway", "port", "workers", "fallback", "intercept", "pool"];
+const KEYS: [&str; 7] = ["gateway", "port", "workers", "fallback", "limits", "intercept", "pool"];
 
 /// Reads all sections and checks how they fit together.
 pub fn document(reader: &mut Reader<'_>, path: &Path, document: &Spanned<DeTable<'_>>) -> Config {
@@ -34,6 +37,8 @@ pub fn document(reader: &mut Reader<'_>, path: &Path, document: &Spanned<DeTable
     let fallback = fallback.unwrap_or_else(defaults::fallback);
     let gateway = top.get("gateway").map(|item| gateway::read(reader, &item, fallback.listen));
     let workers = top.get("workers").map(|item| workers::read(reader, &item));
+    let workers = workers.unwrap_or_else(defaults::workers);
+    let limits = top.get("limits").map(|item| limits::read(reader, &item, workers.flows));
     let ports = port::read_all(reader, &top);
     let (pools, pool_spans) = pool::read_all(reader, &top);
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -43,13 +48,14 @@ pub fn document(reader: &mut Reader<'_>, path: &Path, document: &Spanned<DeTable
         file: path.to_owned(),
         gateway: gateway.unwrap_or_else(defaults::gateway),
         ports,
-        workers: workers.unwrap_or_else(defaults::workers),
+        limits: limits.unwrap_or_else(|| defaults::limits(workers.flows)),
+        workers,
         fallback,
         intercepts,
         pools,
     };
     if reader.report.is_ok() {
-        check::whole(reader, &config, &spans, &pool_spans);
+        whole(reader, &config, &spans, &pool_spans);
     }
     config
 }
@@ -91,6 +97,15 @@ fn name(reader: &mut Reader<'_>, section: &Section<'_>, seen: &mut Seen) -> Stri
         seen.check(reader, &item, &name);
     }
     name
+}
+
+/// The value, or a sentence with what is allowed.
+fn within(text: &str, value: u64, allowed: RangeInclusive<u64>, shown: &str) -> Result<u64, String> {
+    if allowed.contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("`{text}` is not allowed; allowed: {shown}"))
+    }
 }
 
 /// A list of small numbers, each once: queues or cores.

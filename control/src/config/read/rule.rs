@@ -11,6 +11,10 @@ pub const KEYS: [&str; 9] = ["host", "host_file", "from", "to", "tcp", "alpn", "
 /// Longest ALPN protocol name (RFC 7301, section 3.1), in octets.
 const MAX_ALPN: usize = 255;
 
+/// Why a rule of an intercept whose handshake is `relay` cannot say `send`.
+const SEND_HINT: &str = "the intercept's handshake is `relay`, and the relay does not send to pools yet; allowed there: \
+                         allow, reset, drop, relay";
+
 /// What a rule may look at where it says `relay` and the handshake is not `relay`.
 const RELAY_HINT: &str = "`relay` is decided at the SYN, where there is no content yet: a rule that says so may match \
                           only on `from`, `to` and `tcp`, unless the intercept's handshake is `relay`";
@@ -21,7 +25,7 @@ pub fn read(
     context: &mut Context<'_>,
     handshake: Handshake,
 ) -> RuleSpec {
-    let mut rule = RuleSpec::new(action(reader, section, context).unwrap_or(Action::Allow));
+    let mut rule = RuleSpec::new(action(reader, section, context, handshake).unwrap_or(Action::Allow));
     rule.origin = reader.origin(&section.span);
     rule.host = context.hosts.names(reader, section);
     rule.from = section.get("from").map(|item| prefixes(reader, &item)).unwrap_or_default();
@@ -38,7 +42,12 @@ pub fn read(
     rule
 }
 
-fn action(reader: &mut Reader<'_>, section: &Section<'_>, context: &Context<'_>) -> Option<Action> {
+fn action(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    context: &Context<'_>,
+    handshake: Handshake,
+) -> Option<Action> {
     let item = reader.require(section, "action");
     let pool = section.get("pool");
     let send = Action::Send(PoolId(0));
@@ -47,7 +56,9 @@ fn action(reader: &mut Reader<'_>, section: &Section<'_>, context: &Context<'_>)
     let action = item.as_ref().and_then(|item| reader.choice(item, &choices));
     match (item, action, pool) {
         (Some(item), Some(Action::Send(_)), pool) => {
-            reader.unavailable(&item, "send", "allow, reset, drop, relay");
+            if handshake == Handshake::Relay {
+                reader.wrong::<()>(&item, &format!("`send`: {SEND_HINT}"));
+            }
             match pool {
                 Some(pool) => find_pool(reader, &pool, context).map(Action::Send),
                 None => {
@@ -69,10 +80,10 @@ fn action(reader: &mut Reader<'_>, section: &Section<'_>, context: &Context<'_>)
 
 fn find_pool(reader: &mut Reader<'_>, item: &Item<'_>, context: &Context<'_>) -> Option<PoolId> {
     let name = reader.string(item)?;
-    match (0..).map(PoolId).zip(context.pools).find(|(_, pool)| pool.name == name) {
+    match (0..).map(PoolId).zip(context.pools).find(|(_, pool)| pool.spec.name == name) {
         Some((id, _)) => Some(id),
         None => {
-            let names: Vec<&str> = context.pools.iter().map(|pool| pool.name.as_str()).collect();
+            let names: Vec<&str> = context.pools.iter().map(|pool| pool.spec.name.as_str()).collect();
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             reader.wrong(item, &format!("no [[pool]] is named `{name}`; there are: {there}"))
         }

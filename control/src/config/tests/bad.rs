@@ -1,7 +1,7 @@
 use super::*;
 
 /// What follows [`PORTS`] (from line 7 on), the line and a fragment of each finding.
-type Row<'r> = (&'r str, &'r [(usize, &'r str)]);
+pub(super) type Row<'r> = (&'r str, &'r [(usize, &'r str)]);
 
 fn errors(text: &str) -> Vec<(usize, String)> {
     let report = read(text).expect_err(text);
@@ -9,7 +9,7 @@ fn errors(text: &str) -> Vec<(usize, String)> {
     errors.map(|finding| (finding.line.unwrap(), finding.message)).collect()
 }
 
-fn assert_found(text: &str, found: &[(usize, String)], expected: &[(usize, &str)]) {
+pub(super) fn assert_found(text: &str, found: &[(usize, String)], expected: &[(usize, &str)]) {
     assert_eq!(found.len(), expected.len(), "{text}\n{found:#?}");
     for ((line, message), (expected_line, fragment)) in found.iter().zip(expected) {
         assert!(
@@ -19,7 +19,7 @@ fn assert_found(text: &str, found: &[(usize, String)], expected: &[(usize, &str)
     }
 }
 
-fn table(before: &str, rows: &[Row<'_>]) {
+pub(super) fn table(before: &str, rows: &[Row<'_>]) {
     for (text, expected) in rows {
         let text = format!("{before}{text}");
         assert_found(&text, &errors(&text), expected);
@@ -33,7 +33,10 @@ fn sections_and_syntax() {
         &[
             (
                 "[gatewy]\nfail = 1\n",
-                &[(7, "unknown key `gatewy`; allowed: gateway, port, workers, fallback, intercept, pool")],
+                &[(
+                    7,
+                    "unknown key `gatewy`; allowed: gateway, port, workers, fallback, limits, intercept, pool",
+                )],
             ),
             ("gateway = 3\n", &[(6 + 1, "unknown key `gateway` in [[port]]")]),
             ("[[gateway]]\nfail = \"open\"\n", &[(7, "expected a table, found a list")]),
@@ -150,10 +153,6 @@ fn intercepts() {
     table(
         &before,
         &[
-            (
-                "handshake = \"answer\"\n",
-                &[(12, "`answer` is not available in this version of weir; allowed: through, relay")],
-            ),
             ("handshake = \"splice\"\n", &[(12, "allowed: through, answer, relay")]),
             (
                 "hold = { bytes = \"16\", time = \"3\" }\n",
@@ -166,6 +165,9 @@ fn intercepts() {
             ("hold = { size = \"16KiB\" }\n", &[(12, "unknown key `size` in hold; allowed: bytes, time")]),
             ("hold = \"16KiB\"\n", &[(12, "expected a table, found a string")]),
             ("full = \"relay\"\n", &[(12, "allowed: kernel, drop")]),
+            ("syn_cookies = \"on\"\n", &[(12, "unknown value `on`; allowed: auto, always, off")]),
+            ("syn_cookies = true\n", &[(12, "expected a string, found true or false")]),
+            ("quic = \"drop\"\n", &[(12, "unknown value `drop`; allowed: reject, pass")]),
             (
                 "otherwise = \"send\"\n",
                 &[(12, "`otherwise` in [[intercept]]: unknown value `send`; allowed: allow, reset, drop")],
@@ -232,55 +234,18 @@ fn rules() {
             ),
         ],
     );
+    let relay = before.replace("rules = [", "handshake = \"relay\"\nrules = [");
+    let send = "{ action = \"send\", pool = \"p\" } ]\n[[pool]]\nname = \"p\"\nservers = [\"10.0.0.1:80\", \"[fd00::1]:80\"]\n";
+    table(
+        &relay,
+        &[(
+            send,
+            &[(14, "`send`: the intercept's handshake is `relay`, and the relay does not send to pools yet")],
+        )],
+    );
     let many = "{ action = \"drop\", from = \"10.0.0.1\" },\n".repeat(4097) + "]\n";
     let (text, expected) = (format!("{before}{many}"), [(13 + 4096, "4097 rules; at most 4096 are allowed")]);
     assert_found("4097 rules", &errors(&text), &expected);
-}
-
-#[test]
-fn what_this_version_has_not_is_said() {
-    let pool = "[[pool]]\nname = \"intranet\"\nservers = [\"10.2.0.10:443\"]\n";
-    let before = format!("{PORTS}{pool}");
-    table(
-        &before,
-        &[
-            (
-                "source = \"gateway\"\n",
-                &[(10, "`gateway` is not available in this version of weir; allowed: client")],
-            ),
-            (
-                "proxy_protocol = \"v2\"\n",
-                &[(10, "`proxy_protocol` is not available in this version of weir")],
-            ),
-            ("proxy_protocol = \"v3\"\n", &[(10, "allowed: v1, v2")]),
-            ("balance = \"random\"\n", &[(10, "allowed: maglev")]),
-            (
-                "[[pool]]\nname = \"intranet\"\nservers = [\"10.2.0.10\", 3]\n",
-                &[
-                    (11, "`intranet` is taken already, at line 8"),
-                    (12, "no address with a port"),
-                    (12, "expected a string"),
-                ],
-            ),
-            (
-                &format!(
-                    "{WEB}rules = [\n{{ host = \"a.example\", action = \"send\", pool = \"intranet\" }} ]\n"
-                ),
-                &[(
-                    16,
-                    "`action` in a rule: `send` is not available in this version of weir; allowed: allow, reset, drop, relay",
-                )],
-            ),
-            (
-                &format!("{WEB}rules = [{{ action = \"send\", pool = \"intrant\" }}]\n"),
-                &[(15, "not available"), (15, "no [[pool]] is named `intrant`; there are: intranet")],
-            ),
-            (
-                &format!("{WEB}rules = [{{ action = \"send\" }}]\n"),
-                &[(15, "has no `pool`"), (15, "not available")],
-            ),
-        ],
-    );
 }
 
 /// Files that are valid and may not be what was meant.
@@ -323,6 +288,11 @@ fn warnings() {
             format!("{WEB}[[pool]]\nname = \"p\"\nservers = \"10.0.0.1:80\"\n"),
             &[(12, "no rule sends to pool `p`")],
         ),
+        (format!("{WEB}syn_cookies = \"always\"\n"), &[(12, "only `handshake = \"answer\"` answers SYNs")]),
+        (format!("{WEB}handshake = \"answer\"\nsyn_cookies = \"off\"\n"), &[]),
+        (format!("{WEB}syn_cookies = \"auto\"\nquic = \"reject\"\n"), &[]),
+        (WEB.replace(", 443", "") + "quic = \"reject\"\n", &[(12, "`tcp` has no 443")]),
+        (format!("{WEB}[limits]\nsource_over = \"reset\"\n"), &[(13, "this changes nothing")]),
     ];
     for (text, expected) in rows {
         let (_, report) = read(&format!("{PORTS}{text}")).unwrap_or_else(|report| panic!("{text}\n{report}"));

@@ -15,7 +15,7 @@ fn every_example_is_valid_without_a_warning() {
             seen += 1;
         }
     }
-    assert!(seen >= 4, "{seen} examples");
+    assert!(seen >= 5, "{seen} examples");
 }
 
 /// What gateway.toml shows as defaults, with its comment signs taken away, are the defaults.
@@ -33,9 +33,14 @@ fn gateway_example_shows_the_defaults() {
         "table",
         "priority",
         "listen",
+        "half_open",
+        "held",
+        "held_full",
         "handshake",
+        "syn_cookies",
         "hold",
         "full",
+        "quic",
         "otherwise",
         "unidentified",
         "midstream",

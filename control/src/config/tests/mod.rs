@@ -5,6 +5,7 @@ mod compiled;
 mod examples;
 mod hosts;
 mod output;
+mod pools;
 mod values;
 
 use std::path::{Path, PathBuf};

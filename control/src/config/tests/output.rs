@@ -101,18 +101,21 @@ proxy_protocol = "v2"               # optional
 "#;
 
 #[test]
-fn sample_of_the_design_lacks_only_what_is_not_available() {
+fn sample_of_the_design_needs_a_server_for_each_family() {
     let folder = Folder::new("design");
     folder.write("blocked.txt", "blocked.example\n");
     let path = folder.write("weir.toml", DESIGN);
     let report = check(&path);
     let expected = format!(
-        "{0}:39: error: `action` in a rule: `send` is not available in this version of weir; allowed: allow, reset, drop, relay\n\
-         {0}:48: error: `proxy_protocol` is not available in this version of weir; leave it out\n\
-         {0}: not valid: 2 errors, 0 warnings",
+        "{0}:39: error: the rule takes connections to IPv6 destinations, and pool `intranet` has no IPv6 server: add one, \
+         or let the rule take IPv4 only (`to = [\"0.0.0.0/0\"]`)\n\
+         {0}: not valid: 1 error, 0 warnings",
         path.display()
     );
     assert_eq!(report.to_string(), expected);
+    folder.write("weir.toml", DESIGN.replace("\"10.2.0.11:443\"", "\"[fd00:2::10]:443\""));
+    let report = check(&path);
+    assert_eq!(report.findings, []);
 }
 
 #[test]

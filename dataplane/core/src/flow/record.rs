@@ -13,8 +13,14 @@ use super::names::NameRef;
 pub enum Stage {
     /// A SYN went to the server; no SYN-ACK came yet.
     SynSent,
+    /// weir answered the client's SYN itself; the client's ACK is awaited.
+    SynRcvd,
     /// The handshake passes or has passed; the client's bytes are held until there is a verdict.
     Held,
+    /// The client has a handshake with weir; its bytes are held until there is a verdict. There is no server leg.
+    Answered,
+    /// The verdict is taken and a server leg is being opened; the client's bytes are held.
+    Dialing,
     /// Allowed: both directions pass.
     Splice,
     /// Refused by a verdict, and stays so until the tuple is used again.
@@ -23,6 +29,55 @@ pub enum Stage {
     Kernel,
     /// Over; lingers for retransmissions.
     Closed,
+    /// The server leg of a connection that another worker owns: its packets go there.
+    Elsewhere,
+}
+
+impl Stage {
+    /// Whether the handshake with the client is not complete.
+    #[inline]
+    pub const fn is_half_open(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynRcvd)
+    }
+}
+
+/// What the client offered in its SYN, as far as a server leg has to be opened with the same; cut down to what was agreed
+/// with the client once that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The client's MSS.
+    pub mss: u16,
+    pub sack: bool,
+    pub timestamps: bool,
+    pub window_scale: bool,
+    /// Explicit congestion notification (RFC 3168).
+    pub ecn: bool,
+    /// TSval of the client's SYN, or the first one known of it.
+    pub tsval: u32,
+    /// The last TSval that the client was shown before a server leg was opened.
+    pub shown: u32,
+}
+
+/// Why the server leg that a verdict asked for did not come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It answered with an RST, or an ICMP error said that it cannot be reached.
+    Refused,
+    /// It did not answer.
+    TimedOut,
+    /// No server, no route by a port, no free source port, or the addresses are in use for another connection.
+    Unavailable,
+}
+
+impl Failure {
+    /// As reasons are spelled in `weir flows`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "server-refused",
+            Self::TimedOut => "server-timed-out",
+            Self::Unavailable => "no-server",
+        }
+    }
 }
 
 /// Which end a packet comes from.
@@ -61,7 +116,7 @@ impl Verdict {
     /// means the same (see `Intercept::decide`).
     #[inline]
     pub const fn passes(self) -> bool {
-        matches!(self.action, Action::Allow | Action::Relay)
+        matches!(self.action, Action::Allow | Action::Relay | Action::Send(_))
     }
 }
 
@@ -79,6 +134,15 @@ pub struct Flow {
     pub answered: bool,
     /// Bytes of the client reached the server past weir, before the verdict.
     pub bypassed: bool,
+    /// weir answered the client's SYN itself.
+    pub by_weir: bool,
+    /// Counted with its source's connections.
+    pub counted: bool,
+    /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
+    pub signed: bool,
+    /// SYNs, SYN-ACKs or PROXY headers that weir has sent and sends again.
+    pub tries: u8,
+    pub failure: Option<Failure>,
     pub protocol: Option<Protocol>,
     pub verdict: Option<Verdict>,
     /// Why it is on the kernel road.
@@ -87,6 +151,9 @@ pub struct Flow {
     pub name: NameRef,
     /// Its hold, if it has one.
     pub hold: u32,
+    /// Its server leg, where that is another connection than the client's.
+    pub leg: u32,
+    pub offer: Offer,
     /// The client's initial sequence number.
     pub isn: Seq,
     pub client: End,
@@ -98,6 +165,8 @@ pub struct Flow {
 impl Flow {
     /// No hold.
     pub const NO_HOLD: u32 = u32::MAX;
+    /// No leg.
+    pub const NO_LEG: u32 = u32::MAX;
 
     /// A connection that starts with the packet `tuple`, which comes from the client, at `port`.
     pub fn new(tuple: &Tuple, port: PortId, intercept: InterceptId, epoch: u32, now: Nanos) -> Self {
@@ -110,12 +179,19 @@ impl Flow {
             port,
             answered: false,
             bypassed: false,
+            by_weir: false,
+            counted: false,
+            signed: false,
+            tries: 0,
+            failure: None,
             protocol: None,
             verdict: None,
             punted: None,
             epoch,
             name: NameRef::NONE,
             hold: Self::NO_HOLD,
+            leg: Self::NO_LEG,
+            offer: Offer::default(),
             isn: Seq(0),
             client: End::default(),
             server: End::default(),

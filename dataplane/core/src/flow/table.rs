@@ -29,6 +29,7 @@ pub struct FlowTable {
     slots: Vec<Option<Flow>>,
     free: Vec<u32>,
     kernel: usize,
+    half_open: usize,
     wheel: Wheel,
 }
 
@@ -43,6 +44,7 @@ impl FlowTable {
             slots: vec![None; total],
             free: (0..total as u32).rev().collect(),
             kernel: 0,
+            half_open: 0,
             wheel: Wheel::new(total, TICK, now),
         }
     }
@@ -101,6 +103,7 @@ impl FlowTable {
             slots.get(s as usize).and_then(Option::as_ref).map_or(0, |f| hasher.hash(&f.key))
         });
         self.kernel += usize::from(flow.stage == Stage::Kernel);
+        self.half_open += usize::from(flow.stage.is_half_open());
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = Some(flow);
         }
@@ -112,12 +115,27 @@ impl FlowTable {
         let flow = self.slots.get_mut(slot as usize)?.take()?;
         self.wheel.cancel(slot);
         self.kernel -= usize::from(flow.stage == Stage::Kernel);
+        self.half_open -= usize::from(flow.stage.is_half_open());
         let hash = self.hasher.hash(&flow.key);
         if let Ok(entry) = self.index.find_entry(hash, |&s| s == slot) {
             entry.remove();
         }
         self.free.push(slot);
         Some(flow)
+    }
+
+    /// Moves a connection to another stage of the fast road.
+    #[inline]
+    pub fn set_stage(&mut self, slot: u32, stage: Stage) {
+        let Some(Some(flow)) = self.slots.get_mut(slot as usize) else { return };
+        self.half_open -= usize::from(flow.stage.is_half_open());
+        self.half_open += usize::from(stage.is_half_open());
+        flow.stage = stage;
+    }
+
+    /// Connections whose handshake is not complete.
+    pub const fn half_open(&self) -> usize {
+        self.half_open
     }
 
     /// Sets the connection's timer.

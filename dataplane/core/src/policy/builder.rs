@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Action, Handshake, Intercept, InterceptSpec, Policy, Pool};
+use super::{Action, Handshake, Intercept, InterceptSpec, Limits, MAX_SERVERS, Policy, Pool, PoolSpec};
 use crate::ids::{MAX_INTERCEPTS, PoolId};
 
 /// The most rules of one intercept: they are tried one after the other. Long lists of names go into one rule.
@@ -19,6 +19,8 @@ pub enum BuildError {
     Rules(String, usize),
     #[error("{0} pools; at most {MAX_POOLS} are allowed")]
     Pools(usize),
+    #[error("pool `{0}` has {1} servers; at most {MAX_SERVERS} are allowed")]
+    Servers(String, usize),
     #[error("{origin}: a rule of intercept `{intercept}` sends to a pool that does not exist")]
     NoSuchPool { intercept: String, origin: String },
     #[error(
@@ -28,17 +30,23 @@ pub enum BuildError {
     RelayByContent { intercept: String, origin: String },
 }
 
-/// Collects intercepts and pools; their order is the order of their ids.
+/// Collects limits, intercepts and pools; their order is the order of their ids.
 #[derive(Clone, Debug)]
 pub struct PolicyBuilder {
     epoch: u32,
+    limits: Limits,
     intercepts: Vec<InterceptSpec>,
-    pools: Vec<Pool>,
+    pools: Vec<PoolSpec>,
 }
 
 impl PolicyBuilder {
     pub fn new(epoch: u32) -> Self {
-        Self { epoch, intercepts: Vec::new(), pools: Vec::new() }
+        Self { epoch, limits: Limits::default(), intercepts: Vec::new(), pools: Vec::new() }
+    }
+
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     pub fn intercept(mut self, spec: InterceptSpec) -> Self {
@@ -46,7 +54,7 @@ impl PolicyBuilder {
         self
     }
 
-    pub fn pool(mut self, pool: Pool) -> Self {
+    pub fn pool(mut self, pool: PoolSpec) -> Self {
         self.pools.push(pool);
         self
     }
@@ -58,11 +66,15 @@ impl PolicyBuilder {
         if self.pools.len() > MAX_POOLS {
             return Err(BuildError::Pools(self.pools.len()));
         }
+        if let Some(pool) = self.pools.iter().find(|pool| pool.servers.len() > MAX_SERVERS) {
+            return Err(BuildError::Servers(pool.name.clone(), pool.servers.len()));
+        }
         for spec in &self.intercepts {
             check(spec, self.pools.len())?;
         }
         let intercepts = self.intercepts.into_iter().map(Intercept::new).collect();
-        Ok(Policy::new(self.epoch, intercepts, self.pools))
+        let pools = self.pools.into_iter().map(Pool::new).collect();
+        Ok(Policy::new(self.epoch, self.limits, intercepts, pools))
     }
 }
 

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    Action, Cause, Decision, Facts, Full, Handshake, Midstream, Prefixes, Protocol, Rule, RuleSpec, TcpPorts,
+    Action, Cause, Decision, Facts, Full, Handshake, Midstream, Prefixes, Protocol, Quic, Rule, RuleSpec,
+    SynCookies, TcpPorts,
 };
 use crate::ids::{Nanos, PortId, PortSet, RuleId};
 
@@ -23,6 +24,9 @@ pub struct InterceptSpec {
     /// Destination ports.
     pub tcp: Vec<RangeInclusive<u16>>,
     pub handshake: Handshake,
+    /// Only where the handshake is `answer`.
+    pub syn_cookies: SynCookies,
+    pub quic: Quic,
     /// The most client bytes held before there is a verdict.
     pub hold_bytes: u32,
     /// The longest that they are held.
@@ -35,9 +39,9 @@ pub struct InterceptSpec {
 }
 
 impl InterceptSpec {
-    /// An intercept of nothing yet, with the defaults that a configuration file has too: `through`, 16 KiB held for
-    /// at most 3 s, `full = "kernel"`, everything allowed that no rule takes, and mid-stream packets reset after a
-    /// grace time of 60 s.
+    /// An intercept of nothing yet, with the defaults that a configuration file has too: `through`, SYN cookies under
+    /// pressure, QUIC passed, 16 KiB held for at most 3 s, `full = "kernel"`, everything allowed that no rule takes, and
+    /// mid-stream packets reset after a grace time of 60 s.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -46,6 +50,8 @@ impl InterceptSpec {
             to: Vec::new(),
             tcp: Vec::new(),
             handshake: Handshake::Through,
+            syn_cookies: SynCookies::Auto,
+            quic: Quic::Pass,
             hold_bytes: 16 * 1024,
             hold_time: Nanos::from_secs(3),
             full: Full::Kernel,
@@ -95,6 +101,9 @@ pub struct Intercept {
     /// Ports its SYNs come from.
     pub from: PortSet,
     pub handshake: Handshake,
+    /// Only where the handshake is `answer`.
+    pub syn_cookies: SynCookies,
+    pub quic: Quic,
     /// The most client bytes held before there is a verdict.
     pub hold_bytes: u32,
     pub hold_time: Nanos,
@@ -107,6 +116,8 @@ pub struct Intercept {
     rules: Vec<Rule>,
     /// Some rule says `relay` and can be judged at the SYN.
     relays_at_syn: bool,
+    /// Some rule says `send`.
+    sends: bool,
 }
 
 impl Intercept {
@@ -117,6 +128,8 @@ impl Intercept {
             origin: spec.origin,
             from: spec.from,
             handshake: spec.handshake,
+            syn_cookies: spec.syn_cookies,
+            quic: spec.quic,
             hold_bytes: spec.hold_bytes,
             hold_time: spec.hold_time,
             full: spec.full,
@@ -126,8 +139,14 @@ impl Intercept {
             to: spec.to.into_iter().collect(),
             tcp: spec.tcp.into_iter().collect(),
             relays_at_syn: rules.iter().any(|rule| rule.action == Action::Relay && !rule.by_content()),
+            sends: rules.iter().any(|rule| matches!(rule.action, Action::Send(_))),
             rules,
         }
+    }
+
+    /// Whether some rule sends connections to a pool.
+    pub const fn sends(&self) -> bool {
+        self.sends
     }
 
     pub fn rules(&self) -> &[Rule] {

@@ -8,6 +8,8 @@
 
 mod builder;
 mod intercept;
+mod limits;
+mod maglev;
 mod names;
 mod pool;
 mod ports;
@@ -18,40 +20,62 @@ mod steering;
 mod tests;
 mod words;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId};
+use crate::wire::addr::Endpoint;
 
 pub use builder::{BuildError, MAX_POOLS, MAX_RULES, PolicyBuilder};
 pub use intercept::{Intercept, InterceptSpec};
+pub use limits::{HeldFull, Limits};
 pub use names::{MAX_LABEL, MAX_NAME, NameError, NameSet};
-pub use pool::{Balance, Pool, Source};
+pub use pool::{
+    Balance, GATEWAY_PORTS, HashBy, MAX_SERVERS, MAX_WEIGHT, Pool, PoolSpec, ProxyVersion, Server,
+    ServerState, Source,
+};
 pub use ports::TcpPorts;
 pub use prefixes::Prefixes;
 pub use rule::{Rule, RuleSpec};
 pub use steering::SteeringTable;
-pub use words::{Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol};
+pub use words::{Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol, Quic, SynCookies};
 
 /// The rules of one configuration. Made by [`PolicyBuilder`].
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// The number of the configuration.
     pub epoch: u32,
-    intercepts: Vec<Intercept>,
+    pub limits: Limits,
+    /// Large, and shared by policies that differ only in the states of servers.
+    intercepts: Arc<[Intercept]>,
     pools: Vec<Pool>,
+    /// Where the servers of all pools are.
+    servers: Arc<HashSet<Endpoint, foldhash::fast::FixedState>>,
     /// Intercepts by destination prefix, as bits.
-    to: steering::Destinations,
+    to: Arc<steering::Destinations>,
     /// Intercepts by the port that a SYN comes from, as bits.
     from: [u64; MAX_PORTS],
 }
 
 impl Policy {
-    fn new(epoch: u32, intercepts: Vec<Intercept>, pools: Vec<Pool>) -> Self {
-        let to = steering::Destinations::new(&intercepts);
+    fn new(epoch: u32, limits: Limits, intercepts: Vec<Intercept>, pools: Vec<Pool>) -> Self {
+        let to = Arc::new(steering::Destinations::new(&intercepts));
         let from = steering::from_bits(&intercepts);
-        Self { epoch, intercepts, pools, to, from }
+        let servers = pools.iter().flat_map(|pool| &pool.servers).map(Server::endpoint).collect();
+        Self { epoch, limits, intercepts: intercepts.into(), pools, servers: Arc::new(servers), to, from }
+    }
+
+    /// The same policy, of the same epoch, with the servers of its pools in these states: a list for each pool, in their
+    /// order. Pools and servers beyond the lists keep theirs. Costs new tables for the pools that change, and little else.
+    pub fn with_pools<S: AsRef<[ServerState]>>(&self, states: &[S]) -> Self {
+        let mut policy = self.clone();
+        for (pool, states) in policy.pools.iter_mut().zip(states) {
+            *pool = pool.with_states(states.as_ref());
+        }
+        policy
     }
 
     pub fn intercepts(&self) -> &[Intercept] {
@@ -68,6 +92,11 @@ impl Policy {
 
     pub fn pool(&self, id: PoolId) -> Option<&Pool> {
         self.pools.get(usize::from(id.0))
+    }
+
+    /// Whether some pool has a server there.
+    pub fn has_server(&self, at: &Endpoint) -> bool {
+        self.servers.contains(at)
     }
 
     /// The first intercept that takes connections which arrive at `from` for `server:port`.

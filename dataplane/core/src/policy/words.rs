@@ -70,6 +70,27 @@ impl Handshake {
     }
 }
 
+/// When a SYN is answered with a cookie instead of a flow (RFC 4987, section 3.6), where the handshake is `answer`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SynCookies {
+    /// Once half-open flows are too many.
+    #[default]
+    Auto,
+    Always,
+    Off,
+}
+
+/// What becomes of UDP to port 443 of an intercept's destinations, where QUIC would walk round its rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quic {
+    #[default]
+    Pass,
+    /// Answered with ICMP, so that clients fall back to TCP.
+    Reject,
+}
+
 /// No room for a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

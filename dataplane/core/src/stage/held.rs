@@ -1,12 +1,12 @@
 //! The handshake passes, the client's first bytes are held, there is no verdict yet.
 
 use crate::drop::DropReason;
-use crate::flow::record::{Flow, Side};
+use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::{Packet, Refused};
 use crate::inspect::Outcome;
 use crate::pipeline::{Output, Pipeline};
-use crate::policy::Action;
+use crate::policy::{Action, HeldFull};
 use crate::tcp::track::{self, Rst};
 use crate::wire::edit;
 
@@ -50,11 +50,10 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
         let verdict = track::judge_rst(flow, Side::Client, &meta);
-        let end = flow.client.nxt.add(self.holds.contiguous(flow.hold));
-        let within = !meta.seq.before(flow.client.nxt) && !meta.seq.after(end.add(1));
+        let follows = self.follows_held(slot, meta.seq);
         match verdict {
-            Rst::OutOfWindow if !within => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
-            Rst::Challenged if !within => self.forward_bare(packet, out),
+            Rst::OutOfWindow if !follows => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
+            Rst::Challenged if !follows => self.forward_bare(packet, out),
             _ => {
                 self.discard(packet.frame, DropReason::Ended, out);
                 self.drop_hold(slot, DropReason::Ended, out);
@@ -65,14 +64,15 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// Keeps a segment, and asks for the verdict when the reading has grown.
-    fn hold_segment(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn hold_segment(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         // Invariant 3: what is inspected is what was sent.
         if packet.meta.segment_sum(packet.frame.data()) != 0xffff {
             return self.discard(packet.frame, DropReason::BadChecksum, out);
         }
         let Some(hold) = self.hold_of(slot) else {
-            return self.discard(packet.frame, DropReason::HoldFull, out);
+            return self.no_hold(slot, packet, out);
         };
+        let waits = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
         let (meta, before) = (packet.meta, self.holds.contiguous(hold));
         let first = !self.holds.holds_any(hold);
         let payload = meta.payload as usize..meta.end as usize;
@@ -88,6 +88,9 @@ impl<F: Frame> Pipeline<F> {
             };
         }
         self.note_held(slot, &meta, first);
+        if waits {
+            return;
+        }
         if self.holds.contiguous(hold) > before
             && let Outcome::Done(found) = self.holds.inspect(hold)
         {
@@ -97,10 +100,28 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
+    /// All that may be held is held already.
+    fn no_hold(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        self.discard(packet.frame, DropReason::HoldFull, out);
+        let dialing = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
+        let action = match self.policy.limits.held_full {
+            // The client sends it again, when there may be room.
+            _ if dialing => return,
+            HeldFull::Wait => return,
+            HeldFull::Reset => Action::Reset,
+            HeldFull::Drop => Action::Drop,
+        };
+        self.totals.limited += 1;
+        self.refuse(slot, action, DropReason::HoldFull, out);
+    }
+
     /// What a held segment says about the other direction is noted at once; its own bytes only when they pass.
     fn note_held(&mut self, slot: u32, meta: &crate::parse::Meta, first: bool) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         track::note_ack(flow, Side::Client, meta);
+        if flow.stage == Stage::Dialing {
+            return;
+        }
         if first && let Some(flow) = self.flows.get(slot) {
             let wait = self.intercept_of(flow).map_or(timers::HANDSHAKE, |(_, i)| i.hold_time);
             self.flows.arm(slot, self.now.saturating_add(wait));
@@ -141,6 +162,7 @@ impl<F: Frame> Pipeline<F> {
             return self.server_first(slot, packet, out);
         }
         track::note(flow, Side::Server, &meta);
+        Self::note_clock(flow, &packet);
         self.forward(packet, out);
     }
 
@@ -167,7 +189,14 @@ impl<F: Frame> Pipeline<F> {
         packet: Packet<F>,
         out: &mut Output<F>,
     ) {
-        if passes {
+        let dialing = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
+        if passes && dialing {
+            match side {
+                Side::Client => self.early_client(slot, packet, out),
+                // Of the server that the connection was taken from.
+                Side::Server => self.discard(packet.frame, DropReason::OldLeg, out),
+            }
+        } else if passes {
             self.splice(slot, side, packet, out);
         } else {
             let verdict = self.flows.get(slot).and_then(|f| f.verdict);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::drop::{DropReason, PuntReason};
 use crate::fib::NextHop;
-use crate::flow::record::{Flow, Side, Stage, Verdict};
+use crate::flow::record::{Flow, Offer, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::InterceptId;
@@ -14,9 +14,10 @@ use crate::policy::{Action, Cause, Full, Handshake};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, right_edge};
 use crate::tcp::track;
-use crate::wire::build::Segment;
+use crate::wire::build::{Segment, SegmentOptions};
 use crate::wire::edit;
 
+use super::answer::client_mss;
 use super::timers;
 
 /// `End::shift` of a SYN without the window scale option.
@@ -46,6 +47,7 @@ impl<F: Frame> Pipeline<F> {
         let (src, dst) = (packet.meta.tuple.src, packet.meta.tuple.dst);
         self.policy.intercept(packet.port, dst.addr.ip(), dst.port).is_some()
             || self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port).is_some()
+            || self.policy.has_server(&src)
     }
 
     /// The intercept of a packet from a server: the client must be behind one of its ports.
@@ -59,28 +61,44 @@ impl<F: Frame> Pipeline<F> {
         let Some(intercept) = self.policy.get(id) else {
             return self.punt(packet, PuntReason::NotIntercepted, out);
         };
-        let full = intercept.full;
+        let (full, handshake, cookies) = (intercept.full, intercept.handshake, intercept.syn_cookies);
+        let sends = intercept.sends();
         let relay = intercept.relay_at_syn(client.addr.ip(), server.addr.ip(), server.port);
         if relay.is_some() || intercept.handshake == Handshake::Relay {
             let cause = relay.map_or(Cause::Otherwise, Cause::Rule);
             return self.give_to_relay(id, Some(cause), PuntReason::RelayRule, packet, out);
         }
-        if self.hops.next_hop(&self.fib, &server.addr) == NextHop::Kernel {
+        let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
+        // A signed handshake is the ends' own (RFC 2385, RFC 5925).
+        let answers = handshake == Handshake::Answer && !self.is_replay && !options.md5 && !options.ao;
+        // Who is answered may be sent to a server that there is a way to.
+        let may_be_sent = answers && sends;
+        if !may_be_sent && self.hops.next_hop(&self.fib, &server.addr) == NextHop::Kernel {
             return self.give_to_relay(id, None, PuntReason::NoPort, packet, out);
         }
         if !self.flows.has_room(Stage::SynSent) {
-            return match full {
-                Full::Kernel => self.give_to_relay(id, None, PuntReason::TableFull, packet, out),
-                Full::Drop => self.discard(packet.frame, DropReason::TableFull, out),
-            };
+            return self.no_room(id, full, DropReason::TableFull, packet, out);
         }
-        let options = SynOptions::read(packet.meta.options_of(packet.frame.data()));
+        if answers {
+            return self.answer_syn(id, cookies, &options, packet, out);
+        }
+        if self.flows.half_open() >= self.half_open_limit() {
+            return self.no_room(id, full, DropReason::HalfOpenFull, packet, out);
+        }
         let packet = match clean_syn(packet, options) {
             Ok(packet) => packet,
             Err((reason, frame)) => return self.discard(frame, reason, out),
         };
+        // Last, since what is counted is given back only with the connection.
+        let packet = match self.admit(packet) {
+            Ok(packet) => packet,
+            Err(packet) => return self.over_source(packet, out),
+        };
         let mut flow = Flow::new(&packet.meta.tuple, packet.port, id, self.policy.epoch, self.now);
         flow.isn = packet.meta.seq;
+        flow.counted = self.policy.limits.source.any();
+        flow.offer = offer(&options, &packet.meta);
+        flow.signed = options.md5 || options.ao;
         track::start(&mut flow.client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
         flow.client.packets = 1;
         if let Some(slot) = self.flows.insert(flow) {
@@ -94,6 +112,45 @@ impl<F: Frame> Pipeline<F> {
             self.forward(packet, out);
         } else {
             self.discard(packet.frame, DropReason::TableFull, out);
+        }
+    }
+
+    /// No room for another connection, or for another half-open one.
+    pub(crate) fn no_room(
+        &mut self,
+        id: InterceptId,
+        full: Full,
+        reason: DropReason,
+        packet: Packet<F>,
+        out: &mut Output<F>,
+    ) {
+        self.totals.limited += u64::from(reason == DropReason::HalfOpenFull);
+        match full {
+            Full::Kernel => self.give_to_relay(id, None, PuntReason::TableFull, packet, out),
+            Full::Drop => self.discard(packet.frame, reason, out),
+        }
+    }
+
+    /// Counts a new connection with its source's; gives the packet back when there are too many.
+    pub(crate) fn admit(&mut self, packet: Packet<F>) -> Result<Packet<F>, Packet<F>> {
+        let limits = self.policy.limits.source;
+        if !limits.any() {
+            return Ok(packet);
+        }
+        let share = limits.part_of(self.workers as u32);
+        match self.sources.admit(self.now, &packet.meta.tuple.src.addr, &share) {
+            Ok(()) => Ok(packet),
+            Err(_) => Err(packet),
+        }
+    }
+
+    /// A connection beyond what its source may have.
+    pub(crate) fn over_source(&mut self, packet: Packet<F>, out: &mut Output<F>) {
+        self.totals.limited += 1;
+        let meta = packet.meta;
+        self.discard(packet.frame, DropReason::SourceLimit, out);
+        if self.policy.limits.source_over == Action::Reset {
+            self.answer_rst(&meta, out);
         }
     }
 
@@ -131,7 +188,17 @@ impl<F: Frame> Pipeline<F> {
             Stage::SynSent => self.forward_syn(packet, out),
             // The SYN-ACK was lost, and a server with SYN cookies sends it only when asked.
             Stage::Held if same => self.forward_syn(packet, out),
+            Stage::SynRcvd if same => {
+                self.discard(packet.frame, DropReason::ToWeir, out);
+                self.answer_again(slot, out);
+            }
+            Stage::SynRcvd => self.start_over(slot, packet, out),
+            Stage::Answered | Stage::Dialing => {
+                self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+                self.acknowledge(slot, out);
+            }
             Stage::Held | Stage::Splice => self.challenge(slot, packet, out),
+            Stage::Elsewhere => self.discard(packet.frame, DropReason::LegInUse, out),
             Stage::Refused if same => self.refused(slot, side, packet, out),
             Stage::Kernel if same && reason != PuntReason::Midstream => {
                 self.reenter_kernel_road(slot, out);
@@ -155,6 +222,7 @@ impl<F: Frame> Pipeline<F> {
             seq: server.nxt,
             ack: server.ack,
             window: window.min(u32::from(u16::MAX)) as u16,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }
@@ -205,6 +273,7 @@ impl<F: Frame> Pipeline<F> {
             seq: flow.isn,
             ack: meta.ack,
             window: meta.window,
+            options: SegmentOptions::default(),
         };
         self.send_built(&segment, out);
     }
@@ -259,6 +328,7 @@ impl<F: Frame> Pipeline<F> {
         };
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let server_shift = options.window_scale.filter(|_| flow.client.shift != NO_SHIFT);
+        agree(&mut flow.offer, &options, &packet.meta);
         let client_window = flow.client.edge.since(flow.client.ack) as u32;
         let packets = flow.server.packets;
         track::start(&mut flow.server, &packet.meta, server_shift.unwrap_or(0));
@@ -293,11 +363,33 @@ impl<F: Frame> Pipeline<F> {
 
     fn hold_from_here(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
-        flow.stage = Stage::Held;
         flow.answered = true;
+        self.flows.set_stage(slot, Stage::Held);
         self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
         self.forward(packet, out);
     }
+}
+
+/// What a client offers in its SYN.
+fn offer(options: &SynOptions, meta: &Meta) -> Offer {
+    Offer {
+        mss: client_mss(options, meta.v6),
+        sack: options.sack,
+        timestamps: options.timestamps.is_some(),
+        window_scale: options.window_scale.is_some(),
+        ecn: meta.flags.0 & (TcpFlags::ECE | TcpFlags::CWR) == TcpFlags::ECE | TcpFlags::CWR,
+        tsval: options.timestamps.map_or(0, |t| t.val),
+        shown: 0,
+    }
+}
+
+/// Cuts an offer down to what the SYN-ACK takes of it.
+fn agree(offer: &mut Offer, granted: &SynOptions, meta: &Meta) {
+    offer.sack &= granted.sack;
+    offer.timestamps &= granted.timestamps.is_some();
+    offer.window_scale &= granted.window_scale.is_some();
+    offer.ecn &= meta.flags.0 & (TcpFlags::ECE | TcpFlags::CWR) == TcpFlags::ECE;
+    offer.shown = granted.timestamps.map_or(0, |t| t.val);
 }
 
 /// Takes out of a SYN or SYN-ACK what would let data pass beside the inspection; the server sends its payload again.

@@ -10,7 +10,7 @@ use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Handshake};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
-use crate::wire::build::Segment;
+use crate::wire::build::{Segment, SegmentOptions};
 
 use super::held::refusal;
 
@@ -30,17 +30,27 @@ impl<F: Frame> Pipeline<F> {
         let Some(intercept) = self.policy.get(id) else {
             return self.punt(packet, PuntReason::NotIntercepted, out);
         };
-        if intercept.handshake == Handshake::Relay {
+        let (handshake, midstream) = (intercept.handshake, intercept.midstream);
+        if handshake == Handshake::Relay {
             return self.punt(packet, PuntReason::RelayRule, out);
         }
-        let action = intercept.midstream.action;
-        let in_grace = self.now < self.started.saturating_add(intercept.midstream.grace);
-        if in_grace || action == Action::Allow {
+        let packet = if handshake == Handshake::Answer {
+            let Some(packet) = self.redeem(id, packet, out) else { return };
+            packet
+        } else {
+            packet
+        };
+        let in_grace = self.now < self.started.saturating_add(midstream.grace);
+        if in_grace || midstream.action == Action::Allow {
             return self.give_midstream(id, packet, out);
         }
         let meta = packet.meta;
+        if handshake == Handshake::Answer && self.now < self.cookies_until {
+            // It may be of a client that has a cookie and whose first segment was lost: an RST would end what is well.
+            return self.discard(packet.frame, DropReason::BadCookie, out);
+        }
         self.discard(packet.frame, DropReason::Midstream, out);
-        if action != Action::Drop {
+        if midstream.action != Action::Drop {
             self.answer_rst(&meta, out);
         }
     }
@@ -55,7 +65,14 @@ impl<F: Frame> Pipeline<F> {
         } else {
             (TcpFlags::RST | TcpFlags::ACK, Seq(0), meta.seq_end())
         };
-        let segment = Segment { tuple: meta.tuple.reversed(), flags: TcpFlags(flags), seq, ack, window: 0 };
+        let segment = Segment {
+            tuple: meta.tuple.reversed(),
+            flags: TcpFlags(flags),
+            seq,
+            ack,
+            window: 0,
+            options: SegmentOptions::default(),
+        };
         self.send_built(&segment, out);
     }
 }

@@ -9,8 +9,13 @@ use crate::ids::Nanos;
 use crate::pipeline::{KernelOp, Output, Pipeline};
 use crate::policy::Action;
 
+use super::answer::SYN_ACKS;
+
 /// A SYN without an answer: Linux gives up after 127 s, a lingering entry is cheap only for a while.
 pub const HANDSHAKE: Nanos = Nanos::from_secs(75);
+/// What weir itself sends and is not acknowledged is sent again after this, and then after twice as long each time
+/// (RFC 6298 sections 2.1 and 5.5).
+pub const RETRANSMIT: Nanos = Nanos::from_secs(1);
 /// An established connection without a packet: RFC 5382 REQ-5 asks for at least 2 hours and 4 minutes.
 pub const IDLE: Nanos = Nanos::from_secs(2 * 3600 + 5 * 60);
 /// After both FINs: 2 MSL as Linux counts it (TCP_TIMEWAIT_LEN).
@@ -28,19 +33,31 @@ pub const UNACKED: Nanos = Nanos::from_secs(60);
 impl<F: Frame> Pipeline<F> {
     pub(crate) fn timer(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
+        let passes = flow.passes();
         let (stage, seen, held, key) = (flow.stage, flow.seen, flow.hold != Flow::NO_HOLD, flow.key);
         match stage {
             Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
+            Stage::SynRcvd => self.syn_ack_timer(slot, out),
+            Stage::Dialing => self.syn_timer(slot, out),
+            Stage::Splice if self.header_timer(slot, out) => {}
+            // A client that says nothing, or waits for the server to speak.
+            Stage::Answered => {
+                self.decide(slot, None, out);
+            }
+            Stage::Elsewhere => self.expire_at(slot, seen.saturating_add(IDLE), out),
             Stage::Held if held => {
                 self.decide(slot, None, out);
             }
-            // The client's retransmissions can be compared no longer, and so cannot pass.
-            Stage::Splice if held => self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out),
+            // The client's retransmissions can be compared no longer, and so cannot pass; or the server never took what goes
+            // before them.
+            Stage::Splice if held || self.lacks_header(slot) => {
+                self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out)
+            }
             Stage::Held | Stage::Splice => self.expire_at(slot, seen.saturating_add(IDLE), out),
             Stage::Refused => {
                 self.expire_at(slot, seen.max(self.grace_end(slot)).saturating_add(REFUSED), out);
             }
-            Stage::Closed if !flow.passes() && self.now < self.grace_end(slot) => {
+            Stage::Closed if (!passes || held) && self.now < self.grace_end(slot) => {
                 self.flows.arm(slot, self.grace_end(slot));
             }
             Stage::Closed => self.forget(slot, out),
@@ -60,6 +77,19 @@ impl<F: Frame> Pipeline<F> {
             .and_then(|flow| self.intercept_of(flow))
             .map_or(Nanos(0), |(_, intercept)| intercept.midstream.grace);
         self.started.saturating_add(grace)
+    }
+
+    /// The client does not answer our SYN-ACK.
+    fn syn_ack_timer(&mut self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        flow.tries = flow.tries.saturating_add(1);
+        let tries = flow.tries;
+        if tries >= SYN_ACKS {
+            self.totals.expired += 1;
+            return self.forget(slot, out);
+        }
+        self.flows.arm(slot, self.now.saturating_add(Nanos(RETRANSMIT.0 << tries)));
+        self.answer_again(slot, out);
     }
 
     fn expire_at(&mut self, slot: u32, end: Nanos, out: &mut Output<F>) {

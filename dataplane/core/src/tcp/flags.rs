@@ -11,6 +11,9 @@ impl TcpFlags {
     pub const PSH: u8 = 0x08;
     pub const ACK: u8 = 0x10;
     pub const URG: u8 = 0x20;
+    /// Congestion experienced echo and congestion window reduced (RFC 3168 section 6.1).
+    pub const ECE: u8 = 0x40;
+    pub const CWR: u8 = 0x80;
 
     #[inline]
     pub const fn fin(self) -> bool {

@@ -1,10 +1,21 @@
-//! TCP options of a SYN (IANA "TCP Option Kind Numbers").
+//! TCP options (IANA "TCP Option Kind Numbers").
 
 use super::seq::Seq;
+use crate::wire::{get_u16, get_u32};
 
 const END: u8 = 0;
-const NOP: u8 = 1;
-const WINDOW_SCALE: u8 = 3;
+pub const NOP: u8 = 1;
+pub const MSS: u8 = 2;
+pub const WINDOW_SCALE: u8 = 3;
+pub const SACK_PERMITTED: u8 = 4;
+/// Selective acknowledgment blocks (RFC 2018 section 3).
+pub const SACK: u8 = 5;
+/// Timestamps (RFC 7323 section 3.2).
+pub const TIMESTAMPS: u8 = 8;
+/// Length of the timestamps option.
+pub const TIMESTAMPS_LEN: usize = 10;
+/// How it begins in the layout of RFC 7323 appendix A: two NOPs, kind, length.
+pub const ALIGNED_TIMESTAMPS: [u8; 4] = [NOP, NOP, TIMESTAMPS, TIMESTAMPS_LEN as u8];
 const MD5: u8 = 19;
 const AO: u8 = 29;
 const MPTCP: u8 = 30;
@@ -44,11 +55,43 @@ pub fn walk(options: &[u8]) -> impl Iterator<Item = TcpOption> + '_ {
     })
 }
 
-/// What the options of a SYN or SYN-ACK say, as far as a connection that passes through needs it.
+/// The two values of a timestamps option (RFC 7323 section 3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamps {
+    /// TSval: the sender's clock.
+    pub val: u32,
+    /// TSecr: the peer's TSval that is echoed; meaningful only with ACK.
+    pub ecr: u32,
+}
+
+impl Timestamps {
+    /// What the option that starts at `at` holds.
+    fn at(options: &[u8], at: usize) -> Option<Self> {
+        Some(Self { val: get_u32(options, at + 2)?, ecr: get_u32(options, at + 6)? })
+    }
+}
+
+/// The timestamps among a segment's options; of several, the last, as the kernel's `tcp_parse_options` has it.
+#[inline]
+pub fn timestamps(options: &[u8]) -> Option<Timestamps> {
+    // The layout of RFC 7323 appendix A, which nearly every segment has.
+    if options.len() == 2 + TIMESTAMPS_LEN && options.starts_with(&ALIGNED_TIMESTAMPS) {
+        return Timestamps::at(options, 2);
+    }
+    let found = walk(options).filter(|o| o.kind == TIMESTAMPS && o.len == TIMESTAMPS_LEN).last()?;
+    Timestamps::at(options, found.at)
+}
+
+/// What the options of a SYN or SYN-ACK say, as far as a connection needs it. Of several of a kind, the last counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SynOptions {
+    /// Maximum segment size (RFC 9293 section 3.7.1), in octets; 0 says nothing and is `None`.
+    pub mss: Option<u16>,
     /// Shift count of the window scale option, at most 14 (RFC 7323 section 2.3).
     pub window_scale: Option<u8>,
+    /// SACK-permitted (RFC 2018 section 2).
+    pub sack: bool,
+    pub timestamps: Option<Timestamps>,
     /// TCP-MD5 or TCP-AO: the segment is signed.
     pub md5: bool,
     pub ao: bool,
@@ -61,6 +104,13 @@ impl SynOptions {
         let mut found = Self::default();
         for option in walk(options) {
             match option.kind {
+                MSS if option.len == 4 => {
+                    found.mss = get_u16(options, option.at + 2).filter(|mss| *mss != 0).or(found.mss);
+                }
+                SACK_PERMITTED if option.len == 2 => found.sack = true,
+                TIMESTAMPS if option.len == TIMESTAMPS_LEN => {
+                    found.timestamps = Timestamps::at(options, option.at);
+                }
                 WINDOW_SCALE => found.window_scale = options.get(option.at + 2).map(|s| (*s).min(14)),
                 MD5 => found.md5 = true,
                 AO => found.ao = true,
@@ -125,5 +175,42 @@ mod tests {
         strip(&mut options);
         assert_eq!(options, [2, 4, 5, 0xb4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 254, 4, 1, 2, 3, 3, 14, 1]);
         assert!(!SynOptions::read(&options).strip);
+    }
+
+    #[test]
+    fn syn_options_of_linux_are_all_read() {
+        let options = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 1, 2, 0, 0, 0, 0, 1, 3, 3, 7];
+        let expected = SynOptions {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack: true,
+            timestamps: Some(Timestamps { val: 258, ecr: 0 }),
+            ..SynOptions::default()
+        };
+        assert_eq!(SynOptions::read(&options), expected);
+    }
+
+    #[test]
+    fn syn_options_of_wrong_length_say_nothing() {
+        let options = [2, 3, 5, 4, 3, 0, 8, 9, 0, 0, 0, 0, 0, 0, 0, 2, 4, 0, 0];
+        assert_eq!(SynOptions::read(&options), SynOptions::default());
+        assert_eq!(timestamps(&options), None);
+    }
+
+    #[test]
+    fn timestamps_are_found_in_any_layout() {
+        let option = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+        let expected = Some(Timestamps { val: 0x0102_0304, ecr: 0x0506_0708 });
+        let sack = [1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        for (before, after) in
+            [(&[1, 1][..], &[][..]), (&[], &[1, 1]), (&[1], &[0]), (&sack, &[]), (&[1, 1], &sack)]
+        {
+            let options = [before, &option, after].concat();
+            assert_eq!(timestamps(&options), expected, "{options:?}");
+        }
+        for cut in 0..12 {
+            assert_eq!(timestamps(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8][..cut]), None);
+        }
+        assert_eq!(timestamps(&[0, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]), None);
     }
 }

@@ -34,6 +34,12 @@ pub const fn fold(mut sum: u64) -> u16 {
 /// The sum of TCP's pseudo header (RFC 9293 section 3.1; RFC 8200 section 8.1), not folded.
 #[inline]
 pub fn pseudo(src: &Addr, dst: &Addr, tcp_len: usize) -> u64 {
+    pseudo_of(IPPROTO_TCP, src, dst, tcp_len)
+}
+
+/// As [`pseudo`], for any protocol.
+#[inline]
+pub fn pseudo_of(protocol: u8, src: &Addr, dst: &Addr, len: usize) -> u64 {
     let addresses = match (src.is_v4(), dst.is_v4()) {
         (true, true) => {
             let tail = |a: &Addr| a.0.last_chunk::<4>().map_or(0, |b| u64::from(u32::from_be_bytes(*b)));
@@ -41,7 +47,7 @@ pub fn pseudo(src: &Addr, dst: &Addr, tcp_len: usize) -> u64 {
         }
         _ => sum(&dst.0, sum(&src.0, 0)),
     };
-    addresses + u64::from(IPPROTO_TCP) + tcp_len as u64
+    addresses + u64::from(protocol) + len as u64
 }
 
 /// A checksum field after the 16-bit word `old` in its data became `new` (RFC 1624: HC' = ~(~HC + ~m + m')).
@@ -55,6 +61,66 @@ pub const fn update(field: u16, old: u16, new: u16) -> u16 {
 pub const fn update32(field: u16, old: u32, new: u32) -> u16 {
     let removed = (!old >> 16) as u64 + (!old & 0xffff) as u64;
     !fold(!field as u64 + removed + (new >> 16) as u64 + (new & 0xffff) as u64)
+}
+
+/// What a number of edits do to one checksum, collected to be written once (RFC 1624, equation 3). A checksum that was
+/// right stays right, and one that was wrong stays wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change(u64);
+
+impl Change {
+    pub const NONE: Self = Self(0);
+
+    /// A 16-bit word became another.
+    #[inline]
+    pub const fn of_u16(old: u16, new: u16) -> Self {
+        if old == new {
+            return Self::NONE;
+        }
+        Self(!old as u64 + new as u64)
+    }
+
+    /// As [`Change::of_u16`], for a 32-bit word on an even offset.
+    #[inline]
+    pub const fn of_u32(old: u32, new: u32) -> Self {
+        if old == new {
+            return Self::NONE;
+        }
+        Self((!old >> 16) as u64 + (!old & 0xffff) as u64 + (new >> 16) as u64 + (new & 0xffff) as u64)
+    }
+
+    /// Octets from an even offset on became others, of the same number or with both numbers even.
+    #[inline]
+    pub fn of(old: &[u8], new: &[u8]) -> Self {
+        if old == new {
+            return Self::NONE;
+        }
+        Self(u64::from(!fold(sum(old, 0))) + u64::from(fold(sum(new, 0))))
+    }
+
+    /// The checksum field after these edits.
+    #[inline]
+    pub const fn apply(self, field: u16) -> u16 {
+        if self.0 == 0 {
+            return field;
+        }
+        !fold(!field as u64 + self.0)
+    }
+}
+
+impl std::ops::Add for Change {
+    type Output = Self;
+    #[inline]
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+}
+
+impl std::ops::AddAssign for Change {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
 }
 
 #[cfg(test)]

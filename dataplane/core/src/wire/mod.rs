@@ -6,6 +6,10 @@ pub mod addr;
 pub mod build;
 pub mod checksum;
 pub mod edit;
+pub mod error;
+pub mod extension;
+pub mod icmp;
+pub mod patch;
 
 /// Length of an Ethernet header without a tag, in octets.
 pub const ETH_LEN: usize = 14;

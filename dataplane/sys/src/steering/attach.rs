@@ -109,7 +109,7 @@ impl Attachment {
         ifindex: u32,
         folder: &Path,
     ) -> Option<(Self, AttachedMode)> {
-        let path = pin::link_path(folder, ifindex);
+        let path = pin::take_link(folder, ifindex)?;
         let pinned = PinnedLink::from_pin(&path).ok()?;
         let replaced = XdpLink::try_from(FdLink::from(pinned))
             .map_err(|error| error.to_string())

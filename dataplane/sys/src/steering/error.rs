@@ -1,6 +1,8 @@
 //! What can go wrong with the steering program, in sentences for the operator.
 
 use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::attach::AttachMode;
@@ -36,6 +38,11 @@ pub enum SteeringError {
     PortNumber { device: String, port: u32 },
     #[error("queue {queue} is too large: at most 64 queues of a port")]
     QueueNumber { queue: u32 },
+    #[error(
+        "server {server} is in several pools with source = \"gateway\" whose ports are apart ({}-{} and {}-{}): give them \
+             the same ports", one.start(), one.end(), other.start(), other.end()
+    )]
+    PoolPorts { server: SocketAddr, one: RangeInclusive<u16>, other: RangeInclusive<u16> },
     #[error("{}: {action}: {source}; {hint}", path.display())]
     Pin { path: PathBuf, action: &'static str, source: io::Error, hint: &'static str },
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 /// Ports of a box.
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.
@@ -100,6 +100,30 @@ pub(super) struct Prefix6 {
     pub bytes: [u8; 16],
 }
 
+/// The endpoint of a pool's server; with port 0 its address, for what has no ports.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub(super) struct PoolKey {
+    pub address: Address,
+    pub port: [u8; 2],
+}
+
+/// The gateway is the source of connections to the server.
+pub(super) const POOL_GATEWAY: u32 = 1;
+/// The entry is of the address.
+pub(super) const POOL_ADDRESS: u32 = 2;
+
+/// A pool's server: what of it, and the ports that the gateway connects from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct PoolValue {
+    pub flags: u32,
+    pub first: u16,
+    pub last: u16,
+}
+
 /// One bit per intercept, for both generations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -117,6 +141,11 @@ const _: () = {
     assert!(offset_of!(Flow, fin_from_low) == 8);
     assert!(offset_of!(Flow, fin_from_high) == 9);
     assert!(offset_of!(Flow, rst) == 10);
+    assert!(size_of::<PoolKey>() == 18);
+    assert!(offset_of!(PoolKey, port) == 16);
+    assert!(size_of::<PoolValue>() == 8);
+    assert!(offset_of!(PoolValue, first) == 4);
+    assert!(offset_of!(PoolValue, last) == 6);
     assert!(size_of::<Prefix4>() == 8);
     assert!(offset_of!(Prefix4, bytes) == 4);
     assert!(size_of::<Prefix6>() == 20);
@@ -149,8 +178,13 @@ mod tests {
             ("WEIR_LAYOUT", super::LAYOUT),
             ("WEIR_MAX_PORTS", super::MAX_PORTS),
             ("WEIR_MAX_QUEUES", super::MAX_QUEUES),
+            ("WEIR_POOL_GATEWAY", super::POOL_GATEWAY),
+            ("WEIR_POOL_ADDRESS", super::POOL_ADDRESS),
         ] {
-            assert!(header.contains(&format!("#define {name} {value}\n")), "{name}");
+            let line = format!("#define {name} {value}");
+            let is =
+                |text: &str| text.strip_prefix(&line).is_some_and(|rest| !rest.starts_with(char::is_numeric));
+            assert!(header.lines().any(is), "{name}");
         }
         let outcomes = names(header, "enum weir_outcome {");
         let ours =

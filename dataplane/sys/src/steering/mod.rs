@@ -1,10 +1,10 @@
 //! The XDP steering program: loading, attaching, feeding.
 //!
-//! Called by weir-control (load, attach, intercepts, own addresses, limits) and by weir-dataplane (sockets, heartbeat,
+//! Called by weir-control (load, attach, intercepts, pools, own addresses, limits) and by weir-dataplane (sockets, heartbeat,
 //! kernel flows). The program is dataplane/bpf/weir.bpf.c: one object, loaded once, attached to every port; ports are
 //! told apart by the interface index. Nothing outlives the process, unless [`Steering::pin`] was called.
 //!
-//! The order at start: load, own addresses, intercepts, limits, then for each port `set_port` and `attach`, then its
+//! The order at start: load, own addresses, intercepts, pools, limits, then for each port `set_port` and `attach`, then its
 //! queues are opened and `set_socket`; the heartbeat begins when every worker runs. Until then an open box passes
 //! everything, and a box that fails closed drops what is intercepted, from the moment of the attachment.
 
@@ -16,6 +16,7 @@ mod layout;
 mod map;
 mod outcome;
 mod pin;
+mod pools;
 #[cfg(test)]
 mod tests;
 
@@ -37,11 +38,13 @@ pub use intercepts::InterceptTable;
 pub use layout::{LAYOUT, MAX_PORTS, MAX_QUEUES};
 pub use outcome::{Counters, Outcome};
 pub use pin::{pins, unpin};
+pub use pools::PoolServer;
 
 use attach::Attachment;
 use intercepts::Intercepts;
 use layout::{Address, Config};
 use map::Map;
+use pools::Pools;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
@@ -78,6 +81,7 @@ pub struct Steering {
     flows: KernelFlows,
     flows_fd: std::os::fd::OwnedFd,
     intercepts: Intercepts,
+    pools: Pools,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -141,6 +145,7 @@ impl Steering {
             flows: KernelFlows::new(map_of(&ebpf, "kernel_flows")?),
             flows_fd,
             intercepts,
+            pools: Pools::new(map_of(&ebpf, "pool_servers")?),
             counters: counters.ok_or(SteeringError::NoMap { map: "counters" })?,
             attached: Vec::new(),
             adopt: sizes.adopt.clone(),
@@ -265,6 +270,16 @@ impl Steering {
             action: "storing in",
             source,
         })
+    }
+
+    /// The servers of all pools: what they send is for the fast road, and where the gateway is the source, what they send
+    /// to its ports. Compared with those before: only differences are written, and a server that stays is never missing.
+    ///
+    /// # Errors
+    /// [`SteeringError::PoolPorts`], before anything is changed; [`SteeringError::Map`]: above 65,536 endpoints and
+    /// addresses the map is full.
+    pub fn set_pool_servers(&mut self, servers: &[PoolServer]) -> Result<(), SteeringError> {
+        self.pools.set(servers)
     }
 
     /// Enables steering. Without a heartbeat younger than `heartbeat_limit` (ns) everything passes, or, with `closed`,

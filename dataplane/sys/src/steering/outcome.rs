@@ -20,11 +20,14 @@ pub enum Outcome {
     RedirectFragment,
     OtherHost,
     NestedTagDrop,
+    RedirectPool,
+    RedirectGateway,
+    RedirectIcmp,
 }
 
 impl Outcome {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::NotIp,
         Self::Vlan,
         Self::Malformed,
@@ -42,6 +45,9 @@ impl Outcome {
         Self::RedirectFragment,
         Self::OtherHost,
         Self::NestedTagDrop,
+        Self::RedirectPool,
+        Self::RedirectGateway,
+        Self::RedirectIcmp,
     ];
 
     /// The name in metrics.
@@ -64,6 +70,9 @@ impl Outcome {
             Self::RedirectFragment => "redirect_fragment",
             Self::OtherHost => "other_host",
             Self::NestedTagDrop => "nested_tag_drop",
+            Self::RedirectPool => "redirect_pool",
+            Self::RedirectGateway => "redirect_gateway",
+            Self::RedirectIcmp => "redirect_icmp",
         }
     }
 
@@ -73,7 +82,7 @@ impl Outcome {
             Self::NotIp => "neither IPv4 nor IPv6, ARP among it: to the kernel",
             Self::Vlan => "has a VLAN tag: to the kernel",
             Self::Malformed => "headers cut short or impossible: to the kernel, which drops it",
-            Self::NotTcp => "IP, but not TCP: to the kernel",
+            Self::NotTcp => "IP, but neither TCP nor an ICMP error about TCP of weir's: to the kernel",
             Self::OwnAddress => "to an address of this box: to the kernel, never intercepted",
             Self::Disabled => "steering is not enabled yet: to the kernel",
             Self::StalePass => "the dataplane gave no sign of life within the limit: to the kernel",
@@ -93,6 +102,11 @@ impl Outcome {
             }
             Self::OtherHost => "the frame is for another station: the kernel drops or bridges it",
             Self::NestedTagDrop => "a priority tag inside a priority tag, which nobody sends: dropped",
+            Self::RedirectPool => "from a server of a pool: to its worker",
+            Self::RedirectGateway => {
+                "from a server of a pool to a port that the gateway connects from: to its worker"
+            }
+            Self::RedirectIcmp => "an ICMP error about a packet of an intercept or a pool: to its worker",
         }
     }
 

@@ -3,7 +3,7 @@
 //! A folder on a BPF file system holds one file per link (`link-IFINDEX-vN`) and the kernel map (`kernel_flows-vN`), N
 //! being the version of the layout (a BPF file system has no names with dots). There is none unless `Steering::pin` was called.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,19 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// The pin of the link on a device.
 pub(super) fn link_path(folder: &Path, ifindex: u32) -> PathBuf {
     folder.join(format!("link-{ifindex}-v{LAYOUT}"))
+}
+
+/// The pin of the link on a device that a process before left. The layout of maps says nothing of links: the pin of
+/// another version becomes this one's.
+pub(super) fn take_link(folder: &Path, ifindex: u32) -> Option<PathBuf> {
+    let path = link_path(folder, ifindex);
+    if !path.exists() {
+        let of_device = format!("link-{ifindex}-v");
+        let is_of_device = |name: &OsStr| name.as_bytes().starts_with(of_device.as_bytes());
+        let other = pins(folder).ok()?.into_iter().find(|pin| pin.file_name().is_some_and(is_of_device))?;
+        std::fs::rename(other, &path).ok()?;
+    }
+    Some(path)
 }
 
 /// The pin of the kernel map.

@@ -174,14 +174,14 @@ fn builder_refuses_what_ids_cannot_count() {
     let spec = InterceptSpec::new("i").rule(RuleSpec::new(Action::Send(PoolId(0))));
     let error = PolicyBuilder::new(1).intercept(spec.clone()).build().unwrap_err();
     assert!(matches!(error, BuildError::NoSuchPool { .. }));
-    let pool = Pool {
-        name: "intranet".to_owned(),
-        servers: vec!["10.2.0.10:443".parse().unwrap()],
-        balance: Balance::Maglev,
-        source: Source::Client,
-    };
+    let pool = PoolSpec::new("intranet").server("10.2.0.10:443".parse().unwrap());
     let policy = PolicyBuilder::new(1).intercept(spec).pool(pool.clone()).build().unwrap();
-    assert_eq!(policy.pool(PoolId(0)), Some(&pool));
+    assert_eq!(policy.pool(PoolId(0)).map(|pool| pool.name.as_str()), Some("intranet"));
+
+    let servers = |n: usize| PoolSpec { servers: vec![pool.servers[0]; n], ..pool.clone() };
+    assert!(PolicyBuilder::new(1).pool(servers(MAX_SERVERS)).build().is_ok());
+    let error = PolicyBuilder::new(1).pool(servers(MAX_SERVERS + 1)).build().unwrap_err();
+    assert_eq!(error, BuildError::Servers("intranet".to_owned(), MAX_SERVERS + 1));
 }
 
 #[test]

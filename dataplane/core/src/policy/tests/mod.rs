@@ -2,6 +2,7 @@
 
 mod decide;
 mod names;
+mod pools;
 mod sets;
 mod steering;
 

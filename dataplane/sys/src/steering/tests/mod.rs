@@ -2,8 +2,10 @@
 //! and exactly which counter moved.
 
 mod chains;
+mod icmp;
 mod lifecycle;
 mod packets;
+mod pools;
 mod table;
 
 use std::net::SocketAddr;
