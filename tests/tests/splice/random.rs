@@ -49,7 +49,8 @@ impl World {
     fn new(seed: u64, family: Family) -> Self {
         let mut random = Random::new(seed);
         let bench = Bench::of(family, setup(&mut random));
-        let name = ["fine.example", "sent.example", "sent.example", "denied.example"][random.below(4) as usize];
+        let name =
+            ["fine.example", "sent.example", "sent.example", "denied.example"][random.below(4) as usize];
         let hello = client_hello(name, random.below(200) as usize);
         Self {
             bench,
@@ -110,12 +111,15 @@ impl World {
         let Some(last) = self.pick(true) else { return self.syn() };
         let at = [0, 0, 0, 30, 1][self.random.below(5) as usize];
         let jitter = if self.below(6) == 0 { self.below(90_000).wrapping_sub(45_000) } else { 0 };
-        let flags = [ACK, ACK, PSH | ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG][self.random.below(8) as usize];
+        let flags = [ACK, ACK, PSH | ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG]
+            [self.random.below(8) as usize];
         let seq = last.ack.wrapping_add(jitter).wrapping_sub(u32::from(self.below(9) == 0));
-        let ack = last.seq.wrapping_add(u32::from(last.flags & SYN != 0)).wrapping_add(last.payload.len() as u32);
+        let ack =
+            last.seq.wrapping_add(u32::from(last.flags & SYN != 0)).wrapping_add(last.payload.len() as u32);
         let payload = if flags & RST == 0 && self.below(3) > 0 {
             let whole = self.below(3) > 0;
-            let to = if whole { self.hello.len() } else { (at + self.below(120) as usize).min(self.hello.len()) };
+            let to =
+                if whole { self.hello.len() } else { (at + self.below(120) as usize).min(self.hello.len()) };
             self.hello[at..to.max(at)].to_vec()
         } else {
             Vec::new()
@@ -162,14 +166,16 @@ impl World {
         let client = self.below(2) == 0;
         let Some(last) = self.pick(client) else { return };
         let flags = [ACK, RST, SYN, SYN | ACK, FIN | ACK, PSH | ACK][self.random.below(6) as usize];
-        let (seq, ack) = (last.ack.wrapping_add(self.below(70_000)), last.seq.wrapping_add(self.below(70_000)));
+        let (seq, ack) =
+            (last.ack.wrapping_add(self.below(70_000)), last.seq.wrapping_add(self.below(70_000)));
         if flags & SYN != 0 && client {
             self.acks.insert(seq.wrapping_add(1));
         }
         if !client {
             self.acks.insert(ack);
         }
-        let seg = Seg::new(last.dst, last.src, flags, seq, ack).payload(if self.below(2) == 0 { "x" } else { "" });
+        let seg =
+            Seg::new(last.dst, last.src, flags, seq, ack).payload(if self.below(2) == 0 { "x" } else { "" });
         self.give(client, &seg);
     }
 
