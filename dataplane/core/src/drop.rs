@@ -64,6 +64,7 @@ reasons! {
         ToWeir = "to-weir", "A segment for weir itself: of a handshake that it answers, or of a server leg that it opens.";
         OldLeg = "old-leg", "A packet of a server that the connection was taken away from, or does not have yet.";
         LegInUse = "leg-in-use", "A client's packet with the addresses of a connection that weir opened to a server.";
+        TooBig = "too-big", "A client's packet is larger than the way to the server that its connection was given to; the client is told by ICMP.";
         NoServer = "no-server", "The server that the verdict asked for refused, did not answer, or cannot be reached: the connection is reset.";
         BadCookie = "bad-cookie", "An ACK of an unknown connection that brings back no SYN cookie of ours, while such are about.";
         SourceLimit = "source-limit", "The source prefix has as many connections, or opens them as fast, as `limits` allow.";

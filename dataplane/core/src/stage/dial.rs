@@ -2,6 +2,7 @@
 //! that what the client sends needs no other numbers; and what happens when the server does not take it.
 
 use crate::drop::DropReason;
+use crate::fib::NextHop;
 use crate::flow::key::{FlowKey, Tuple, owner};
 use crate::flow::legs::Leg;
 use crate::flow::record::{Failure, Flow, Side, Stage};
@@ -12,8 +13,9 @@ use crate::pipeline::{LegOp, Output, Pipeline, ServerFailed};
 use crate::policy::{Action, Source};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, Timestamps};
+use crate::wire::ETH_LEN;
 use crate::wire::addr::Endpoint;
-use crate::wire::build::{Segment, SegmentOptions};
+use crate::wire::build::{self, Segment, SegmentOptions};
 
 use super::timers;
 
@@ -297,13 +299,42 @@ impl<F: Frame> Pipeline<F> {
         self.fail(slot, Failure::Refused, out);
     }
 
+    /// The MTU of the way to a server leg's server, when a client's packet is larger. Where the leg has the client's own
+    /// addresses the kernel can tell the client as well.
+    fn exceeds(&mut self, leg: u32, packet: &Packet<F>) -> Option<u16> {
+        let leg = self.legs.get(leg).filter(|leg| leg.is_apart)?;
+        match self.hops.next_hop(&self.fib, &leg.tuple.dst.addr) {
+            // What may be fragmented is the kernel's to fragment.
+            NextHop::Forward { mtu, .. } if packet.meta.ip_len() > mtu && is_whole(packet) => Some(mtu),
+            _ => None,
+        }
+    }
+
+    /// Tells a client that its packet is too big for the way to a server it knows nothing of. The kernel would tell the one
+    /// whose addresses the packet has there.
+    fn tell_too_big(&mut self, mut packet: Packet<F>, mtu: u16, out: &mut Output<F>) {
+        let router = self.fib.source(packet.meta.tuple.src.addr.ip());
+        let told = router.and_then(|addr| build::too_big(&mut packet.frame, &packet.meta, &addr.into(), mtu));
+        match told {
+            Some(meta) => {
+                self.counters.drop(DropReason::TooBig);
+                self.forward(Packet { meta, ..packet }, out);
+            }
+            None => self.discard(packet.frame, DropReason::TooBig, out),
+        }
+    }
+
     /// Sends a packet on to the other end; to a server leg as that leg has it.
     pub(crate) fn send_on(&mut self, slot: u32, side: Side, mut packet: Packet<F>, out: &mut Output<F>) {
         if side == Side::Client
             && let Some(flow) = self.flows.get(slot)
             && flow.leg != Flow::NO_LEG
         {
-            let up = self.legs.get_mut(flow.leg).and_then(|leg| leg.up.as_mut());
+            let id = flow.leg;
+            if let Some(mtu) = self.exceeds(id, &packet) {
+                return self.tell_too_big(packet, mtu, out);
+            }
+            let up = self.legs.get_mut(id).and_then(|leg| leg.up.as_mut());
             let Some(translation) = up else {
                 return self.discard(packet.frame, DropReason::OldLeg, out);
             };
@@ -314,4 +345,9 @@ impl<F: Frame> Pipeline<F> {
         }
         self.forward(packet, out);
     }
+}
+
+/// Whether routers may not fragment the packet.
+fn is_whole<F: Frame>(packet: &Packet<F>) -> bool {
+    packet.meta.v6 || packet.frame.data().get(ETH_LEN + 6).is_some_and(|flags| flags & 0x40 != 0)
 }
