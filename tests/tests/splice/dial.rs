@@ -3,8 +3,8 @@
 use weir_core::drop::{DropReason, PuntReason};
 use weir_core::ids::Nanos;
 use weir_core::pipeline::PuntTo;
-use weir_core::policy::{PoolSpec, ProxyVersion};
-use weir_tests::bench::{Bench, LAN, Moved, Setup, pool_server};
+use weir_core::policy::{PolicyBuilder, PoolSpec, ProxyVersion};
+use weir_tests::bench::{Bench, LAN, Moved, Setup, fib, pool_server};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{ACK, BOTH, PSH, RST, SYN, Seen, Seg};
 
@@ -203,5 +203,21 @@ fn proxy_header_goes_first_is_sent_again_and_its_acknowledgment_stays_here() {
             assert!(b.wait(Nanos::from_secs(5), &[]).is_nothing(), "it is not sent any more");
             b.assert_idle();
         }
+    }
+}
+
+#[test]
+fn server_that_fails_after_a_reload_is_not_looked_for_in_another_pool() {
+    for family in BOTH {
+        let mut b = Bench::of(family, Setup::answer().sending(plain));
+        let (_, which, ..) = dialed(&mut b);
+        let Setup { spec, pools, .. } = Setup::answer().sending(plain);
+        let builder = PolicyBuilder::new(2).pool(PoolSpec::new("new")).intercept(spec);
+        let policy = pools.into_iter().fold(builder, PolicyBuilder::pool).build().expect("a policy");
+        b.pipe.set_snapshot(policy.into(), fib(1500).into());
+        let refused = Seg::new(pool_server(family, which), b.client, RST | ACK, 0, b.c.wrapping_add(1));
+        let moved = [DROP(DropReason::Ended), DROP(DropReason::NoServer), Moved::Failed, Moved::Reset];
+        assert_eq!(b.wan(&refused, &moved).one_to_client().flags & RST, RST);
+        assert!(b.out.failed.is_empty(), "nobody is told of a server by an old number");
     }
 }

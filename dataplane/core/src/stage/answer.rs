@@ -168,6 +168,8 @@ impl<F: Frame> Pipeline<F> {
         };
         let client_shift = carried.window_scale.unwrap_or(0);
         track::start(&mut flow.client, &meta, client_shift);
+        // What a SYN carries is not taken: the client sends it again.
+        flow.client.nxt = meta.seq.add(1);
         flow.server.shift = promised.window_scale.unwrap_or(0);
         start_own_end(&mut flow, isn, self.own_window(id, &meta.tuple.dst));
         flow.client.packets = 1;

@@ -13,6 +13,7 @@ use crate::pipeline::{LegOp, Output, Pipeline, ServerFailed};
 use crate::policy::{Action, Source};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, Timestamps};
+use crate::wire::ETH_LEN;
 use crate::wire::addr::Endpoint;
 use crate::wire::build::{Segment, SegmentOptions};
 
@@ -170,8 +171,11 @@ impl<F: Frame> Pipeline<F> {
     /// The server leg did not come about: another server of the pool is tried once, then the client hears of it.
     pub(crate) fn fail(&mut self, slot: u32, failure: Failure, out: &mut Output<F>) {
         let leg = self.drop_leg(slot, out);
+        // In another configuration the numbers of pool and server may mean others.
+        let is_same = self.flows.get(slot).is_some_and(|flow| flow.epoch == self.policy.epoch);
         if let Some(leg) = leg
             && let Some((pool, server)) = leg.target
+            && is_same
         {
             out.failed.push(ServerFailed { pool, server, failure });
             if !leg.is_retry
