@@ -18,6 +18,7 @@ mod pools;
 mod proxy;
 mod raw;
 mod refusals;
+mod relayed_sends;
 mod roads;
 mod send;
 mod stalled;

@@ -4,6 +4,7 @@
 //! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
 //! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `kernel`, `punt`, `tx`, `again`.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::sources::Sources;
 use crate::stage::timers;
 use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
-use crate::wire::addr::Endpoint;
+use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::edit;
 use crate::wire::icmp::IcmpMeta;
 
@@ -256,9 +257,11 @@ impl<F: Frame> Pipeline<F> {
         if self.partial.contains(packet.port) {
             edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         }
-        // What ends a connection here must not be what a bit on the wire has made of something else.
-        let ends = packet.meta.flags.fin() || packet.meta.flags.rst();
-        if ends && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+        // What opens or ends a connection here must not be what a bit on the wire has made of something else. Captures have SYNs
+        // whose checksums a NIC was to fill in.
+        let flags = packet.meta.flags;
+        let decides = flags.syn() && !self.is_replay || flags.fin() || flags.rst();
+        if decides && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
             return self.discard(packet.frame, DropReason::BadChecksum, out);
         }
         let key = FlowKey::of(&packet.meta.tuple);
@@ -337,6 +340,21 @@ impl<F: Frame> Pipeline<F> {
         self.holds.in_use().1 + self.fragments.frames()
     }
 
+    /// Server legs.
+    pub fn leg_count(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Source ports of the gateway in use toward servers of pools.
+    pub fn ports_in_use(&self) -> u64 {
+        self.ports.total()
+    }
+
+    /// Connections that are counted with a source's.
+    pub fn flows_of(&self, source: IpAddr) -> u32 {
+        self.sources.flows(&source.into())
+    }
+
     fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         flow.seen = self.now;
@@ -377,6 +395,11 @@ impl<F: Frame> Pipeline<F> {
     }
 
     fn staged(&mut self, slot: u32, side: Side, stage: Stage, mut packet: Packet<F>, out: &mut Output<F>) {
+        // Where weir is the one who answers, it checks first (RFC 9293 section 3.1).
+        let to_weir = matches!(stage, Stage::SynRcvd | Stage::Answered | Stage::Dialing);
+        if to_weir && side == Side::Client && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+            return self.discard(packet.frame, DropReason::BadChecksum, out);
+        }
         let joined = matches!(stage, Stage::Splice | Stage::Closed);
         if joined && side == Side::Server && self.flows.get(slot).is_some_and(|f| f.leg != Flow::NO_LEG) {
             match self.come_in(slot, packet, out) {
@@ -443,20 +466,27 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// Whether a packet in the name of a connection's server can be the server's. What the server says decides while
-    /// there is no verdict, and while inspected bytes are not acknowledged: a client must not be able to say it.
+    /// there is no verdict, and while inspected bytes or a PROXY header are not acknowledged: a client must not be able to
+    /// say it.
     fn comes_from_server(&mut self, slot: u32, packet: &Packet<F>) -> bool {
         let Some(flow) = self.flows.get(slot) else { return true };
         let open = matches!(flow.stage, Stage::SynSent | Stage::Held | Stage::Dialing);
-        if !open && flow.hold == Flow::NO_HOLD {
+        let unacked = self.legs.get(flow.leg).is_some_and(|leg| !leg.header_acked);
+        if !open && !unacked && flow.hold == Flow::NO_HOLD {
             return true;
         }
-        if self.hops.next_hop(&self.fib, &packet.meta.tuple.src.addr).port() == Some(packet.port) {
+        self.is_behind(slot, packet.port, &packet.meta.tuple.src.addr)
+    }
+
+    /// Whether what comes by `port` can be from `server`, or from the way to it, and not from a client.
+    pub(crate) fn is_behind(&mut self, slot: u32, port: PortId, server: &Addr) -> bool {
+        if self.hops.next_hop(&self.fib, server).port() == Some(port) {
             return true;
         }
         // By another way than ours to it: believed where no client can be.
-        let client_side =
-            self.intercept_of(flow).is_some_and(|(_, intercept)| intercept.from.contains(packet.port));
-        packet.port != flow.port && !client_side
+        let Some(flow) = self.flows.get(slot) else { return true };
+        let client_side = self.intercept_of(flow).is_some_and(|(_, intercept)| intercept.from.contains(port));
+        port != flow.port && !client_side
     }
 
     /// The intercept that judges a connection, and its number now. In another configuration than the one it came with

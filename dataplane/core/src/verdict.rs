@@ -33,8 +33,11 @@ impl<F: Frame> Pipeline<F> {
         let nothing = Decision { action: Action::Allow, cause: Cause::Otherwise };
         let (id, Decision { action, cause }) =
             self.intercept_of(flow).map_or((flow.intercept, nothing), |(id, i)| (id, i.decide(&facts)));
+        // Another server does not know what a signed connection is signed with.
+        let action = if flow.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action };
         let name = facts.host.map(|host| self.names.intern(host));
         self.last_found = found.copied();
+        self.holds.seal(flow.hold);
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         let verdict = Verdict { action, cause };
         (flow.intercept, flow.epoch, flow.verdict) = (id, self.policy.epoch, Some(verdict));

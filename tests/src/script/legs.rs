@@ -48,7 +48,12 @@ pub(super) struct Legs {
     server_port: u16,
     client_isn: u32,
     server_isns: [u32; 4],
+    /// The servers of the pool, in the order in which they are first called.
+    called: Vec<IpAddr>,
 }
+
+/// The port of the pool's servers.
+pub(super) const POOL_PORT: u16 = 8443;
 
 /// A server of the pool, from 1.
 pub(super) fn pool_server(family: Family, number: u8) -> IpAddr {
@@ -68,6 +73,7 @@ impl Legs {
             server_port: 443,
             client_isn: 1000,
             server_isns: [900_000, 31_000_000, 32_000_000, 33_000_000],
+            called: Vec::new(),
         };
         legs.anew();
         legs
@@ -90,7 +96,9 @@ impl Legs {
         ]);
         for number in 1..=3 {
             let isn = self.server_isns[usize::from(number)];
-            legs.insert(Wire::Pool(number), leg(pool_server(self.family, number), Some(isn)));
+            let server = self.called.get(usize::from(number) - 1).copied();
+            let server = server.unwrap_or_else(|| pool_server(self.family, number));
+            legs.insert(Wire::Pool(number), Leg { server: (server, POOL_PORT), ..leg(server, Some(isn)) });
         }
         self.legs = legs;
     }
@@ -120,9 +128,23 @@ impl Legs {
     }
 
     /// On which leg beyond the gateway a packet has left, and who it is from.
-    pub(super) fn leg_of(&self, seen: &Seen) -> Wire {
-        let pool = (1..=3).find(|n| seen.dst.0 == pool_server(self.family, *n));
-        pool.map_or(Wire::Wan, Wire::Pool)
+    pub(super) fn leg_of(&mut self, seen: &Seen) -> Wire {
+        let to = seen.dst.0;
+        let of_pool = (1..=3).any(|n| to == pool_server(self.family, n));
+        if of_pool && seen.dst.1 == POOL_PORT && !self.called.contains(&to) {
+            self.called.push(to);
+            let number = self.called.len() as u8;
+            if let Some(leg) = self.legs.get_mut(&Wire::Pool(number)) {
+                leg.server.0 = to;
+            }
+        }
+        self.wire_of(to)
+    }
+
+    /// The wire beyond the gateway to an address.
+    pub(super) fn wire_of(&self, to: IpAddr) -> Wire {
+        let number = self.called.iter().position(|called| *called == to);
+        number.map_or(Wire::Wan, |n| Wire::Pool(n as u8 + 1))
     }
 
     /// Who sends a packet of a line.

@@ -28,12 +28,18 @@
 //! held 0                                         # frames
 //! ```
 //!
+//! More settings: `syn_cookies = always`, `limits.half_open = 2`, `limits.flows = 1`, `limits.rate = 1` (of a source),
+//! `limits.over = reset`, `limits.held = reset`; `pool = 2` (servers), `pool.source = gateway`, `pool.proxy = v1`,
+//! `pool.ports = 10000`; then `send` is an action.
+//!
 //! Wires: `lan` (the client's leg), `wan` (the leg to the server it asked for), `pool1` to `pool3` (legs to the servers of
-//! the pool), `relay` and `kernel` (the two ways into the kernel; out only).
+//! the pool, in the order in which they are first called), `relay` and `kernel` (the two ways into the kernel; out only).
 //!
 //! A packet is: flags (`S F R P . U E C`, where `.` is ACK and `C` CWR), sequence number or `from:to` of its octets, then
 //! in any order `ack N`, `win N`, `urg N`, `ttl N`, `<options>`, a payload, `as server` (in a name that is not that of its
-//! wire), `damaged` (wrong TCP checksum). Options: `mss N`, `ws N`, `sackOK`, `TS val N ecr N`, `sack A:B A:B`, `nop`,
+//! wire), `by lan` (it comes in there, whatever its wire), `damaged` (wrong TCP checksum), `octets` (of one that comes out: whatever
+//! they are). An ICMP error about what was sent on a wire's leg: `icmp unreachable`, `icmp toobig MTU`, `icmp exceeded`, then
+//! `seq N`, `short` (it quotes eight octets of TCP), `by lan`, `damaged`. Options: `mss N`, `ws N`, `sackOK`, `TS val N ecr N`, `sack A:B A:B`, `nop`,
 //! `fastopen`, `mptcp`, `md5`, `ao`, `raw HEX`; `<*>` for any; without `<>` there are none. Payloads, where the octets are
 //! not those of the stream: `hello NAME`, `hello NAME pad N`, `http NAME`, `bytes N`, `text "..."`, then `[from..to]` for a
 //! part, `changed N` for another octet at N.
@@ -45,6 +51,7 @@
 //! What a line expects of a packet that comes out: flags, sequence and acknowledgment number, octets, options, right
 //! checksums; window, TTL only where they are named.
 
+mod icmp;
 mod legs;
 mod number;
 mod options;

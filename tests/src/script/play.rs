@@ -9,6 +9,7 @@ use weir_core::pipeline::PuntTo;
 use crate::bench::{Bench, CLIENT_MAC, Came, LAN, LAN_MAC, Moved, SERVER_MAC, WAN, WAN_MAC};
 use crate::packet::{Family, SYN, Seen, Seg, URG};
 
+use super::icmp::{Icmp, SeenIcmp};
 use super::legs::{Legs, pool_server};
 use super::number::{Number, Scale};
 use super::options::{self, Options};
@@ -28,6 +29,7 @@ struct Player {
     streams: [Vec<u8>; 2],
     /// What has come since the last event and no line has expected yet: where, from whom, what.
     came: Vec<(Wire, Side, Seen)>,
+    errors: Vec<(Wire, SeenIcmp)>,
     moved: Vec<String>,
     /// The line of the last event.
     event: usize,
@@ -43,7 +45,16 @@ pub(super) fn play(script: &Script, family: Family) -> Result<(), Fault> {
     let mut bench = Bench::in_grace(family, setup);
     bench.now = bench.now.saturating_add(script.settings.begins());
     let (names, streams) = (HashMap::new(), [Vec::new(), Vec::new()]);
-    let mut player = Player { bench, legs, names, streams, came: Vec::new(), moved: Vec::new(), event: 1 };
+    let mut player = Player {
+        bench,
+        legs,
+        names,
+        streams,
+        came: Vec::new(),
+        errors: Vec::new(),
+        moved: Vec::new(),
+        event: 1,
+    };
     for line in &script.lines {
         player.step(line)?;
     }
@@ -58,7 +69,7 @@ impl Player {
                 self.settle()?;
                 self.event = line.at;
                 let seg = self.segment(*wire, packet).or_else(|what| fault(line.at, what))?;
-                let port = if *wire == Wire::Lan { LAN } else { WAN };
+                let port = if *wire == Wire::Lan || packet.by_lan { LAN } else { WAN };
                 self.event(|bench| bench.give_any(port, &seg.frame()))
             }
             What::Wait(span) => {
@@ -67,6 +78,14 @@ impl Player {
                 self.event(|bench| bench.wait_any(*span))
             }
             What::Out(wire, packet) => self.expect(line, *wire, packet),
+            What::IcmpIn(wire, icmp) => {
+                self.settle()?;
+                self.event = line.at;
+                let frame = self.icmp_frame(*wire, icmp).or_else(|what| fault(line.at, what))?;
+                let port = if *wire == Wire::Lan || icmp.by_lan { LAN } else { WAN };
+                self.event(|bench| bench.give_any(port, &frame))
+            }
+            What::IcmpOut(wire, icmp) => self.expect_icmp(line, *wire, icmp),
             What::Counter(name, times) => {
                 for _ in 0..*times {
                     let Some(at) = self.moved.iter().position(|moved| moved == name) else {
@@ -108,6 +127,11 @@ impl Player {
         };
         self.moved = moved.into_iter().map(name_of).collect();
         for (port, frame) in came.tx {
+            if let Some(error) = SeenIcmp::read(&frame) {
+                let wire = if port == LAN { Wire::Lan } else { self.legs.wire_of(error.to) };
+                self.errors.push((wire, error));
+                continue;
+            }
             let seen = Seen::read(&frame);
             let (wire, side, macs) = if port == LAN {
                 (Wire::Lan, Side::Server, (CLIENT_MAC, LAN_MAC))
@@ -120,6 +144,10 @@ impl Player {
             self.came.push((wire, side, seen));
         }
         for (to, frame) in came.punt {
+            if let Some(error) = SeenIcmp::read(&frame) {
+                self.errors.push((Wire::Kernel, error));
+                continue;
+            }
             let seen = Seen::read(&frame);
             let wire = if to == PuntTo::Relay { Wire::Relay } else { Wire::Kernel };
             let side = if seen.src.0 == self.bench.client.0 { Side::Client } else { Side::Server };
@@ -133,11 +161,38 @@ impl Player {
         let packets = std::mem::take(&mut self.came).into_iter().map(|(wire, side, seen)| {
             format!("{} < {}", name_of_wire(wire), show::show(&seen, self.legs.get(wire, side), side))
         });
-        let all: Vec<String> = packets.chain(std::mem::take(&mut self.moved)).collect();
+        let errors = std::mem::take(&mut self.errors).into_iter();
+        let errors = errors.map(|(wire, error)| format!("{} < icmp {error:?}", name_of_wire(wire)));
+        let all: Vec<String> = packets.chain(errors).chain(std::mem::take(&mut self.moved)).collect();
         if all.is_empty() {
             return Ok(());
         }
         fault(self.event, format!("nobody expects what came of it:\n    {}", all.join("\n    ")))
+    }
+
+    /// The error that a line sends: about what the other end of its wire's leg sent.
+    fn icmp_frame(&mut self, wire: Wire, error: &Icmp) -> Result<Vec<u8>, String> {
+        let side = if wire == Wire::Lan { Side::Server } else { Side::Client };
+        let leg = self.legs.get(wire, side);
+        let seq = Scale { names: &mut self.names, zero: leg.isn(side), length: 0 }.value(&error.seq)?;
+        Ok(error.frame(leg.end(side), leg.end(side.other()), seq, wire == Wire::Lan))
+    }
+
+    fn expect_icmp(&mut self, line: &Line, wire: Wire, error: &Icmp) -> Result<(), Fault> {
+        let Some(at) = self.errors.iter().position(|(on, _)| *on == wire) else {
+            return fault(line.at, format!("`{}`: nothing came; counters: {:?}", line.text, self.moved));
+        };
+        let (_, seen) = self.errors.remove(at);
+        // An error that leaves by a wire is about what the far end of that wire sent.
+        let side = if matches!(wire, Wire::Lan | Wire::Kernel) { Side::Client } else { Side::Server };
+        let leg = self.legs.get(wire, side);
+        let ends = (leg.end(side), leg.end(side.other()));
+        let seq =
+            Scale { names: &mut self.names, zero: leg.isn(side), length: 0 }.takes(&error.seq, seen.seq);
+        if seq && (seen.src, seen.dst) == ends && seen.kind == error.kind && seen.sound {
+            return Ok(());
+        }
+        fault(line.at, format!("expected  {}\n    came      {seen:?}", line.text))
     }
 
     /// The segment that a line sends.
@@ -250,7 +305,7 @@ impl Player {
             && ack
             && options
             && seen.flags == packet.flags
-            && seen.payload == octets
+            && (seen.payload == octets || packet.any_payload && !seen.payload.is_empty())
             && seen.urgent == packet.urgent
             && seen.sound != packet.damaged
             && packet.window.is_none_or(|window| window == seen.window)
@@ -260,11 +315,15 @@ impl Player {
     /// After the last timer nothing is left: no connection, no frame that is not free.
     fn end(mut self) -> Result<(), Fault> {
         self.event(|bench| bench.wait_any(FOR_EVER))?;
-        let (flows, frames) = (self.bench.pipe.flow_counts().0, self.bench.pipe.frames_held());
-        if (flows, frames) == (0, 0) {
+        let (pipe, client) = (&self.bench.pipe, self.bench.client.0);
+        let (flows, frames) = (pipe.flow_counts().0, pipe.frames_held());
+        let (legs, ports, source) = (pipe.leg_count(), pipe.ports_in_use(), pipe.flows_of(client));
+        if (flows, frames, legs, ports, source) == (0, 0, 0, 0, 0) {
             return Ok(());
         }
-        fault(self.event, format!("{flows} flows and {frames} frames are left after the last timer"))
+        let left =
+            format!("{flows} flows, {frames} frames, {legs} legs, {ports} ports, {source} of the source");
+        fault(self.event, format!("{left} are left after the last timer"))
     }
 }
 

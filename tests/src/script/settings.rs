@@ -1,14 +1,16 @@
 //! What stands at the head of a script: how the bench is set up.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, from_value};
-use weir_core::ids::Nanos;
-use weir_core::policy::{Action, NameSet, RuleSpec};
+use weir_core::ids::{Nanos, PoolId};
+use weir_core::policy::{Action, NameSet, PoolSpec, RuleSpec};
 
 use crate::bench::{FRAME, Setup, client_of};
 use crate::packet::Family;
 
+use super::legs::{POOL_PORT, pool_server};
 use super::syntax::{Words, span};
 
 /// The setup of a script's bench.
@@ -21,6 +23,9 @@ pub(super) struct Settings {
     pub(super) in_grace: bool,
     /// Rules before those of the bench; `true`: of the bench's client alone.
     rules: Vec<(RuleSpec, bool)>,
+    /// How many servers the pool has, and what it is like.
+    servers: u8,
+    pool: Option<PoolSpec>,
 }
 
 impl Settings {
@@ -34,6 +39,11 @@ impl Settings {
             rule
         });
         setup.spec.rules.splice(0..0, own);
+        if self.servers > 0 {
+            let spec = self.pool.clone().unwrap_or_else(|| PoolSpec::new("pool"));
+            let server = |n| SocketAddr::from((pool_server(family, n), POOL_PORT));
+            setup.pools = vec![(1..=self.servers).fold(spec, |spec, n| spec.server(server(n)))];
+        }
         setup
     }
 
@@ -41,6 +51,7 @@ impl Settings {
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let number = || value.parse::<usize>().map_err(|_| format!("`{value}` is no number"));
         let (config, spec) = (&mut self.setup.config, &mut self.setup.spec);
+        let (limits, pool) = (&mut self.setup.limits, self.pool.get_or_insert_with(|| PoolSpec::new("pool")));
         match key {
             "handshake" => spec.handshake = word(value)?,
             "unidentified" => spec.unidentified = action(value)?,
@@ -63,6 +74,16 @@ impl Settings {
                 let link = &mut self.setup.fib.links[usize::from(key == "mtu.wan")];
                 link.as_mut().ok_or("the bench has this link")?.mtu = mtu as u16;
             }
+            "syn_cookies" => spec.syn_cookies = word(value)?,
+            "limits.half_open" => limits.half_open = number()? as u32,
+            "limits.flows" => limits.source.flows = Some(number()? as u32),
+            "limits.rate" => limits.source.rate = Some(number()? as u32),
+            "limits.over" => limits.source_over = action(value)?,
+            "limits.held" => limits.held_full = word(value)?,
+            "pool" => self.servers = number()? as u8,
+            "pool.source" => pool.source = word(value)?,
+            "pool.proxy" => pool.proxy = Some(word(value)?),
+            "pool.ports" => pool.ports = number()? as u16..=number()? as u16,
             "start" if value == "grace" => self.in_grace = true,
             "family" => {
                 self.family = Some(match value {
@@ -94,6 +115,7 @@ fn action(value: &str) -> Result<Action, String> {
         "reset" => Ok(Action::Reset),
         "drop" => Ok(Action::Drop),
         "relay" => Ok(Action::Relay),
+        "send" => Ok(Action::Send(PoolId(0))),
         _ => Err(format!("no such action: `{value}`")),
     }
 }

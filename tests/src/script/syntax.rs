@@ -2,6 +2,7 @@
 
 use weir_core::ids::Nanos;
 
+use super::icmp::{self, Icmp};
 use super::number::Number;
 use super::options::Options;
 use super::settings::Settings;
@@ -27,6 +28,8 @@ pub(super) struct Line {
 pub(super) enum What {
     In(Wire, Packet),
     Out(Wire, Packet),
+    IcmpIn(Wire, Icmp),
+    IcmpOut(Wire, Icmp),
     Wait(Nanos),
     /// A counter moves, so many times.
     Counter(String, usize),
@@ -94,6 +97,10 @@ pub(super) struct Packet {
     /// One octet of the payload is another.
     pub(super) changed: Option<usize>,
     pub(super) damaged: bool,
+    /// Whatever octets there are, but some.
+    pub(super) any_payload: bool,
+    /// It comes in by the port of the lan, whatever its wire.
+    pub(super) by_lan: bool,
     /// In whose name, when it is not the side that its wire says.
     pub(super) sender: Option<Side>,
 }
@@ -207,6 +214,8 @@ fn line(text: &str) -> Result<What, String> {
     let first = words.word("a word")?;
     let what = if let Some(wire) = Wire::read(first) {
         match words.word("`>` or `<`")? {
+            ">" if words.take("icmp") => What::IcmpIn(wire, icmp::read(&mut words)?),
+            "<" if words.take("icmp") => What::IcmpOut(wire, icmp::read(&mut words)?),
             ">" => What::In(wire, packet(&mut words, false)?),
             "<" => What::Out(wire, packet(&mut words, true)?),
             other => return Err(format!("`{other}` stands where `>` or `<` should")),
@@ -267,6 +276,8 @@ fn packet(words: &mut Words<'_>, out: bool) -> Result<Packet, String> {
         payload: None,
         changed: None,
         damaged: false,
+        any_payload: false,
+        by_lan: false,
         sender: None,
     };
     while let Some(word) = words.peek() {
@@ -282,6 +293,8 @@ fn packet(words: &mut Words<'_>, out: bool) -> Result<Packet, String> {
             "ttl" => packet.ttl = Some(words.number("the TTL")? as u8),
             "changed" => packet.changed = Some(words.number("which octet")? as usize),
             "damaged" => packet.damaged = true,
+            "octets" if out => packet.any_payload = true,
+            "by" if !out && words.take("lan") => packet.by_lan = true,
             "as" => packet.sender = Some(side(words.word("`client` or `server`")?)?),
             _ => match word.strip_prefix('<').and_then(|word| word.strip_suffix('>')) {
                 Some(options) => packet.options = Options::read(options)?,

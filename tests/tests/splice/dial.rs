@@ -1,13 +1,14 @@
 //! Server legs: pools, retries, PROXY headers, rebinding, ICMP errors about them.
 
-use weir_core::drop::DropReason;
+use weir_core::drop::{DropReason, PuntReason};
 use weir_core::ids::Nanos;
+use weir_core::pipeline::PuntTo;
 use weir_core::policy::{PoolSpec, ProxyVersion};
 use weir_tests::bench::{Bench, LAN, Moved, Setup, pool_server};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{ACK, BOTH, PSH, RST, SYN, Seen, Seg};
 
-use super::answer::{GRANTED, OPTIONS, established, times, ts};
+use super::answer::{GRANTED, OPTIONS, UNKNOWN, established, times, ts};
 
 const DROP: fn(DropReason) -> Moved = Moved::Drop;
 const TO_WEIR: Moved = Moved::Drop(DropReason::ToWeir);
@@ -50,6 +51,22 @@ fn name_for_a_pool_is_sent_there_and_the_client_sees_the_server_it_asked_for() {
         let stray = b.s(0, 0).payload("x");
         let rst = b.wan(&stray, &[DROP(DropReason::OldLeg)]).one_to_server();
         assert_eq!((rst.flags, rst.dst), (RST, b.server));
+    }
+}
+
+#[test]
+fn pools_server_without_a_record_here_speaks_to_the_relay() {
+    for family in BOTH {
+        // A server on a port that the intercept has, too.
+        let server = (pool_server(family, 0).0, 443);
+        let mut b = Bench::of(family, Setup::answer().sending(|_| PoolSpec::new("p").server(server.into())));
+        assert_eq!(b.server.1, server.1);
+        b.wait(Nanos::from_secs(120), &[]);
+        let of_relay = Seg::new(server, b.client, SYN | ACK, 300, 700);
+        let came = b.wan(&of_relay, &[Moved::Punt(PuntReason::NotIntercepted)]);
+        assert_eq!((came.tx.len(), &came.punt[..]), (0, &[(PuntTo::Forward, of_relay.frame())][..]));
+        // What the intercept has and no pool is reset, after the grace time.
+        b.wan(&b.s(0, 0), &[DROP(DropReason::Midstream)]);
     }
 }
 
@@ -103,7 +120,7 @@ fn through_connection_is_taken_from_its_server_and_goes_on_at_another() {
         let seen = came.to_server();
         assert_eq!((seen[0].flags & RST, seen[0].dst, seen[0].seq), (RST, b.server, b.c.wrapping_add(1)));
         assert_eq!((seen[1].flags, seen[1].seq), (SYN, b.c));
-        assert_eq!(seen[1].options, OPTIONS);
+        assert_eq!(seen[1].options, UNKNOWN);
         let server = seen[1].dst;
         let syn_ack = Seg::new(server, b.client, SYN | ACK, 1, b.c.wrapping_add(1)).options(&GRANTED);
         let first = b.wan(&syn_ack, &[TO_WEIR]).one_to_server();

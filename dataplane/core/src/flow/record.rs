@@ -96,6 +96,8 @@ pub struct End {
     pub ack: Seq,
     /// The right edge of the window it offers.
     pub edge: Seq,
+    /// Where it would have got to by a segment that its peer's window does not take; believed when the peer acknowledges it.
+    pub claim: Option<Seq>,
     /// Window shift it announced; applies when both did.
     pub shift: u8,
     pub fin: bool,
@@ -138,6 +140,8 @@ pub struct Flow {
     pub by_weir: bool,
     /// Counted with its source's connections.
     pub counted: bool,
+    /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
+    pub signed: bool,
     /// SYNs, SYN-ACKs or PROXY headers that weir has sent and sends again.
     pub tries: u8,
     pub failure: Option<Failure>,
@@ -179,6 +183,7 @@ impl Flow {
             bypassed: false,
             by_weir: false,
             counted: false,
+            signed: false,
             tries: 0,
             failure: None,
             protocol: None,

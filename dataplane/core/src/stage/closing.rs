@@ -7,6 +7,8 @@ use crate::hold::Packet;
 use crate::ids::Nanos;
 use crate::pipeline::{Output, Pipeline};
 
+use super::held;
+
 impl<F: Frame> Pipeline<F> {
     /// The connection is over, and is forgotten after `linger`.
     pub(crate) fn close(&mut self, slot: u32, linger: Nanos) {
@@ -18,14 +20,28 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// A late packet. Payload passes only if the connection was allowed: what was never inspected stays out.
-    pub(crate) fn closed(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
-        let allowed = self.flows.get(slot).is_some_and(Flow::passes);
-        if !allowed && packet.meta.payload_len() > 0 {
+    pub(crate) fn closed(&mut self, slot: u32, side: Side, mut packet: Packet<F>, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return self.unknown(packet, out) };
+        let meta = packet.meta;
+        if flow.by_weir && flow.leg == Flow::NO_LEG {
+            // There never was a server.
+            self.discard(packet.frame, DropReason::OldLeg, out);
+            return self.answer_rst(&meta, out);
+        }
+        if !flow.passes() && meta.payload_len() > 0 {
             return self.discard(packet.frame, DropReason::Midstream, out);
         }
-        if packet.meta.flags.syn() {
+        if meta.flags.syn() {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
         }
+        let (hold, is_held) = (flow.hold, flow.hold != Flow::NO_HOLD && side == Side::Client);
+        if is_held {
+            held::calm(&mut packet);
+            if self.holds.changed(hold, meta.seq, meta.payload_of(packet.frame.data())) {
+                return self.discard(packet.frame, DropReason::ChangedBytes, out);
+            }
+        }
+        let Some(packet) = self.behind_header(slot, side, packet, out) else { return };
         self.send_on(slot, side, packet, out);
     }
 }

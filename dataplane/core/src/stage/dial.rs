@@ -8,6 +8,7 @@ use crate::flow::record::{Failure, Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{PoolId, ServerId};
+use crate::parse::Meta;
 use crate::pipeline::{LegOp, Output, Pipeline, ServerFailed};
 use crate::policy::{Action, Source};
 use crate::tcp::flags::TcpFlags;
@@ -32,6 +33,10 @@ impl<F: Frame> Pipeline<F> {
         }
         if pool.is_some() {
             self.totals.sent += 1;
+        }
+        if self.flows.get(slot).is_some_and(|flow| flow.server.fin) {
+            // The client has had the end of the server's stream: nothing can follow.
+            return self.give_up(slot, Failure::Unavailable, out);
         }
         match self.make_leg(slot, pool, None) {
             Some(leg) => self.call(slot, leg, out),
@@ -113,7 +118,7 @@ impl<F: Frame> Pipeline<F> {
             isn: flow.isn.add(u32::from(header).wrapping_neg()),
             proxy,
             header,
-            mss: flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr)),
+            mss: self.mss_for(flow, &tuple.dst),
             up: None,
             header_acked: header == 0,
             since: self.now,
@@ -232,7 +237,8 @@ impl<F: Frame> Pipeline<F> {
         // The answer to an older connection with these addresses (RFC 9293 section 3.5.2, RFC 5961 section 4): the server is
         // freed of it, and asked again.
         self.discard(packet.frame, DropReason::ToWeir, out);
-        if meta.flags.ack() && !answers {
+        // So is one of this very connection: the one that it was taken from, when the RST to it was lost.
+        if meta.flags.ack() {
             self.answer_rst(&meta, out);
             if self.flows.get(slot).is_some_and(|flow| flow.tries < SYNS) {
                 self.send_syn(slot, out);
@@ -241,40 +247,29 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// The server's SYN-ACK.
-    fn server_answered(
-        &mut self,
-        slot: u32,
-        meta: &crate::parse::Meta,
-        granted: &SynOptions,
-        out: &mut Output<F>,
-    ) {
-        let Some(flow) = self.flows.get_mut(slot) else { return };
-        let Some(leg) = self.legs.get_mut(flow.leg) else { return };
-        let offer = flow.offer;
+    fn server_answered(&mut self, slot: u32, meta: &Meta, granted: &SynOptions, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        let Some(leg) = self.legs.get(flow.leg) else { return };
         let offered = SynOptions {
-            window_scale: offer.window_scale.then_some(flow.client.shift),
-            sack: offer.sack,
-            timestamps: offer.timestamps.then(Timestamps::default),
+            window_scale: flow.offer.window_scale.then_some(flow.client.shift),
+            sack: flow.offer.sack,
+            timestamps: flow.offer.timestamps.then(Timestamps::default),
             ..SynOptions::default()
         };
-        self.grants.learn(flow.tuple().dst, granted, &offered, self.now);
-        let full = offer.mss.saturating_sub(TIMESTAMPS_LEN);
-        if offer.timestamps && granted.timestamps.is_none() && leg.mss > full {
-            // Its segments get the option that the client was promised: they must leave room for it. It is asked anew.
-            leg.mss = full;
-            let segment = Segment {
-                tuple: leg.tuple,
-                flags: TcpFlags(TcpFlags::RST),
-                seq: leg.isn.add(1),
-                ack: crate::tcp::seq::Seq(0),
-                window: 0,
-                options: SegmentOptions::default(),
-            };
-            flow.tries = 0;
-            self.send_built(&segment, out);
-            return self.send_syn(slot, out);
+        let (destination, server) = (flow.tuple().dst, leg.tuple.dst);
+        self.grants.learn(destination, (granted, meta.window), &offered, self.now);
+        if server != destination {
+            self.grants.learn(server, (granted, meta.window), &offered, self.now);
         }
         self.join(slot, meta, granted, out);
+    }
+
+    /// The MSS that a server is told: the client's, as far as it fits the way to the client. A server that is not known to do
+    /// timestamps leaves room for those that the client was promised, and that its segments get on their way.
+    fn mss_for(&self, flow: &Flow, server: &Endpoint) -> u16 {
+        let mss = flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr));
+        let does = self.grants.get(server, self.now).is_some_and(|grant| grant.timestamps);
+        if flow.offer.timestamps && !does { mss.saturating_sub(TIMESTAMPS_LEN) } else { mss }
     }
 
     /// An ICMP error about our SYN.

@@ -50,11 +50,10 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
         let verdict = track::judge_rst(flow, Side::Client, &meta);
-        let end = flow.client.nxt.add(self.holds.contiguous(flow.hold));
-        let within = !meta.seq.before(flow.client.nxt) && !meta.seq.after(end.add(1));
+        let follows = self.follows_held(slot, meta.seq);
         match verdict {
-            Rst::OutOfWindow if !within => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
-            Rst::Challenged if !within => self.forward_bare(packet, out),
+            Rst::OutOfWindow if !follows => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
+            Rst::Challenged if !follows => self.forward_bare(packet, out),
             _ => {
                 self.discard(packet.frame, DropReason::Ended, out);
                 self.drop_hold(slot, DropReason::Ended, out);

@@ -34,11 +34,15 @@ impl<F: Frame> Pipeline<F> {
             return out.hand_icmp.push((worker, frame, port, meta));
         }
         let Some(leg) = self.legs.get(flow.leg) else { return self.pass_error(frame, out) };
+        // An error about what weir opened or changed is weir's to check; the kernel checks its own.
+        if meta.sum(frame.data()) != 0xffff {
+            return self.discard(frame, DropReason::BadChecksum, out);
+        }
         let to_server = meta.quoted == leg.tuple;
         let to_client = meta.quoted == flow.tuple().reversed();
         let apart = leg.is_apart;
         match (flow.stage, to_server, to_client) {
-            (Stage::Dialing, true, _) => self.error_of_syn(slot, frame, &meta, out),
+            (Stage::Dialing, true, _) => self.error_of_syn(slot, frame, port, &meta, out),
             (Stage::Splice | Stage::Closed, true, _) => {
                 self.translate_error(slot, Side::Server, frame, &meta, out);
             }
@@ -100,7 +104,11 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// An error about the SYN of a server leg.
-    fn error_of_syn(&mut self, slot: u32, frame: F, meta: &IcmpMeta, out: &mut Output<F>) {
+    fn error_of_syn(&mut self, slot: u32, frame: F, port: PortId, meta: &IcmpMeta, out: &mut Output<F>) {
+        // The client knows the number too, and must not be able to have a server taken for dead.
+        if !self.is_behind(slot, port, &meta.quoted.dst.addr) {
+            return self.discard(frame, DropReason::WrongPort, out);
+        }
         let leg = self.flows.get(slot).and_then(|flow| self.legs.get(flow.leg));
         let ours = leg.is_some_and(|leg| leg.isn == meta.seq);
         self.discard(frame, if ours { DropReason::ToWeir } else { DropReason::IcmpOutOfWindow }, out);

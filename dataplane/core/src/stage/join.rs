@@ -37,8 +37,10 @@ impl<F: Frame> Pipeline<F> {
         flow.answered = true;
         // The client's view of the server goes on where it stood.
         flow.server.ack = flow.isn.add(1);
-        let shift = if flow.offer.window_scale { granted.window_scale.unwrap_or(0) } else { 0 };
-        flow.server.edge = flow.server.ack.add(u32::from(meta.window) << shift.min(14));
+        // The window of a SYN-ACK is never scaled (RFC 7323 section 2.2), and begins at the header.
+        let room = u32::from(meta.window).saturating_sub(u32::from(header));
+        // What has been promised already may be on its way.
+        flow.server.edge = flow.server.edge.max(flow.server.ack.add(room));
         flow.server.packets += 1;
         let held = flow.hold != Flow::NO_HOLD && self.holds.holds_any(flow.hold);
         self.flows.set_stage(slot, Stage::Splice);
@@ -123,6 +125,12 @@ impl<F: Frame> Pipeline<F> {
             alpn: found.as_ref().and_then(|f| f.alpn.names().next()),
         };
         header.write(into)
+    }
+
+    /// Whether the server has not acknowledged its PROXY header.
+    pub(crate) fn lacks_header(&self, slot: u32) -> bool {
+        let leg = self.flows.get(slot).and_then(|flow| self.legs.get(flow.leg));
+        leg.is_some_and(|leg| !leg.header_acked)
     }
 
     /// The header's time to be acknowledged is over. Returns whether there is one under way.

@@ -36,8 +36,11 @@ impl<F: Frame> Pipeline<F> {
                 self.midstream(id, packet, out)
             };
         }
+        // Connections that the relay makes to a pool have no record here: when the kernel map has lost one, too, what comes
+        // of it is for the kernel, which has its socket.
+        let may_be_relays = self.policy.has_server(&src);
         match self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port) {
-            Some(id) if !packet.meta.flags.opens() => self.midstream(id, packet, out),
+            Some(id) if !packet.meta.flags.opens() && !may_be_relays => self.midstream(id, packet, out),
             _ => self.punt(packet, PuntReason::NotIntercepted, out),
         }
     }
@@ -85,18 +88,20 @@ impl<F: Frame> Pipeline<F> {
         if self.flows.half_open() >= self.half_open_limit() {
             return self.no_room(id, full, DropReason::HalfOpenFull, packet, out);
         }
-        let packet = match self.admit(packet) {
-            Ok(packet) => packet,
-            Err(packet) => return self.over_source(packet, out),
-        };
         let packet = match clean_syn(packet, options) {
             Ok(packet) => packet,
             Err((reason, frame)) => return self.discard(frame, reason, out),
+        };
+        // Last, since what is counted is given back only with the connection.
+        let packet = match self.admit(packet) {
+            Ok(packet) => packet,
+            Err(packet) => return self.over_source(packet, out),
         };
         let mut flow = Flow::new(&packet.meta.tuple, packet.port, id, self.policy.epoch, self.now);
         flow.isn = packet.meta.seq;
         flow.counted = self.policy.limits.source.any();
         flow.offer = offer(&options, &packet.meta);
+        flow.signed = options.md5 || options.ao;
         track::start(&mut flow.client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
         flow.client.packets = 1;
         if let Some(slot) = self.flows.insert(flow) {

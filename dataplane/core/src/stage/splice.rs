@@ -6,6 +6,7 @@ use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::pipeline::{Output, Pipeline};
 use crate::tcp::track::{self, Rst};
+use crate::wire::edit;
 
 use super::{held, timers};
 
@@ -45,16 +46,55 @@ impl<F: Frame> Pipeline<F> {
                 _ => {}
             }
         }
-        self.pass(slot, side, packet, out);
+        if let Some(packet) = self.behind_header(slot, side, packet, out) {
+            self.pass(slot, side, packet, out);
+        }
+    }
+
+    /// What stands before the client's first octet on the server's leg is weir's PROXY header. As long as the server may
+    /// be waiting for it, no octet of the client goes there: the one of a keep-alive probe is cut off, others are dropped.
+    pub(crate) fn behind_header(
+        &mut self,
+        slot: u32,
+        side: Side,
+        mut packet: Packet<F>,
+        out: &mut Output<F>,
+    ) -> Option<Packet<F>> {
+        let flow = self.flows.get(slot)?;
+        let waits = self.legs.get(flow.leg).is_some_and(|leg| !leg.header_acked);
+        let meta = packet.meta;
+        if side == Side::Server || !waits || !meta.seq.before(flow.isn.add(1)) {
+            return Some(packet);
+        }
+        let is_probe = meta.seq == flow.isn && meta.payload_len() <= 1 && !meta.flags.fin();
+        if !is_probe {
+            self.discard(packet.frame, DropReason::OutOfWindow, out);
+            return None;
+        }
+        if meta.payload_len() > 0 {
+            if meta.segment_sum(packet.frame.data()) != 0xffff {
+                self.discard(packet.frame, DropReason::BadChecksum, out);
+                return None;
+            }
+            packet.meta = edit::cut_payload(&mut packet.frame, &meta);
+        }
+        Some(packet)
     }
 
     fn inspected_is_acked(&self, hold: u32, ack: crate::tcp::seq::Seq) -> bool {
-        self.holds.get(hold).is_some_and(|h| !ack.before(h.start.add(self.holds.contiguous(hold))))
+        self.holds.get(hold).is_some_and(|h| !ack.before(h.start.add(self.holds.inspected(hold))))
     }
 
     fn splice_rst(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         match track::judge_rst(flow, side, &packet.meta) {
+            // The server may neither get this one nor have got what was inspected: the client could see to that with a
+            // TTL. So the RST is made here, and the bytes stay for comparison.
+            Rst::Ends if side == Side::Client && flow.hold != Flow::NO_HOLD => {
+                self.discard(packet.frame, DropReason::Ended, out);
+                self.reset_server(slot, out);
+                self.close(slot, timers::CLOSED);
+            }
             Rst::Ends => {
                 self.drop_hold(slot, DropReason::Ended, out);
                 self.close(slot, timers::CLOSED);

@@ -48,13 +48,16 @@ impl<F: Frame> Pipeline<F> {
             Stage::Held if held => {
                 self.decide(slot, None, out);
             }
-            // The client's retransmissions can be compared no longer, and so cannot pass.
-            Stage::Splice if held => self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out),
+            // The client's retransmissions can be compared no longer, and so cannot pass; or the server never took what goes
+            // before them.
+            Stage::Splice if held || self.lacks_header(slot) => {
+                self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out)
+            }
             Stage::Held | Stage::Splice => self.expire_at(slot, seen.saturating_add(IDLE), out),
             Stage::Refused => {
                 self.expire_at(slot, seen.max(self.grace_end(slot)).saturating_add(REFUSED), out);
             }
-            Stage::Closed if !passes && self.now < self.grace_end(slot) => {
+            Stage::Closed if (!passes || held) && self.now < self.grace_end(slot) => {
                 self.flows.arm(slot, self.grace_end(slot));
             }
             Stage::Closed => self.forget(slot, out),
