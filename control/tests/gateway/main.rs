@@ -9,6 +9,7 @@ mod admin;
 mod answer;
 mod closed;
 mod crash;
+mod endings;
 mod fragments;
 mod frames;
 mod idle;

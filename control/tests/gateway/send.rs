@@ -75,6 +75,18 @@ fn connection_goes_to_the_pools_server_and_shows_it_the_client() {
 }
 
 #[test]
+fn destination_that_is_nobodys_and_has_no_route_is_answered_and_sent() {
+    play(&sending("answer", &servers(1, HTTP), ""), |world| {
+        for target in ["203.0.113.80:80", "[2001:db8:4::80]:80"] {
+            let target: SocketAddr = target.parse().unwrap();
+            let family = if target.is_ipv4() { Family::V4 } else { Family::V6 };
+            let mut stream = world.connect_to(family, target).expect("weir answers");
+            exchange_intact(&mut stream, POOLED, 100_000);
+        }
+    });
+}
+
+#[test]
 fn other_names_are_not_sent() {
     for handshake in HANDSHAKES {
         play(&sending(handshake, &servers(1, HTTP), ""), |world| {

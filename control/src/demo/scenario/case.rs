@@ -16,6 +16,8 @@ pub enum Variant {
     Rebind,
     /// weir answers; a server of a pool is connected after the verdict.
     Send,
+    /// The relay answers, and connects to a server of a pool.
+    RelaySend,
 }
 
 impl Variant {
@@ -23,7 +25,7 @@ impl Variant {
     pub const DIRECT: &'static [Self] = &[Self::Through, Self::Answer];
     /// Where a pool takes it.
     pub const TO_POOL: &'static [Self] = &[Self::Rebind, Self::Send];
-    /// All.
+    /// All of the fast road.
     pub const ALL: &'static [Self] = &[Self::Through, Self::Answer, Self::Rebind, Self::Send];
 
     /// As in the report: the handshake of the intercept, and whether the verdict is to send.
@@ -33,6 +35,7 @@ impl Variant {
             Self::Answer => "answer",
             Self::Rebind => "through, send",
             Self::Send => "answer, send",
+            Self::RelaySend => "relay, send",
         }
     }
 
@@ -43,7 +46,7 @@ impl Variant {
 
     /// Whether a server of a pool gets the connection.
     pub const fn to_pool(self) -> bool {
-        matches!(self, Self::Rebind | Self::Send)
+        matches!(self, Self::Rebind | Self::Send | Self::RelaySend)
     }
 }
 

@@ -26,6 +26,8 @@ pub const NGINX_NAME: &str = "nginx.example";
 pub const GATEWAY_NAME: &str = "gateway.example";
 /// A name that it sends to a pool where nobody listens.
 pub const NOBODY_NAME: &str = "nobody.example";
+/// Where the demo's configuration gives everything to the relay.
+pub const RELAY_PORT: u16 = 8000;
 /// Bytes of the large body.
 pub const BODY_BYTES: u64 = 10 << 20;
 
@@ -47,7 +49,7 @@ pub struct Scenario {
 }
 
 /// The scenarios that need nothing but a running gateway.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "https-allowed",
         asked: "HTTPS: 10 MiB from a host that may be asked",
@@ -127,5 +129,13 @@ pub const SCENARIOS: [Scenario; 10] = [
         road: "relay",
         variants: Variant::DIRECT,
         play: relay::play,
+    },
+    Scenario {
+        name: "relay-send",
+        asked: "HTTP: pool.example on port 8000, where handshake = \"relay\"",
+        expected: "the pool's server sees the client's own address and port",
+        road: "relay",
+        variants: &[Variant::RelaySend],
+        play: sent::play_by_relay,
     },
 ];

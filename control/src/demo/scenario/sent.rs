@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 
-use super::{Case, GATEWAY_NAME, NGINX_NAME};
+use super::{Case, GATEWAY_NAME, NGINX_NAME, RELAY_PORT};
 use crate::demo::client::{self, Response};
 use crate::demo::origin::{HTTP_PORT, HTTPS_PORTS, NGINX_BODY_BYTES};
 use crate::demo::stage::{Differs, Seen, Stage, own_address, plainly};
@@ -55,4 +55,17 @@ pub(super) fn play_from_gateway(stage: &Stage<'_>, case: Case) -> Result<Seen, D
         }
         _ => Err(format!("the origin saw {seen} instead of {gateway}")),
     }
+}
+
+/// HTTP; the relay reads the name, and connects in the client's name.
+pub(super) fn play_by_relay(stage: &Stage<'_>, case: Case) -> Result<Seen, Differs> {
+    let mut stream = case.connect(stage, RELAY_PORT)?;
+    let client = own_address(&stream)?;
+    let response = client::get(&mut stream, case.name(), "/whoami", &AtomicU64::new(0));
+    let seen = response.map_err(|error| plainly(&error))?.text();
+    if seen != client.to_string() {
+        return Err(format!("the origin saw {seen} instead of {client}"));
+    }
+    case.check_server(stage, client, HTTP_PORT)?;
+    Ok(Seen { what: "the pool's server saw the client".into(), road: stage.road_of(&stream)? })
 }
