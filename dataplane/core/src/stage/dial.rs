@@ -13,7 +13,6 @@ use crate::pipeline::{LegOp, Output, Pipeline, ServerFailed};
 use crate::policy::{Action, Source};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, Timestamps};
-use crate::wire::ETH_LEN;
 use crate::wire::addr::Endpoint;
 use crate::wire::build::{Segment, SegmentOptions};
 
