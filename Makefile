@@ -1,23 +1,34 @@
 # Each target installs what it needs first (Debian packages, quietly), then builds, then does its work.
-# `make demo` and `make test` need root: they make network namespaces and load BPF programs.
+# `make demo`, `make test` and `make bench-flood` need root: they make network namespaces and load BPF programs.
 
 CARGO ?= cargo
 # For building (BPF with clang, libelf for libbpf) and for running (nft); the tests look at hosts with ip and ethtool too.
 PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables iproute2 ethtool
 
-.PHONY: build demo test bench lint deps clean
+# A server that is not ours and understands PROXY headers. It is not installed, only put there.
+NGINX := $(CURDIR)/target/nginx
+
+.PHONY: build demo test soak bench bench-flood lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
 
-demo: build
-	target/release/weir demo $(ARGS)
+demo: build nginx
+	PATH="$$PATH:$(NGINX)" target/release/weir demo $(ARGS)
 
-test: deps
-	$(CARGO) test --workspace --quiet
+test: deps nginx
+	PATH="$$PATH:$(NGINX)" $(CARGO) test --workspace --quiet
+
+# A million simulated connections (COUNT), or one of them again: make soak SEED=n
+COUNT ?= 1000000
+soak:
+	$(CARGO) run --release --quiet --package weir-tests --bin soak -- $(if $(SEED),--seed $(SEED),$(COUNT))
 
 bench: deps
 	$(CARGO) bench --package weir-benches
+
+bench-flood: build
+	$(CARGO) run --release --package weir-benches --bin syn_flood -- $(ARGS)
 
 lint: deps
 	$(CARGO) fmt --all --check
@@ -26,6 +37,9 @@ lint: deps
 
 deps:
 	@.ci/packages $(PACKAGES)
+
+nginx:
+	@.ci/nginx $(NGINX)
 
 clean:
 	$(CARGO) clean

@@ -8,7 +8,30 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-const BUFFER: usize = 32 * 1024;
+use crate::renumber::Renumber;
+
+thread_local! {
+    /// The clock of timestamps, in milliseconds: smoltcp asks a function without arguments.
+    static CLOCK: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// What a host's TCP is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Octets of its buffers; above 64 KiB it scales its window.
+    pub buffer: usize,
+    pub timestamps: bool,
+    /// What is added to its sequence numbers.
+    pub shift: u32,
+    /// It holds a small segment back as long as anything is not acknowledged (RFC 9293 section 3.7.4).
+    pub nagle: bool,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self { buffer: 32 * 1024, timestamps: false, shift: 0, nagle: true }
+    }
+}
 
 /// A host's link: packets without Ethernet headers.
 #[derive(Debug, Default)]
@@ -67,18 +90,33 @@ pub(crate) struct Host {
     closed: bool,
     /// Sends nothing before it has received something.
     pub(crate) waits: bool,
+    numbers: Renumber,
 }
 
 impl Host {
-    pub(crate) fn new(address: std::net::IpAddr, seed: u64, sends: Vec<u8>, closes_after: usize) -> Self {
+    pub(crate) fn new(
+        addresses: &[std::net::IpAddr],
+        kind: Kind,
+        seed: u64,
+        sends: Vec<u8>,
+        closes_after: usize,
+    ) -> Self {
+        let address = addresses[0];
         let mut link = Link::default();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut link, Instant::ZERO);
         interface.update_ip_addrs(|list| {
-            list.push(IpCidr::new(IpAddress::from(address), 8)).expect("room for an address");
+            for address in addresses {
+                list.push(IpCidr::new(IpAddress::from(*address), 8)).expect("room for an address");
+            }
         });
-        let socket = Socket::new(SocketBuffer::new(vec![0; BUFFER]), SocketBuffer::new(vec![0; BUFFER]));
+        let buffer = || SocketBuffer::new(vec![0; kind.buffer]);
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(kind.nagle);
+        if kind.timestamps {
+            socket.set_tsval_generator(Some(|| CLOCK.get()));
+        }
         let mut sockets = SocketSet::new(vec![]);
         let handle = sockets.add(socket);
         // Every address is a neighbour on a link without addresses; the prefix covers all of both families here.
@@ -99,6 +137,7 @@ impl Host {
             closes_after,
             closed: false,
             waits: false,
+            numbers: Renumber(kind.shift),
         }
     }
 
@@ -110,7 +149,21 @@ impl Host {
         self.sockets.get::<Socket>(self.handle).state()
     }
 
+    /// The next packet that it sends.
+    pub(crate) fn sent(&mut self) -> Option<Vec<u8>> {
+        let mut packet = self.link.tx.pop_front()?;
+        self.numbers.sent(&mut packet);
+        Some(packet)
+    }
+
+    /// A packet for it arrives.
+    pub(crate) fn receive(&mut self, mut packet: Vec<u8>) {
+        self.numbers.received(&mut packet);
+        self.link.rx.push_back(packet);
+    }
+
     pub(crate) fn poll(&mut self, now: u64) {
+        CLOCK.set((now / 1000) as u32);
         let now = Instant::from_micros(now as i64);
         self.interface.poll(now, &mut self.link, &mut self.sockets);
         self.work();

@@ -4,8 +4,10 @@
 pub mod bench;
 pub mod corpus;
 pub mod hello;
-mod host;
+pub mod host;
 pub mod packet;
 pub mod pair;
 pub mod random;
+pub mod renumber;
 pub mod script;
+pub mod soak;

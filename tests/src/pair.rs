@@ -1,4 +1,5 @@
-//! Two smoltcp hosts on a virtual clock, joined through the pipeline by two wires that lose, copy, delay and reorder.
+//! Smoltcp hosts on a virtual clock, joined through the pipeline by two wires that lose, copy, delay and reorder: a client,
+//! the server that it asks for, and one of a pool, where the connection may be sent.
 //!
 //! Every run is a function of its seed. While it runs, each frame is held against the invariants: nothing of the client
 //! reaches the server's wire before the verdict, and nothing is acknowledged that the server has not acknowledged.
@@ -10,10 +11,11 @@ use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpAddress;
 use weir_core::ids::{Nanos, PortId};
 
-use crate::bench::{Bench, Came, LAN, WAN};
-use crate::host::Host;
-use crate::packet::{Family, RST, Seen, ethernet};
+use crate::bench::{Bench, Came, LAN, WAN, pool_server};
+use crate::host::{Host, Kind};
+use crate::packet::{Family, RST, SYN, Seen};
 use crate::random::Random;
+use crate::renumber::framed;
 
 /// How bad a wire is: one frame in so many meets it; 0 is never. Delay in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,7 @@ enum To {
     Gateway(u8),
     Client,
     Server,
+    Pool,
 }
 
 /// A packet on its way: when it arrives, its number, where, and its octets.
@@ -50,12 +53,38 @@ pub struct Play {
     pub response: Vec<u8>,
     /// Whether the client closes before it has everything.
     pub early_close: bool,
+    /// What the client's and the servers' TCP is like.
+    pub client: Kind,
+    pub server: Kind,
+    /// The connection is to be sent to the pool.
+    pub is_sent: bool,
+}
+
+impl Play {
+    /// Nothing but a seed.
+    pub fn new(seed: u64, wire: Wire, limit: u64) -> Self {
+        Self {
+            seed,
+            wire,
+            limit,
+            hello: 0,
+            request: Vec::new(),
+            response: Vec::new(),
+            early_close: false,
+            client: Kind::default(),
+            server: Kind::default(),
+            is_sent: false,
+        }
+    }
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub struct Outcome {
+    /// At the server that has the connection in the end, behind a PROXY header.
     pub at_server: Vec<u8>,
+    /// The PROXY header.
+    pub header: Vec<u8>,
     pub at_client: Vec<u8>,
     pub client: State,
     pub server: State,
@@ -70,15 +99,42 @@ pub struct Pair<'a> {
     bench: &'a mut Bench,
     client: Host,
     server: Host,
+    pool: Host,
+    is_sent: bool,
     random: Random,
     wire: Wire,
     limit: u64,
     flight: BinaryHeap<Reverse<Flying>>,
     count: u64,
     now: u64,
-    /// The furthest acknowledgment that the server has sent.
+    /// The furthest acknowledgment that a server has sent; at first the client's SYN, which weir may answer itself.
     acked: Option<u32>,
     payload_to_server: u64,
+    /// What the ends send, and the number of the first octet of each, as the client has them.
+    request: Stream,
+    response: Stream,
+}
+
+/// What an end sends.
+struct Stream {
+    octets: Vec<u8>,
+    first: Option<u32>,
+}
+
+impl Stream {
+    /// Invariant 3, for every segment that leaves the gateway whole: at each number stands what the sender sent there.
+    fn check(&self, seen: &Seen) {
+        let Some(first) = self.first.filter(|_| seen.sound && !seen.payload.is_empty()) else { return };
+        let at = seen.seq.wrapping_sub(first) as i32;
+        // A PROXY header comes before the first octet, and so does the octet of garbage of a keep-alive.
+        if at >= 0 {
+            let (at, len) = (at as usize, seen.payload.len());
+            assert!(
+                self.octets.get(at..at + len) == Some(&seen.payload[..]),
+                "invariant 3: other octets at {at}, {len} of them"
+            );
+        }
+    }
 }
 
 impl std::fmt::Debug for Pair<'_> {
@@ -94,10 +150,18 @@ impl<'a> Pair<'a> {
     pub fn new(bench: &'a mut Bench, play: &Play) -> Self {
         let (c, s) = (bench.client, bench.server);
         let client_waits = if play.early_close { 0 } else { play.response.len() };
-        let mut client = Host::new(c.0, play.seed, play.request.clone(), client_waits);
-        let mut server = Host::new(s.0, play.seed ^ 0x5555, play.response.clone(), play.request.len());
-        server.waits = true;
-        server.socket().listen(s.1).expect("a free port");
+        let mut client = Host::new(&[c.0], play.client, play.seed, play.request.clone(), client_waits);
+        let serving = |addresses: &[std::net::IpAddr], seed: u64, port: u16| {
+            let seed = play.seed ^ seed;
+            // A PROXY header comes on top.
+            let mut host = Host::new(addresses, play.server, seed, play.response.clone(), play.request.len());
+            host.waits = true;
+            host.socket().listen(port).expect("a free port");
+            host
+        };
+        let server = serving(&[s.0], 0x5555, s.1);
+        let pool = [0, 1].map(|n| pool_server(bench.family, n));
+        let pool = serving(&pool.map(|(addr, _)| addr), 0xaaaa, pool[0].1);
         let handle = client.handle;
         let socket = client.sockets.get_mut::<Socket>(handle);
         socket.connect(client.interface.context(), (IpAddress::from(s.0), s.1), c.1).expect("connects");
@@ -105,6 +169,8 @@ impl<'a> Pair<'a> {
             bench,
             client,
             server,
+            pool,
+            is_sent: play.is_sent,
             random: Random::new(play.seed),
             wire: play.wire,
             limit: play.limit,
@@ -113,6 +179,8 @@ impl<'a> Pair<'a> {
             now: 0,
             acked: None,
             payload_to_server: 0,
+            request: Stream { octets: play.request.clone(), first: None },
+            response: Stream { octets: play.response.clone(), first: None },
         }
     }
 
@@ -122,14 +190,17 @@ impl<'a> Pair<'a> {
         loop {
             self.client.poll(self.now);
             self.server.poll(self.now);
+            self.pool.poll(self.now);
             self.depart();
             let done = |s: State| matches!(s, State::Closed | State::TimeWait);
-            if self.flight.is_empty() && done(self.client.state()) && done(self.server.state()) {
+            let serving = if self.is_sent { &self.pool } else { &self.server };
+            if self.flight.is_empty() && done(self.client.state()) && done(serving.state()) {
                 break;
             }
             let flying = self.flight.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
             // The gateway's timers are served at least every 50 ms.
-            let next = flying.min(self.client.poll_at(self.now)).min(self.server.poll_at(self.now));
+            let hosts = [&mut self.client, &mut self.server, &mut self.pool];
+            let next = hosts.into_iter().map(|host| host.poll_at(self.now)).fold(flying, u64::min);
             self.now = next.min(self.now + 50_000);
             if self.now > self.limit {
                 break;
@@ -142,10 +213,13 @@ impl<'a> Pair<'a> {
             let came = self.bench.collect();
             self.leave(came);
         }
+        let serving = if self.is_sent { self.pool } else { self.server };
+        let (header, at_server) = split_header(&serving.received);
         Outcome {
             client: self.client.state(),
-            server: self.server.state(),
-            at_server: self.server.received,
+            server: serving.state(),
+            header,
+            at_server,
             at_client: self.client.received,
             payload_to_server: self.payload_to_server,
             took: self.now,
@@ -153,10 +227,16 @@ impl<'a> Pair<'a> {
     }
 
     fn depart(&mut self) {
-        while let Some(packet) = self.client.link.tx.pop_front() {
+        while let Some(packet) = self.client.sent() {
+            let seen = Seen::read(&framed(&packet));
+            if seen.flags & SYN != 0 {
+                self.acked.get_or_insert(seen.seq.wrapping_add(1));
+                self.request.first = Some(seen.seq.wrapping_add(1));
+            }
             self.fly(To::Gateway(LAN.0), packet);
         }
-        while let Some(packet) = self.server.link.tx.pop_front() {
+        let from_servers = std::iter::from_fn(|| self.server.sent().or_else(|| self.pool.sent()));
+        for packet in from_servers.collect::<Vec<_>>() {
             let seen = Seen::read(&framed(&packet));
             if seen.flags & RST == 0 {
                 let newer = self.acked.is_none_or(|acked| (seen.ack.wrapping_sub(acked) as i32) > 0);
@@ -190,8 +270,9 @@ impl<'a> Pair<'a> {
             && let Some(Reverse((_, _, to, packet))) = self.flight.pop()
         {
             match to {
-                To::Client => self.client.link.rx.push_back(packet),
-                To::Server => self.server.link.rx.push_back(packet),
+                To::Client => self.client.receive(packet),
+                To::Server => self.server.receive(packet),
+                To::Pool => self.pool.receive(packet),
                 To::Gateway(port) => {
                     let (came, _) = self.bench.give_any(PortId(port), &framed(&packet));
                     self.leave(came);
@@ -202,16 +283,31 @@ impl<'a> Pair<'a> {
 
     /// Frames leave the gateway; each is held against the invariants.
     fn leave(&mut self, came: Came) {
-        assert!(came.punt.is_empty(), "nothing of this is for the kernel");
+        // What a server of the pool says of a connection that is forgotten the kernel gets, which knows nothing of it either.
+        let is_late =
+            |frame: &[u8]| self.is_sent && Seen::read(frame).src.1 == pool_server(self.bench.family, 0).1;
+        assert!(came.punt.iter().all(|(_, frame)| is_late(frame)), "nothing of this is for the kernel");
         for (port, frame) in came.tx {
+            if !is_tcp(&frame) {
+                // An ICMP error, which these hosts do not look at.
+                continue;
+            }
             let seen = Seen::read(&frame);
             if port == WAN {
+                let to = if seen.dst == self.bench.server { To::Server } else { To::Pool };
                 if !seen.payload.is_empty() {
-                    assert!(self.bench.pipe.totals.allowed > 0, "invariant 2: payload before the verdict");
+                    let totals = &self.bench.pipe.totals;
+                    assert!(totals.allowed + totals.sent > 0, "invariant 2: payload before the verdict");
+                    assert!(!self.is_sent || to == To::Pool, "payload to a server that it is not for");
+                    self.request.check(&seen);
                     self.payload_to_server += 1;
                 }
-                self.fly(To::Server, frame[14..].to_vec());
+                self.fly(to, frame[14..].to_vec());
             } else {
+                if seen.flags & SYN != 0 {
+                    self.response.first = Some(seen.seq.wrapping_add(1));
+                }
+                self.response.check(&seen);
                 if let Some(acked) = self.acked
                     && seen.flags & RST == 0
                     && seen.sound
@@ -225,8 +321,21 @@ impl<'a> Pair<'a> {
     }
 }
 
-fn framed(packet: &[u8]) -> Vec<u8> {
-    ethernet(packet[0] >> 4 == 6, packet)
+/// By IPv4's protocol or IPv6's next header.
+fn is_tcp(frame: &[u8]) -> bool {
+    frame[if frame[14] >> 4 == 6 { 20 } else { 23 }] == 6
+}
+
+/// What comes before the request, when a PROXY header does (HAProxy's proxy-protocol.txt).
+fn split_header(received: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let at = if received.starts_with(b"PROXY ") {
+        received.windows(2).position(|w| w == b"\r\n").map_or(0, |at| at + 2)
+    } else if received.starts_with(b"\r\n\r\n\0\r\nQUIT\n") && received.len() >= 16 {
+        (16 + usize::from(u16::from_be_bytes([received[14], received[15]]))).min(received.len())
+    } else {
+        0
+    };
+    (received[..at].to_vec(), received[at..].to_vec())
 }
 
 /// A wire of middling badness, by seed.

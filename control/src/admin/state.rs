@@ -274,7 +274,7 @@ fn merge(mut flows: Vec<FlowView>, relayed: Vec<RelayFlow>) -> Vec<FlowView> {
         }
     }
     for relayed in relayed {
-        let place = places.get(&(relayed.client, relayed.server));
+        let place = places.get(&(relayed.client, relayed.destination));
         match place.and_then(|place| flows.get_mut(*place)) {
             Some(flow) => *flow = of_relay(relayed, Some(flow)),
             None => flows.push(of_relay(relayed, None)),
@@ -286,7 +286,7 @@ fn merge(mut flows: Vec<FlowView>, relayed: Vec<RelayFlow>) -> Vec<FlowView> {
 fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
     FlowView {
         client: flow.client,
-        destination: flow.server,
+        destination: flow.destination,
         server: flow.server,
         host: flow.host,
         protocol: flow.protocol,
@@ -332,6 +332,13 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
             t.bypassed,
             "Connections whose first bytes passed while no worker breathed (fail = \"open\").",
         ),
+        ("sent", t.sent, "Connections given to a pool."),
+        ("retried", t.retried, "Connections for which a second server of their pool was tried."),
+        ("failed", t.failed, "Connections reset since no server took them."),
+        ("cookies-sent", t.cookies_sent, "SYNs answered with a cookie and without state."),
+        ("cookies-accepted", t.cookies_accepted, "Connections made from a cookie that came back."),
+        ("cookies-failed", t.cookies_failed, "ACKs of unknown connections that brought no cookie of ours."),
+        ("limited", t.limited, "Connections refused because a bound of `[limits]` was reached."),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

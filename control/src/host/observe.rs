@@ -75,7 +75,7 @@ fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
         Key::of_device(4, "all", "rp_filter"),
     ];
     for device in spec.devices() {
-        for name in ["forwarding", "src_valid_mark", "rp_filter"] {
+        for name in ["forwarding", "src_valid_mark", "rp_filter", "accept_local"] {
             keys.push(Key::of_device(4, device, name));
         }
     }

@@ -230,6 +230,12 @@ fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         let loose = value(&key).is_some_and(|own| own.max(all) != "1");
         want(key, "2", loose);
     }
+    // What weir sends from the gateway's own address comes out of this device when the kernel has to find the next hop.
+    for device in spec.punt_tun.iter().filter(|_| spec.gateway_source) {
+        let key = Key::of_device(4, device, "accept_local");
+        let on = value(&key) == Some("1");
+        want(key, "1", on);
+    }
     steps
 }
 

@@ -64,6 +64,8 @@ pub struct HostSpec {
     pub punt_tun: Option<String>,
     /// Devices of all ports.
     pub ports: Vec<String>,
+    /// Some pool's servers see the gateway's own address.
+    pub gateway_source: bool,
     pub fail: Fail,
 }
 
@@ -80,6 +82,7 @@ impl Default for HostSpec {
             relay_tun: Some(RELAY_TUN.to_owned()),
             punt_tun: Some(PUNT_TUN.to_owned()),
             ports: Vec::new(),
+            gateway_source: false,
             fail: Fail::Open,
         }
     }

@@ -5,7 +5,7 @@
 //! Frames that come faster than it carries them are lost at its sockets, and counted as well.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -60,10 +60,13 @@ pub struct Carried {
     pub reordered: u64,
     /// Frames that the device at the other end did not take.
     pub refused: u64,
-    /// TCP segments with RST.
+    /// TCP segments with RST, of connections of which not both FINs had passed.
     pub resets: u64,
     /// The first of them.
     pub first_resets: Vec<CapturedFrame>,
+    /// TCP segments with RST behind both FINs: where segments overtake each other, one may come when its receiver has
+    /// closed, and is answered so (RFC 9293 section 3.10.7.1).
+    pub late_resets: u64,
 }
 
 /// A wire in use. Dropping it ends it.
@@ -125,12 +128,15 @@ struct Carrier {
     waiting: BinaryHeap<Reverse<Waiting>>,
     count: u64,
     carried: Carried,
+    /// Connections, by sender, whose FIN has passed.
+    finished: HashSet<Vec<u8>>,
 }
 
 impl Carrier {
     fn new(ends: [PacketSocket; 2], badness: Badness) -> Self {
         let (waiting, carried) = (BinaryHeap::new(), Carried::default());
-        Self { ends, badness, random: badness.seed, waiting, count: 0, carried }
+        let finished = HashSet::new();
+        Self { ends, badness, random: badness.seed, waiting, count: 0, carried, finished }
     }
 
     fn run(mut self, stop: &AtomicBool) -> Carried {
@@ -170,8 +176,8 @@ impl Carrier {
         self.carried.frames += 1;
         self.carried.bytes += frame.len() as u64;
         let Some(flags_at) = tcp_flags(frame) else { return self.send(by, frame) };
-        if frame[flags_at] & RST != 0 {
-            self.note_reset(frame);
+        if frame[flags_at] & (RST | SYN | FIN) != 0 {
+            self.note_ends(frame, flags_at);
         }
         let bad = self.badness;
         if self.one_in(bad.loses) {
@@ -208,6 +214,21 @@ impl Carrier {
     fn send(&mut self, by: usize, frame: &[u8]) {
         if self.ends[by].send(frame).is_err() {
             self.carried.refused += 1;
+        }
+    }
+
+    /// Notes where a connection begins, ends, or is reset.
+    fn note_ends(&mut self, frame: &[u8], flags_at: usize) {
+        let (sent, returned) = tuples(frame, flags_at - FLAGS);
+        let flags = frame[flags_at];
+        if flags & SYN != 0 {
+            self.finished.remove(&sent);
+        } else if flags & FIN != 0 {
+            self.finished.insert(sent);
+        } else if self.finished.contains(&sent) && self.finished.contains(&returned) {
+            self.carried.late_resets += 1;
+        } else {
+            self.note_reset(frame);
         }
     }
 
@@ -250,9 +271,19 @@ impl Carrier {
     }
 }
 
+const FIN: u8 = 1;
+const SYN: u8 = 2;
 const RST: u8 = 4;
 /// Where the flags stand in a TCP header.
 const FLAGS: usize = 13;
+
+/// Addresses and ports of a TCP segment whose header stands at `tcp`: as they are, and as an answer has them.
+fn tuples(frame: &[u8], tcp: usize) -> (Vec<u8>, Vec<u8>) {
+    let addresses = if frame[12..14] == [8, 0] { 26..34 } else { 22..54 };
+    let (source, destination) = frame[addresses.clone()].split_at(addresses.len() / 2);
+    let (from, to) = (&frame[tcp..tcp + 2], &frame[tcp + 2..tcp + 4]);
+    ([source, destination, from, to].concat(), [destination, source, to, from].concat())
+}
 
 /// Where the flags of a TCP segment stand, if the frame is one: without VLAN tag, extension headers or fragments.
 fn tcp_flags(frame: &[u8]) -> Option<usize> {

@@ -43,6 +43,7 @@ pub fn host_spec(config: &Config) -> HostSpec {
         relay_tun: fast.then(|| host::RELAY_TUN.to_owned()),
         punt_tun: fast.then(|| host::PUNT_TUN.to_owned()),
         ports: config.ports.iter().map(|port| port.device.clone()).collect(),
+        gateway_source: config.pools.iter().any(|pool| pool.spec.source == Source::Gateway),
         fail: match config.gateway.fail {
             Fail::Open => host::Fail::Open,
             Fail::Closed => host::Fail::Closed,

@@ -23,6 +23,8 @@ pub struct Settings {
     pub rules: &'static str,
     /// `listen` of `[fallback]`.
     pub listen: u16,
+    /// Further sections.
+    pub more: String,
 }
 
 /// A name that [`Settings::default`] refuses with a reset.
@@ -48,13 +50,14 @@ impl Default for Settings {
                 { host = ["dropped.example"], action = "drop" },
             "#,
             listen: 12377,
+            more: String::new(),
         }
     }
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fail, gateway, mode, handshake, grace, intercept, rules, listen, .. } = self;
+        let Self { fail, gateway, mode, handshake, grace, intercept, rules, listen, more, .. } = self;
         writeln!(f, "[gateway]\nfail = \"{fail}\"\n{gateway}")?;
         for (name, device) in [("lan", "lan0"), ("wan", "wan0")] {
             writeln!(f, "[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\nmode = \"{mode}\"")?;
@@ -64,7 +67,7 @@ impl fmt::Display for Settings {
         writeln!(f, "tcp = [80, 443, 7777]\nhandshake = \"{handshake}\"")?;
         writeln!(
             f,
-            "midstream = {{ action = \"reset\", grace = \"{grace}\" }}\n{intercept}\nrules = [{rules}]"
+            "midstream = {{ action = \"reset\", grace = \"{grace}\" }}\n{intercept}\nrules = [{rules}]\n{more}"
         )
     }
 }

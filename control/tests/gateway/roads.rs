@@ -15,16 +15,10 @@ use crate::config::{ALLOWED, DENIED, Settings};
 use crate::crash::Greeter;
 use crate::idle::assert_idle;
 use crate::weir::{PATIENCE, until};
-use crate::world::{HTTP, HTTPS, World, fetch, fetch_intact, play, prepare};
+use crate::world::{HTTP, HTTPS, World, fetch, fetch_intact, play, prepare, upload_intact, whoami};
 
 /// A port that no intercept has.
 const OTHER: u16 = 9999;
-
-/// Whom the HTTP origin sees.
-#[track_caller]
-fn seen_by_origin(stream: &mut TcpStream) -> String {
-    client::get(stream, ALLOWED, "/whoami", &AtomicU64::new(0)).expect("an answer").text()
-}
 
 /// The flow of `client`, when it is on the road `road`.
 #[track_caller]
@@ -41,7 +35,7 @@ fn relay_rule_takes_the_flow_over_with_both_ends_addresses_kept() {
             let other = family.addresses().other_client;
             let mut stream = world.stage.connect_from(other, family, HTTP).unwrap();
             let client = stream.local_addr().unwrap();
-            assert_eq!(seen_by_origin(&mut stream), client.to_string());
+            assert_eq!(whoami(&mut stream, ALLOWED).expect("an answer"), client.to_string());
             fetch_intact(&mut stream, 1 << 20);
             let flow = assert_road(world, client, "relay");
             assert!(flow["rule"].as_str().is_some_and(|rule| rule.contains("test.toml:")), "{flow}");
@@ -61,7 +55,7 @@ fn relay_handshake_needs_no_xdp_and_judges_by_name() {
         for family in Family::BOTH {
             let mut stream = world.connect(family, HTTP);
             let client = stream.local_addr().unwrap();
-            assert_eq!(seen_by_origin(&mut stream), client.to_string());
+            assert_eq!(whoami(&mut stream, ALLOWED).expect("an answer"), client.to_string());
             fetch_intact(&mut stream, 1 << 20);
             assert_road(world, client, "relay");
             let mut stream = world.connect(family, HTTPS);
@@ -141,7 +135,7 @@ fn packets_larger_than_the_way_out_are_answered_with_icmp() {
             for family in Family::BOTH {
                 let mut stream = world.connect(family, HTTP);
                 match direction {
-                    "up" => upload_intact(&mut stream, 300_000),
+                    "up" => upload_intact(&mut stream, ALLOWED, 300_000),
                     _ => fetch_intact(&mut stream, 300_000),
                 }
                 assert_road(world, stream.local_addr().unwrap(), "fast");
@@ -152,21 +146,6 @@ fn packets_larger_than_the_way_out_are_answered_with_icmp() {
             world.assert_as_before();
         });
     }
-}
-
-/// Sends bytes, and compares the hash that the origin gives.
-#[track_caller]
-fn upload_intact(stream: &mut TcpStream, bytes: u64) {
-    use std::io::{Read as _, Write as _};
-    let mut body = vec![0; bytes as usize];
-    weir_control::demo::content::fill(0, &mut body);
-    let head =
-        format!("POST / HTTP/1.1\r\nhost: {ALLOWED}\r\ncontent-length: {bytes}\r\nconnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).expect("sent");
-    stream.write_all(&body).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.ends_with(&weir_control::demo::content::hash(bytes)), "{answer}");
 }
 
 #[test]

@@ -199,6 +199,16 @@ impl<'lab> Weir<'lab> {
         Finished { status: status.expect("ended"), output, errors }
     }
 
+    /// What was counted, for whoever looks at a failed test.
+    fn tell_counters(&self) {
+        let status = self.running.as_ref().and_then(|_| self.ask(Request::Status)).unwrap_or_default();
+        for family in ["flows", "drops", "punts", "steering"] {
+            let counts = status[family].as_array().into_iter().flatten();
+            let moved = counts.filter(|count| count["count"] != 0);
+            moved.for_each(|count| eprintln!("{family}: {} {}", count["name"], count["count"]));
+        }
+    }
+
     /// `weir clean`.
     pub fn clean(&self) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
@@ -210,6 +220,7 @@ impl<'lab> Weir<'lab> {
 impl Drop for Weir<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            self.tell_counters();
             if let Some((mut child, reader)) = self.running.take() {
                 let _ = child.kill();
                 let _ = reader.join();

@@ -1,6 +1,6 @@
 //! A lab with origins and a weir between them, and what clients do in it.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use weir_control::demo::client::{self, Response};
+use weir_control::demo::content;
 use weir_control::demo::stage::{Family, Stage};
 use weir_control::lab::{
     Capture, CapturedFrame, Lab, LabOptions, Namespace, TcpFrame, differences, host_state,
@@ -98,6 +99,12 @@ impl World<'_> {
         text
     }
 
+    /// Adds a rule of nft to what comes in at the servers.
+    pub fn filter_at_server(&self, rule: &str) {
+        let chain = "add table inet test; add chain inet test input { type filter hook input priority 0; }";
+        self.sh(&self.lab.server, &format!("nft '{chain}; add rule inet test input {rule}'"));
+    }
+
     /// The usual server answers an ICMP echo request of the client.
     #[track_caller]
     pub fn ping(&self, family: Family) {
@@ -147,6 +154,33 @@ pub fn fetch(stream: &mut TcpStream, host: &str, bytes: u64) -> io::Result<Respo
 pub fn fetch_intact(stream: &mut TcpStream, bytes: u64) {
     let response = fetch(stream, ALLOWED, bytes).expect("an answer");
     assert!(response.is_intact() && response.length == bytes, "{response:?}");
+}
+
+/// Asks for `bytes` bytes of `host` and then sends as many; both must come whole. The server closes.
+#[track_caller]
+pub fn exchange_intact(stream: &mut TcpStream, host: &str, bytes: u64) {
+    let response = fetch(stream, host, bytes).expect("an answer");
+    assert!(response.is_intact() && response.length == bytes, "{response:?}");
+    upload_intact(stream, host, bytes);
+}
+
+/// Sends `bytes` bytes to `host`, and compares the hash that the origin gives. The server closes.
+#[track_caller]
+pub fn upload_intact(stream: &mut TcpStream, host: &str, bytes: u64) {
+    let mut body = vec![0; bytes as usize];
+    content::fill(0, &mut body);
+    let head =
+        format!("POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: {bytes}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(&body).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.ends_with(&content::hash(bytes)), "{answer}");
+}
+
+/// Whom the HTTP origin sees.
+pub fn whoami(stream: &mut TcpStream, host: &str) -> io::Result<String> {
+    client::get(stream, host, "/whoami", &AtomicU64::new(0)).map(|response| response.text())
 }
 
 /// Two recordings.

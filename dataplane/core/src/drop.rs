@@ -54,6 +54,8 @@ reasons! {
         Midstream = "midstream", "A packet of a connection that is not known, after the grace time.";
         TableFull = "table-full", "No room for another flow, and the intercept says `drop`.";
         AuthenticatedSyn = "authenticated-syn", "A SYN that is signed (TCP-AO) and would have to be changed.";
+        TooBig = "too-big", "A segment of a spliced connection that does not fit the way out: its sender is told (ICMP).";
+        TtlExpired = "ttl-expired", "A segment of a spliced connection whose TTL or hop limit ran out: its sender is told (ICMP).";
         Untranslatable = "untranslatable", "A packet of a spliced connection that cannot be rewritten for the other leg: its addresses are fixed by a source route or an authentication header, or it has no room for an option that was promised, or an ICMP error quotes another connection.";
         FragmentOverlap = "fragment-overlap", "Fragments overlap (RFC 5722); the whole datagram is discarded.";
         FragmentDuplicate = "fragment-duplicate", "A fragment that came before, with the same bytes.";
@@ -64,7 +66,6 @@ reasons! {
         ToWeir = "to-weir", "A segment for weir itself: of a handshake that it answers, or of a server leg that it opens.";
         OldLeg = "old-leg", "A packet of a server that the connection was taken away from, or does not have yet.";
         LegInUse = "leg-in-use", "A client's packet with the addresses of a connection that weir opened to a server.";
-        TooBig = "too-big", "A client's packet is larger than the way to the server that its connection was given to; the client is told by ICMP.";
         NoServer = "no-server", "The server that the verdict asked for refused, did not answer, or cannot be reached: the connection is reset.";
         BadCookie = "bad-cookie", "An ACK of an unknown connection that brings back no SYN cookie of ours, while such are about.";
         SourceLimit = "source-limit", "The source prefix has as many connections, or opens them as fast, as `limits` allow.";

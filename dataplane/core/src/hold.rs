@@ -46,6 +46,8 @@ pub struct Hold<F> {
     pub budget: u32,
     /// Where a held FIN ends the stream, in octets from `start`.
     fin: Option<u32>,
+    /// Octets that the verdict was taken on, once there is one.
+    inspected: Option<u32>,
     ranges: Ranges,
     inspector: Inspector,
     pub frames: Vec<Packet<F>>,
@@ -70,6 +72,7 @@ impl<F> Holds<F> {
             start: Seq(0),
             budget: 0,
             fin: None,
+            inspected: None,
             ranges: Ranges::default(),
             inspector: Inspector::default(),
             frames: Vec::with_capacity(MAX_FRAMES),
@@ -101,6 +104,7 @@ impl<F> Holds<F> {
         hold.start = start;
         hold.budget = budget.min(self.room as u32);
         hold.fin = None;
+        hold.inspected = None;
         hold.ranges = Ranges::default();
         hold.inspector = Inspector::default();
         Some(id)
@@ -132,6 +136,18 @@ impl<F> Holds<F> {
     /// Octets held without a gap.
     pub fn contiguous(&self, id: u32) -> u32 {
         self.get(id).map_or(0, |h| h.ranges.contiguous())
+    }
+
+    /// The verdict is taken on what is held now; what comes later was not inspected.
+    pub fn seal(&mut self, id: u32) {
+        if let Some(hold) = self.slots.get_mut(id as usize) {
+            hold.inspected.get_or_insert(hold.ranges.contiguous());
+        }
+    }
+
+    /// Octets that were inspected.
+    pub fn inspected(&self, id: u32) -> u32 {
+        self.get(id).map_or(0, |h| h.inspected.unwrap_or_else(|| h.ranges.contiguous()))
     }
 
     /// Whether all octets are held up to the client's FIN, or up to the budget: more will not come.

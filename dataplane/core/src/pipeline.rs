@@ -188,6 +188,9 @@ pub struct Pipeline<F> {
     pub(crate) hasher: FlowHasher,
     pub(crate) worker: usize,
     pub(crate) workers: usize,
+    /// ICMP errors that were sent since then.
+    pub(crate) errors: u32,
+    pub(crate) errors_since: Nanos,
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<Packet<F>>,
@@ -216,6 +219,8 @@ impl<F: Frame> Pipeline<F> {
             cookies: Cookies::new(config.secret),
             cookies_until: Nanos(0),
             hasher: hasher.clone(),
+            errors: 0,
+            errors_since: now,
             worker: config.worker,
             workers: config.workers.max(1),
             policy,

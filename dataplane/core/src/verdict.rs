@@ -37,6 +37,7 @@ impl<F: Frame> Pipeline<F> {
         let action = if flow.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action };
         let name = facts.host.map(|host| self.names.intern(host));
         self.last_found = found.copied();
+        self.holds.seal(flow.hold);
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         let verdict = Verdict { action, cause };
         (flow.intercept, flow.epoch, flow.verdict) = (id, self.policy.epoch, Some(verdict));

@@ -118,11 +118,17 @@ impl Driver for AfXdp {
             queue.kick();
             queue.complete(&mut scratch);
         }
-        scratch.extend(free.drain(..).map(|frame| frame.0));
-        for queue in self.queues.iter_mut().flatten() {
-            queue.fill(&mut scratch);
-        }
         free.extend(scratch.drain(..).map(XskFrame));
+        for queue in self.queues.iter_mut().flatten() {
+            // Only what the ring takes is moved: the list of free frames is long.
+            let room = queue.fill_room().min(free.len());
+            if room == 0 {
+                continue;
+            }
+            scratch.extend(free.drain(free.len() - room..).map(|frame| frame.0));
+            queue.fill(&mut scratch);
+            free.extend(scratch.drain(..).map(XskFrame));
+        }
         self.scratch = scratch;
     }
 

@@ -26,6 +26,34 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Gives the calling thread only the time that nothing else on its CPU wants (SCHED_IDLE, sched(7)): for what makes load,
+/// beside what carries it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn run_when_idle() -> io::Result<()> {
+    // SAFETY: sched_param is integers, and on some C libraries reserved ones: all zeros is a value of it, and the only
+    // priority of SCHED_IDLE.
+    let param: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: `param` is valid for reading; 0 is the calling thread.
+    let code = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Binds another thread, of any process or of the kernel, to one CPU.
+///
+/// # Errors
+/// ESRCH: it has ended. EINVAL: as for [`pin_to_cpu`], or a kernel thread that may not be moved. EPERM.
+pub fn pin_thread_to_cpu(thread: u32, cpu: usize) -> io::Result<()> {
+    let thread = i32::try_from(thread).ok().and_then(rustix::process::Pid::from_raw);
+    let Some(thread) = thread.filter(|_| cpu < CpuSet::MAX_CPU) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(Some(thread), &set)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +67,25 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn thread_that_runs_when_idle_still_runs() {
+        let ran = std::thread::spawn(|| run_when_idle().map(|()| available_cpus().map(|cpus| cpus.len())));
+        assert!(ran.join().unwrap().unwrap().unwrap() > 0);
+    }
+
+    #[test]
+    fn child_pinned_from_outside_runs_on_that_cpu_alone() {
+        let first = available_cpus().unwrap()[0];
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        pin_thread_to_cpu(child.id(), first).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(status.contains(&format!("Cpus_allowed_list:\t{first}\n")), "{status}");
+        assert_eq!(pin_thread_to_cpu(child.id(), first).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(pin_thread_to_cpu(0, first).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]

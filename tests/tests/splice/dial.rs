@@ -1,13 +1,14 @@
 //! Server legs: pools, retries, PROXY headers, rebinding, ICMP errors about them.
 
-use weir_core::drop::DropReason;
+use weir_core::drop::{DropReason, PuntReason};
 use weir_core::ids::Nanos;
+use weir_core::pipeline::PuntTo;
 use weir_core::policy::{PolicyBuilder, PoolSpec, ProxyVersion};
-use weir_tests::bench::{Bench, Moved, Setup, fib, pool_server};
+use weir_tests::bench::{Bench, LAN, Moved, Setup, fib, pool_server};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{ACK, BOTH, PSH, RST, SYN, Seen, Seg};
 
-use super::answer::{GRANTED, OPTIONS, established, times, ts};
+use super::answer::{GRANTED, OPTIONS, UNKNOWN, established, times, ts};
 
 const DROP: fn(DropReason) -> Moved = Moved::Drop;
 const TO_WEIR: Moved = Moved::Drop(DropReason::ToWeir);
@@ -50,6 +51,22 @@ fn name_for_a_pool_is_sent_there_and_the_client_sees_the_server_it_asked_for() {
         let stray = b.s(0, 0).payload("x");
         let rst = b.wan(&stray, &[DROP(DropReason::OldLeg)]).one_to_server();
         assert_eq!((rst.flags, rst.dst), (RST, b.server));
+    }
+}
+
+#[test]
+fn pools_server_without_a_record_here_speaks_to_the_relay() {
+    for family in BOTH {
+        // A server on a port that the intercept has, too.
+        let server = (pool_server(family, 0).0, 443);
+        let mut b = Bench::of(family, Setup::answer().sending(|_| PoolSpec::new("p").server(server.into())));
+        assert_eq!(b.server.1, server.1);
+        b.wait(Nanos::from_secs(120), &[]);
+        let of_relay = Seg::new(server, b.client, SYN | ACK, 300, 700);
+        let came = b.wan(&of_relay, &[Moved::Punt(PuntReason::NotIntercepted)]);
+        assert_eq!((came.tx.len(), &came.punt[..]), (0, &[(PuntTo::Forward, of_relay.frame())][..]));
+        // What the intercept has and no pool is reset, after the grace time.
+        b.wan(&b.s(0, 0), &[DROP(DropReason::Midstream)]);
     }
 }
 
@@ -103,7 +120,7 @@ fn through_connection_is_taken_from_its_server_and_goes_on_at_another() {
         let seen = came.to_server();
         assert_eq!((seen[0].flags & RST, seen[0].dst, seen[0].seq), (RST, b.server, b.c.wrapping_add(1)));
         assert_eq!((seen[1].flags, seen[1].seq), (SYN, b.c));
-        assert_eq!(seen[1].options, OPTIONS);
+        assert_eq!(seen[1].options, UNKNOWN);
         let server = seen[1].dst;
         let syn_ack = Seg::new(server, b.client, SYN | ACK, 1, b.c.wrapping_add(1)).options(&GRANTED);
         let first = b.wan(&syn_ack, &[TO_WEIR]).one_to_server();
@@ -113,6 +130,45 @@ fn through_connection_is_taken_from_its_server_and_goes_on_at_another() {
         let seen = b.wan(&answer.options(&ts(5001, 102)).payload("hi"), &[]).one_to_client();
         assert_eq!((seen.src, seen.seq, seen.window), (b.server, 7_000_001, 200), "scale 9 to scale 8");
         assert_eq!(times(&seen), (10_001, 102), "the old server's clock goes on");
+    }
+}
+
+/// An ICMP error's type and code, its 32 bits, and the segment that it quotes.
+fn error(frame: &[u8], v6: bool) -> ([u8; 2], u32, Vec<u8>) {
+    let l4 = 14 + if v6 { 40 } else { 20 };
+    let word = u32::from_be_bytes(frame[l4 + 4..l4 + 8].try_into().expect("four octets"));
+    ([frame[l4], frame[l4 + 1]], word, frame[l4 + 8..].to_vec())
+}
+
+#[test]
+fn segment_too_big_for_the_other_leg_is_told_in_its_senders_words() {
+    for family in BOTH {
+        let mut setup = Setup::answer().sending(plain);
+        setup.fib.links[1].as_mut().expect("a link").mtu = 1300;
+        let mut b = Bench::of(family, setup);
+        let (_, which, hello, shown) = dialed(&mut b);
+        let server = pool_server(family, which);
+        let syn_ack = Seg::new(server, b.client, SYN | ACK, 300, b.c.wrapping_add(1)).options(&GRANTED);
+        b.wan(&syn_ack, &[TO_WEIR]);
+        let big = b.c(hello.len() as u32).options(&ts(103, shown)).payload([1; 1400]);
+        let mut sent = big.frame();
+        if family == weir_tests::packet::Family::V4 {
+            // Don't Fragment; what has it not is fragmented by the kernel.
+            sent[20] |= 0x40;
+            let sum = u16::from_be_bytes([sent[24], sent[25]]);
+            let sum = sum.checked_sub(0x4000).unwrap_or_else(|| sum.wrapping_sub(0x4001));
+            sent[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        let came = b.give(LAN, &sent, &[DROP(DropReason::TooBig)]);
+        let v6 = family == weir_tests::packet::Family::V6;
+        let (kind, word, quoted) = error(&came.tx[0].1, v6);
+        let mtu = if v6 { ([2, 0], 1300) } else { ([3, 4], 1300) };
+        assert_eq!((came.tx.len(), came.tx[0].0, (kind, word)), (1, LAN, mtu));
+        assert_eq!(
+            quoted[..],
+            sent[14..14 + quoted.len()],
+            "as the client sent it, to the server it asked for"
+        );
     }
 }
 

@@ -3,3 +3,4 @@
 mod answer;
 mod dial;
 mod random;
+mod simulation;

@@ -22,15 +22,8 @@ fn play(bench: &mut Bench, seed: u64, host: &str, limit: u64) -> (Play, Outcome)
     request.extend(bytes(&mut random, length));
     let length = random.below(60_000) as usize;
     let response = bytes(&mut random, length);
-    let play = Play {
-        seed,
-        wire,
-        limit: limit * 1_000_000,
-        hello,
-        request,
-        response,
-        early_close: random.one_in(4),
-    };
+    let early_close = random.one_in(4);
+    let play = Play { hello, request, response, early_close, ..Play::new(seed, wire, limit * 1_000_000) };
     let outcome = Pair::new(bench, &play).run();
     (play, outcome)
 }

@@ -35,8 +35,6 @@ pub struct Leg {
     pub header: u16,
     /// The MSS that the server is told.
     pub mss: u16,
-    /// The sequence number of a SYN-ACK that was turned down, since the server is to be asked with another MSS.
-    pub refused: Option<Seq>,
     /// How packets cross, once the server has answered.
     pub up: Option<Translation>,
     /// The server has the PROXY header.
@@ -159,7 +157,6 @@ mod tests {
             proxy: None,
             header: 0,
             mss: 1460,
-            refused: None,
             up: None,
             header_acked: true,
             since: Nanos(0),

@@ -2,27 +2,26 @@
 //! that what the client sends needs no other numbers; and what happens when the server does not take it.
 
 use crate::drop::DropReason;
-use crate::fib::NextHop;
 use crate::flow::key::{FlowKey, Tuple, owner};
 use crate::flow::legs::Leg;
 use crate::flow::record::{Failure, Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{PoolId, ServerId};
+use crate::parse::Meta;
 use crate::pipeline::{LegOp, Output, Pipeline, ServerFailed};
 use crate::policy::{Action, Source};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, Timestamps};
-use crate::wire::ETH_LEN;
 use crate::wire::addr::Endpoint;
-use crate::wire::build::{self, Segment, SegmentOptions};
+use crate::wire::build::{Segment, SegmentOptions};
 
 use super::timers;
 
 /// SYNs that a server gets: at once, after 1 s, and after 3 s; after 7 s it is given up.
 const SYNS: u8 = 3;
 /// What is taken off the MSS for a server that does not do timestamps, where the client was promised them.
-const TIMESTAMPS_LEN: u16 = 12;
+pub(crate) const TIMESTAMPS_LEN: u16 = 12;
 
 impl<F: Frame> Pipeline<F> {
     /// Opens the leg that the verdict asks for: to a server of `pool`, or to where the client wanted to go.
@@ -119,8 +118,7 @@ impl<F: Frame> Pipeline<F> {
             isn: flow.isn.add(u32::from(header).wrapping_neg()),
             proxy,
             header,
-            mss: flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr)),
-            refused: None,
+            mss: self.mss_for(flow, &tuple.dst),
             up: None,
             header_acked: header == 0,
             since: self.now,
@@ -252,76 +250,34 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// The server's SYN-ACK.
-    fn server_answered(
-        &mut self,
-        slot: u32,
-        meta: &crate::parse::Meta,
-        granted: &SynOptions,
-        out: &mut Output<F>,
-    ) {
-        let Some(tuple) = self.flows.get(slot).map(Flow::tuple) else { return };
-        let own_mss = self.own_mss(&tuple.src.addr);
-        let Some(flow) = self.flows.get_mut(slot) else { return };
-        let Some(leg) = self.legs.get_mut(flow.leg) else { return };
-        let offer = flow.offer;
+    fn server_answered(&mut self, slot: u32, meta: &Meta, granted: &SynOptions, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        let Some(leg) = self.legs.get(flow.leg) else { return };
         let offered = SynOptions {
-            window_scale: offer.window_scale.then_some(flow.client.shift),
-            sack: offer.sack,
-            timestamps: offer.timestamps.then(Timestamps::default),
+            window_scale: flow.offer.window_scale.then_some(flow.client.shift),
+            sack: flow.offer.sack,
+            timestamps: flow.offer.timestamps.then(Timestamps::default),
             ..SynOptions::default()
         };
-        self.grants.learn(tuple.dst, granted, &offered, self.now);
-        if leg.refused == Some(meta.seq) && flow.tries <= 1 {
-            // A copy of the SYN-ACK that was turned down below, not the answer to the SYN after it.
-            return;
-        }
-        let full = offer.mss.min(own_mss).saturating_sub(TIMESTAMPS_LEN);
-        if offer.timestamps && granted.timestamps.is_none() && leg.mss > full {
-            // Its segments get the option that the client was promised: they must leave room for it. It is asked anew.
-            (leg.mss, leg.refused) = (full, Some(meta.seq));
-            let segment = Segment {
-                tuple: leg.tuple,
-                flags: TcpFlags(TcpFlags::RST),
-                seq: leg.isn.add(1),
-                ack: crate::tcp::seq::Seq(0),
-                window: 0,
-                options: SegmentOptions::default(),
-            };
-            flow.tries = 0;
-            self.send_built(&segment, out);
-            return self.send_syn(slot, out);
+        let (destination, server) = (flow.tuple().dst, leg.tuple.dst);
+        self.grants.learn(destination, (granted, meta.window), &offered, self.now);
+        if server != destination {
+            self.grants.learn(server, (granted, meta.window), &offered, self.now);
         }
         self.join(slot, meta, granted, out);
+    }
+
+    /// The MSS that a server is told: the client's, as far as it fits the way to the client. A server that is not known to do
+    /// timestamps leaves room for those that the client was promised, and that its segments get on their way.
+    fn mss_for(&self, flow: &Flow, server: &Endpoint) -> u16 {
+        let mss = flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr));
+        let does = self.grants.get(server, self.now).is_some_and(|grant| grant.timestamps);
+        if flow.offer.timestamps && !does { mss.saturating_sub(TIMESTAMPS_LEN) } else { mss }
     }
 
     /// An ICMP error about our SYN.
     pub(crate) fn dialing_icmp(&mut self, slot: u32, out: &mut Output<F>) {
         self.fail(slot, Failure::Refused, out);
-    }
-
-    /// The MTU of the way to a server leg's server, when a client's packet is larger. Where the leg has the client's own
-    /// addresses the kernel can tell the client as well.
-    fn exceeds(&mut self, leg: u32, packet: &Packet<F>) -> Option<u16> {
-        let leg = self.legs.get(leg).filter(|leg| leg.is_apart)?;
-        match self.hops.next_hop(&self.fib, &leg.tuple.dst.addr) {
-            // What may be fragmented is the kernel's to fragment.
-            NextHop::Forward { mtu, .. } if packet.meta.ip_len() > mtu && is_whole(packet) => Some(mtu),
-            _ => None,
-        }
-    }
-
-    /// Tells a client that its packet is too big for the way to a server it knows nothing of. The kernel would tell the one
-    /// whose addresses the packet has there.
-    fn tell_too_big(&mut self, mut packet: Packet<F>, mtu: u16, out: &mut Output<F>) {
-        let router = self.fib.source(packet.meta.tuple.src.addr.ip());
-        let told = router.and_then(|addr| build::too_big(&mut packet.frame, &packet.meta, &addr.into(), mtu));
-        match told {
-            Some(meta) => {
-                self.counters.drop(DropReason::TooBig);
-                self.forward(Packet { meta, ..packet }, out);
-            }
-            None => self.discard(packet.frame, DropReason::TooBig, out),
-        }
     }
 
     /// Sends a packet on to the other end; to a server leg as that leg has it.
@@ -330,10 +286,14 @@ impl<F: Frame> Pipeline<F> {
             && let Some(flow) = self.flows.get(slot)
             && flow.leg != Flow::NO_LEG
         {
-            let id = flow.leg;
-            if let Some(mtu) = self.exceeds(id, &packet) {
-                return self.tell_too_big(packet, mtu, out);
-            }
+            let (id, server) = (flow.leg, self.legs.get(flow.leg).map(|leg| leg.tuple.dst.addr));
+            let Some(server) = server else {
+                return self.discard(packet.frame, DropReason::OldLeg, out);
+            };
+            packet = match self.leaves(packet, &server, 0, out) {
+                Some(packet) => packet,
+                None => return,
+            };
             let up = self.legs.get_mut(id).and_then(|leg| leg.up.as_mut());
             let Some(translation) = up else {
                 return self.discard(packet.frame, DropReason::OldLeg, out);
@@ -345,9 +305,4 @@ impl<F: Frame> Pipeline<F> {
         }
         self.forward(packet, out);
     }
-}
-
-/// Whether routers may not fragment the packet.
-fn is_whole<F: Frame>(packet: &Packet<F>) -> bool {
-    packet.meta.v6 || packet.frame.data().get(ETH_LEN + 6).is_some_and(|flags| flags & 0x40 != 0)
 }

@@ -2,6 +2,7 @@
 //! (RFC 5508 section 4 for address translators; RFC 5927 section 4.1 for whom to believe).
 
 use crate::drop::{DropReason, PuntReason};
+use crate::fib::NextHop;
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
@@ -11,8 +12,12 @@ use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline, PuntTo, Punted};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
-use crate::wire::addr::Endpoint;
+use crate::wire::addr::{Addr, Endpoint};
+use crate::wire::error::{self, Error};
 use crate::wire::icmp::IcmpMeta;
+
+/// ICMP errors that a worker sends in a second, at most.
+const ERRORS_PER_SECOND: u32 = 1000;
 
 impl<F: Frame> Pipeline<F> {
     /// Takes an ICMP error that quotes a TCP segment. What is not about a joined connection goes to the kernel as it came.
@@ -61,6 +66,48 @@ impl<F: Frame> Pipeline<F> {
         let reason = PuntReason::NotIntercepted;
         self.counters.punt(reason);
         out.punt.push(Punted { to: PuntTo::Forward, reason, frame });
+    }
+
+    /// Whether a segment of a spliced connection can leave for `to`. If not, its sender is told here, in the words that it
+    /// knows: what the kernel would quote is rewritten already.
+    pub(crate) fn leaves(
+        &mut self,
+        packet: Packet<F>,
+        to: &Addr,
+        grows: u16,
+        out: &mut Output<F>,
+    ) -> Option<Packet<F>> {
+        let NextHop::Forward { mtu, .. } = self.hops.next_hop(&self.fib, to) else { return Some(packet) };
+        let meta = packet.meta;
+        let mtu = mtu.saturating_sub(grows);
+        let fits = meta.ip_len() <= mtu || meta.reassembled;
+        let (error, reason) = if meta.ttl <= 1 {
+            (Error::TimeExceeded, DropReason::TtlExpired)
+        } else if !fits && !error::may_fragment(packet.frame.data(), &meta) {
+            (Error::TooBig { mtu }, DropReason::TooBig)
+        } else {
+            return Some(packet);
+        };
+        self.tell_sender(&packet, error, out);
+        self.discard(packet.frame, reason, out);
+        None
+    }
+
+    fn tell_sender(&mut self, packet: &Packet<F>, error: Error, out: &mut Output<F>) {
+        // As the kernel's icmp_msgs_per_sec.
+        if self.now.saturating_sub(self.errors_since).0 >= Nanos::from_secs(1).0 {
+            (self.errors_since, self.errors) = (self.now, 0);
+        }
+        let Some(from) = self.fib.source(packet.meta.tuple.src.addr.ip()) else { return };
+        if self.errors >= ERRORS_PER_SECOND {
+            return;
+        }
+        let Some(mut frame) = out.free.pop() else { return self.counters.drop(DropReason::NoFrame) };
+        self.errors += 1;
+        match error::build(&mut frame, (packet.frame.data(), &packet.meta), &from.into(), error) {
+            Some(meta) => self.forward(Packet { frame, port: PortId(u8::MAX), meta }, out),
+            None => out.free.push(frame),
+        }
     }
 
     /// An error about the SYN of a server leg.

@@ -16,6 +16,7 @@ use crate::tcp::options::{self, SynOptions, Timestamps};
 use crate::tcp::translate::{TimestampMode, Translation};
 use crate::wire::build::{Segment, SegmentOptions};
 
+use super::dial::TIMESTAMPS_LEN;
 use super::timers;
 
 /// How often a PROXY header is sent again before the connection is given up with [`timers::UNACKED`].
@@ -176,6 +177,11 @@ impl<F: Frame> Pipeline<F> {
             }
             return None;
         }
+        let grows = up.own_timestamps(self.now).map_or(0, |_| TIMESTAMPS_LEN);
+        let client = up.client.src.addr;
+        packet = self.leaves(packet, &client, grows, out)?;
+        let leg = self.legs.get_mut(id)?;
+        let up = leg.up.as_mut()?;
         let acks_header = meta.flags.ack() && !meta.ack.before(up.start);
         match up.to_client(&mut packet.frame, &meta, self.now) {
             Ok(meta) => packet.meta = meta,

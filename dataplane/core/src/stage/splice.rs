@@ -82,7 +82,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     fn inspected_is_acked(&self, hold: u32, ack: crate::tcp::seq::Seq) -> bool {
-        self.holds.get(hold).is_some_and(|h| !ack.before(h.start.add(self.holds.contiguous(hold))))
+        self.holds.get(hold).is_some_and(|h| !ack.before(h.start.add(self.holds.inspected(hold))))
     }
 
     fn splice_rst(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {

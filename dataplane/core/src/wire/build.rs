@@ -7,9 +7,7 @@ use crate::parse::Meta;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{self, Timestamps};
 use crate::tcp::seq::Seq;
-use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::edit;
-use crate::wire::icmp::{ICMP_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6};
 
 /// TTL and hop limit of what weir sends (RFC 1700; the kernel's default).
 const TTL: u8 = 64;
@@ -113,7 +111,7 @@ pub fn segment<F: Frame>(frame: &mut F, segment: &Segment, payload: &[u8]) -> Op
     frame.set_len(end);
     let bytes = frame.data_mut();
     bytes.get_mut(..data)?.fill(0);
-    ip_header(bytes, &meta, IPPROTO_TCP)?;
+    ip_header(bytes, &meta)?;
     put(bytes, l4, &segment.tuple.src.port.to_be_bytes());
     put(bytes, l4 + 2, &segment.tuple.dst.port.to_be_bytes());
     put(bytes, l4 + 4, &segment.seq.0.to_be_bytes());
@@ -154,62 +152,14 @@ pub fn syn_ack<F: Frame>(
     Some(meta)
 }
 
-/// Turns the frame of a segment that is larger than `mtu` octets into the ICMP error that tells its sender (RFC 1191 section 4, RFC 4443
-/// section 3.2): from `router`, with the segment's headers quoted. `None` when it does not fit.
-pub fn too_big<F: Frame>(frame: &mut F, segment: &Meta, router: &Addr, mtu: u16) -> Option<Meta> {
-    let v6 = segment.v6;
-    if router.is_v4() == v6 {
-        return None;
-    }
-    let l4 = ETH_LEN + if v6 { IPV6_LEN } else { IPV4_LEN };
-    let quote = l4 + ICMP_LEN;
-    let quoted = ETH_LEN..usize::from(segment.payload);
-    let end = quote + quoted.len();
-    if frame.capacity() < end || frame.data().len() < quoted.end {
-        return None;
-    }
-    let port = 0;
-    let meta = Meta {
-        tuple: Tuple {
-            src: Endpoint { addr: *router, port },
-            dst: Endpoint { addr: segment.tuple.src.addr, port },
-        },
-        v6,
-        l4: u16::try_from(l4).ok()?,
-        payload: u16::try_from(end).ok()?,
-        end: u16::try_from(end).ok()?,
-        ttl: TTL,
-        flags: TcpFlags(0),
-        seq: segment.seq,
-        ack: Seq(0),
-        window: 0,
-        reassembled: false,
-    };
-    frame.set_len(end.max(quoted.end));
-    frame.data_mut().copy_within(quoted, quote);
-    frame.set_len(end);
-    let bytes = frame.data_mut();
-    bytes.get_mut(..quote)?.fill(0);
-    let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
-    ip_header(bytes, &meta, protocol)?;
-    put(bytes, l4, if v6 { &[2, 0] } else { &[3, 4] });
-    put(bytes, l4 + 6, &mtu.to_be_bytes());
-    let message = bytes.get(l4..end)?;
-    let (src, dst) = (&meta.tuple.src.addr, &meta.tuple.dst.addr);
-    let pseudo = if v6 { checksum::pseudo_of(protocol, src, dst, message.len()) } else { 0 };
-    let sum = !checksum::fold(checksum::sum(message, pseudo));
-    put(bytes, l4 + 2, &sum.to_be_bytes());
-    Some(meta)
-}
-
 /// Writes EtherType and IP header into zeroed octets.
-fn ip_header(bytes: &mut [u8], meta: &Meta, protocol: u8) -> Option<()> {
+fn ip_header(bytes: &mut [u8], meta: &Meta) -> Option<()> {
     let (src, dst) = (&meta.tuple.src.addr, &meta.tuple.dst.addr);
     if meta.v6 {
         put(bytes, 12, &ETHERTYPE_IPV6.to_be_bytes());
         put(bytes, ETH_LEN, &[0x60]);
         put(bytes, ETH_LEN + 4, &(meta.end - meta.l4).to_be_bytes());
-        put(bytes, ETH_LEN + 6, &[protocol, TTL]);
+        put(bytes, ETH_LEN + 6, &[IPPROTO_TCP, TTL]);
         put(bytes, ETH_LEN + 8, &src.0);
         put(bytes, ETH_LEN + 24, &dst.0);
         return Some(());
@@ -218,7 +168,7 @@ fn ip_header(bytes: &mut [u8], meta: &Meta, protocol: u8) -> Option<()> {
     put(bytes, ETH_LEN, &[0x45]);
     put(bytes, ETH_LEN + 2, &meta.ip_len().to_be_bytes());
     // Don't Fragment; an atomic datagram's identification may be anything (RFC 6864 section 4.1).
-    put(bytes, ETH_LEN + 6, &[0x40, 0, TTL, protocol]);
+    put(bytes, ETH_LEN + 6, &[0x40, 0, TTL, IPPROTO_TCP]);
     put(bytes, ETH_LEN + 12, src.0.get(12..)?);
     put(bytes, ETH_LEN + 16, dst.0.get(12..)?);
     let sum = !checksum::fold(checksum::sum(bytes.get(ETH_LEN..ETH_LEN + IPV4_LEN)?, 0));

@@ -6,6 +6,7 @@ pub mod addr;
 pub mod build;
 pub mod checksum;
 pub mod edit;
+pub mod error;
 pub mod extension;
 pub mod icmp;
 pub mod patch;

@@ -191,6 +191,11 @@ impl Queue {
         asked - left
     }
 
+    /// How many frames the fill ring has room for.
+    pub fn fill_room(&self) -> usize {
+        if self.is_alive { (self.sizes.fill as usize).saturating_sub(self.rx_held.len()) } else { 0 }
+    }
+
     /// Gives free frames, from the end of `free`, to be received into, as many as fit; returns how many.
     pub fn fill(&mut self, free: &mut Vec<Frame>) -> usize {
         let room = (self.sizes.fill as usize).saturating_sub(self.rx_held.len());

@@ -7,7 +7,6 @@ use etherparse::{PacketHeaders, TransportHeader};
 use super::*;
 use crate::frame::HeapFrame;
 use crate::parse::{Parsed, parse};
-use crate::wire::icmp::IcmpKind;
 
 const V4: (&str, &str) = ("10.0.0.1:5000", "192.0.2.1:443");
 const V6: (&str, &str) = ("[2001:db8::1]:5000", "[fd00::1]:443");
@@ -118,27 +117,4 @@ fn lengthen(frame: &HeapFrame) -> HeapFrame {
         bytes[24..26].copy_from_slice(&sum.to_be_bytes());
     }
     HeapFrame::from_packet(&bytes, 256)
-}
-
-#[test]
-fn error_about_a_segment_that_is_too_big_reads_as_one_that_quotes_it() {
-    for (ends, router) in [(V4, "10.0.0.254:0"), (V6, "[2001:db8::fe]:0")] {
-        let mut frame = HeapFrame::new(2048);
-        let meta = segment(&mut frame, &make(ends, 0x10, every_option()), &[7; 1400]).unwrap();
-        let from: Endpoint = router.parse::<SocketAddr>().unwrap().into();
-        let told = too_big(&mut frame, &meta, &from.addr, 1300).unwrap();
-        assert_eq!((told.tuple.src.addr, told.tuple.dst.addr), (from.addr, meta.tuple.src.addr));
-        let Ok(Parsed::Icmp(read)) = parse(frame.data()) else { panic!("an ICMP error") };
-        assert_eq!(
-            (read.kind, read.quoted, read.seq),
-            (IcmpKind::TooBig { mtu: 1300 }, meta.tuple, meta.seq)
-        );
-        assert_eq!(read.sum(frame.data()), 0xffff);
-        assert_eq!(frame.data().len(), usize::from(told.end));
-        let headers = PacketHeaders::from_ethernet_slice(frame.data()).unwrap();
-        assert!(matches!(headers.transport, Some(TransportHeader::Icmpv4(_) | TransportHeader::Icmpv6(_))));
-    }
-    let mut small = HeapFrame::new(60);
-    let meta = segment(&mut small, &make(V4, 0x10, SegmentOptions::default()), &[]).unwrap();
-    assert!(too_big(&mut small, &meta, &meta.tuple.dst.addr, 576).is_none());
 }

@@ -1,0 +1,133 @@
+//! The kernel's TCP at both ends, bad links, weir between them: many connections at once, and every octet of each arrives.
+//!
+//! `make test` plays [`FEW`] connections of each variant, `make soak` (or `WEIR_SOAK=1`) [`MANY`]. A mebibyte goes each way
+//! in each; both ends compare all of it. Neither wire may see an RST.
+
+mod client;
+mod hello;
+mod origin;
+mod talk;
+mod variant;
+#[allow(dead_code, reason = "the gateway's tests ask for more")]
+#[path = "../gateway/weir.rs"]
+mod weir;
+
+use std::time::{Duration, Instant};
+
+use weir_control::lab::{Badness, Carried, Lab, LabOptions};
+
+use client::{Call, Clients};
+use origin::Origin;
+use variant::{VARIANTS, Variant};
+use weir::Weir;
+
+/// Connections of a variant in `make test`, and how long they may take.
+const FEW: usize = 120;
+const SHORT: Duration = Duration::from_secs(90);
+/// The same in `make soak`.
+const MANY: usize = 1000;
+const LONG: Duration = Duration::from_secs(900);
+/// Connections that are open at the same time.
+const AT_ONCE: usize = 400;
+/// One segment in a hundred is lost on each link, and as many are overtaken.
+const BAD: Badness = Badness {
+    loses: 100,
+    copies: 1000,
+    damages: 2000,
+    reorders: 100,
+    kept_back: Duration::from_millis(4),
+    delay: Duration::ZERO,
+    seed: 1,
+};
+
+#[test]
+fn connections_over_bad_links_arrive_whole_and_without_a_reset() {
+    let soak = std::env::var_os("WEIR_SOAK").is_some();
+    let (count, limit) = if soak { (MANY, LONG) } else { (FEW, SHORT) };
+    for variant in VARIANTS.iter().filter(|variant| variant.plays) {
+        play(variant, count, limit);
+    }
+}
+
+fn play(variant: &Variant, count: usize, limit: Duration) {
+    let options = LabOptions { queues: 1, forwarding: Some(true) };
+    // A bit more on one wire and a bit less on the other may leave the sum right (RFC 1071): one of them damages.
+    let wan = Badness { seed: BAD.seed + 1, damages: 0, ..BAD };
+    let Some(mut lab) = Lab::with_bad_links_for_test(&options, BAD, wan) else { return };
+    let (from, name) = (Instant::now(), variant.name);
+    carry(&lab, variant, count, limit);
+    let carried = lab.stop_wires().expect("bad links have wires");
+    report(name, count, from.elapsed(), &carried);
+    for (link, carried) in ["lan", "wan"].into_iter().zip(&carried) {
+        assert!(carried.lost > 0 && carried.reordered > 0, "{name}: {link} was not bad: {carried:?}");
+        if variant.resets_first_server && link == "wan" {
+            // The server that the client asked for is let go by an RST: one for each connection, and none besides.
+            assert_eq!(carried.resets, count as u64, "{name}: RSTs on {link}");
+            continue;
+        }
+        let shown: Vec<_> = carried.first_resets.iter().filter_map(|frame| frame.tcp()).collect();
+        assert_eq!(carried.resets, 0, "{name}: RSTs on {link}: {shown:#?}");
+    }
+}
+
+/// Plays all connections through a weir that runs as the variant says.
+fn carry(lab: &Lab, variant: &Variant, count: usize, limit: Duration) {
+    let name = variant.name;
+    let origin = Origin::start(lab, variant);
+    let mut weir = Weir::new(lab, &variant.config());
+    weir.start();
+    // The clients of both families make the gateway's neighbours known.
+    let first: Vec<Call> = (0..4).map(|number| Call::numbered(number, 10_000)).collect();
+    let rest: Vec<Call> = (4..4 + count).map(|number| Call::numbered(number, 1 << 20)).collect();
+    for calls in [first, rest] {
+        let expected = calls.len();
+        let (done, failed) = lab.client.run(|| Clients::new(calls, AT_ONCE).run(limit));
+        let told = format!("{name}: {done} of {expected} connections arrived in {limit:?}");
+        assert!(done == expected && failed.is_empty(), "{told}: {failed:#?}\n{}", weir.status());
+    }
+    let (served, failed) = origin.stop(count + 4);
+    assert!(
+        served == count + 4 && failed.is_empty(),
+        "{name}: served {served}: {failed:#?}\n{}",
+        weir.status()
+    );
+    assert_roads(&weir, variant, count + 4);
+    let ended = weir.stop();
+    assert_eq!(ended.code(), 0, "{name}: weir run ended with {ended:?}");
+}
+
+/// All went by the fast road. What the kernel was given besides: packets whose neighbour was not known yet, and those
+/// whose ports a wire has damaged, which look like connections from before.
+fn assert_roads(weir: &Weir<'_>, variant: &Variant, count: usize) {
+    let (name, status) = (variant.name, weir.status());
+    for punt in status["punts"].as_array().expect("a list") {
+        let explained = punt["name"] == "no-neighbour" || punt["name"] == "midstream" || punt["count"] == 0;
+        assert!(explained, "{name}: {punt}\n{}", told(weir));
+    }
+    let midstream = weir.count("punts", "midstream");
+    assert!(
+        midstream <= count as u64 / 10,
+        "{name}: {midstream} packets of unknown connections\n{}",
+        told(weir)
+    );
+    for total in ["opened", "allowed"] {
+        let counted = weir.count("flows", total);
+        assert!(counted >= count as u64, "{name}: {counted} of {count} {total}\n{}", told(weir));
+    }
+}
+
+/// The counters that are not zero.
+fn told(weir: &Weir<'_>) -> String {
+    let status = weir.status();
+    let lists = ["drops", "punts", "flows"].into_iter().filter_map(|name| status[name].as_array());
+    let counts = lists.flatten().filter(|count| count["count"] != 0);
+    counts.map(|count| format!("{}: {}\n", count["name"], count["count"])).collect()
+}
+
+fn report(name: &str, count: usize, took: Duration, carried: &[Carried; 2]) {
+    let [lan, wan] = carried.each_ref().map(|link| {
+        let Carried { frames, lost, reordered, copied, damaged, refused, late_resets, .. } = link;
+        format!("{frames} frames, {lost} lost, {reordered} reordered, {copied} copied, {damaged} damaged, {refused} refused, {late_resets} RSTs behind FINs")
+    });
+    println!("{name}: {count} connections of 1 MiB each way in {took:.1?}\n  lan: {lan}\n  wan: {wan}");
+}
