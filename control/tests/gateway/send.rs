@@ -200,6 +200,24 @@ fn server_without_an_answer_is_replaced() {
 }
 
 #[test]
+fn server_that_is_not_on_its_link_is_replaced() {
+    for (handshake, more) in [("answer", ""), ("through", "source = \"gateway\"")] {
+        let absent = ["192.0.2.99:80".to_owned(), "[2001:db8:2::99]:80".to_owned()];
+        let list = [absent.to_vec(), servers(2, HTTP)].concat();
+        play(&sending(handshake, &list, &format!("hash = \"flow\"\n{more}")), |world| {
+            for family in Family::BOTH {
+                until("a connection was tried on two servers", || {
+                    let before = world.weir.count("flows", "retried");
+                    exchange_intact(&mut world.connect(family, HTTP), POOLED, 10_000);
+                    world.weir.count("flows", "retried") > before
+                });
+            }
+            assert_idle(&world.weir);
+        });
+    }
+}
+
+#[test]
 fn legs_of_other_workers_carry_many_clients() {
     for (handshake, more) in [("answer", ""), ("through", ""), ("answer", "source = \"gateway\"")] {
         let more = format!("hash = \"flow\"\n{more}");
