@@ -56,7 +56,7 @@ impl Origin {
 }
 
 fn serve(listeners: &[(TcpListener, bool)], header: bool, wanted: &AtomicUsize) -> (usize, Vec<String>) {
-    let (mut open, mut done, mut failed) = (Vec::new(), 0, Vec::new());
+    let (mut open, mut done, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut buffer = vec![0; ROOM];
     let mut end = None;
     loop {
@@ -70,15 +70,13 @@ fn serve(listeners: &[(TcpListener, bool)], header: bool, wanted: &AtomicUsize) 
             }
         }
         // Waits for at most a tick, so that new connections are not kept waiting for long.
-        let (now_done, now_failed) = step_all(&mut open, &mut buffer);
-        done += now_done;
-        failed.extend(now_failed);
+        failed.extend(step_all(&mut open, &mut done, &mut buffer));
         let wanted = wanted.load(Ordering::Relaxed);
         if wanted != usize::MAX {
             let end = *end.get_or_insert_with(|| Instant::now() + PATIENCE);
-            if done >= wanted || Instant::now() > end {
+            if done.len() >= wanted || Instant::now() > end {
                 failed.extend(open.iter().take(10).map(|talk| format!("not in time: {talk:?}")));
-                return (done, failed);
+                return (done.len(), failed);
             }
         }
     }
