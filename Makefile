@@ -5,16 +5,19 @@ CARGO ?= cargo
 # For building (BPF with clang, libelf for libbpf) and for running (nft); the tests look at hosts with ip and ethtool too.
 PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables iproute2 ethtool
 
-.PHONY: build demo test soak bench bench-flood lint deps clean
+# A server that is not ours and understands PROXY headers. It is not installed, only put there.
+NGINX := $(CURDIR)/target/nginx
+
+.PHONY: build demo test soak bench bench-flood lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
 
-demo: build
-	target/release/weir demo $(ARGS)
+demo: build nginx
+	PATH="$$PATH:$(NGINX)" target/release/weir demo $(ARGS)
 
-test: deps
-	$(CARGO) test --workspace --quiet
+test: deps nginx
+	PATH="$$PATH:$(NGINX)" $(CARGO) test --workspace --quiet
 
 # A million simulated connections (COUNT), or one of them again: make soak SEED=n
 COUNT ?= 1000000
@@ -34,6 +37,9 @@ lint: deps
 
 deps:
 	@.ci/packages $(PACKAGES)
+
+nginx:
+	@.ci/nginx $(NGINX)
 
 clean:
 	$(CARGO) clean

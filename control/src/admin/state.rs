@@ -274,7 +274,7 @@ fn merge(mut flows: Vec<FlowView>, relayed: Vec<RelayFlow>) -> Vec<FlowView> {
         }
     }
     for relayed in relayed {
-        let place = places.get(&(relayed.client, relayed.server));
+        let place = places.get(&(relayed.client, relayed.destination));
         match place.and_then(|place| flows.get_mut(*place)) {
             Some(flow) => *flow = of_relay(relayed, Some(flow)),
             None => flows.push(of_relay(relayed, None)),
@@ -286,7 +286,7 @@ fn merge(mut flows: Vec<FlowView>, relayed: Vec<RelayFlow>) -> Vec<FlowView> {
 fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
     FlowView {
         client: flow.client,
-        destination: flow.server,
+        destination: flow.destination,
         server: flow.server,
         host: flow.host,
         protocol: flow.protocol,

@@ -104,6 +104,8 @@ pub struct Response {
     pub hash: String,
     /// SHA-256 that the origin announced.
     pub announced_hash: Option<String>,
+    /// Client and destination, as the origin says a PROXY header named them.
+    pub proxied: Option<String>,
     /// The body's first kilobyte.
     pub start: Vec<u8>,
 }
@@ -142,6 +144,7 @@ pub fn get(
         length: 0,
         hash: String::new(),
         announced_hash: head.hash,
+        proxied: head.proxied,
         start: Vec::new(),
     };
     let mut hasher = Hasher::default();
@@ -169,6 +172,7 @@ struct Head {
     status: u16,
     length: u64,
     hash: Option<String>,
+    proxied: Option<String>,
 }
 
 fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
@@ -180,6 +184,7 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
         status: status.and_then(|code| code.parse().ok()).ok_or_else(invalid)?,
         length: 0,
         hash: None,
+        proxied: None,
     };
     for line in lines {
         let line = line?;
@@ -190,6 +195,7 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => head.length = value.trim().parse().map_err(|_| invalid())?,
             "x-sha256" => head.hash = Some(value.trim().to_owned()),
+            "x-proxied" => head.proxied = Some(value.trim().to_owned()),
             _ => {}
         }
     }

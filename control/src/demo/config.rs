@@ -53,18 +53,25 @@ mod tests {
 
     #[test]
     fn built_in_file_names_what_the_scenarios_ask_for() {
-        use crate::demo::origin::{HTTP_PORT, HTTPS_PORTS, SERVER_FIRST_PORT};
-        use crate::demo::scenario::{ALLOWED_NAME, DENIED_NAME};
+        use crate::demo::origin::{HTTP_PORT, HTTPS_PORTS, SERVER_FIRST_PORTS};
+        use crate::demo::scenario::{
+            ALLOWED_NAME, DENIED_NAME, GATEWAY_NAME, NGINX_NAME, NOBODY_NAME, SENT_NAME,
+        };
         let relayed = [crate::lab::IPV4, crate::lab::IPV6].map(|family| family.other_client.to_string());
-        for needed in [DENIED_NAME, crate::lab::LAN_DEVICE, crate::lab::WAN_DEVICE, &relayed[0], &relayed[1]]
-        {
+        let names = [DENIED_NAME, GATEWAY_NAME, NGINX_NAME, NOBODY_NAME, SENT_NAME];
+        let devices = [crate::lab::LAN_DEVICE, crate::lab::WAN_DEVICE, &relayed[0], &relayed[1]];
+        for needed in names.into_iter().chain(devices) {
             assert!(BUILT_IN.contains(needed), "{needed}");
         }
         assert!(!BUILT_IN.contains(ALLOWED_NAME));
         let parsed: toml::Table = toml::from_str(BUILT_IN).expect("TOML");
-        let taken = parsed["intercept"][0]["tcp"].as_array().expect("ports").clone();
-        for port in [HTTPS_PORTS[0], HTTP_PORT, SERVER_FIRST_PORT] {
-            assert!(taken.contains(&i64::from(port).into()), "port {port}");
+        for (intercept, handshake) in ["answer", "through"].into_iter().enumerate() {
+            let intercept = &parsed["intercept"][intercept];
+            assert_eq!(intercept["handshake"].as_str(), Some(handshake));
+            let taken = intercept["tcp"].as_array().expect("ports");
+            for port in [HTTPS_PORTS[0], HTTP_PORT, SERVER_FIRST_PORTS[0], SERVER_FIRST_PORTS[1]] {
+                assert!(taken.contains(&i64::from(port).into()), "port {port}");
+            }
         }
     }
 }

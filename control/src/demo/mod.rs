@@ -20,8 +20,8 @@ use std::time::Instant;
 use crate::lab::{Lab, LabError, LabOptions, differences, host_state};
 use gateway::Gateway;
 use origin::OriginError;
-use report::{Report, Row};
-use scenario::{EarlyConnection, SCENARIOS, kill, play_kill};
+use report::{Report, Row, Table};
+use scenario::{Case, EarlyConnection, NGINX_NAME, SCENARIOS, Variant, kill, play_kill};
 use stage::{Differs, Family, Road, Seen, Stage};
 
 /// What can be chosen about a demo.
@@ -80,9 +80,10 @@ pub fn main(options: &DemoOptions) -> Result<u8, DemoError> {
     if !options.json {
         writeln!(std::io::stdout(), "{}", report::heading()).map_err(DemoError::Print)?;
     }
+    let mut table = Table::default();
     let report = run(options, &mut |progress| {
         if printed.is_ok() {
-            printed = print(&progress, options.json);
+            printed = print(&progress, options.json, &mut table);
         }
     })?;
     printed.map_err(DemoError::Print)?;
@@ -98,14 +99,14 @@ pub enum Progress<'a> {
     Report(&'a Report),
 }
 
-fn print(progress: &Progress<'_>, json: bool) -> std::io::Result<()> {
+fn print(progress: &Progress<'_>, json: bool, table: &mut Table) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     match (progress, json) {
-        (Progress::Row(row), false) => writeln!(out, "{}", row.lines()),
+        (Progress::Row(row), false) => write!(out, "{}", table.push(row)),
         (Progress::Row(_), true) => Ok(()),
         (Progress::Report(report), false) => {
             let log = report.gateway_log.iter().map(|line| format!("weir: {line}\n")).collect::<String>();
-            writeln!(out, "\n{log}{}", report.summary())
+            writeln!(out, "{}\n{log}{}", table.finish(), report.summary())
         }
         (Progress::Report(report), true) => writeln!(out, "{}", serde_json::to_string_pretty(report)?),
     }
@@ -121,9 +122,9 @@ pub fn run(options: &DemoOptions, tell: &mut dyn FnMut(Progress<'_>)) -> Result<
     let config = config::prepare(&lab, options)?;
     let mut stage = Stage::new(&lab)?;
     let state_before = host_state(&lab.gateway)?;
-    let early = Family::BOTH
-        .map(|family| EarlyConnection::open(&stage, family).map_err(DemoError::Forwarding))
-        .into_iter()
+    stage.start_nginx(NGINX_NAME);
+    let early = cases(Variant::DIRECT)
+        .map(|case| EarlyConnection::open(&stage, case).map_err(DemoError::Forwarding))
         .collect::<Result<Vec<_>, _>>()?;
 
     let mut gateway = Gateway::new(&lab, &options.weir, &config, options.verbose);
@@ -155,7 +156,8 @@ struct Rows<'a> {
 /// What a row says before its scenario is played.
 struct Asked {
     scenario: &'static str,
-    family: &'static str,
+    /// Family, and variant where there are such.
+    case: (&'static str, &'static str),
     asked: &'static str,
     expected: &'static str,
     road: &'static str,
@@ -166,7 +168,7 @@ impl Rows<'_> {
         for connection in early {
             let asked = Asked {
                 scenario: "opened-before",
-                family: connection.family().name(),
+                case: connection.case().names(),
                 asked: EarlyConnection::ASKED,
                 expected: EarlyConnection::EXPECTED,
                 road: EarlyConnection::ROAD,
@@ -179,16 +181,16 @@ impl Rows<'_> {
 
     fn play_table(&mut self, stage: &Stage<'_>) {
         for scenario in SCENARIOS {
-            for family in Family::BOTH {
+            for case in cases(scenario.variants) {
                 let asked = Asked {
                     scenario: scenario.name,
-                    family: family.name(),
+                    case: case.names(),
                     asked: scenario.asked,
                     expected: scenario.expected,
                     road: scenario.road,
                 };
                 let started = Instant::now();
-                let result = (scenario.play)(stage, family);
+                let result = (scenario.play)(stage, case);
                 self.push(asked, started, result);
             }
         }
@@ -199,7 +201,7 @@ impl Rows<'_> {
         for (family, result) in play_kill(stage) {
             let asked = Asked {
                 scenario: "killed",
-                family: family.name(),
+                case: Case { family, variant: Variant::Through }.names(),
                 asked: kill::ASKED,
                 expected: kill::EXPECTED,
                 road: kill::ROAD,
@@ -213,7 +215,7 @@ impl Rows<'_> {
         let Some(gateway) = &stage.gateway else { return Ok(()) };
         let asked = Asked {
             scenario: "clean",
-            family: "both",
+            case: ("both", ""),
             asked: "weir clean after the kill",
             expected: "ip rules, all routing tables, nft ruleset, sysctls and links as before",
             road: "",
@@ -243,7 +245,8 @@ impl Rows<'_> {
         }
         let row = Row {
             scenario: asked.scenario,
-            family: asked.family,
+            family: asked.case.0,
+            variant: asked.case.1,
             asked: asked.asked.into(),
             expected: asked.expected.into(),
             happened,
@@ -255,6 +258,11 @@ impl Rows<'_> {
         (self.tell)(Progress::Row(&row));
         self.report.rows.push(row);
     }
+}
+
+/// All variants, each on both families.
+fn cases(variants: &[Variant]) -> impl Iterator<Item = Case> {
+    variants.iter().flat_map(|&variant| Family::BOTH.map(|family| Case { family, variant }))
 }
 
 /// Runs weir again, tells how to get into the lab, and waits for the interruption that ends the process.

@@ -11,6 +11,8 @@ pub struct Row {
     pub scenario: &'static str,
     /// `IPv4`, `IPv6`, or `both`.
     pub family: &'static str,
+    /// How the connection was set up: the handshake, and whether the verdict sent it to a pool. Empty without one.
+    pub variant: &'static str,
     /// What was asked of the gateway.
     pub asked: String,
     /// What should happen.
@@ -55,8 +57,15 @@ impl Report {
 }
 
 /// Columns of the table: heading and width in characters.
-const COLUMNS: [(&str, usize); 6] =
-    [("asked", 34), ("IP", 4), ("expected", 30), ("happened", 38), ("road (verdict, rule)", 22), ("time", 7)];
+const COLUMNS: [(&str, usize); 7] = [
+    ("asked", 29),
+    ("handshake", 9),
+    ("IP", 4),
+    ("expected", 27),
+    ("happened", 34),
+    ("road (verdict, rule)", 22),
+    ("time", 6),
+];
 
 /// The heading of the table and the line below it.
 pub fn heading() -> String {
@@ -65,14 +74,68 @@ pub fn heading() -> String {
     format!("{}\n{}", lay_out(&names), lay_out(&rules))
 }
 
+/// The rows of the report as a table that is written while they come. What is alike on both families is one row, and what a
+/// row asks is not repeated below the first of its scenario.
+#[derive(Debug, Default)]
+pub struct Table {
+    waiting: Option<Row>,
+    scenario: &'static str,
+}
+
+impl Table {
+    /// Takes the next row; the lines that are complete with it.
+    pub fn push(&mut self, row: &Row) -> String {
+        match self.waiting.take() {
+            Some(first) if first.is_like(row) => {
+                let milliseconds = first.milliseconds + row.milliseconds;
+                self.lines(Row { family: "both", milliseconds, ..first })
+            }
+            Some(first) => {
+                self.waiting = Some(row.clone());
+                self.lines(first)
+            }
+            None => {
+                self.waiting = Some(row.clone());
+                String::new()
+            }
+        }
+    }
+
+    /// The lines that are left at the end.
+    pub fn finish(&mut self) -> String {
+        self.waiting.take().map(|row| self.lines(row)).unwrap_or_default()
+    }
+
+    fn lines(&mut self, mut row: Row) -> String {
+        if row.scenario == self.scenario {
+            row.asked.clear();
+            row.expected.clear();
+        }
+        self.scenario = row.scenario;
+        row.lines() + "\n"
+    }
+}
+
 impl Row {
+    /// Whether another row says the same of the other family.
+    fn is_like(&self, other: &Self) -> bool {
+        let what = |row: &Self| {
+            (row.scenario, row.variant, row.happened.clone(), row.road.clone(), row.why.clone(), row.ok)
+        };
+        self.family != other.family && what(self) == what(other)
+    }
+
     /// The row as lines of the table; cells that are too long go on below.
     pub fn lines(&self) -> String {
         let happened = if self.ok { self.happened.clone() } else { format!("DIFFERS: {}", self.happened) };
-        let road =
-            if self.why.is_empty() { self.road.clone() } else { format!("{} ({})", self.road, self.why) };
+        // Of the rule's place the file's name will do.
+        let why: Vec<&str> =
+            self.why.split(", ").map(|word| word.rsplit('/').next().unwrap_or(word)).collect();
+        let why = why.join(", ");
+        let road = if why.is_empty() { self.road.clone() } else { format!("{} ({why})", self.road) };
         lay_out(&[
             self.asked.clone(),
+            self.variant.into(),
             self.family.into(),
             self.expected.clone(),
             happened,
@@ -133,11 +196,12 @@ mod tests {
         Row {
             scenario: "https-allowed",
             family: "IPv4",
+            variant: "answer",
             asked: "GET 10 MiB over HTTPS from a host that no rule names".into(),
             expected: "allowed, hash equal".into(),
             happened: "reset".into(),
             road: "fast".into(),
-            why: String::new(),
+            why: "allow, /run/weir/demo.toml:60".into(),
             ok,
             milliseconds: 1250,
         }
@@ -149,8 +213,25 @@ mod tests {
         let text = format!("{}\n{}", heading(), row(true).lines());
         assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
         assert_eq!(row(true).lines().lines().count(), 2);
+        assert!(row(true).lines().contains(" demo.toml:60)"), "{}", row(true).lines());
         assert_eq!(wrap("2001:db8:2::10", 6), ["2001:d", "b8:2::", "10"]);
         assert_eq!(wrap("a b", 6), ["a b"]);
+    }
+
+    #[test]
+    fn rows_that_differ_in_the_family_alone_are_one_and_do_not_repeat_what_is_asked() {
+        let v6 = |row: Row| Row { family: "IPv6", milliseconds: 750, ..row };
+        let through = |row: Row| Row { variant: "through", ..row };
+        let mut table = Table::default();
+        assert_eq!(table.push(&row(true)), "");
+        let both = table.push(&v6(row(true)));
+        assert!(both.starts_with("GET 10 MiB") && both.contains("both") && both.contains("2.00 s"), "{both}");
+        assert_eq!(table.push(&through(row(true))), "");
+        let first = table.push(&v6(through(row(false))));
+        assert!(!first.contains("GET") && first.contains("IPv4") && !first.contains("DIFFERS"), "{first}");
+        let last = table.finish();
+        assert!(last.contains("IPv6") && last.contains("DIFFERS: reset"), "{last}");
+        assert_eq!(table.finish(), "");
     }
 
     #[test]

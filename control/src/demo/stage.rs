@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use super::DemoError;
 use super::client::{TlsClient, connect};
 use super::gateway::Gateway;
-use super::origin::{Authority, Origin, Records};
+use super::origin::{Authority, Nginx, Origin, Records};
 use crate::lab::{Addresses, Capture, CapturedFrame, IPV4, IPV6, Lab, LabError, Namespace, TcpFrame};
 
 /// An IP version; everything in the demo is played on both.
@@ -90,7 +90,10 @@ pub struct Stage<'lab> {
     pub origin: Origin,
     /// The weir between them; `None`: the kernel of the gateway namespace just forwards.
     pub gateway: Option<Gateway<'lab>>,
+    /// An origin that wants PROXY headers, or why there is none.
+    pub nginx: Result<Nginx, Differs>,
     tls: Arc<ClientConfig>,
+    authority: Authority,
 }
 
 impl<'lab> Stage<'lab> {
@@ -102,7 +105,13 @@ impl<'lab> Stage<'lab> {
         let authority = Authority::new().map_err(super::origin::OriginError::from)?;
         let tls = authority.client_config().map_err(super::origin::OriginError::from)?;
         let origin = Origin::start(&lab.server, &authority)?;
-        Ok(Self { lab, origin, gateway: None, tls })
+        Ok(Self { lab, origin, gateway: None, nginx: Err("nginx was not started".into()), tls, authority })
+    }
+
+    /// Starts nginx beside the origins, with a certificate for `name`. Where that cannot be, scenarios say why.
+    pub fn start_nginx(&mut self, name: &str) {
+        let pem = self.authority.pem(name).map_err(|error| error.to_string());
+        self.nginx = pem.and_then(|pem| Nginx::start(&self.lab.server, &pem));
     }
 
     /// Who reached the origins, and with what.
@@ -123,7 +132,14 @@ impl<'lab> Stage<'lab> {
     /// # Errors
     /// How the connection failed.
     pub fn connect_from(&self, source: IpAddr, family: Family, port: u16) -> Result<TcpStream, Differs> {
-        let target = family.origin(port);
+        self.connect_to(source, family.origin(port))
+    }
+
+    /// Connects the client with the address `source` to any server.
+    ///
+    /// # Errors
+    /// How the connection failed.
+    pub fn connect_to(&self, source: IpAddr, target: SocketAddr) -> Result<TcpStream, Differs> {
         connect(&self.lab.client, SocketAddr::new(source, 0), target)
             .map_err(|error| format!("connecting to {target} failed: {}", plainly(&error)))
     }

@@ -7,9 +7,9 @@ fn lab_without_weir_forwards() {
     let Some(lab) = Lab::for_test(&LabOptions { queues: 2, forwarding: Some(true) }) else { return };
     let stage = Stage::new(&lab).expect("origins");
     for scenario in SCENARIOS {
-        for family in Family::BOTH {
-            let result = (scenario.play)(&stage, family);
-            let at = format!("{} {}: {result:?}", scenario.name, family.name());
+        for case in cases(scenario.variants).filter(|case| !case.variant.to_pool()) {
+            let result = (scenario.play)(&stage, case);
+            let at = format!("{} {:?}: {result:?}", scenario.name, case.names());
             match scenario.name {
                 "https-denied" | "http-denied" => {
                     let answered = "the request was answered with status 200";
@@ -25,7 +25,8 @@ fn lab_without_weir_forwards() {
 fn downloads_without_weir_are_intact_and_early_connections_live() {
     let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
     let mut stage = Stage::new(&lab).expect("origins");
-    let early = Family::BOTH.map(|family| EarlyConnection::open(&stage, family).expect("open"));
+    let early = cases(Variant::DIRECT).map(|case| EarlyConnection::open(&stage, case).expect("open"));
+    let early: Vec<_> = early.collect();
     for (family, result) in play_kill(&mut stage) {
         let seen = result.unwrap_or_else(|differs| panic!("{}: {differs}", family.name()));
         assert!(seen.what.ends_with("hash equal"), "{}", seen.what);
@@ -85,7 +86,8 @@ fn connection_on_another_road_differs_though_it_worked() {
     for (road, lane, ok) in
         [("fast", "", true), ("fast", "express", true), ("kernel", "", false), ("", "", false)]
     {
-        let asked = Asked { scenario: "any", family: "IPv6", asked: "any", expected: "any", road: "fast" };
+        let asked =
+            Asked { scenario: "any", case: ("IPv6", ""), asked: "any", expected: "any", road: "fast" };
         let road = Road { name: road.into(), lane: lane.into(), why: "allow".into() };
         rows.push(asked, Instant::now(), Ok(Seen { what: "worked".into(), road }));
         assert_eq!(rows.report.rows.last().map(|row| row.ok), Some(ok));
@@ -95,4 +97,25 @@ fn connection_on_another_road_differs_though_it_worked() {
     assert_eq!(report.rows[1].road, "fast/express");
     assert_eq!(report.rows[2].happened, "worked, but not on the fast road");
     assert!(!report.is_ok());
+}
+
+#[test]
+fn nginx_names_the_ends_that_a_proxy_header_names() {
+    use std::io::{Read as _, Write as _};
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
+    let mut stage = Stage::new(&lab).expect("origins");
+    stage.start_nginx(NGINX_NAME);
+    if let Err(why) = &stage.nginx {
+        let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+        assert!(why.contains("there is no nginx") && !ci, "{why}");
+        return eprintln!("SKIPPED: {why}");
+    }
+    let target = "192.0.2.12:8080".parse().expect("an address");
+    let mut stream = stage.connect_to(Family::V4.addresses().client, target).expect("nginx listens");
+    let header = "PROXY TCP4 10.0.0.1 10.0.0.2 1000 80\r\n";
+    let request = "HEAD /body HTTP/1.1\r\nhost: nginx.example\r\nconnection: close\r\n\r\n";
+    stream.write_all(format!("{header}{request}").as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains("x-proxied: 10.0.0.1 1000 10.0.0.2 80\r\n"), "{answer}");
 }

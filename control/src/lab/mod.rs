@@ -9,8 +9,8 @@
 //!
 //! For `weir demo` and for the namespace tests. Nothing of the host is touched: namespaces are held by
 //! descriptors and threads of this process, so that they, their devices, rules and children vanish with it,
-//! whether it returns, panics, is interrupted or is killed. The gateway has its own mounts besides: an empty
-//! `/run`, its own `/sys` and BPF file system.
+//! whether it returns, panics, is interrupted or is killed. Gateway and server have their own mounts besides: an empty
+//! `/run`, a `/sys` and a BPF file system.
 //!
 //! ```no_run
 //! use weir_control::lab::{Lab, LabOptions};
@@ -201,7 +201,7 @@ impl Lab {
         let mut lab = Self {
             client: Namespace::new("client")?,
             gateway: Namespace::with_private_mounts("gateway")?,
-            server: Namespace::new("server")?,
+            server: Namespace::with_private_mounts("server")?,
             wires: None,
         };
         for namespace in [&lab.client, &lab.gateway, &lab.server] {

@@ -78,7 +78,7 @@ impl Parts {
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
         let mut publisher = Publisher::new();
         let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
-        let relay = start_relay(config, &links, &snapshot, &mut publisher, road.as_ref())?;
+        let relay = start_relay(config, &links, &snapshot, &mut publisher, &failures, road.as_ref())?;
         let dataplane = match &mut road {
             Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &failures)?),
             None => None,
@@ -368,11 +368,13 @@ fn start_relay(
     links: &[LinkInfo],
     snapshot: &Arc<Snapshot>,
     publisher: &mut Publisher,
+    failures: &Passive,
     road: Option<&Road>,
 ) -> Result<RelayHandle, Failure> {
     // Without a fast road nobody has raised them yet.
     process::raise_limits();
-    let relay = convert::relay_config(config, links)?;
+    let mut relay = convert::relay_config(config, links)?;
+    relay.failures = failures.clone();
     tracing::info!(
         workers = relay.workers,
         connections = relay.connections,

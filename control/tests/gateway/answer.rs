@@ -74,6 +74,8 @@ fn all_options(family: Family) -> Promised {
 fn allowed_connection_runs_both_ways_with_its_options_and_no_reset() {
     play(&answering(), |world| {
         for family in Family::BOTH {
+            // What a server grants is known from the first connection on: until then its MSS leaves room for timestamps.
+            exchange_intact(&mut world.connect(family, HTTP), ALLOWED, MIB);
             let watch = world.watch();
             let mut stream = world.connect(family, HTTP);
             let client = stream.local_addr().unwrap();
@@ -154,12 +156,7 @@ fn server_that_refuses_ends_the_client_with_a_reset() {
         for family in Family::BOTH {
             // The lab's servers listen everywhere but on an address that only refuses.
             let target = SocketAddr::new(family.addresses().servers[2], HTTP);
-            let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
-            let refuse = format!(
-                "{tool} -A INPUT -p tcp -d {} --dport {HTTP} -j REJECT --reject-with tcp-reset",
-                target.ip()
-            );
-            world.sh(&world.lab.server, &refuse);
+            world.filter_at_server(&format!("{} tcp dport {HTTP} reject with tcp reset", to(target)));
             let mut stream = world.connect_to(family, target).expect("weir answers");
             let client = stream.local_addr().unwrap();
             let error = fetch(&mut stream, ALLOWED, 1000).unwrap_err();
@@ -179,6 +176,12 @@ fn many_clients_of_two_workers_all_finish() {
         assert_eq!(world.weir.count("flows", "allowed"), 64);
         assert_idle(&world.weir);
     });
+}
+
+/// How nft says that a packet is for this server.
+pub fn to(server: SocketAddr) -> String {
+    let family = if server.is_ipv4() { "ip" } else { "ip6" };
+    format!("{family} daddr {}", server.ip())
 }
 
 /// `count` clients at once, of both families, each with `bytes` both ways.

@@ -9,41 +9,52 @@ use weir_control::demo::client;
 use weir_control::demo::content;
 use weir_control::demo::stage::Family;
 
-use crate::answer::MIB;
+use crate::answer::{MIB, to};
 use crate::idle::assert_idle;
 use crate::send::{HANDSHAKES, POOLED, sending, servers};
 use crate::weir::{PATIENCE, until};
 use crate::world::{HTTP, HTTPS, World, fetch, play};
 
 /// Port of a server that wants a PROXY header.
-const BEHIND_PROXY: u16 = 8080;
+pub const BEHIND_PROXY: u16 = 8080;
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What a server read at the beginning of a connection.
 #[derive(Debug, PartialEq, Eq)]
-struct Header {
+pub struct Header {
     client: SocketAddr,
     destination: SocketAddr,
     /// Types and values.
     tlvs: Vec<(u8, Vec<u8>)>,
 }
 
-/// Takes one connection: its header, the peer, and what follows is given to `serve`.
-fn accept_one<T: Send + 'static>(
+/// Takes one connection, which `serve` gets.
+pub fn accept_one<T: Send + 'static>(
+    world: &World<'_>,
+    address: SocketAddr,
+    serve: impl FnOnce(TcpStream) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let listener = world.lab.server.run(|| TcpListener::bind(address)).expect("the port is free");
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        serve(stream)
+    })
+}
+
+/// As [`accept_one`], of a connection that begins with a PROXY header: the peer, the header, and what came of `serve`.
+fn accept_proxied<T: Send + 'static>(
     world: &World<'_>,
     address: SocketAddr,
     serve: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> JoinHandle<(SocketAddr, Header, T)> {
-    let listener = world.lab.server.run(|| TcpListener::bind(address)).expect("the port is free");
-    std::thread::spawn(move || {
-        let (mut stream, peer) = listener.accept().expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    accept_one(world, address, |mut stream| {
         let header = read_header(&mut stream);
-        (peer, header, serve(stream))
+        (stream.peer_addr().expect("connected"), header, serve(stream))
     })
 }
 
-fn read_header(stream: &mut TcpStream) -> Header {
+pub fn read_header(stream: &mut TcpStream) -> Header {
     let mut start = [0; 16];
     stream.read_exact(&mut start[..12]).expect("a header");
     if &start[..12] != SIGNATURE {
@@ -117,7 +128,7 @@ fn header_names_client_and_destination_and_the_stream_follows_whole() {
                 for family in Family::BOTH {
                     let what = format!("{handshake} {version} {source} {family:?}");
                     let address = SocketAddr::new(family.addresses().servers[1], BEHIND_PROXY);
-                    let server = accept_one(world, address, serve_mib);
+                    let server = accept_proxied(world, address, serve_mib);
                     let watch = world.watch();
                     let mut stream = world.connect(family, HTTP);
                     let client = stream.local_addr().unwrap();
@@ -152,7 +163,7 @@ fn header_names_sni_and_alpn_of_a_client_hello() {
         play(&sending(handshake, &servers(1, BEHIND_PROXY), "proxy_protocol = \"v2\""), |world| {
             for family in Family::BOTH {
                 let address = SocketAddr::new(family.addresses().servers[1], BEHIND_PROXY);
-                let server = accept_one(world, address, |mut stream| {
+                let server = accept_proxied(world, address, |mut stream| {
                     let mut record = [0; 5];
                     stream.read_exact(&mut record).map(|()| record)
                 });
@@ -174,24 +185,19 @@ fn header_names_sni_and_alpn_of_a_client_hello() {
 fn header_that_is_lost_is_sent_again() {
     play(&sending("answer", &servers(1, BEHIND_PROXY), "proxy_protocol = \"v1\""), |world| {
         for family in Family::BOTH {
-            let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
             let address = SocketAddr::new(family.addresses().servers[1], BEHIND_PROXY);
-            // The first two packets with payload of each client: the header, and what it says.
-            let lose = format!(
-                "{tool} -A INPUT -p tcp -d {} --dport {BEHIND_PROXY} --tcp-flags PSH PSH -m connbytes --connbytes 0:3 \
-                 --connbytes-dir original --connbytes-mode packets -j DROP",
-                address.ip()
-            );
-            world.sh(&world.lab.server, &lose);
-            let server = accept_one(world, address, |_| ());
+            // The first 300 octets of packets with payload: the header, and what the client says, more than once.
+            let first = "tcp flags & psh == psh quota until 300 bytes counter drop";
+            world.filter_at_server(&format!("{} {first}", to(address)));
+            let server = accept_proxied(world, address, |_| ());
             let mut stream = world.connect(family, HTTP);
             let client = stream.local_addr().unwrap();
             stream.write_all(format!("GET / HTTP/1.1\r\nhost: {POOLED}\r\n\r\n").as_bytes()).expect("sent");
             until("the server has read the header", || server.is_finished());
             let (_, header, ()) = server.join().expect("the server does not panic");
             assert_eq!(header.client, client);
-            let lost = world.sh(&world.lab.server, &format!("{tool} -nvxL INPUT | grep DROP"));
-            assert!(!lost.trim_start().starts_with('0'), "nothing was lost: {lost}");
+            let counted = world.sh(&world.lab.server, "nft list table inet test | tail -n 4");
+            assert!(!counted.contains("counter packets 0"), "nothing was lost: {counted}");
         }
     });
 }

@@ -9,7 +9,7 @@ use weir_control::demo::origin::{Authority, Origin};
 use weir_control::demo::stage::Family;
 use weir_control::lab::{CapturedFrame, Namespace};
 
-use crate::answer::{MIB, hammer};
+use crate::answer::{MIB, hammer, to};
 use crate::config::{ALLOWED, Settings};
 use crate::idle::assert_idle;
 use crate::weir::until;
@@ -72,6 +72,18 @@ fn connection_goes_to_the_pools_server_and_shows_it_the_client() {
             assert_idle(&world.weir);
         });
     }
+}
+
+#[test]
+fn destination_that_is_nobodys_and_has_no_route_is_answered_and_sent() {
+    play(&sending("answer", &servers(1, HTTP), ""), |world| {
+        for target in ["203.0.113.80:80", "[2001:db8:4::80]:80"] {
+            let target: SocketAddr = target.parse().unwrap();
+            let family = if target.is_ipv4() { Family::V4 } else { Family::V6 };
+            let mut stream = world.connect_to(family, target).expect("weir answers");
+            exchange_intact(&mut stream, POOLED, 100_000);
+        }
+    });
 }
 
 #[test]
@@ -172,8 +184,9 @@ fn server_without_an_answer_is_replaced() {
     let list = [servers(1, HTTP), servers(2, HTTP)].concat();
     play(&sending("answer", &list, "hash = \"flow\""), |world| {
         // It drops every SYN.
-        for (tool, server) in ["iptables", "ip6tables"].iter().zip(servers_of(1)) {
-            world.sh(&world.lab.server, &format!("{tool} -A INPUT -p tcp -d {server} --syn -j DROP"));
+        for family in Family::BOTH {
+            let server = SocketAddr::new(family.addresses().servers[1], HTTP);
+            world.filter_at_server(&format!("{} tcp flags & (syn | ack) == syn drop", to(server)));
         }
         for family in Family::BOTH {
             until("a connection was tried on two servers", || {
@@ -184,10 +197,6 @@ fn server_without_an_answer_is_replaced() {
         }
         assert_idle(&world.weir);
     });
-}
-
-fn servers_of(number: usize) -> [String; 2] {
-    Family::BOTH.map(|family| family.addresses().servers[number].to_string())
 }
 
 #[test]

@@ -99,6 +99,12 @@ impl World<'_> {
         text
     }
 
+    /// Adds a rule of nft to what comes in at the servers.
+    pub fn filter_at_server(&self, rule: &str) {
+        let chain = "add table inet test; add chain inet test input { type filter hook input priority 0; }";
+        self.sh(&self.lab.server, &format!("nft '{chain}; add rule inet test input {rule}'"));
+    }
+
     /// The usual server answers an ICMP echo request of the client.
     #[track_caller]
     pub fn ping(&self, family: Family) {

@@ -1,7 +1,7 @@
 //! The relay as a pure machine: one intercepted connection, its two TCP legs and the bytes between them.
 //!
 //! The relay of weir-dataplane owns sockets, buffers and the clock; this machine owns every decision about them:
-//! when to connect, what to receive and send next, when a half-close travels on, when to give up. It is driven by
+//! when to connect and when to try another server, what to receive and send next, when a half-close travels on, when to give up. It is driven by
 //! completions and answers with commands, so any run can be replayed from a seed.
 //!
 //! Order of calls for each completion: [`Relay::handle`], then [`Relay::poll_ask`] until `None` (each answer through
@@ -17,17 +17,22 @@
 
 mod commands;
 mod completions;
+mod dispatch;
 mod event;
 mod judge;
 mod pipe;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
-pub use event::{Ask, Command, Ending, Event, Failure, Limits, Side, SourcePort, Start, Unread, Verdict};
+pub use dispatch::Dispatch;
+pub use event::{Ask, Command, Ending, Event, Failure, Limits, LocalEnd, Side, Start, Unread, Verdict};
 pub use judge::{Judge, Judgement, find_intercept};
 pub use pipe::{Pipe, Span};
+pub use upstream::Towards;
 
 use crate::ids::Nanos;
+use upstream::{Connect, Upstream};
 
 /// Whether client bytes may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +61,6 @@ enum Leg {
     Closed,
 }
 
-/// How far the leg to the server is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Upstream {
-    Wanted(SourcePort),
-    Connecting(SourcePort),
-    Connected,
-}
-
 /// One connection.
 #[derive(Clone, Debug)]
 pub struct Relay {
@@ -71,6 +68,10 @@ pub struct Relay {
     gate: Gate,
     phase: Phase,
     upstream: Upstream,
+    /// A pool's server that may be tried when the first does not take the connection.
+    spare: bool,
+    /// A pool's server did not take the connection, and nobody was told yet.
+    blamed: Option<Towards>,
     client: Leg,
     server: Leg,
     /// Client to server.
@@ -84,6 +85,8 @@ pub struct Relay {
     /// Dropped, and the receive from the client was told to stop.
     hushed: bool,
     opened: Nanos,
+    /// When the leg to the server was first wanted, or wanted elsewhere.
+    called: Nanos,
     active: Nanos,
     armed: Option<Nanos>,
     /// How many client bytes [`Ask::Inspect`] has shown.
@@ -96,15 +99,21 @@ impl Relay {
     /// A connection that was just accepted from the client.
     pub fn new(now: Nanos, limits: Limits, start: Start) -> Self {
         let gate = match start {
-            Start::Held { bytes, time } => {
+            Start::Held { bytes, time, .. } => {
                 Gate::Held { budget: bytes.clamp(1, limits.buffer.max(1)), until: now.saturating_add(time) }
             }
-            Start::Open | Start::Refused(_) => Gate::Open,
+            Start::Settled(_) => Gate::Open,
+        };
+        let upstream = match start {
+            Start::Held { ahead: true, .. } => Upstream::Wanted(Connect::AHEAD),
+            Start::Held { .. } | Start::Settled(_) => Upstream::Waiting,
         };
         let mut relay = Self {
             gate,
             phase: Phase::Running,
-            upstream: Upstream::Wanted(SourcePort::Clients),
+            upstream,
+            spare: false,
+            blamed: None,
             client: Leg::Open,
             server: Leg::Absent,
             up: Pipe::new(limits.buffer),
@@ -113,6 +122,7 @@ impl Relay {
             blind: false,
             hushed: false,
             opened: now,
+            called: now,
             active: now,
             armed: None,
             shown: 0,
@@ -120,7 +130,7 @@ impl Relay {
             asked_unread: false,
             limits,
         };
-        if let Start::Refused(verdict) = start {
+        if let Start::Settled(verdict) = start {
             relay.settle(now, verdict);
         }
         relay
@@ -130,7 +140,7 @@ impl Relay {
     pub fn handle(&mut self, now: Nanos, event: Event) {
         match event {
             Event::Connected => self.connected(now),
-            Event::ConnectFailed(failure) => self.connect_failed(failure),
+            Event::ConnectFailed(failure) => self.connect_failed(now, failure),
             Event::Received { from, len } => self.received(now, from, len),
             Event::Eof(from) => self.end_of_stream(now, from),
             Event::RecvFailed(from, failure) => {
@@ -193,6 +203,9 @@ impl Relay {
 
     /// The next thing to do. `None`: wait for a completion or the timer.
     pub fn poll(&mut self) -> Option<Command> {
+        if let Some(server) = self.blamed.take() {
+            return Some(Command::Blame(server));
+        }
         let command = match self.phase {
             Phase::Running => self.poll_running(),
             Phase::Quiet(_) => self.poll_quiet(),
@@ -290,7 +303,7 @@ impl Relay {
         self.is_moving(side)
             || match side {
                 Side::Client => client_watched,
-                Side::Server => server_watched || matches!(self.upstream, Upstream::Connecting(_)),
+                Side::Server => server_watched || self.upstream.is_under_way(),
             }
     }
 

@@ -117,15 +117,22 @@ impl<F: Frame> Pipeline<F> {
 
     /// An RST to the server with exactly the sequence number it expects next. Nothing where there is no server yet.
     pub(crate) fn reset_server(&mut self, slot: u32, out: &mut Output<F>) {
+        if let Some(next) = self.flows.get(slot).map(|flow| flow.client.nxt) {
+            self.reset_server_at(slot, next, out);
+        }
+    }
+
+    /// The same where another sequence number of the client's is known to be the one.
+    pub(crate) fn reset_server_at(&mut self, slot: u32, next: Seq, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
         let leg = self.legs.get(flow.leg);
         let (tuple, flags, seq, ack) = match leg.map(|leg| (leg, leg.up.as_ref())) {
             None if flow.by_weir || flow.failure.is_some() => return,
-            None => (flow.tuple(), TcpFlags::RST | TcpFlags::ACK, flow.client.nxt, flow.client.ack),
+            None => (flow.tuple(), TcpFlags::RST | TcpFlags::ACK, next, flow.client.ack),
             Some((leg, None)) => (leg.tuple, TcpFlags::RST, leg.isn.add(1), Seq(0)),
             Some((leg, Some(up))) => {
                 let ack = flow.client.ack.add(up.delta.wrapping_neg());
-                (leg.tuple, TcpFlags::RST | TcpFlags::ACK, flow.client.nxt, ack)
+                (leg.tuple, TcpFlags::RST | TcpFlags::ACK, next, ack)
             }
         };
         let options = SegmentOptions::default();

@@ -12,9 +12,14 @@ pub(super) struct Connection {
     pub machine: Relay,
     pub judge: Judge,
     pub client: SocketAddr,
+    /// Where the client wanted to go.
+    pub destination: SocketAddr,
+    /// Where the leg to the server goes: there, unless the verdict names a pool's server.
     pub server: SocketAddr,
-    /// Where the leg to the server comes from.
+    /// Where that leg comes from. Port 0: as the kernel will choose when it is connected.
     pub source: SocketAddr,
+    /// The ends of that leg, where [`Hooks::opened`](super::Hooks::opened) was told of it apart from the connection itself.
+    pub told: Option<(SocketAddr, SocketAddr)>,
     /// Client's and server's.
     pub sockets: [Option<SocketId>; 2],
     /// Of what comes from the client, and from the server.

@@ -14,15 +14,18 @@ use super::conn::Connection;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RelayFlow {
     pub client: SocketAddr,
+    /// Where the client wanted to go.
+    pub destination: SocketAddr,
+    /// Where the connection goes: there, unless a pool took it.
     pub server: SocketAddr,
-    /// Where the server sees the connection come from: the client, unless its port was taken.
+    /// Where the server sees the connection come from: the client, unless its port was taken or the pool says otherwise.
     pub source: SocketAddr,
     pub intercept: Option<String>,
     /// The name the client asked for.
     pub host: Option<String>,
     /// `tls`, `http` or `other`, once recognised.
     pub protocol: Option<&'static str>,
-    /// `allow`, `relay`, `reset`, `drop`; none while the verdict is sought.
+    /// `allow`, `relay`, `send`, `reset`, `drop`; none while the verdict is sought.
     pub verdict: Option<&'static str>,
     /// Where the rule that decided stands: `file:line`.
     pub rule: Option<String>,
@@ -48,6 +51,7 @@ impl RelayFlow {
         let since = |then: Nanos| Duration::from_nanos(now.saturating_sub(then).0);
         Self {
             client: conn.client,
+            destination: conn.destination,
             server: conn.server,
             source: conn.source,
             intercept: judge.intercept().map(|intercept| intercept.name.clone()),

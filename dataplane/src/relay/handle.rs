@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::relay::Limits;
 use weir_sys::uring::{UringError, Waker};
@@ -15,6 +16,7 @@ use super::flows::RelayFlow;
 use super::listener;
 use super::ring::{Request, Setup, Worker};
 use super::stats::{Counters, Stats};
+use crate::gateway::Failures;
 use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
@@ -35,6 +37,8 @@ pub struct RelayConfig {
     pub limits: Limits,
     /// The listeners' queue of connections not yet accepted.
     pub backlog: i32,
+    /// Where it tells of servers of pools that failed.
+    pub failures: Failures,
 }
 
 impl Default for RelayConfig {
@@ -46,6 +50,7 @@ impl Default for RelayConfig {
             connections: 8192,
             limits: Limits::default(),
             backlog: 4096,
+            failures: Arc::new(ArrayQueue::new(64)),
         }
     }
 }
@@ -55,7 +60,8 @@ pub type Hook = Box<dyn Fn(SocketAddr, SocketAddr) + Send + Sync>;
 
 /// What others want to know of connections. Called by the relay's threads: must be quick and must not block.
 pub struct Hooks {
-    /// A connection was accepted, or its leg to the server comes from another port: before any segment of that leg.
+    /// A connection was accepted, or its leg to the server comes from another port or goes to another server: before any
+    /// segment of that leg. Not called for a leg that comes from an address of this box, which is not intercepted.
     pub opened: Hook,
     /// Once for each call of `opened`.
     pub closed: Hook,

@@ -1,10 +1,13 @@
 //! Carries out what a connection's machine wants, and answers what it asks.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use weir_core::ids::Nanos;
-use weir_core::relay::{Ask, Command, Event, Side, SourcePort, Span, Verdict};
+use weir_core::proxy::MAX_PROXY_HEADER;
+use weir_core::relay::{Ask, Command, Event, Failure, LocalEnd, Side, Span, Towards, Verdict};
 use weir_sys::sockopt;
 use weir_sys::uring::{Key, Ring};
 
@@ -12,6 +15,7 @@ use super::conn::{Connection, Task, failure_of};
 use super::handle::Hooks;
 use super::stats::{Counter, Stats};
 use super::timers::Timers;
+use crate::gateway::Failures;
 
 /// What every connection of a worker uses.
 pub(super) struct Pump {
@@ -19,6 +23,7 @@ pub(super) struct Pump {
     pub timers: Timers,
     pub stats: Arc<Stats>,
     hooks: Arc<Hooks>,
+    failures: Failures,
     /// The time of this batch.
     pub now: Nanos,
     /// Buffers were given back since this was last cleared.
@@ -28,13 +33,17 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub fn new(ring: Ring, stats: Arc<Stats>, hooks: Arc<Hooks>) -> Self {
-        Self { ring, timers: Timers::default(), stats, hooks, now: Nanos(0), released: false, bytes: [0; 2] }
+    pub fn new(ring: Ring, stats: Arc<Stats>, hooks: Arc<Hooks>, failures: Failures) -> Self {
+        let timers = Timers::default();
+        Self { ring, timers, stats, hooks, failures, now: Nanos(0), released: false, bytes: [0; 2] }
     }
 
     /// Tells the machine, then does what it wants until it waits. True: the connection is over.
     pub fn drive(&mut self, key: Key, conn: &mut Connection, event: Option<Event>) -> bool {
-        if let Some(event) = event {
+        if let Some(mut event) = event {
+            if event == Event::Connected && conn.machine.ending().is_none() {
+                event = self.greet(conn);
+            }
             self.tell(conn, event);
         }
         self.answer(conn);
@@ -56,9 +65,9 @@ impl Pump {
     /// The connection has left the table.
     pub fn forget(&mut self, conn: &Connection) {
         self.stats.add(Counter::Closed, 1);
-        (self.hooks.closed)(conn.client, conn.server);
-        if conn.source != conn.client {
-            (self.hooks.closed)(conn.source, conn.server);
+        (self.hooks.closed)(conn.client, conn.destination);
+        if let Some((source, server)) = conn.told {
+            (self.hooks.closed)(source, server);
         }
     }
 
@@ -98,7 +107,8 @@ impl Pump {
     /// What could not be begun is an event at once.
     fn carry_out(&mut self, key: Key, conn: &mut Connection, command: Command) -> Option<Event> {
         match command {
-            Command::Connect(port) => return self.connect(key, conn, port),
+            Command::Connect { to, from } => return self.connect(key, conn, to, from),
+            Command::Blame(to) => self.blame(conn, to),
             Command::Recv { from, span } => return self.recv(key, conn, from, span),
             Command::Send { to, span } => return self.send(key, conn, to, span),
             Command::Watch(side) => {
@@ -139,28 +149,73 @@ impl Pump {
         None
     }
 
-    fn connect(&mut self, key: Key, conn: &mut Connection, port: SourcePort) -> Option<Event> {
-        let mut source = conn.client;
-        if port == SourcePort::Any {
-            self.stats.add(Counter::PortChanged, 1);
-            source.set_port(0);
+    fn connect(&mut self, key: Key, conn: &mut Connection, to: Towards, from: LocalEnd) -> Option<Event> {
+        let Some(server) = conn.judge.address(to) else {
+            return Some(Event::ConnectFailed(Failure::Other));
+        };
+        match to {
+            Towards::Destination => {}
+            Towards::Server => self.stats.add(Counter::Sent, u64::from(from != LocalEnd::ClientAnyPort)),
+            Towards::Spare => self.stats.add(Counter::Retried, u64::from(from != LocalEnd::ClientAnyPort)),
         }
-        let bound = sockopt::transparent_stream(source).and_then(|socket| {
-            let source = sockopt::local_address(&socket)?;
-            Ok((socket, source))
-        });
-        let (socket, source) = match bound {
+        if from == LocalEnd::ClientAnyPort {
+            self.stats.add(Counter::PortChanged, 1);
+        }
+        let (socket, source) = match socket(conn.client, server, from) {
             Ok(bound) => bound,
             Err(error) => return Some(Event::ConnectFailed(failure_of(&error))),
         };
-        if source != conn.client {
-            conn.source = source;
-            self.opened(source, conn.server);
-        }
+        (conn.server, conn.source) = (server, source);
+        self.tell_of_leg(conn, from);
         let id = self.ring.add(socket);
         conn.sockets[Side::Server as usize] = Some(id);
         let task = Task::Connect;
-        if self.ring.connect(id, conn.server, task.token(key)) { None } else { task.not_begun() }
+        if self.ring.connect(id, server, task.token(key)) { None } else { task.not_begun() }
+    }
+
+    /// Before the first segment of a leg that the connection's own two ends do not tell of.
+    fn tell_of_leg(&self, conn: &mut Connection, from: LocalEnd) {
+        let leg = (conn.source, conn.server);
+        if let Some((source, server)) = conn.told.take() {
+            (self.hooks.closed)(source, server);
+        }
+        if from != LocalEnd::Gateway && leg != (conn.client, conn.destination) {
+            self.opened(leg.0, leg.1);
+            conn.told = Some(leg);
+        }
+    }
+
+    /// The server is there: where a pool says so it gets the PROXY header, before anything of the client's. The socket is
+    /// new and has room for it: the kernel takes it whole, or the server has gone already.
+    fn greet(&self, conn: &mut Connection) -> Event {
+        let Some(socket) = conn.socket(Side::Server).and_then(|id| self.ring.socket(id)) else {
+            return Event::Connected;
+        };
+        if conn.source.port() == 0
+            && let Ok(source) = sockopt::local_address(socket)
+        {
+            conn.source = source;
+        }
+        let mut header = [0; MAX_PROXY_HEADER];
+        let Some(header) = conn.judge.header(&mut header).and_then(|len| header.get(..len)) else {
+            return Event::ConnectFailed(Failure::Other);
+        };
+        if header.is_empty() {
+            return Event::Connected;
+        }
+        let more_follows = conn.machine.buffered() > 0;
+        match sockopt::send_now(socket, header, more_follows) {
+            Ok(sent) if sent == header.len() => Event::Connected,
+            Ok(_) => Event::ConnectFailed(Failure::NoResources),
+            Err(error) => Event::ConnectFailed(failure_of(&error)),
+        }
+    }
+
+    fn blame(&self, conn: &Connection, to: Towards) {
+        if let Some(failed) = conn.judge.pooled(to) {
+            // When control is behind, it learns of the next one.
+            let _behind = self.failures.push(failed);
+        }
     }
 
     fn recv(&mut self, key: Key, conn: &Connection, from: Side, span: Span) -> Option<Event> {
@@ -195,4 +250,16 @@ impl Pump {
             self.released = true;
         }
     }
+}
+
+/// A socket for a leg to `server`, and where it comes from. Port 0: the kernel chooses address and port when it connects.
+fn socket(client: SocketAddr, server: SocketAddr, from: LocalEnd) -> io::Result<(OwnedFd, SocketAddr)> {
+    let source = match from {
+        LocalEnd::Client => client,
+        LocalEnd::ClientAnyPort => SocketAddr::new(client.ip(), 0),
+        LocalEnd::Gateway => return sockopt::own_stream(server),
+    };
+    let socket = sockopt::transparent_stream(source)?;
+    let source = sockopt::local_address(&socket)?;
+    Ok((socket, source))
 }

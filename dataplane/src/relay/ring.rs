@@ -84,12 +84,13 @@ impl Worker {
             buffer_size: config.limits.buffer.max(1),
         })?;
         let listeners = listeners.into_iter().map(|listener| ring.add(listener)).collect();
+        let pump = Pump::new(ring, setup.stats, setup.hooks, config.failures.clone());
         Ok(Self {
             config,
             connections: connections as usize,
             listeners,
             table: Slab::new(),
-            pump: Pump::new(ring, setup.stats, setup.hooks),
+            pump,
             snapshot: setup.snapshot,
             subscriber: setup.subscriber,
             inbox: setup.inbox,
@@ -255,17 +256,19 @@ impl Worker {
         }
     }
 
-    fn connection(&self, client: SocketAddr, server: SocketAddr) -> Connection {
+    fn connection(&self, client: SocketAddr, destination: SocketAddr) -> Connection {
         // The port the client's SYN came in by is not known here; the one that leads back to it is.
         let from = self.snapshot.fib.egress(client.ip().to_canonical());
-        let mut judge = Judge::new(self.snapshot.policy.clone(), from, client, server);
+        let mut judge = Judge::new(self.snapshot.policy.clone(), from, client, destination);
         let machine = Relay::new(self.pump.now, self.config.limits, judge.start());
         Connection {
             machine,
             judge,
             client,
-            server,
+            destination,
+            server: destination,
             source: client,
+            told: None,
             sockets: [None, None],
             buffers: None,
             timer: None,

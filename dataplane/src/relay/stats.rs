@@ -19,6 +19,8 @@ pub enum Counter {
     Idle,
     Stopped,
     PortChanged,
+    Sent,
+    Retried,
     RefusedFull,
     RefusedOwn,
     AcceptGone,
@@ -29,7 +31,7 @@ pub enum Counter {
 
 impl Counter {
     /// In the order of their declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Accepted,
         Self::Closed,
         Self::Finished,
@@ -41,6 +43,8 @@ impl Counter {
         Self::Idle,
         Self::Stopped,
         Self::PortChanged,
+        Self::Sent,
+        Self::Retried,
         Self::RefusedFull,
         Self::RefusedOwn,
         Self::AcceptGone,
@@ -62,6 +66,8 @@ impl Counter {
             Self::Idle => "idle",
             Self::Stopped => "stopped",
             Self::PortChanged => "port-changed",
+            Self::Sent => "sent",
+            Self::Retried => "retried",
             Self::RefusedFull => "refused-full",
             Self::RefusedOwn => "refused-own",
             Self::AcceptGone => "accept-gone",
@@ -86,6 +92,10 @@ impl Counter {
             Self::Stopped => "connections reset because the relay was stopped",
             Self::PortChanged => {
                 "servers connected from another port than the client's, which was still taken"
+            }
+            Self::Sent => "connections given to a server of a pool",
+            Self::Retried => {
+                "of these, connections given to another server, since the first did not take them"
             }
             Self::RefusedFull => "connections reset because the relay had as many as it may",
             Self::RefusedOwn => "connections made to the relay's own listener, reset",

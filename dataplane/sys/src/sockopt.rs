@@ -5,10 +5,11 @@
 //! They need CAP_NET_ADMIN, or `EPERM`.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// A listener whose accepted sockets have the destination that the client meant as their local address.
@@ -34,6 +35,30 @@ pub fn transparent_stream(source: SocketAddr) -> io::Result<OwnedFd> {
     socket.bind(&source.into())?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+/// A socket that will connect to `server` from an address of this host: the kernel chooses address and port then (the port
+/// of net.ipv4.ip_local_port_range), and until then they are zero.
+///
+/// Errors: `EMFILE`, `ENOBUFS`.
+pub fn own_stream(server: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    let unspecified = match server {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    Ok((socket.into(), SocketAddr::new(unspecified, 0)))
+}
+
+/// Sends what there is room for, without waiting and without SIGPIPE; how much that was. `more_follows`: the kernel may
+/// keep it for a moment, to send it with what comes next.
+///
+/// Errors: `EAGAIN` when there is no room, `ECONNRESET` and `EPIPE` when the far end has gone.
+pub fn send_now(socket: impl AsFd, octets: &[u8], more_follows: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, more_follows);
+    Ok(rustix::net::send(socket, octets, flags)?)
 }
 
 fn transparent(address: SocketAddr) -> io::Result<Socket> {

@@ -174,7 +174,8 @@ impl Player {
     fn icmp_frame(&mut self, wire: Wire, error: &Icmp) -> Result<Vec<u8>, String> {
         let side = if wire == Wire::Lan { Side::Server } else { Side::Client };
         let leg = self.legs.get(wire, side);
-        let seq = Scale { names: &mut self.names, zero: leg.isn(side), length: 0 }.value(&error.seq)?;
+        let length = self.streams[side as usize].len();
+        let seq = Scale { names: &mut self.names, zero: leg.isn(side), length }.value(&error.seq)?;
         Ok(error.frame(leg.end(side), leg.end(side.other()), seq, wire == Wire::Lan))
     }
 
@@ -185,10 +186,10 @@ impl Player {
         let (_, seen) = self.errors.remove(at);
         // An error that leaves by a wire is about what the far end of that wire sent.
         let side = if matches!(wire, Wire::Lan | Wire::Kernel) { Side::Client } else { Side::Server };
+        let length = self.streams[side as usize].len();
         let leg = self.legs.get(wire, side);
         let ends = (leg.end(side), leg.end(side.other()));
-        let seq =
-            Scale { names: &mut self.names, zero: leg.isn(side), length: 0 }.takes(&error.seq, seen.seq);
+        let seq = Scale { names: &mut self.names, zero: leg.isn(side), length }.takes(&error.seq, seen.seq);
         if seq && (seen.src, seen.dst) == ends && seen.kind == error.kind && seen.sound {
             return Ok(());
         }

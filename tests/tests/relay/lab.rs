@@ -95,7 +95,11 @@ impl Lab {
     }
 
     pub fn relay_hooked(&self, spec: InterceptSpec, config: &RelayConfig, hooks: Hooks) -> RelayHandle {
-        let policy: Arc<Policy> = Arc::new(PolicyBuilder::new(1).intercept(spec).build().expect("a policy"));
+        self.relay_of(PolicyBuilder::new(1).intercept(spec), config, hooks)
+    }
+
+    pub fn relay_of(&self, policy: PolicyBuilder, config: &RelayConfig, hooks: Hooks) -> RelayHandle {
+        let policy: Arc<Policy> = Arc::new(policy.build().expect("a policy"));
         let snapshot = Arc::new(Snapshot { policy, fib: Arc::new(Fib::default()) });
         let start = || RelayHandle::start(config, &snapshot, &mut Publisher::new(), hooks);
         self.gateway.run(start).expect("the gateway").expect("the relay")

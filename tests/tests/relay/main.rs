@@ -3,6 +3,7 @@
 mod judged;
 mod lab;
 mod limits;
+mod sent;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

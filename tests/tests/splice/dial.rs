@@ -1,9 +1,10 @@
 //! Server legs: pools, retries, PROXY headers, rebinding, ICMP errors about them.
 
-use weir_core::drop::DropReason;
+use weir_core::drop::{DropReason, PuntReason};
 use weir_core::ids::Nanos;
-use weir_core::policy::{PoolSpec, ProxyVersion};
-use weir_tests::bench::{Bench, LAN, Moved, Setup, pool_server};
+use weir_core::pipeline::PuntTo;
+use weir_core::policy::{PolicyBuilder, PoolSpec, ProxyVersion};
+use weir_tests::bench::{Bench, LAN, Moved, Setup, fib, pool_server};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{ACK, BOTH, PSH, RST, SYN, Seen, Seg};
 
@@ -50,6 +51,22 @@ fn name_for_a_pool_is_sent_there_and_the_client_sees_the_server_it_asked_for() {
         let stray = b.s(0, 0).payload("x");
         let rst = b.wan(&stray, &[DROP(DropReason::OldLeg)]).one_to_server();
         assert_eq!((rst.flags, rst.dst), (RST, b.server));
+    }
+}
+
+#[test]
+fn pools_server_without_a_record_here_speaks_to_the_relay() {
+    for family in BOTH {
+        // A server on a port that the intercept has, too.
+        let server = (pool_server(family, 0).0, 443);
+        let mut b = Bench::of(family, Setup::answer().sending(|_| PoolSpec::new("p").server(server.into())));
+        assert_eq!(b.server.1, server.1);
+        b.wait(Nanos::from_secs(120), &[]);
+        let of_relay = Seg::new(server, b.client, SYN | ACK, 300, 700);
+        let came = b.wan(&of_relay, &[Moved::Punt(PuntReason::NotIntercepted)]);
+        assert_eq!((came.tx.len(), &came.punt[..]), (0, &[(PuntTo::Forward, of_relay.frame())][..]));
+        // What the intercept has and no pool is reset, after the grace time.
+        b.wan(&b.s(0, 0), &[DROP(DropReason::Midstream)]);
     }
 }
 
@@ -186,5 +203,21 @@ fn proxy_header_goes_first_is_sent_again_and_its_acknowledgment_stays_here() {
             assert!(b.wait(Nanos::from_secs(5), &[]).is_nothing(), "it is not sent any more");
             b.assert_idle();
         }
+    }
+}
+
+#[test]
+fn server_that_fails_after_a_reload_is_not_looked_for_in_another_pool() {
+    for family in BOTH {
+        let mut b = Bench::of(family, Setup::answer().sending(plain));
+        let (_, which, ..) = dialed(&mut b);
+        let Setup { spec, pools, .. } = Setup::answer().sending(plain);
+        let builder = PolicyBuilder::new(2).pool(PoolSpec::new("new")).intercept(spec);
+        let policy = pools.into_iter().fold(builder, PolicyBuilder::pool).build().expect("a policy");
+        b.pipe.set_snapshot(policy.into(), fib(1500).into());
+        let refused = Seg::new(pool_server(family, which), b.client, RST | ACK, 0, b.c.wrapping_add(1));
+        let moved = [DROP(DropReason::Ended), DROP(DropReason::NoServer), Moved::Failed, Moved::Reset];
+        assert_eq!(b.wan(&refused, &moved).one_to_client().flags & RST, RST);
+        assert!(b.out.failed.is_empty(), "nobody is told of a server by an old number");
     }
 }

@@ -2,4 +2,5 @@
 
 mod answer;
 mod dial;
+mod random;
 mod simulation;

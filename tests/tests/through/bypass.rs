@@ -42,7 +42,7 @@ fn spliced_new_isn_never_reaches_the_server_beside_the_old_verdict() {
         }
         // A client that has really forgotten answers the challenge with an RST, and is let in with its next SYN.
         let rst = Seg::new(b.client, b.server, RST, b.c + 1, 0);
-        b.lan(&rst, &[]);
+        assert_eq!(b.lan(&rst, &[DROP(DropReason::Ended)]).one_to_server().seq, b.c + 1);
         let syn = Seg { seq: 6000, ..b.syn() };
         assert_eq!(b.lan(&syn, &[Moved::Opened]).one_to_server().seq, 6000);
         b.c = 6000;

@@ -39,6 +39,7 @@ fn of_relay(n: u32) -> RelayFlow {
     let (client, server) = (address("[fd77:1::", n), address("[2001:db8::", 0));
     RelayFlow {
         client,
+        destination: server,
         server,
         source: client,
         intercept: None,

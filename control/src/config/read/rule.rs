@@ -11,10 +11,6 @@ pub const KEYS: [&str; 9] = ["host", "host_file", "from", "to", "tcp", "alpn", "
 /// Longest ALPN protocol name (RFC 7301, section 3.1), in octets.
 const MAX_ALPN: usize = 255;
 
-/// Why a rule of an intercept whose handshake is `relay` cannot say `send`.
-const SEND_HINT: &str = "the intercept's handshake is `relay`, and the relay does not send to pools yet; allowed there: \
-                         allow, reset, drop, relay";
-
 /// What a rule may look at where it says `relay` and the handshake is not `relay`.
 const RELAY_HINT: &str = "`relay` is decided at the SYN, where there is no content yet: a rule that says so may match \
                           only on `from`, `to` and `tcp`, unless the intercept's handshake is `relay`";
@@ -25,7 +21,7 @@ pub fn read(
     context: &mut Context<'_>,
     handshake: Handshake,
 ) -> RuleSpec {
-    let mut rule = RuleSpec::new(action(reader, section, context, handshake).unwrap_or(Action::Allow));
+    let mut rule = RuleSpec::new(action(reader, section, context).unwrap_or(Action::Allow));
     rule.origin = reader.origin(&section.span);
     rule.host = context.hosts.names(reader, section);
     rule.from = section.get("from").map(|item| prefixes(reader, &item)).unwrap_or_default();
@@ -42,39 +38,25 @@ pub fn read(
     rule
 }
 
-fn action(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    context: &Context<'_>,
-    handshake: Handshake,
-) -> Option<Action> {
+fn action(reader: &mut Reader<'_>, section: &Section<'_>, context: &Context<'_>) -> Option<Action> {
     let item = reader.require(section, "action");
     let pool = section.get("pool");
     let send = Action::Send(PoolId(0));
     let choices = [Action::Allow, Action::Reset, Action::Drop, send, Action::Relay]
         .map(|action| (action.name(), action));
     let action = item.as_ref().and_then(|item| reader.choice(item, &choices));
-    match (item, action, pool) {
-        (Some(item), Some(Action::Send(_)), pool) => {
-            if handshake == Handshake::Relay {
-                reader.wrong::<()>(&item, &format!("`send`: {SEND_HINT}"));
-            }
-            match pool {
-                Some(pool) => find_pool(reader, &pool, context).map(Action::Send),
-                None => {
-                    reader.error(
-                        &section.span,
-                        "a rule with `action = \"send\"` has no `pool`, which must be written",
-                    );
-                    None
-                }
-            }
+    match (action, pool) {
+        (Some(Action::Send(_)), Some(pool)) => find_pool(reader, &pool, context).map(Action::Send),
+        (Some(Action::Send(_)), None) => {
+            reader
+                .error(&section.span, "a rule with `action = \"send\"` has no `pool`, which must be written");
+            None
         }
-        (_, Some(_), Some(pool)) => {
+        (Some(_), Some(pool)) => {
             reader.error(&pool.key, "`pool` in a rule is only for `action = \"send\"`");
             action
         }
-        (_, action, _) => action,
+        (action, _) => action,
     }
 }
 

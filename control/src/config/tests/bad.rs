@@ -234,15 +234,6 @@ fn rules() {
             ),
         ],
     );
-    let relay = before.replace("rules = [", "handshake = \"relay\"\nrules = [");
-    let send = "{ action = \"send\", pool = \"p\" } ]\n[[pool]]\nname = \"p\"\nservers = [\"10.0.0.1:80\", \"[fd00::1]:80\"]\n";
-    table(
-        &relay,
-        &[(
-            send,
-            &[(14, "`send`: the intercept's handshake is `relay`, and the relay does not send to pools yet")],
-        )],
-    );
     let many = "{ action = \"drop\", from = \"10.0.0.1\" },\n".repeat(4097) + "]\n";
     let (text, expected) = (format!("{before}{many}"), [(13 + 4096, "4097 rules; at most 4096 are allowed")]);
     assert_found("4097 rules", &errors(&text), &expected);

@@ -242,6 +242,16 @@ fn rules_that_send_name_a_pool() {
     );
 }
 
+#[test]
+fn every_handshake_may_send() {
+    for handshake in ["through", "answer", "relay"] {
+        let rules = "rules = [{ host = \"a.example\", action = \"send\", pool = \"intranet\" }]";
+        let text = format!("{PORTS}{POOL}{WEB}handshake = \"{handshake}\"\n{rules}\n");
+        let (config, _) = read(&text).unwrap_or_else(|report| panic!("{handshake}: {report}"));
+        assert!(config.compile(1).intercepts()[0].sends());
+    }
+}
+
 /// A client is given a server of its own family.
 #[test]
 fn pool_without_a_server_of_a_family_that_a_rule_takes_is_refused() {

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -82,6 +84,15 @@ impl Authority {
         Ok(Arc::new(config))
     }
 
+    /// A certificate for `name`, for a server that reads files.
+    ///
+    /// # Errors
+    /// [`CertificateError::Generate`].
+    pub fn pem(&self, name: &str) -> Result<Pem, CertificateError> {
+        let (certificate, key) = issue(&self.issuer, name)?;
+        Ok(Pem { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
     /// How an origin answers for every name.
     ///
     /// # Errors
@@ -99,6 +110,21 @@ impl Authority {
             .with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+}
+
+/// A certificate and its key, as files have them.
+#[derive(Clone)]
+pub struct Pem {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pem {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Pem").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }
 
@@ -129,12 +155,18 @@ impl ResolvesServerCert for Resolver {
 
 impl Resolver {
     fn make(&self, name: &str) -> Result<CertifiedKey, CertificateError> {
-        let failed = |source| CertificateError::Generate { name: name.into(), source };
-        let key = KeyPair::generate().map_err(failed)?;
-        let params = CertificateParams::new([name.to_owned()]).map_err(failed)?;
-        let certificate = params.signed_by(&key, &self.issuer.0).map_err(failed)?;
+        let (certificate, key) = issue(&self.issuer, name)?;
         let private = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|reason| rustls::Error::General(reason.into()))?;
         Ok(CertifiedKey::from_der(vec![certificate.der().clone()], private, &self.provider)?)
     }
+}
+
+/// A new key, and the authority's certificate of it for `name`.
+fn issue(issuer: &Issuer, name: &str) -> Result<(Certificate, KeyPair), CertificateError> {
+    let failed = |source| CertificateError::Generate { name: name.into(), source };
+    let key = KeyPair::generate().map_err(failed)?;
+    let params = CertificateParams::new([name.to_owned()]).map_err(failed)?;
+    let certificate = params.signed_by(&key, &issuer.0).map_err(failed)?;
+    Ok((certificate, key))
 }

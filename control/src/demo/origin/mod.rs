@@ -3,6 +3,7 @@
 
 mod certificate;
 mod http;
+mod nginx;
 mod record;
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,7 +15,8 @@ use std::time::Duration;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use socket2::{Domain, SockRef, Socket, Type};
 
-pub use certificate::{Authority, CertificateError};
+pub use certificate::{Authority, CertificateError, Pem};
+pub use nginx::{NGINX_BODY_BYTES, NGINX_HTTP_PORT, NGINX_HTTPS_PORT, Nginx};
 pub use record::{Record, Records};
 
 use crate::lab::{LabError, Namespace};
@@ -24,8 +26,8 @@ use record::CountedStream;
 pub const HTTPS_PORTS: [u16; 2] = [443, 8443];
 /// Port of the HTTP origin.
 pub const HTTP_PORT: u16 = 80;
-/// Port of the origin that greets before the client has said anything.
-pub const SERVER_FIRST_PORT: u16 = 7777;
+/// Ports of the origin that greets before the client has said anything.
+pub const SERVER_FIRST_PORTS: [u16; 2] = [7777, 7778];
 /// First line of the origin that speaks first.
 pub const GREETING: &str = "220 weir demo origin, go ahead";
 /// Longest line that is echoed.
@@ -60,7 +62,9 @@ impl Origin {
             origin.listen(namespace, port, Service::Https(Arc::clone(&tls)))?;
         }
         origin.listen(namespace, HTTP_PORT, Service::Http)?;
-        origin.listen(namespace, SERVER_FIRST_PORT, Service::ServerFirst)?;
+        for port in SERVER_FIRST_PORTS {
+            origin.listen(namespace, port, Service::ServerFirst)?;
+        }
         Ok(origin)
     }
 

@@ -82,7 +82,7 @@ fn records_tell_each_client_and_what_it_sent() {
     let authority = Authority::new().expect("an authority");
     let origin = Origin::start(&lab.server, &authority).expect("origins");
     for addresses in [IPV4, IPV6] {
-        let target = SocketAddr::new(addresses.servers[2], SERVER_FIRST_PORT);
+        let target = SocketAddr::new(addresses.servers[2], SERVER_FIRST_PORTS[0]);
         let source = SocketAddr::new(addresses.other_client, 0);
         let mut stream = crate::demo::client::connect(&lab.client, source, target).expect("connected");
         stream.write_all(b"twelve bytes\n").expect("sent");

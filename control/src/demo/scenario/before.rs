@@ -3,10 +3,10 @@
 use std::net::TcpStream;
 use std::sync::atomic::AtomicU64;
 
-use super::ALLOWED_NAME;
+use super::{ALLOWED_NAME, Case};
 use crate::demo::client;
 use crate::demo::origin::HTTP_PORT;
-use crate::demo::stage::{Differs, Family, Seen, Stage, plainly};
+use crate::demo::stage::{Differs, Seen, Stage, plainly};
 
 /// Bytes asked for before and after the start.
 const BYTES: u64 = 100_000;
@@ -15,7 +15,7 @@ const BYTES: u64 = 100_000;
 #[derive(Debug)]
 pub struct EarlyConnection {
     stream: TcpStream,
-    family: Family,
+    case: Case,
 }
 
 impl EarlyConnection {
@@ -30,8 +30,8 @@ impl EarlyConnection {
     ///
     /// # Errors
     /// How it failed: then the lab itself does not forward.
-    pub fn open(stage: &Stage<'_>, family: Family) -> Result<Self, Differs> {
-        let mut early = Self { stream: stage.connect(family, HTTP_PORT)?, family };
+    pub fn open(stage: &Stage<'_>, case: Case) -> Result<Self, Differs> {
+        let mut early = Self { stream: case.connect(stage, HTTP_PORT)?, case };
         early.ask("before the start")?;
         Ok(early)
     }
@@ -45,9 +45,9 @@ impl EarlyConnection {
         Ok(Seen { what: "answered before and after the start".into(), road: stage.road_of(&self.stream)? })
     }
 
-    /// The family that it runs on.
-    pub fn family(&self) -> Family {
-        self.family
+    /// As what it is played.
+    pub fn case(&self) -> Case {
+        self.case
     }
 
     fn ask(&mut self, when: &str) -> Result<(), Differs> {

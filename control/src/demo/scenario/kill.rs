@@ -6,7 +6,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use super::forwarded::greet;
-use super::{ALLOWED_NAME, BODY_BYTES};
+use super::{ALLOWED_NAME, BODY_BYTES, Case, Variant};
 use crate::demo::client::{self, Response};
 use crate::demo::stage::{Differs, Family, Road, Seen, Stage, plainly};
 
@@ -41,7 +41,7 @@ pub fn play_kill(stage: &mut Stage<'_>) -> KillOutcome {
         let mut downloads = Vec::new();
         let mut outcome = KillOutcome::new();
         for (family, progress) in Family::BOTH.into_iter().zip(&progress) {
-            let mut tls = match greet(stage, family) {
+            let mut tls = match greet(stage, Case { family, variant: Variant::Through }) {
                 Ok(tls) => tls,
                 Err(differs) => {
                     outcome.push((family, Err(differs)));

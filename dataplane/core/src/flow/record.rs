@@ -96,6 +96,8 @@ pub struct End {
     pub ack: Seq,
     /// The right edge of the window it offers.
     pub edge: Seq,
+    /// Where it would have got to by a segment that its peer's window does not take; believed when the peer acknowledges it.
+    pub claim: Option<Seq>,
     /// Window shift it announced; applies when both did.
     pub shift: u8,
     pub fin: bool,

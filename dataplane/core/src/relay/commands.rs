@@ -2,12 +2,13 @@
 
 use crate::ids::Nanos;
 
-use super::{Command, Ending, Gate, Leg, Phase, Relay, Side, SourcePort, Upstream};
+use super::upstream::Upstream;
+use super::{Command, Ending, Gate, Leg, Phase, Relay, Side};
 
 impl Relay {
     pub(super) fn poll_running(&mut self) -> Option<Command> {
-        if let Upstream::Wanted(port) = self.upstream {
-            return Some(self.connect(port));
+        if let Some(command) = self.poll_upstream() {
+            return Some(command);
         }
         self.poll_flow(Side::Client)
             .or_else(|| self.poll_flow(Side::Server))
@@ -34,17 +35,6 @@ impl Relay {
         }
         (!self.blind && !std::mem::replace(self.watch(Side::Client), true))
             .then_some(Command::Watch(Side::Client))
-    }
-
-    pub(super) fn connect(&mut self, port: SourcePort) -> Command {
-        if self.server == Leg::Open {
-            // The socket of the attempt before this one.
-            self.server = Leg::Absent;
-            return Command::Close(Side::Server);
-        }
-        self.server = Leg::Open;
-        self.upstream = Upstream::Connecting(port);
-        Command::Connect(port)
     }
 
     /// The bytes that come from `from`: send what is there, pass its end on, receive more.
@@ -128,8 +118,8 @@ impl Relay {
             Phase::Quiet(until) => Some(until),
             Phase::Running => {
                 let mut deadline = self.idle_deadline();
-                if self.upstream != Upstream::Connected {
-                    deadline = deadline.min(self.connect_deadline());
+                if let Some(call) = self.call_deadline() {
+                    deadline = deadline.min(call);
                 }
                 if let Gate::Held { until, .. } = self.gate
                     && self.unread.is_none()
@@ -139,10 +129,6 @@ impl Relay {
                 Some(deadline)
             }
         }
-    }
-
-    pub(super) fn connect_deadline(&self) -> Nanos {
-        self.opened.saturating_add(self.limits.connect)
     }
 
     pub(super) fn idle_deadline(&self) -> Nanos {

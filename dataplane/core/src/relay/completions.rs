@@ -2,29 +2,10 @@
 
 use crate::ids::Nanos;
 
-use super::{Ending, Failure, Gate, Phase, Relay, Side, SourcePort, Unread, Upstream, Verdict};
+use super::upstream::{Connect, Upstream};
+use super::{Ending, Failure, Gate, Phase, Relay, Side, Towards, Unread, Verdict};
 
 impl Relay {
-    pub(super) fn connected(&mut self, now: Nanos) {
-        if matches!(self.upstream, Upstream::Connecting(_)) {
-            self.upstream = Upstream::Connected;
-            self.active = now;
-        }
-    }
-
-    pub(super) fn connect_failed(&mut self, failure: Failure) {
-        let Upstream::Connecting(port) = self.upstream else { return };
-        self.upstream = Upstream::Wanted(port);
-        match failure {
-            // The client's port is still taken by an earlier connection of the same pair (TIME_WAIT): keep the
-            // address, let the kernel choose the port.
-            Failure::AddressTaken if port == SourcePort::Clients => {
-                self.upstream = Upstream::Wanted(SourcePort::Any);
-            }
-            other => self.finish(Ending::ConnectFailed(other)),
-        }
-    }
-
     pub(super) fn received(&mut self, now: Nanos, from: Side, len: u32) {
         if !self.pipe_from(from).received(len) {
             return;
@@ -75,8 +56,8 @@ impl Relay {
             Phase::Quiet(until) if now >= until => return self.phase = Phase::Over(Ending::Dropped),
             Phase::Quiet(_) | Phase::Over(_) => return,
         }
-        if self.upstream != Upstream::Connected && now >= self.connect_deadline() {
-            return self.finish(Ending::ConnectFailed(Failure::TimedOut));
+        if self.call_deadline().is_some_and(|deadline| now >= deadline) {
+            self.unanswered();
         }
         if now >= self.idle_deadline() {
             return self.finish(Ending::Idle);
@@ -90,7 +71,12 @@ impl Relay {
 
     pub(super) fn settle(&mut self, now: Nanos, verdict: Verdict) {
         match verdict {
-            Verdict::Pass => {}
+            Verdict::Pass => self.call(now, Connect::AHEAD),
+            Verdict::Send { .. } if self.upstream != Upstream::Waiting => self.finish(Ending::Denied),
+            Verdict::Send { from, spare } => {
+                self.spare = spare;
+                self.call(now, Connect { to: Towards::Server, from });
+            }
             Verdict::Reset => self.finish(Ending::Denied),
             Verdict::Drop => self.phase = Phase::Quiet(now.saturating_add(self.limits.quiet)),
         }

@@ -2,7 +2,7 @@
 
 use crate::ids::Nanos;
 
-use super::Span;
+use super::{Span, Towards};
 
 /// One of the two legs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +32,10 @@ impl Side {
 pub struct Limits {
     /// Octets of buffer in each direction.
     pub buffer: u32,
-    /// From accept to the server's SYN-ACK.
+    /// From when a server is wanted (at accept, or from the verdict on) to its SYN-ACK.
     pub connect: Nanos,
+    /// Likewise, of a server of a pool: another can be tried.
+    pub pooled: Nanos,
     /// Without a byte in either direction.
     pub idle: Nanos,
     /// Likewise, once one end has sent FIN.
@@ -47,6 +49,8 @@ impl Default for Limits {
         Self {
             buffer: 64 * 1024,
             connect: Nanos::from_secs(15),
+            // As long as the fast road waits: three SYNs.
+            pooled: Nanos::from_secs(7),
             idle: Nanos::from_secs(3600),
             half_closed: Nanos::from_secs(600),
             quiet: Nanos::from_secs(60),
@@ -57,18 +61,23 @@ impl Default for Limits {
 /// What is known when the connection is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// The verdict waits for the client's first bytes, for at most so many octets and so long.
-    Held { bytes: u32, time: Nanos },
-    /// Client bytes pass.
-    Open,
-    /// Nothing passes; the server is never connected.
-    Refused(Verdict),
+    /// The verdict waits for the client's first bytes, for at most so many octets and so long. `ahead`: the server is
+    /// connected meanwhile, so that it can speak first; else none is before the verdict, since that may name another.
+    Held { bytes: u32, time: Nanos, ahead: bool },
+    /// There is nothing to wait for. With a verdict that refuses, no server is ever connected.
+    Settled(Verdict),
 }
 
 /// The policy's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Pass,
+    /// The connection goes to a server of a pool, from this end; `spare`: there is another, to be tried when the first does
+    /// not take it. Where a server was connected ahead this is a [`Verdict::Reset`].
+    Send {
+        from: LocalEnd,
+        spare: bool,
+    },
     /// RST to both ends.
     Reset,
     /// RST to the server, silence towards the client for [`Limits::quiet`].
@@ -149,18 +158,24 @@ pub enum Event {
     Timer,
 }
 
-/// The source port of the leg to the server; its address is always the client's.
+/// Where the leg to the server comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourcePort {
-    Clients,
-    Any,
+pub enum LocalEnd {
+    /// The client's address and port.
+    Client,
+    /// The client's address and any port.
+    ClientAnyPort,
+    /// An address and port of this box, as the kernel chooses them.
+    Gateway,
 }
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Open a socket towards the server.
-    Connect(SourcePort),
+    /// Open a socket to that server.
+    Connect { to: Towards, from: LocalEnd },
+    /// That server of a pool did not take the connection: tell whoever looks after it.
+    Blame(Towards),
     /// Receive into this part of the buffer of what comes from `from`.
     Recv { from: Side, span: Span },
     /// Send this part of the buffer of what comes from the other side.

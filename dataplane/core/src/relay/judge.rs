@@ -4,11 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::ids::{InterceptId, MAX_PORTS, PortId, RuleId};
-use crate::inspect::{ALPN_NAMES, Found, Inspector, Name, Outcome};
+use crate::flow::key::Tuple;
+use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId, RuleId, ServerId};
+use crate::inspect::{ALPN_NAMES, Alpn, Found, Inspector, Name, Outcome};
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
+use crate::proxy::ProxyHeader;
 
-use super::{Start, Unread, Verdict};
+use super::{Dispatch, Start, Towards, Unread, Verdict};
 
 /// The intercept that a connection belongs to.
 ///
@@ -28,19 +30,10 @@ pub struct Judgement {
     pub decision: Decision,
     pub protocol: Option<Protocol>,
     pub host: Option<Name>,
+    /// Names that the client offers.
+    pub alpn: Alpn,
     /// Why there was nothing to read, if that is so.
     pub unread: Option<Unread>,
-}
-
-impl Judgement {
-    /// What the machine is told. `send` needs a pool's server, which only the fast road connects to: refused here.
-    pub fn verdict(&self) -> Verdict {
-        match self.decision.action {
-            Action::Allow | Action::Relay => Verdict::Pass,
-            Action::Reset | Action::Send(_) => Verdict::Reset,
-            Action::Drop => Verdict::Drop,
-        }
-    }
 }
 
 /// The reader and the rules of one connection. Keeps the policy of the moment of accept: a verdict is
@@ -53,32 +46,44 @@ pub struct Judge {
     server: SocketAddr,
     inspector: Inspector,
     judgement: Option<Judgement>,
+    /// Where the verdict `send` gives it.
+    dispatch: Option<Dispatch>,
 }
 
 impl Judge {
     /// `from` as in [`find_intercept`].
     pub fn new(policy: Arc<Policy>, from: Option<PortId>, client: SocketAddr, server: SocketAddr) -> Self {
         let intercept = find_intercept(&policy, from, server);
-        Self { policy, intercept, client, server, inspector: Inspector::default(), judgement: None }
+        Self {
+            policy,
+            intercept,
+            client,
+            server,
+            inspector: Inspector::default(),
+            judgement: None,
+            dispatch: None,
+        }
     }
 
     /// What is known at accept. A connection of no intercept (the configuration changed since its SYN) passes, as
     /// the kernel would have forwarded it.
     pub fn start(&mut self) -> Start {
         let Some(intercept) = self.intercept() else {
-            return Start::Open;
+            return Start::Settled(Verdict::Pass);
         };
-        let held = Start::Held { bytes: intercept.hold_bytes, time: intercept.hold_time };
+        let (bytes, time) = (intercept.hold_bytes, intercept.hold_time);
+        let held = Start::Held { bytes, time, ahead: !intercept.sends() };
         let Some(decision) = self.decided_at_syn(intercept).or_else(|| self.decided_by_addresses(intercept))
         else {
             return held;
         };
-        let judgement = Judgement { decision, protocol: None, host: None, unread: None };
-        self.judgement = Some(judgement);
-        match judgement.verdict() {
-            Verdict::Pass => Start::Open,
-            refused => Start::Refused(refused),
-        }
+        Start::Settled(self.settle(Judgement {
+            decision,
+            protocol: None,
+            host: None,
+            alpn: Alpn::EMPTY,
+            unread: None,
+        }))
     }
 
     /// The relay rule that brought the connection here. With `handshake = "relay"` everything comes here, and a
@@ -134,6 +139,36 @@ impl Judge {
         self.policy.get(self.intercept?)
     }
 
+    /// Where a leg to the server goes. `None`: the verdict named no such server.
+    pub fn address(&self, to: Towards) -> Option<SocketAddr> {
+        match to {
+            Towards::Destination => Some(self.server),
+            _ => self.dispatch?.address(&self.policy, to),
+        }
+    }
+
+    /// The pool's server that a leg goes to, if it goes to one.
+    pub fn pooled(&self, to: Towards) -> Option<(PoolId, ServerId)> {
+        self.dispatch?.server(to)
+    }
+
+    /// Writes the PROXY header that goes before the client's first octet, and gives its length; 0: none goes. `None`: it
+    /// does not fit. The same one as on the fast road: with the name and the first of the ALPN names that the client gave.
+    pub fn header(&self, into: &mut [u8]) -> Option<usize> {
+        let Some(version) = self.dispatch.and_then(|dispatch| dispatch.proxy(&self.policy)) else {
+            return Some(0);
+        };
+        let judgement = self.judgement.as_ref();
+        let header = ProxyHeader {
+            version,
+            client: self.client.into(),
+            destination: self.server.into(),
+            host: judgement.and_then(|j| j.host.as_ref()).map(Name::as_str),
+            alpn: judgement.and_then(|j| j.alpn.names().next()),
+        };
+        header.write(into)
+    }
+
     /// Where the rule that decided stands: `file:line`.
     pub fn origin(&self) -> Option<&str> {
         let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
@@ -151,8 +186,23 @@ impl Judge {
             Some(intercept) => intercept.decide(&facts),
             None => Decision { action: Action::Allow, cause: Cause::Otherwise },
         };
-        let judgement = Judgement { decision, protocol, host, unread };
+        let alpn = found.map_or(Alpn::EMPTY, |f| f.alpn);
+        self.settle(Judgement { decision, protocol, host, alpn, unread })
+    }
+
+    /// What the machine is told.
+    fn settle(&mut self, judgement: Judgement) -> Verdict {
         self.judgement = Some(judgement);
-        judgement.verdict()
+        match judgement.decision.action {
+            Action::Allow | Action::Relay => Verdict::Pass,
+            Action::Reset => Verdict::Reset,
+            Action::Drop => Verdict::Drop,
+            Action::Send(pool) => {
+                let tuple = Tuple { src: self.client.into(), dst: self.server.into() };
+                self.dispatch = Dispatch::pick(&self.policy, pool, &tuple);
+                // Without a server there is nobody to give it to.
+                self.dispatch.map_or(Verdict::Reset, |dispatch| dispatch.verdict(&self.policy))
+            }
+        }
     }
 }

@@ -1,4 +1,5 @@
 mod judged;
+mod sent;
 mod sim;
 
 use super::*;
@@ -7,11 +8,13 @@ const NOW: Nanos = Nanos(1_000);
 const LIMITS: Limits = Limits {
     buffer: 64,
     connect: Nanos::from_secs(5),
+    pooled: Nanos::from_secs(2),
     idle: Nanos::from_secs(100),
     half_closed: Nanos::from_secs(50),
     quiet: Nanos::from_secs(30),
 };
-const HELD: Start = Start::Held { bytes: 32, time: Nanos::from_secs(3) };
+const HELD: Start = Start::Held { bytes: 32, time: Nanos::from_secs(3), ahead: true };
+const CONNECT: Command = Command::Connect { to: Towards::Destination, from: LocalEnd::Client };
 
 fn drain(relay: &mut Relay) -> Vec<Command> {
     std::iter::from_fn(|| relay.poll()).collect()
@@ -28,7 +31,7 @@ fn span(at: u32, len: u32) -> Span {
 
 /// Open, connected, receiving from both.
 fn established() -> Relay {
-    let mut relay = Relay::new(NOW, LIMITS, Start::Open);
+    let mut relay = Relay::new(NOW, LIMITS, Start::Settled(Verdict::Pass));
     drain(&mut relay);
     after(&mut relay, NOW, Event::Connected);
     relay
@@ -36,11 +39,11 @@ fn established() -> Relay {
 
 #[test]
 fn accepted_connects_and_receives_at_once() {
-    let mut relay = Relay::new(NOW, LIMITS, Start::Open);
+    let mut relay = Relay::new(NOW, LIMITS, Start::Settled(Verdict::Pass));
     assert_eq!(
         drain(&mut relay),
         [
-            Command::Connect(SourcePort::Clients),
+            CONNECT,
             Command::Recv { from: Side::Client, span: span(0, 64) },
             Command::ArmTimer(NOW.saturating_add(LIMITS.connect)),
         ]
@@ -139,7 +142,7 @@ fn dropped_hushes_the_client_until_the_quiet_time_is_over() {
 
 #[test]
 fn refused_at_accept_never_connects() {
-    let mut relay = Relay::new(NOW, LIMITS, Start::Refused(Verdict::Reset));
+    let mut relay = Relay::new(NOW, LIMITS, Start::Settled(Verdict::Reset));
     assert_eq!(drain(&mut relay), [Command::Reset(Side::Client), Command::Close(Side::Client)]);
     assert!(relay.is_done());
 }
@@ -220,7 +223,7 @@ fn failure_of_one_leg_resets_the_other() {
 
 #[test]
 fn client_reset_while_connecting_cancels_the_connect() {
-    let mut relay = Relay::new(NOW, LIMITS, Start::Open);
+    let mut relay = Relay::new(NOW, LIMITS, Start::Settled(Verdict::Pass));
     drain(&mut relay);
     let commands = after(&mut relay, NOW, Event::RecvFailed(Side::Client, Failure::Reset));
     assert_eq!(
@@ -246,11 +249,14 @@ fn connect_failure_resets_the_client() {
 
 #[test]
 fn clients_port_taken_connects_from_another_once() {
-    let mut relay = Relay::new(NOW, LIMITS, Start::Open);
+    let mut relay = Relay::new(NOW, LIMITS, Start::Settled(Verdict::Pass));
     drain(&mut relay);
     assert_eq!(
         after(&mut relay, NOW, Event::ConnectFailed(Failure::AddressTaken)),
-        [Command::Close(Side::Server), Command::Connect(SourcePort::Any)]
+        [
+            Command::Close(Side::Server),
+            Command::Connect { to: Towards::Destination, from: LocalEnd::ClientAnyPort }
+        ]
     );
     after(&mut relay, NOW, Event::ConnectFailed(Failure::AddressTaken));
     assert_eq!(relay.ending(), Some(Ending::ConnectFailed(Failure::AddressTaken)));
@@ -259,7 +265,7 @@ fn clients_port_taken_connects_from_another_once() {
 #[test]
 fn timeouts_end_what_makes_no_progress() {
     let connect = NOW.saturating_add(LIMITS.connect);
-    let mut relay = Relay::new(NOW, LIMITS, Start::Open);
+    let mut relay = Relay::new(NOW, LIMITS, Start::Settled(Verdict::Pass));
     drain(&mut relay);
     after(&mut relay, connect, Event::Timer);
     assert_eq!(relay.ending(), Some(Ending::ConnectFailed(Failure::TimedOut)));

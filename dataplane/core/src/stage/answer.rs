@@ -10,6 +10,7 @@ use crate::flow::record::{Flow, Offer, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{InterceptId, Nanos};
+use crate::parse::Meta;
 use crate::pipeline::{KernelOp, Output, Pipeline};
 use crate::policy::{Full, SynCookies};
 use crate::tcp::cookie::Carried;
@@ -31,6 +32,8 @@ const HEADERS_V6: u16 = IPV6_LEN as u16 + 20;
 /// MSS to take for a client that names none (RFC 9293 section 3.7.1).
 const DEFAULT_MSS_V4: u16 = 536;
 const DEFAULT_MSS_V6: u16 = 1220;
+/// The least that is offered: room for a hello.
+const SMALLEST_WINDOW: u16 = 2048;
 /// How long after the last cookie one may come back.
 const COOKIE_LIFE: Nanos = Nanos::from_secs(128);
 /// SYN-ACKs that are sent before a client is given up (Linux: tcp_synack_retries 5).
@@ -105,7 +108,7 @@ impl<F: Frame> Pipeline<F> {
         mut packet: Packet<F>,
         out: &mut Output<F>,
     ) {
-        let window = self.own_window(id);
+        let window = self.own_window(id, &packet.meta.tuple.dst);
         let promised = self.promise(&packet, offered, SHIFT);
         let meta = packet.meta;
         let carried = Carried {
@@ -122,10 +125,13 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    /// The window that weir offers before a server does: what it can hold.
-    fn own_window(&self, id: InterceptId) -> u16 {
+    /// The window that weir offers before a server does: what it can hold, and not more than the server is known to take at
+    /// first, since a window should not shrink (RFC 9293 section 3.8.6).
+    fn own_window(&self, id: InterceptId, to: &Endpoint) -> u16 {
         let bytes = self.policy.get(id).map_or(0, |i| i.hold_bytes).min(self.holds.room() as u32);
-        u16::try_from(bytes).unwrap_or(u16::MAX)
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        let server = self.grants.get(to, self.now).map_or(u16::MAX, |known| known.window);
+        bytes.min(server.max(SMALLEST_WINDOW))
     }
 
     fn answer_stateful(
@@ -162,8 +168,10 @@ impl<F: Frame> Pipeline<F> {
         };
         let client_shift = carried.window_scale.unwrap_or(0);
         track::start(&mut flow.client, &meta, client_shift);
+        // What a SYN carries is not taken: the client sends it again.
+        flow.client.nxt = meta.seq.add(1);
         flow.server.shift = promised.window_scale.unwrap_or(0);
-        start_own_end(&mut flow, isn, self.own_window(id));
+        start_own_end(&mut flow, isn, self.own_window(id, &meta.tuple.dst));
         flow.client.packets = 1;
         flow.counted = self.policy.limits.source.any();
         let Some(slot) = self.flows.insert(flow) else {
@@ -173,7 +181,7 @@ impl<F: Frame> Pipeline<F> {
         self.flows.arm(slot, self.now.saturating_add(timers::RETRANSMIT));
         // As for any connection: an entry of the tuple's life before must not send its packets past weir.
         out.kernel.push(KernelOp::Remove(flow.key));
-        match build::syn_ack(&mut packet.frame, &meta, isn, self.own_window(id), &promised) {
+        match build::syn_ack(&mut packet.frame, &meta, isn, self.own_window(id, &meta.tuple.dst), &promised) {
             Some(meta) => self.forward(Packet { meta, ..packet }, out),
             None => self.discard(packet.frame, DropReason::NoFrame, out),
         }
@@ -198,7 +206,7 @@ impl<F: Frame> Pipeline<F> {
             flags: TcpFlags(TcpFlags::SYN | TcpFlags::ACK),
             seq: flow.server.nxt.add(u32::MAX),
             ack: flow.isn.add(1),
-            window: self.own_window(flow.intercept),
+            window: self.own_window(flow.intercept, &tuple.dst),
             options: SegmentOptions {
                 mss: Some(self.promised_mss(&tuple.dst)),
                 window_scale: offer.window_scale.then_some(flow.server.shift),
@@ -229,6 +237,14 @@ impl<F: Frame> Pipeline<F> {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
         }
         if meta.ack != flow.server.nxt {
+            // Another SYN with the client's addresses may have come before its ACK (RFC 5961 section 4): the ACK has the
+            // cookie of its own.
+            let cookie = self.cookie_of(&meta);
+            let id = self.flows.get(slot).and_then(|flow| self.intercept_of(flow)).map(|(id, _)| id);
+            if let (Some(carried), Some(id)) = (cookie, id) {
+                self.forget(slot, out);
+                return self.accept(id, &carried, packet, out);
+            }
             // RFC 9293 section 3.10.7.4, SYN-RECEIVED: not acceptable.
             self.discard(packet.frame, DropReason::BeforeHandshake, out);
             return self.answer_rst(&meta, out);
@@ -260,21 +276,31 @@ impl<F: Frame> Pipeline<F> {
         if !plain || !from_client || self.now >= self.cookies_until {
             return Some(packet);
         }
-        let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
         if meta.segment_sum(packet.frame.data()) != 0xffff {
             self.discard(packet.frame, DropReason::BadChecksum, out);
             return None;
         }
-        let Some(carried) = self.cookies.check(&meta.tuple, isn, cookie, self.now) else {
+        let Some(carried) = self.cookie_of(&meta) else {
             self.totals.cookies_failed += 1;
             return Some(packet);
         };
+        self.accept(id, &carried, packet, out);
+        None
+    }
+
+    /// What the cookie carries that an ACK acknowledges, if it is one of ours.
+    fn cookie_of(&self, meta: &Meta) -> Option<Carried> {
+        let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
+        self.cookies.check(&meta.tuple, isn, cookie, self.now)
+    }
+
+    /// A connection of the ACK that brought a cookie back.
+    fn accept(&mut self, id: InterceptId, carried: &Carried, packet: Packet<F>, out: &mut Output<F>) {
+        let meta = packet.meta;
+        let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
         let packet = match self.admit(packet) {
             Ok(packet) => packet,
-            Err(packet) => {
-                self.over_source(packet, out);
-                return None;
-            }
+            Err(packet) => return self.over_source(packet, out),
         };
         let timestamps = options::timestamps(meta.options_of(packet.frame.data()));
         let mut flow = self.new_answered(id, &packet, Stage::Answered);
@@ -292,20 +318,18 @@ impl<F: Frame> Pipeline<F> {
         flow.client.nxt = meta.seq;
         flow.client.shift = carried.window_scale.unwrap_or(0);
         flow.server.shift = if carried.window_scale.is_some() { SHIFT } else { 0 };
-        start_own_end(&mut flow, cookie, self.own_window(id));
+        start_own_end(&mut flow, cookie, self.own_window(id, &meta.tuple.dst));
         flow.client.edge = options::right_edge(meta.ack, meta.window, flow.client.shift);
         let Some(slot) = self.flows.insert(flow) else {
             if flow.counted {
                 self.sources.leave(&meta.tuple.src.addr);
             }
-            self.discard(packet.frame, DropReason::TableFull, out);
-            return None;
+            return self.discard(packet.frame, DropReason::TableFull, out);
         };
         self.totals.opened += 1;
         self.totals.cookies_accepted += 1;
         self.client_is_there(slot);
         self.early_client(slot, packet, out);
-        None
     }
 
     /// The client's side while weir alone has a handshake with it, or is opening the server leg.

@@ -34,6 +34,10 @@ impl<F: Frame> Pipeline<F> {
         if pool.is_some() {
             self.totals.sent += 1;
         }
+        if self.flows.get(slot).is_some_and(|flow| flow.server.fin) {
+            // The client has had the end of the server's stream: nothing can follow.
+            return self.give_up(slot, Failure::Unavailable, out);
+        }
         match self.make_leg(slot, pool, None) {
             Some(leg) => self.call(slot, leg, out),
             None => self.give_up(slot, Failure::Unavailable, out),
@@ -166,8 +170,11 @@ impl<F: Frame> Pipeline<F> {
     /// The server leg did not come about: another server of the pool is tried once, then the client hears of it.
     pub(crate) fn fail(&mut self, slot: u32, failure: Failure, out: &mut Output<F>) {
         let leg = self.drop_leg(slot, out);
+        // In another configuration the numbers of pool and server may mean others.
+        let is_same = self.flows.get(slot).is_some_and(|flow| flow.epoch == self.policy.epoch);
         if let Some(leg) = leg
             && let Some((pool, server)) = leg.target
+            && is_same
         {
             out.failed.push(ServerFailed { pool, server, failure });
             if !leg.is_retry
@@ -253,9 +260,9 @@ impl<F: Frame> Pipeline<F> {
             ..SynOptions::default()
         };
         let (destination, server) = (flow.tuple().dst, leg.tuple.dst);
-        self.grants.learn(destination, granted, &offered, self.now);
+        self.grants.learn(destination, (granted, meta.window), &offered, self.now);
         if server != destination {
-            self.grants.learn(server, granted, &offered, self.now);
+            self.grants.learn(server, (granted, meta.window), &offered, self.now);
         }
         self.join(slot, meta, granted, out);
     }

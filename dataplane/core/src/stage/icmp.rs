@@ -33,7 +33,14 @@ impl<F: Frame> Pipeline<F> {
             let worker = flow.leg as usize;
             return out.hand_icmp.push((worker, frame, port, meta));
         }
-        let Some(leg) = self.legs.get(flow.leg) else { return self.pass_error(frame, out) };
+        let Some(leg) = self.legs.get(flow.leg) else {
+            // What weir answered itself is nobody else's to hear of.
+            return if flow.by_weir {
+                self.discard(frame, DropReason::OldLeg, out);
+            } else {
+                self.pass_error(frame, out);
+            };
+        };
         // An error about what weir opened or changed is weir's to check; the kernel checks its own.
         if meta.sum(frame.data()) != 0xffff {
             return self.discard(frame, DropReason::BadChecksum, out);

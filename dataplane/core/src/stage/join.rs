@@ -39,7 +39,8 @@ impl<F: Frame> Pipeline<F> {
         flow.server.ack = flow.isn.add(1);
         // The window of a SYN-ACK is never scaled (RFC 7323 section 2.2), and begins at the header.
         let room = u32::from(meta.window).saturating_sub(u32::from(header));
-        flow.server.edge = flow.server.ack.add(room);
+        // What has been promised already may be on its way.
+        flow.server.edge = flow.server.edge.max(flow.server.ack.add(room));
         flow.server.packets += 1;
         let held = flow.hold != Flow::NO_HOLD && self.holds.holds_any(flow.hold);
         self.flows.set_stage(slot, Stage::Splice);

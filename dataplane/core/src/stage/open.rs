@@ -36,8 +36,11 @@ impl<F: Frame> Pipeline<F> {
                 self.midstream(id, packet, out)
             };
         }
+        // Connections that the relay makes to a pool have no record here: when the kernel map has lost one, too, what comes
+        // of it is for the kernel, which has its socket.
+        let may_be_relays = self.policy.has_server(&src);
         match self.intercept_behind(dst.addr.ip(), src.addr.ip(), src.port) {
-            Some(id) if !packet.meta.flags.opens() => self.midstream(id, packet, out),
+            Some(id) if !packet.meta.flags.opens() && !may_be_relays => self.midstream(id, packet, out),
             _ => self.punt(packet, PuntReason::NotIntercepted, out),
         }
     }

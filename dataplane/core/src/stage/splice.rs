@@ -91,8 +91,9 @@ impl<F: Frame> Pipeline<F> {
             // The server may neither get this one nor have got what was inspected: the client could see to that with a
             // TTL. So the RST is made here, and the bytes stay for comparison.
             Rst::Ends if side == Side::Client && flow.hold != Flow::NO_HOLD => {
+                let next = packet.meta.seq;
                 self.discard(packet.frame, DropReason::Ended, out);
-                self.reset_server(slot, out);
+                self.reset_server_at(slot, next, out);
                 self.close(slot, timers::CLOSED);
             }
             Rst::Ends => {

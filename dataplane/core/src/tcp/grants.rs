@@ -14,6 +14,8 @@ pub struct Grant {
     pub window_scale: Option<u8>,
     pub sack: bool,
     pub timestamps: bool,
+    /// The window of its SYN-ACK, in octets.
+    pub window: u16,
 }
 
 /// A server that did not grant something is asked again after this long.
@@ -49,7 +51,13 @@ impl Grants {
     }
 
     /// Notes a SYN-ACK. What was not `offered` says nothing, and is taken to be as before.
-    pub fn learn(&mut self, destination: Endpoint, granted: &SynOptions, offered: &SynOptions, now: Nanos) {
+    pub fn learn(
+        &mut self,
+        destination: Endpoint,
+        (granted, window): (&SynOptions, u16),
+        offered: &SynOptions,
+        now: Nanos,
+    ) {
         let before = self.get(&destination, now);
         let at = self.at(&destination);
         let Some(slot) = self.slots.get_mut(at) else { return };
@@ -69,6 +77,7 @@ impl Grants {
                 Some(_) => granted.timestamps.is_some(),
                 None => before.is_none_or(|b| b.timestamps),
             },
+            window,
         };
         *slot = Some((destination, since, grant));
     }
@@ -93,11 +102,11 @@ mod tests {
         };
         let none = SynOptions { mss: Some(1400), ..SynOptions::default() };
         assert_eq!(grants.get(&server, Nanos(0)), None);
-        grants.learn(server, &none, &all, Nanos(0));
+        grants.learn(server, (&none, 8192), &all, Nanos(0));
         let known = grants.get(&server, Nanos::from_secs(599)).unwrap();
         assert_eq!((known.timestamps, known.sack, known.window_scale), (false, false, None));
         // A connection that did not ask changes nothing of it, nor makes it last.
-        grants.learn(server, &none, &none, Nanos::from_secs(500));
+        grants.learn(server, (&none, 8192), &none, Nanos::from_secs(500));
         assert!(!grants.get(&server, Nanos::from_secs(599)).unwrap().timestamps);
         assert_eq!(grants.get(&server, Nanos::from_secs(600)), None);
     }

@@ -2,6 +2,9 @@
 //!
 //! A middlebox sees what both ends send and not what they receive, so it judges as RFC 5961 lets it: an RST must be in
 //! the receiver's window to pass, and only one that is exactly next is believed to have ended the connection.
+//!
+//! What one end says alone moves nothing beyond what the other has allowed or sent, or a forger could move the place where
+//! his RST is exact. Packets that pass by some other way, while no worker breathes, do move it: then both ends say the same.
 
 use super::options;
 use crate::flow::record::{End, Flow, Side};
@@ -20,9 +23,15 @@ pub enum Rst {
 
 /// Notes a segment of an answered connection that is passed on.
 pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
-    let (from, _) = flow.ends(side);
+    let (from, to) = flow.ends(side);
     from.packets += 1;
     from.bytes += u64::from(meta.payload_len());
+    // A window probe goes one octet beyond (RFC 9293 section 3.8.6.1).
+    let allowed = to.edge.max(to.ack).add(1);
+    if meta.seq_end().after(allowed) && meta.seq_end().after(from.nxt) {
+        from.claim = Some(meta.seq_end());
+        return note_ack(flow, side, meta);
+    }
     // Only the first FIN's place counts; beyond it nothing can follow.
     if !from.fin {
         from.fin = meta.flags.fin() && !meta.seq_end().before(from.nxt);
@@ -35,7 +44,16 @@ pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
 pub fn note_ack(flow: &mut Flow, side: Side, meta: &Meta) {
     let scaled = !meta.flags.syn();
     let (from, to) = flow.ends(side);
-    if meta.flags.ack() && !meta.ack.before(from.ack) {
+    if !meta.flags.ack() {
+        return;
+    }
+    if meta.ack.after(to.nxt) {
+        match to.claim.take_if(|claim| !meta.ack.after(*claim)) {
+            Some(claim) => to.nxt = claim,
+            None => return,
+        }
+    }
+    if !meta.ack.before(from.ack) {
         from.ack = meta.ack;
         let edge = options::right_edge(meta.ack, meta.window, if scaled { from.shift } else { 0 });
         from.edge = from.edge.max(edge);

@@ -66,6 +66,14 @@ struct World {
     timer: Option<Nanos>,
     verdict: Option<Verdict>,
     passed: bool,
+    /// A server may be connected before the verdict.
+    ahead: bool,
+    sends: bool,
+    /// Servers that were connected to, and those of a pool that were reported.
+    calls: Vec<Towards>,
+    blamed: Vec<Towards>,
+    /// A connect was told to stop, for another server.
+    cancelled: bool,
     faults: bool,
     /// The most octets held, and the bound.
     budget: u32,
@@ -83,17 +91,25 @@ impl World {
         let limits = Limits { buffer, ..LIMITS };
         let bytes = 1 + rng.below(100);
         let held = rng.chance(70);
-        let start = if held { Start::Held { bytes, time: Nanos::from_secs(3) } } else { Start::Open };
         let mut stream = || {
             let len = if rng.chance(15) { 0 } else { rng.below(3_000) };
             let source = (0..len).map(|_| rng.next() as u8).collect();
             Stream { source, buffer: vec![0; buffer as usize], ..Stream::default() }
         };
         let streams = [stream(), stream()];
+        let send = rng.chance(40);
+        let from = if rng.chance(50) { LocalEnd::Client } else { LocalEnd::Gateway };
         let verdict = match rng.below(if faults { 4 } else { 1 }) {
             1 => Verdict::Reset,
             2 => Verdict::Drop,
+            _ if send => Verdict::Send { from, spare: rng.chance(70) },
             _ => Verdict::Pass,
+        };
+        let ahead = !send && rng.chance(70);
+        let start = match (held, verdict) {
+            (true, _) => Start::Held { bytes, time: Nanos::from_secs(3), ahead },
+            (false, Verdict::Send { .. }) => Start::Settled(verdict),
+            (false, _) => Start::Settled(Verdict::Pass),
         };
         Self {
             rng,
@@ -105,6 +121,11 @@ impl World {
             timer: None,
             verdict: held.then_some(verdict),
             passed: !held,
+            ahead,
+            sends: matches!(verdict, Verdict::Send { .. }),
+            calls: Vec::new(),
+            blamed: Vec::new(),
+            cancelled: false,
             faults,
             budget: bytes.min(buffer),
             log: Vec::new(),
@@ -142,7 +163,7 @@ impl World {
             if answer {
                 let verdict = self.verdict.take().expect("asked once answered");
                 self.log.push(format!("{ask:?} -> {verdict:?}"));
-                self.passed = verdict == Verdict::Pass;
+                self.passed = matches!(verdict, Verdict::Pass | Verdict::Send { .. });
                 self.relay.handle_verdict(self.now, verdict);
             }
         }
@@ -150,7 +171,8 @@ impl World {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Connect(_) => self.begin(Op::Connect),
+            Command::Connect { to, .. } => self.call(to),
+            Command::Blame(to) => self.blamed.push(to),
             Command::Recv { from, span } => {
                 self.check_span(from, span);
                 self.begin(Op::Recv(from, span));
@@ -170,16 +192,30 @@ impl World {
                 self.legs[index(side)].reset = true;
                 self.legs[index(side)].stopping = true;
             }
-            Command::Cancel(side) => self.legs[index(side)].stopping = true,
+            Command::Cancel(side) => {
+                self.cancelled |= side == Side::Server && self.relay.ending().is_none();
+                self.legs[index(side)].stopping = true;
+            }
             Command::Close(side) => {
                 assert!(self.ops.iter().all(|op| op.side() != side), "{side:?} closed with {:?}", self.ops);
                 let leg = &mut self.legs[index(side)];
                 assert!(!leg.closed);
                 // A leg to the server may be opened again, from another port.
                 leg.closed = side == Side::Client || self.relay.ending().is_some();
+                if !leg.closed {
+                    *leg = LegState::default();
+                }
             }
             Command::ArmTimer(at) => self.timer = Some(at),
         }
+    }
+
+    fn call(&mut self, to: Towards) {
+        assert!(self.passed || self.ahead, "no server before the verdict");
+        assert_eq!(self.sends && self.passed, to != Towards::Destination, "{to:?}");
+        assert!(to != Towards::Spare || self.calls.contains(&Towards::Server), "the spare comes second");
+        self.calls.push(to);
+        self.begin(Op::Connect);
     }
 
     fn begin(&mut self, op: Op) {
@@ -242,7 +278,9 @@ impl World {
     fn complete(&mut self, op: Op) -> Event {
         let leg = &self.legs[index(op.side())];
         let stopped = leg.stopping && self.rng.chance(80);
-        let failed = self.faults && self.rng.chance(1);
+        // Every other server of a pool does not answer, so that the next is tried.
+        let pooled = op == Op::Connect && self.sends && self.rng.chance(50);
+        let failed = self.faults && (pooled || self.rng.chance(1));
         let failure = match (stopped, failed) {
             (true, _) => Some(Failure::Cancelled),
             (false, true) => Some(Failure::ALL[self.rng.below(Failure::ALL.len() as u32) as usize]),
@@ -332,13 +370,18 @@ fn any_order_of_completions_delivers_every_byte_and_both_ends() {
 #[test]
 fn failures_at_any_point_reset_what_is_left_and_leave_nothing_under_way() {
     let mut endings = std::collections::HashSet::new();
+    let (mut saved, mut overdue) = (0, 0);
     for seed in 0..6_000 {
         let world = run(seed, true);
+        let spared = world.calls.contains(&Towards::Spare);
+        saved += u32::from(spared && world.relay.ending() == Some(Ending::Finished));
+        overdue += u32::from(spared && world.cancelled);
         let ending = world.relay.ending().expect("over");
         endings.insert(ending.name());
         let client = &world.legs[0];
         match ending {
             Ending::Finished => assert!(!client.reset, "seed {seed}"),
+            _ if world.blamed.len() > world.calls.len() => panic!("seed {seed}: {:?}", world.blamed),
             Ending::Dropped | Ending::Denied => {
                 assert!(client.reset && world.streams[0].sink.is_empty(), "seed {seed}");
             }
@@ -349,4 +392,5 @@ fn failures_at_any_point_reset_what_is_left_and_leave_nothing_under_way() {
     {
         assert!(endings.contains(name), "{name} was never seen: {endings:?}");
     }
+    assert!(saved > 20 && overdue > 5, "{saved} saved by another server, {overdue} after silence");
 }
