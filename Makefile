@@ -8,7 +8,7 @@ PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables 
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak bench bench-flood lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-flood lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -23,6 +23,10 @@ test: deps nginx
 COUNT ?= 1000000
 soak:
 	$(CARGO) run --release --quiet --package weir-tests --bin soak -- $(if $(SEED),--seed $(SEED),$(COUNT))
+
+# A thousand connections of a mebibyte each way over bad links, for each way in which weir carries them (or VARIANT).
+soak-kernel: deps
+	WEIR_SOAK=1 $(CARGO) test --release --package weir-control --test kernel_tcp -- --nocapture
 
 bench: deps
 	$(CARGO) bench --package weir-benches

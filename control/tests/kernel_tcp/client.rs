@@ -60,7 +60,7 @@ pub struct Clients {
     calls: Vec<Call>,
     at_once: usize,
     open: Vec<Talk>,
-    done: usize,
+    done: Vec<Talk>,
     failed: Vec<String>,
 }
 
@@ -68,11 +68,11 @@ impl Clients {
     /// Clients that make all `calls`, so many at once.
     pub fn new(mut calls: Vec<Call>, at_once: usize) -> Self {
         calls.reverse();
-        Self { calls, at_once, open: Vec::new(), done: 0, failed: Vec::new() }
+        Self { calls, at_once, open: Vec::new(), done: Vec::new(), failed: Vec::new() }
     }
 
-    /// Makes them. How many arrived whole, and what became of the others.
-    pub fn run(mut self, limit: Duration) -> (usize, Vec<String>) {
+    /// Makes them. Those that arrived whole, and what became of the others.
+    pub fn run(mut self, limit: Duration) -> (Vec<Talk>, Vec<String>) {
         let end = Instant::now() + limit;
         let mut buffer = vec![0; ROOM];
         while !(self.calls.is_empty() && self.open.is_empty()) && self.failed.is_empty() {
@@ -89,39 +89,30 @@ impl Clients {
                     Err(error) => self.failed.push(format!("{call:?}: {error}")),
                 }
             }
-            let (done, failed) = step_all(&mut self.open, &mut buffer);
-            self.done += done;
-            self.failed.extend(failed);
+            self.failed.extend(step_all(&mut self.open, &mut self.done, &mut buffer));
         }
         (self.done, self.failed)
     }
 }
 
-/// Waits until one of them can go on, and lets all go on that can. Those that are done are taken out and counted; those
-/// that failed are taken out and told.
-pub fn step_all(open: &mut Vec<Talk>, buffer: &mut [u8]) -> (usize, Vec<String>) {
+/// Waits until one of them can go on, and lets all go on that can. Those that are done are moved to `done`: a socket that is
+/// closed with octets on their way is an orphan, which the kernel gives up sooner (tcp_orphan_retries). Those that failed are
+/// taken out and told.
+pub fn step_all(open: &mut Vec<Talk>, done: &mut Vec<Talk>, buffer: &mut [u8]) -> Vec<String> {
     let mut ready: Vec<PollFd<'_>> =
         open.iter().map(|talk| PollFd::new(&talk.stream, talk.interest())).collect();
     let _: Result<usize, _> = poll(&mut ready, Some(&TICK));
     let ready: Vec<PollFlags> = ready.iter().map(PollFd::revents).collect();
-    let (mut done, mut failed, mut at) = (0, Vec::new(), 0);
-    open.retain_mut(|talk| {
-        let ready = ready[at];
-        at += 1;
-        if ready.is_empty() {
-            return true;
-        }
-        match talk.step(ready, buffer) {
-            State::Open => true,
-            State::Done => {
-                done += 1;
-                false
-            }
+    let mut failed = Vec::new();
+    for (at, ready) in ready.into_iter().enumerate().rev().filter(|(_, ready)| !ready.is_empty()) {
+        match open[at].step(ready, buffer) {
+            State::Open => {}
+            State::Done => done.push(open.swap_remove(at)),
             State::Failed(how) => {
                 failed.push(how);
-                false
+                open.swap_remove(at);
             }
         }
-    });
-    (done, failed)
+    }
+    failed
 }

@@ -1,7 +1,7 @@
-//! The kernel's TCP at both ends, bad links, weir between them: many connections at once, and every octet of each arrives.
+//! The kernel's TCP at both ends, bad links, weir between them: many connections at once, and every octet of each arrives at
+//! either end. No RST is on a wire but that which lets a server go, and those of the ends behind both FINs.
 //!
-//! `make test` plays [`FEW`] connections of each variant, `make soak` (or `WEIR_SOAK=1`) [`MANY`]. A mebibyte goes each way
-//! in each; both ends compare all of it. Neither wire may see an RST.
+//! `make test` plays [`FEW`] connections of each variant, `make soak-kernel` [`MANY`]; `VARIANT=name` plays one variant.
 
 mod client;
 mod hello;
@@ -21,12 +21,10 @@ use origin::Origin;
 use variant::{VARIANTS, Variant};
 use weir::Weir;
 
-/// Connections of a variant in `make test`, and how long they may take.
-const FEW: usize = 120;
-const SHORT: Duration = Duration::from_secs(90);
+/// Connections of a variant in `make test`, octets each way in each, and how long they may take.
+const FEW: Size = Size { count: 400, octets: 128 << 10, limit: Duration::from_secs(90) };
 /// The same in `make soak`.
-const MANY: usize = 1000;
-const LONG: Duration = Duration::from_secs(900);
+const MANY: Size = Size { count: 1000, octets: 1 << 20, limit: Duration::from_secs(900) };
 /// Connections that are open at the same time.
 const AT_ONCE: usize = 400;
 /// One segment in a hundred is lost on each link, and as many are overtaken.
@@ -40,29 +38,41 @@ const BAD: Badness = Badness {
     seed: 1,
 };
 
+/// How much is played.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub count: usize,
+    pub octets: usize,
+    pub limit: Duration,
+}
+
 #[test]
 fn connections_over_bad_links_arrive_whole_and_without_a_reset() {
     let soak = std::env::var_os("WEIR_SOAK").is_some();
-    let (count, limit) = if soak { (MANY, LONG) } else { (FEW, SHORT) };
-    for variant in VARIANTS.iter().filter(|variant| variant.plays) {
-        play(variant, count, limit);
+    let size = if soak { MANY } else { FEW };
+    let only = std::env::var("VARIANT").ok();
+    let wanted = |variant: &&Variant| only.as_ref().is_none_or(|only| only == variant.name);
+    for variant in VARIANTS.iter().filter(wanted) {
+        play(variant, size);
     }
 }
 
-fn play(variant: &Variant, count: usize, limit: Duration) {
+fn play(variant: &Variant, size: Size) {
     let options = LabOptions { queues: 1, forwarding: Some(true) };
     // A bit more on one wire and a bit less on the other may leave the sum right (RFC 1071): one of them damages.
     let wan = Badness { seed: BAD.seed + 1, damages: 0, ..BAD };
     let Some(mut lab) = Lab::with_bad_links_for_test(&options, BAD, wan) else { return };
     let (from, name) = (Instant::now(), variant.name);
-    carry(&lab, variant, count, limit);
+    carry(&lab, variant, size);
     let carried = lab.stop_wires().expect("bad links have wires");
-    report(name, count, from.elapsed(), &carried);
+    report(name, size, from.elapsed(), &carried);
     for (link, carried) in ["lan", "wan"].into_iter().zip(&carried) {
         assert!(carried.lost > 0 && carried.reordered > 0, "{name}: {link} was not bad: {carried:?}");
         if variant.resets_first_server && link == "wan" {
-            // The server that the client asked for is let go by an RST: one for each connection, and none besides.
-            assert_eq!(carried.resets, count as u64, "{name}: RSTs on {link}");
+            // The server that the client asked for is let go by an RST, and again where it asks what has become of it.
+            let all = (size.count + 4) as u64;
+            let sent = carried.resets;
+            assert!(all <= sent && sent <= 2 * all, "{name}: {sent} RSTs on {link} for {all} connections");
             continue;
         }
         let shown: Vec<_> = carried.first_resets.iter().filter_map(|frame| frame.tcp()).collect();
@@ -71,27 +81,31 @@ fn play(variant: &Variant, count: usize, limit: Duration) {
 }
 
 /// Plays all connections through a weir that runs as the variant says.
-fn carry(lab: &Lab, variant: &Variant, count: usize, limit: Duration) {
+fn carry(lab: &Lab, variant: &Variant, size: Size) {
+    let Size { count, octets, limit } = size;
     let name = variant.name;
-    let origin = Origin::start(lab, variant);
+    let origin = Origin::start(lab, variant, octets);
     let mut weir = Weir::new(lab, &variant.config());
     weir.start();
     // The clients of both families make the gateway's neighbours known.
-    let first: Vec<Call> = (0..4).map(|number| Call::numbered(number, 10_000)).collect();
-    let rest: Vec<Call> = (4..4 + count).map(|number| Call::numbered(number, 1 << 20)).collect();
+    let first: Vec<Call> = (0..4).map(|number| Call::numbered(number, origin::FIRST)).collect();
+    let rest: Vec<Call> = (4..4 + count).map(|number| Call::numbered(number, octets)).collect();
+    let (mut arrived, mut failed) = (Vec::new(), Vec::new());
     for calls in [first, rest] {
-        let expected = calls.len();
-        let (done, failed) = lab.client.run(|| Clients::new(calls, AT_ONCE).run(limit));
-        let told = format!("{name}: {done} of {expected} connections arrived in {limit:?}");
-        assert!(done == expected && failed.is_empty(), "{told}: {failed:#?}\n{}", weir.status());
+        let (done, faults) = lab.client.run(|| Clients::new(calls, AT_ONCE).run(limit));
+        arrived.extend(done);
+        failed.extend(faults);
     }
-    let (served, failed) = origin.stop(count + 4);
+    let all = count + 4;
+    let (served, refused) = origin.stop(if failed.is_empty() { all } else { 0 });
     assert!(
-        served == count + 4 && failed.is_empty(),
-        "{name}: served {served}: {failed:#?}\n{}",
-        weir.status()
+        (arrived.len(), served) == (all, all) && failed.is_empty() && refused.is_empty(),
+        "{name}: of {all} in {limit:?} {} arrived at the client, {served} at the server\nclient: {failed:#?}\n\
+         server: {refused:#?}\n{}",
+        arrived.len(),
+        told(&weir)
     );
-    assert_roads(&weir, variant, count + 4);
+    assert_roads(&weir, variant, all);
     let ended = weir.stop();
     assert_eq!(ended.code(), 0, "{name}: weir run ended with {ended:?}");
 }
@@ -110,10 +124,14 @@ fn assert_roads(weir: &Weir<'_>, variant: &Variant, count: usize) {
         "{name}: {midstream} packets of unknown connections\n{}",
         told(weir)
     );
-    for total in ["opened", "allowed"] {
-        let counted = weir.count("flows", total);
-        assert!(counted >= count as u64, "{name}: {counted} of {count} {total}\n{}", told(weir));
-    }
+    let opened = weir.count("flows", "opened");
+    let passed = weir.count("flows", "allowed") + weir.count("flows", "sent");
+    assert!(
+        opened.min(passed) >= count as u64,
+        "{name}: of {count} {opened} opened, {passed} passed
+{}",
+        told(weir)
+    );
 }
 
 /// The counters that are not zero.
@@ -124,10 +142,13 @@ fn told(weir: &Weir<'_>) -> String {
     counts.map(|count| format!("{}: {}\n", count["name"], count["count"])).collect()
 }
 
-fn report(name: &str, count: usize, took: Duration, carried: &[Carried; 2]) {
+fn report(name: &str, size: Size, took: Duration, carried: &[Carried; 2]) {
+    let Size { count, octets, .. } = size;
     let [lan, wan] = carried.each_ref().map(|link| {
         let Carried { frames, lost, reordered, copied, damaged, refused, late_resets, .. } = link;
         format!("{frames} frames, {lost} lost, {reordered} reordered, {copied} copied, {damaged} damaged, {refused} refused, {late_resets} RSTs behind FINs")
     });
-    println!("{name}: {count} connections of 1 MiB each way in {took:.1?}\n  lan: {lan}\n  wan: {wan}");
+    println!(
+        "{name}: {count} connections of {octets} octets each way in {took:.1?}\n  lan: {lan}\n  wan: {wan}"
+    );
 }

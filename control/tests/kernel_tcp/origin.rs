@@ -1,6 +1,7 @@
 //! All servers, in one thread.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -15,8 +16,8 @@ use crate::variant::Variant;
 
 /// How long the servers may take to hear the end of what the clients have ended.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Octets of the streams that go before the others, and of the others.
-const LENGTHS: (usize, usize) = (10_000, 1 << 20);
+/// Octets of the streams that go before the others.
+pub const FIRST: usize = 10_000;
 
 /// The servers of a variant.
 #[derive(Debug)]
@@ -28,8 +29,9 @@ pub struct Origin {
 
 impl Origin {
     /// Listens on the ports of both families: on all addresses that the lab has for servers.
-    pub fn start(lab: &Lab, variant: &Variant) -> Self {
-        let (server, header) = (variant.server, variant.proxy_header);
+    pub fn start(lab: &Lab, variant: &Variant, octets: usize) -> Self {
+        let (server, lets_go) = (variant.server, variant.resets_first_server);
+        let header = variant.proxy_header;
         let mut listeners = Vec::new();
         for family in [IPV4, IPV6] {
             for (place, address) in family.servers.into_iter().enumerate() {
@@ -37,13 +39,18 @@ impl Origin {
                     let target = SocketAddr::new(address, port);
                     let listener = lab.server.run(|| TcpListener::bind(target)).expect("a free port");
                     listener.set_nonblocking(true).expect("a listener can be told not to block");
-                    listeners.push((listener, place == server));
+                    let role = match place {
+                        _ if place == server => Role::Serves,
+                        0 if lets_go => Role::IsLetGo,
+                        _ => Role::IsNotAsked,
+                    };
+                    listeners.push((listener, role));
                 }
             }
         }
         let wanted = Arc::new(AtomicUsize::new(usize::MAX));
         let until = Arc::clone(&wanted);
-        let work = move || serve(&listeners, header, &until);
+        let work = move || serve(&listeners, &|| begin(header, octets), &until);
         let thread = lab.server.spawn(work).expect("a thread can be started");
         Self { wanted, thread }
     }
@@ -55,37 +62,59 @@ impl Origin {
     }
 }
 
-fn serve(listeners: &[(TcpListener, bool)], header: bool, wanted: &AtomicUsize) -> (usize, Vec<String>) {
-    let (mut open, mut done, mut failed) = (Vec::new(), 0, Vec::new());
+/// What a server is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Serves,
+    /// Connected to, and let go by an RST before it has heard an octet.
+    IsLetGo,
+    IsNotAsked,
+}
+
+fn serve(
+    listeners: &[(TcpListener, Role)],
+    begin: &dyn Fn() -> Begin,
+    wanted: &AtomicUsize,
+) -> (usize, Vec<String>) {
+    let (mut open, mut done, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut let_go = Vec::new();
     let mut buffer = vec![0; ROOM];
     let mut end = None;
     loop {
-        for (listener, right) in listeners {
+        for (listener, role) in listeners {
             while let Ok((stream, peer)) = listener.accept() {
-                if !*right {
-                    failed.push(format!("{peer} came to {:?}", stream.local_addr()));
-                }
                 stream.set_nonblocking(true).expect("a stream can be told not to block");
-                open.push(Talk::waiting(stream, begin(header)));
+                match role {
+                    Role::Serves => open.push(Talk::waiting(stream, begin())),
+                    Role::IsLetGo => let_go.push(stream),
+                    Role::IsNotAsked => failed.push(format!("{peer} came to {:?}", stream.local_addr())),
+                }
             }
         }
         // Waits for at most a tick, so that new connections are not kept waiting for long.
-        let (now_done, now_failed) = step_all(&mut open, &mut buffer);
-        done += now_done;
-        failed.extend(now_failed);
+        failed.extend(step_all(&mut open, &mut done, &mut buffer));
         let wanted = wanted.load(Ordering::Relaxed);
         if wanted != usize::MAX {
             let end = *end.get_or_insert_with(|| Instant::now() + PATIENCE);
-            if done >= wanted || Instant::now() > end {
+            if done.len() >= wanted || Instant::now() > end {
+                failed.extend(let_go.iter().filter_map(heard_something));
                 failed.extend(open.iter().take(10).map(|talk| format!("not in time: {talk:?}")));
-                return (done, failed);
+                return (done.len(), failed);
             }
         }
     }
 }
 
+/// A server that is let go may hear an RST, or nothing where that was lost.
+fn heard_something(mut stream: &TcpStream) -> Option<String> {
+    match stream.read(&mut [0; 64]) {
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::WouldBlock) => None,
+        other => Some(format!("a server that was let go heard {other:?}")),
+    }
+}
+
 /// What the first octets tell: the number of the connection, behind a header of PROXY protocol version 2 if there is one.
-fn begin(header: bool) -> Begin {
+fn begin(header: bool, octets: usize) -> Begin {
     let mut awaits_header = header;
     Box::new(move |start| {
         if awaits_header {
@@ -94,7 +123,7 @@ fn begin(header: bool) -> Begin {
             awaits_header = false;
         }
         let (kind, number) = hello::read(start)?;
-        let length = if number < 4 { LENGTHS.0 } else { LENGTHS.1 };
+        let length = if number < 4 { FIRST } else { octets };
         let (hears, says) = streams(kind, number, length);
         Some((says, hears))
     })

@@ -16,8 +16,6 @@ pub struct Variant {
     pub proxy_header: bool,
     /// The server that the client asked for has been connected to, and is let go.
     pub resets_first_server: bool,
-    /// This version of weir has it.
-    pub plays: bool,
 }
 
 const THROUGH: Variant = Variant {
@@ -28,7 +26,6 @@ const THROUGH: Variant = Variant {
     server: 0,
     proxy_header: false,
     resets_first_server: false,
-    plays: true,
 };
 
 /// Each family has a pool of its own, of the lab's second server.
@@ -37,37 +34,21 @@ const SEND: &str = r#"
     { from = ["::/0"], host = ["*.example"], action = "send", pool = "six" },
 "#;
 
-const ANSWER: Variant = Variant { name: "answer", handshake: "answer", plays: false, ..THROUGH };
+const ANSWER: Variant = Variant { name: "answer", handshake: "answer", ..THROUGH };
 const ANSWER_SEND: Variant = Variant { name: "answer, send", rules: SEND, server: 1, ..ANSWER };
-const REBIND: Variant = Variant {
-    name: "through, send",
-    rules: SEND,
-    server: 1,
-    resets_first_server: true,
-    plays: false,
-    ..THROUGH
-};
+const REBIND: Variant =
+    Variant { name: "through, send", rules: SEND, server: 1, resets_first_server: true, ..THROUGH };
 
-/// All ways; `plays: true` enables one.
+/// All ways.
 pub const VARIANTS: &[Variant] = &[
-    Variant { plays: true, ..THROUGH },
-    Variant { plays: false, ..ANSWER },
-    Variant {
-        name: "answer, cookies",
-        handshake: "answer\"\nsyn_cookies = \"always",
-        plays: false,
-        ..ANSWER
-    },
-    Variant { plays: false, ..ANSWER_SEND },
-    Variant {
-        name: "answer, send, gateway's source",
-        pool: "source = \"gateway\"",
-        plays: false,
-        ..ANSWER_SEND
-    },
-    Variant { name: "answer, send, PROXY", pool: PROXY, proxy_header: true, plays: false, ..ANSWER_SEND },
-    Variant { plays: false, ..REBIND },
-    Variant { name: "through, send, PROXY", pool: PROXY, proxy_header: true, plays: false, ..REBIND },
+    THROUGH,
+    ANSWER,
+    Variant { name: "answer, cookies", handshake: "answer\"\nsyn_cookies = \"always", ..ANSWER },
+    ANSWER_SEND,
+    Variant { name: "answer, send, gateway's source", pool: "source = \"gateway\"", ..ANSWER_SEND },
+    Variant { name: "answer, send, PROXY", pool: PROXY, proxy_header: true, ..ANSWER_SEND },
+    REBIND,
+    Variant { name: "through, send, PROXY", pool: PROXY, proxy_header: true, ..REBIND },
 ];
 
 const PROXY: &str = "proxy_protocol = \"v2\"";
