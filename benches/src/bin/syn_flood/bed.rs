@@ -92,8 +92,9 @@ impl Bed {
     pub fn bind_threads(&self) -> Result<GatewayThreads, Failure> {
         shell(&self.lab.gateway, &format!("for device in lan0 wan0; do {MODERATE}; done"))?;
         for (namespace, device) in [(&self.lab.client, "client0"), (&self.lab.server, "server0")] {
-            // These namespaces see the host's /sys.
-            let command = format!("mount -t sysfs sysfs /sys; device={device}; {MODERATE}");
+            // These namespaces see the host's /sys, unless they have their own already.
+            let command =
+                format!("mount -t sysfs sysfs /sys 2>/dev/null || true; device={device}; {MODERATE}");
             shell(namespace, &format!("unshare --mount sh -ec '{command}'"))?;
         }
         let (mut gateway, mut outer) = (Vec::new(), Vec::new());
