@@ -38,7 +38,13 @@ fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() {
             socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket")
         });
         let socket = socket.expect("the client");
-        let all: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        // Descriptors of the connection before are given back a little after it.
+        until("the last connection is gone", || relay.flows(1).is_empty());
+        let mut all = Vec::new();
+        for _ in 0..20 {
+            all.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         socket.connect(&origin.into()).expect("the backlog takes it");
         until("a second pause", || relay.counters().get(Counter::AcceptBackoff) > before + 1);
         drop(all);

@@ -243,7 +243,7 @@ fn bad_links_lose_and_reorder_and_the_ends_mend_it() {
     let bad = Badness {
         loses: 100,
         copies: 200,
-        damages: 500,
+        damages: 200,
         reorders: 50,
         kept_back: Duration::from_millis(3),
         delay: Duration::ZERO,
