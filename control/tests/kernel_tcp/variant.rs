@@ -69,6 +69,7 @@ impl Variant {
         format!(
             "{ports}[workers]\nflows = 16384\n{pools}[[intercept]]\nname = \"web\"\nfrom = \"lan\"\n\
              to = [\"0.0.0.0/0\", \"::/0\"]\ntcp = [80, 443]\nhandshake = \"{handshake}\"\nrules = [{rules}]\n\
+             hold = {{ time = \"60s\" }}\n\
              midstream = {{ action = \"reset\", grace = \"3600s\" }}\n"
         )
     }
