@@ -17,7 +17,7 @@ use weir_sys::packet::PacketSocket;
 use super::namespace::system;
 use super::{CapturedFrame, LabError, Namespace};
 
-/// Octets of frames that may wait at each end.
+/// Octets of memory for frames that wait at each end: some thousand frames.
 const WAITING: usize = 4 << 20;
 /// Room for one frame.
 const FRAME_BYTES: usize = 9216;
@@ -58,6 +58,8 @@ pub struct Carried {
     pub copied: u64,
     pub damaged: u64,
     pub reordered: u64,
+    /// Frames that came faster than they were carried.
+    pub overrun: u64,
     /// Frames that the device at the other end did not take.
     pub refused: u64,
     /// TCP segments with RST, of connections of which not both FINs had passed.
@@ -149,6 +151,8 @@ impl Carrier {
                 self.sleep();
             }
         }
+        self.carried.overrun =
+            self.ends.iter().filter_map(|end| end.take_dropped().ok()).map(u64::from).sum();
         self.carried
     }
 

@@ -26,7 +26,7 @@ const FEW: Size = Size { count: 400, octets: 128 << 10, limit: Duration::from_se
 /// The same in `make soak`.
 const MANY: Size = Size { count: 1000, octets: 1 << 20, limit: Duration::from_secs(900) };
 /// Connections that are open at the same time.
-const AT_ONCE: usize = 400;
+const AT_ONCE: usize = 300;
 /// One segment in a hundred is lost on each link, and as many are overtaken.
 const BAD: Badness = Badness {
     loses: 100,
@@ -134,19 +134,21 @@ fn assert_roads(weir: &Weir<'_>, variant: &Variant, count: usize) {
     );
 }
 
-/// The counters that are not zero.
+/// The counters that are not zero, and the connections that were refused.
 fn told(weir: &Weir<'_>) -> String {
     let status = weir.status();
     let lists = ["drops", "punts", "flows"].into_iter().filter_map(|name| status[name].as_array());
     let counts = lists.flatten().filter(|count| count["count"] != 0);
-    counts.map(|count| format!("{}: {}\n", count["name"], count["count"])).collect()
+    let counts = counts.map(|count| format!("{}: {}\n", count["name"], count["count"]));
+    let refused = weir.flows().into_iter().filter(|flow| flow["stage"] == "refused");
+    counts.chain(refused.map(|flow| format!("{flow}\n"))).collect()
 }
 
 fn report(name: &str, size: Size, took: Duration, carried: &[Carried; 2]) {
     let Size { count, octets, .. } = size;
     let [lan, wan] = carried.each_ref().map(|link| {
-        let Carried { frames, lost, reordered, copied, damaged, refused, late_resets, .. } = link;
-        format!("{frames} frames, {lost} lost, {reordered} reordered, {copied} copied, {damaged} damaged, {refused} refused, {late_resets} RSTs behind FINs")
+        let Carried { frames, lost, reordered, copied, damaged, overrun, refused, late_resets, .. } = link;
+        format!("{frames} frames, {lost} lost, {reordered} reordered, {copied} copied, {damaged} damaged, {overrun} overrun, {refused} refused, {late_resets} RSTs behind FINs")
     });
     println!(
         "{name}: {count} connections of {octets} octets each way in {took:.1?}\n  lan: {lan}\n  wan: {wan}"

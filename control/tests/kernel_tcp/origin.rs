@@ -1,12 +1,13 @@
 //! All servers, in one thread.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use weir_control::lab::{IPV4, IPV6, Lab};
 
 use crate::client::{ROOM, step_all, streams};
@@ -37,8 +38,7 @@ impl Origin {
             for (place, address) in family.servers.into_iter().enumerate() {
                 for port in [80, 443] {
                     let target = SocketAddr::new(address, port);
-                    let listener = lab.server.run(|| TcpListener::bind(target)).expect("a free port");
-                    listener.set_nonblocking(true).expect("a listener can be told not to block");
+                    let listener = lab.server.run(|| listen(target)).expect("a free port");
                     let role = match place {
                         _ if place == server => Role::Serves,
                         0 if lets_go => Role::IsLetGo,
@@ -60,6 +60,15 @@ impl Origin {
         self.wanted.store(wanted, Ordering::Relaxed);
         self.thread.join().expect("the servers do not panic")
     }
+}
+
+/// Listens, with room for all that come at once.
+fn listen(target: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&target.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
 }
 
 /// What a server is there for.

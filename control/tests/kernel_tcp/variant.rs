@@ -54,7 +54,7 @@ pub const VARIANTS: &[Variant] = &[
 const PROXY: &str = "proxy_protocol = \"v2\"";
 
 impl Variant {
-    /// The whole configuration.
+    /// The whole configuration. A hold's time is long: a lost segment of a ClientHello comes again after a second or more.
     pub fn config(&self) -> String {
         let Self { handshake, rules, pool, .. } = self;
         let ports: String = [("lan", "lan0"), ("wan", "wan0")]
@@ -69,8 +69,8 @@ impl Variant {
         format!(
             "{ports}[workers]\nflows = 16384\n{pools}[[intercept]]\nname = \"web\"\nfrom = \"lan\"\n\
              to = [\"0.0.0.0/0\", \"::/0\"]\ntcp = [80, 443]\nhandshake = \"{handshake}\"\nrules = [{rules}]\n\
-             hold = {{ time = \"60s\" }}\n\
-             midstream = {{ action = \"reset\", grace = \"3600s\" }}\n"
+             midstream = {{ action = \"reset\", grace = \"3600s\" }}\n\
+             hold = {{ time = \"60s\" }}\n"
         )
     }
 }

@@ -49,6 +49,20 @@ impl PacketSocket {
         Ok(rustix::net::sockopt::set_socket_recv_buffer_size(&self.fd, octets)?)
     }
 
+    /// Frames that found no room since the last call.
+    ///
+    /// # Errors
+    /// Of getsockopt(2).
+    pub fn take_dropped(&self) -> io::Result<u32> {
+        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        let (fd, place) = (self.fd.as_raw_fd(), std::ptr::from_mut(&mut stats).cast());
+        // SAFETY: `place` is valid for writing `len` bytes.
+        let code =
+            unsafe { libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, place, &raw mut len) };
+        if code < 0 { Err(io::Error::last_os_error()) } else { Ok(stats.tp_drops) }
+    }
+
     /// The next frame, if one comes within `timeout`: its first bytes in `buffer`, and how many those are.
     ///
     /// # Errors
