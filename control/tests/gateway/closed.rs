@@ -89,7 +89,10 @@ fn killed_and_started_as_one_that_fails_open_nothing_stays_pinned() {
         world.weir.kill();
         Family::BOTH
             .into_iter()
-            .for_each(|family| assert!(answers(world, family, DENIED), "{family:?}: not open"));
+            // A SYN that meets the programs on their way out is sent again only after a second.
+            .for_each(|family| {
+                assert!((0..5).any(|_| answers(world, family, DENIED)), "{family:?}: not open");
+            });
         assert_eq!(world.weir.clean().code(), 0);
         world.assert_as_before();
     });
