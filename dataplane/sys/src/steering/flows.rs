@@ -7,7 +7,7 @@ use super::layout::{Flow, FlowKey};
 use super::map::Map;
 
 /// What is known of a flow that was given to the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct KernelFlow {
     /// When its last packet passed, ns of CLOCK_MONOTONIC.
     pub last_seen: u64,

@@ -110,6 +110,18 @@ impl Outcome {
         }
     }
 
+    /// Whether the packet goes to its worker.
+    pub const fn is_redirect(self) -> bool {
+        matches!(
+            self,
+            Self::Redirect
+                | Self::RedirectFragment
+                | Self::RedirectPool
+                | Self::RedirectGateway
+                | Self::RedirectIcmp
+        )
+    }
+
     pub(super) const fn slot(self) -> u32 {
         self as u32
     }

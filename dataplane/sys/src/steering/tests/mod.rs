@@ -4,6 +4,7 @@
 mod chains;
 mod icmp;
 mod lifecycle;
+mod look;
 mod packets;
 mod pools;
 mod table;

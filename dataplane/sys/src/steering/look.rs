@@ -1,0 +1,398 @@
+//! What the program would make of one TCP packet: its maps read, entry by entry, and its own answer on a copy of them.
+//!
+//! For `weir explain`. [`Maps`] reads what the running program reads, and changes nothing: neither a counter moves nor is a
+//! flow seen. [`Maps::ask_program`] loads the program once more, gives it the entries that a [`Look`] found, and lets the
+//! kernel run it on a frame (BPF_PROG_TEST_RUN), so that the answer is the program's and the counters are the copy's.
+//! [`Look::outcome`] is the order of `weir_steer` in dataplane/bpf/weir.bpf.c; the tests hold it against the program.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aya::TestRun as _;
+use aya::maps::MapData;
+use aya::programs::{TestRunOptions, loaded_programs};
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::layout::{
+    Address, Bits, Config, Flow, FlowKey, MAX_PORTS, POOL_ADDRESS, POOL_GATEWAY, PoolKey, PoolValue, Prefix4,
+    Prefix6,
+};
+use super::map::Map;
+use super::{KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, map_of, set, xdp};
+use crate::clock;
+
+/// A TCP packet that came in by a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    /// The device's index.
+    pub ifindex: u32,
+}
+
+/// Intercept bits that are found by one endpoint of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Of the longest prefix that holds the address; none where no prefix does.
+    pub prefix: Option<u64>,
+    /// Of the TCP port.
+    pub tcp: u64,
+}
+
+/// All that the program looks up for one TCP packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// When it was looked, ns of CLOCK_MONOTONIC; so are the other times.
+    pub now: u64,
+    /// The destination is in the map of the box's own addresses.
+    pub own: bool,
+    /// The ports that the gateway connects to the source from, where that is such a server of a pool.
+    pub gateway_ports: Option<(u16, u16)>,
+    /// The packet is of a connection that the gateway makes: to one of those ports.
+    pub for_gateway: bool,
+    pub enabled: bool,
+    pub heartbeat: u64,
+    /// A heartbeat older than this many ns is no sign of life.
+    pub limit: u64,
+    /// The box fails closed.
+    pub closed: bool,
+    /// The number of the port that the device is.
+    pub port: Option<u32>,
+    pub mac: Option<[u8; 6]>,
+    /// What the kernel map has of the flow.
+    pub kernel_flow: Option<KernelFlow>,
+    /// Bits of intercepts whose handshake is `relay`.
+    pub relay_mask: u64,
+    /// Bits of intercepts whose clients are behind the port.
+    pub from_port: u64,
+    /// By the destination: from client to server.
+    pub to_server: Found,
+    /// By the source: from server to client.
+    pub to_client: Found,
+    /// The source is a server of a pool.
+    pub pool_server: bool,
+}
+
+impl Look {
+    /// How old the heartbeat is, ns.
+    pub const fn age(&self) -> u64 {
+        self.now.saturating_sub(self.heartbeat)
+    }
+
+    /// Whether the dataplane gave a sign of life within the limit.
+    pub const fn is_alive(&self) -> bool {
+        self.age() <= self.limit
+    }
+
+    /// Bits of the intercepts that the packet is of, from client to server.
+    pub fn server_bits(&self) -> u64 {
+        self.to_server.prefix.unwrap_or(0) & self.to_server.tcp & self.from_port
+    }
+
+    /// Bits of the intercepts that the packet is of, from server to client.
+    pub fn client_bits(&self) -> u64 {
+        self.to_client.prefix.unwrap_or(0) & self.to_client.tcp
+    }
+
+    /// What the program makes of the packet: of a SYN (`opens`), or of one that follows. Whether the queue it comes by has a
+    /// socket is not known: with [`Outcome::Redirect`] and its like, there must be one.
+    pub fn outcome(&self, opens: bool) -> Outcome {
+        let for_gateway = !opens && self.for_gateway;
+        if self.own && !for_gateway {
+            return Outcome::OwnAddress;
+        }
+        if !self.enabled {
+            return Outcome::Disabled;
+        }
+        let alive = self.is_alive();
+        if !alive && (!self.closed || self.port.is_none()) {
+            return Outcome::StalePass;
+        }
+        if !opens && self.kernel_flow.is_some() {
+            return if alive { Outcome::KernelFlow } else { Outcome::StalePass };
+        }
+        if self.port.is_none() {
+            return Outcome::UnknownPort;
+        }
+        let outcome = self.judged(opens, for_gateway);
+        match (outcome.is_redirect(), alive) {
+            (_, true) => outcome,
+            (true, false) => Outcome::StaleDrop,
+            (false, false) => Outcome::StalePass,
+        }
+    }
+
+    /// `outcome_of` of the program.
+    fn judged(&self, opens: bool, for_gateway: bool) -> Outcome {
+        let own = self.own || self.to_server.prefix == Some(0);
+        if own {
+            return if for_gateway { Outcome::RedirectGateway } else { Outcome::OwnAddress };
+        }
+        let first = |bits: u64| bits & bits.wrapping_neg() & !self.relay_mask != 0;
+        if first(self.server_bits()) || first(self.client_bits()) {
+            return Outcome::Redirect;
+        }
+        if !opens && self.pool_server { Outcome::RedirectPool } else { Outcome::NoIntercept }
+    }
+}
+
+/// The maps that the program reads, by descriptors of their own. They hold as long as this does.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    config: Map<u32, u64>,
+    own: Map<Address, u32>,
+    port_ids: Map<u32, u32>,
+    port_macs: Map<u32, u64>,
+    flows: Map<FlowKey, Flow>,
+    prefixes4: [Map<Prefix4, u64>; 2],
+    prefixes6: [Map<Prefix6, u64>; 2],
+    tcp_ports: Map<u32, Bits>,
+    from_ports: Map<u32, Bits>,
+    pools: Map<PoolKey, PoolValue>,
+}
+
+impl Steering {
+    /// The program's maps, for reading.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`]: no descriptor is left.
+    pub fn maps(&self) -> Result<Maps, SteeringError> {
+        let ebpf = &self.ebpf;
+        Ok(Maps {
+            config: self.config.clone(),
+            own: self.own.clone(),
+            port_ids: self.port_ids.clone(),
+            port_macs: self.port_macs.clone(),
+            flows: map_of(ebpf, "kernel_flows")?,
+            prefixes4: [map_of(ebpf, "prefixes4_0")?, map_of(ebpf, "prefixes4_1")?],
+            prefixes6: [map_of(ebpf, "prefixes6_0")?, map_of(ebpf, "prefixes6_1")?],
+            tcp_ports: map_of(ebpf, "tcp_ports")?,
+            from_ports: map_of(ebpf, "from_ports")?,
+            pools: map_of(ebpf, "pool_servers")?,
+        })
+    }
+}
+
+impl Maps {
+    /// The maps of a program that is attached somewhere, by the program's id; none when it is no steering program of weir's.
+    /// This is how a process that hangs, or is gone and left its program pinned, is looked at.
+    ///
+    /// # Errors
+    /// Not permitted, a program that is gone, or maps of another layout.
+    pub fn of_program(id: u32) -> Result<Option<Self>, SteeringError> {
+        let failed = |error: &dyn std::fmt::Display| SteeringError::NotPermitted {
+            action: format!("look at the XDP program {id}"),
+            reason: error.to_string(),
+        };
+        let program = loaded_programs()
+            .find(|info| info.as_ref().map_or(true, |info| info.id() == id))
+            .transpose()
+            .map_err(|error| failed(&error))?;
+        let Some(program) = program.filter(|info| info.name_as_str() == Some(PROGRAM)) else { return Ok(None) };
+        let mut maps = Vec::new();
+        for map in program.map_ids().map_err(|error| failed(&error))?.unwrap_or_default() {
+            let data = MapData::from_id(map).map_err(|error| failed(&error))?;
+            let name = data.info().ok().and_then(|info| info.name_as_str().map(str::to_owned));
+            maps.extend(name.map(|name| (name, data)));
+        }
+        Self::of_data(&maps).map(Some)
+    }
+
+    fn of_data(maps: &[(String, MapData)]) -> Result<Self, SteeringError> {
+        Ok(Self {
+            config: named(maps, "config")?,
+            own: named(maps, "own_addresses")?,
+            port_ids: named(maps, "port_ids")?,
+            port_macs: named(maps, "port_macs")?,
+            flows: named(maps, "kernel_flows")?,
+            prefixes4: [named(maps, "prefixes4_0")?, named(maps, "prefixes4_1")?],
+            prefixes6: [named(maps, "prefixes6_0")?, named(maps, "prefixes6_1")?],
+            tcp_ports: named(maps, "tcp_ports")?,
+            from_ports: named(maps, "from_ports")?,
+            pools: named(maps, "pool_servers")?,
+        })
+    }
+
+    /// Reads all that the program would look up. Does not count as a packet.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn look(&self, packet: &Packet) -> Result<Look, SteeringError> {
+        let word = |slot: Config| get(&self.config, "config", &(slot as u32)).map(Option::unwrap_or_default);
+        let generation = word(Config::Generation)? & 1;
+        let relay = if generation == 0 { Config::RelayMask } else { Config::RelayMask1 };
+        let bits = |bits: Option<Bits>| bits.unwrap_or_default().of[generation as usize];
+        let port = get(&self.port_ids, "port_ids", &packet.ifindex)?;
+        let from_port = match port {
+            Some(port) => bits(get(&self.from_ports, "from_ports", &port)?),
+            None => 0,
+        };
+        let found = |at: SocketAddr| -> Result<Found, SteeringError> {
+            let tcp = bits(get(&self.tcp_ports, "tcp_ports", &u32::from(at.port()))?);
+            Ok(Found { prefix: self.prefix(at.ip(), generation as usize)?, tcp })
+        };
+        let server = self.server(packet.from)?;
+        let gateway_ports =
+            server.filter(|s| s.flags & POOL_GATEWAY != 0).map(|server| (server.first, server.last));
+        let is_gateways = |(first, last)| (first..=last).contains(&packet.to.port());
+        // Read before the clock, as the program does: a beat after it is fresh.
+        let heartbeat = word(Config::Heartbeat)?;
+        Ok(Look {
+            now: clock::monotonic_ns(),
+            own: get(&self.own, "own_addresses", &packet.to.ip().into())?.is_some(),
+            gateway_ports,
+            for_gateway: gateway_ports.is_some_and(is_gateways),
+            enabled: word(Config::Enabled)? != 0,
+            heartbeat,
+            limit: word(Config::Limit)?,
+            closed: word(Config::Closed)? != 0,
+            port,
+            mac: get(&self.port_macs, "port_macs", &packet.ifindex)?.map(mac),
+            kernel_flow: get(&self.flows, "kernel_flows", &FlowKey::new(packet.from, packet.to))?
+                .map(KernelFlow::from),
+            relay_mask: word(relay)?,
+            from_port,
+            to_server: found(packet.to)?,
+            to_client: found(packet.from)?,
+            pool_server: server.is_some(),
+        })
+    }
+
+    fn prefix(&self, address: IpAddr, generation: usize) -> Result<Option<u64>, SteeringError> {
+        match address {
+            IpAddr::V4(v4) => {
+                let key = Prefix4 { length: 32, bytes: v4.octets() };
+                get(&self.prefixes4[generation], "prefixes4", &key)
+            }
+            IpAddr::V6(v6) => {
+                let key = Prefix6 { length: 128, bytes: v6.octets() };
+                get(&self.prefixes6[generation], "prefixes6", &key)
+            }
+        }
+    }
+
+    fn server(&self, at: SocketAddr) -> Result<Option<PoolValue>, SteeringError> {
+        let key = PoolKey { address: at.ip().into(), port: at.port().to_be_bytes() };
+        let server = get(&self.pools, "pool_servers", &key)?;
+        Ok(server.filter(|server| server.flags & POOL_ADDRESS == 0))
+    }
+
+    /// What the program says of `frame`, which carries `packet`: it is loaded again with what `look` found, as old as it was
+    /// then, with a socket on queue 0 of the port, and run by the kernel. Nothing of the running program is touched. Takes as
+    /// long as the verifier: a tenth of a second.
+    ///
+    /// # Errors
+    /// [`SteeringError::NotPermitted`], [`SteeringError::Load`], [`SteeringError::Map`]; the device is gone.
+    pub fn ask_program(look: &Look, packet: &Packet, frame: &[u8]) -> Result<Outcome, SteeringError> {
+        let mut copy = Steering::load(&Sizes { kernel_flows: 1, adopt: None })?;
+        let _socket = fill(&copy, look, packet)?;
+        let context = XdpMd {
+            data_end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+            ingress_ifindex: packet.ifindex,
+            ..XdpMd::default()
+        };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(context.as_bytes()),
+            ..TestRunOptions::new()
+        };
+        // As old as it was; the load took longer than the limit.
+        copy.heartbeat(clock::monotonic_ns().saturating_sub(look.age()))?;
+        xdp(&mut copy.ebpf)?.test_run(options).map_err(|error| SteeringError::Load {
+            reason: format!("it cannot be run on a packet: {error}"),
+        })?;
+        let counters = copy.counters()?;
+        let moved = Outcome::ALL.into_iter().find(|outcome| counters.of(*outcome) != 0);
+        moved.ok_or_else(|| SteeringError::Load { reason: "it counted nothing".into() })
+    }
+}
+
+/// `struct xdp_md` of linux/bpf.h, as far as the kernel lets a test say.
+#[derive(Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// Puts what was found into the maps of a copy. The socket is bound to nothing: enough for the map, as long as it lives.
+fn fill(
+    copy: &Steering,
+    look: &Look,
+    packet: &Packet,
+) -> Result<Option<std::os::fd::OwnedFd>, SteeringError> {
+    let maps = copy.maps()?;
+    for (slot, value) in [
+        (Config::Limit, look.limit),
+        (Config::Closed, u64::from(look.closed)),
+        (Config::Generation, 0),
+        (Config::RelayMask, look.relay_mask),
+        (Config::Enabled, u64::from(look.enabled)),
+    ] {
+        set(&maps.config, "config", &(slot as u32), &value)?;
+    }
+    if look.own {
+        set(&maps.own, "own_addresses", &packet.to.ip().into(), &1)?;
+    }
+    if let Some(flow) = &look.kernel_flow {
+        let value = Flow { last_seen: flow.last_seen, ..Flow::default() };
+        set(&maps.flows, "kernel_flows", &FlowKey::new(packet.from, packet.to), &value)?;
+    }
+    for (at, found) in [(packet.to, look.to_server), (packet.from, look.to_client)] {
+        set(&maps.tcp_ports, "tcp_ports", &u32::from(at.port()), &Bits { of: [found.tcp, 0] })?;
+        match (found.prefix, at.ip()) {
+            (Some(bits), IpAddr::V4(v4)) => {
+                set(&maps.prefixes4[0], "prefixes4", &Prefix4 { length: 32, bytes: v4.octets() }, &bits)?;
+            }
+            (Some(bits), IpAddr::V6(v6)) => {
+                set(&maps.prefixes6[0], "prefixes6", &Prefix6 { length: 128, bytes: v6.octets() }, &bits)?;
+            }
+            (None, _) => {}
+        }
+    }
+    if look.pool_server {
+        let (first, last) = look.gateway_ports.unwrap_or_default();
+        let flags = if look.gateway_ports.is_some() { POOL_GATEWAY } else { 0 };
+        let key = PoolKey { address: packet.from.ip().into(), port: packet.from.port().to_be_bytes() };
+        set(&maps.pools, "pool_servers", &key, &PoolValue { flags, first, last })?;
+    }
+    if let Some(mac) = look.mac {
+        copy.set_mac(packet.ifindex, mac)?;
+    }
+    let Some(port) = look.port.filter(|port| *port < MAX_PORTS) else { return Ok(None) };
+    copy.set_port(packet.ifindex, port)?;
+    set(&maps.from_ports, "from_ports", &port, &Bits { of: [look.from_port, 0] })?;
+    let family = rustix::net::AddressFamily::XDP;
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, rustix::net::SocketType::RAW, flags, None)
+        .map_err(|error| SteeringError::of_map("port_socks", "opening a socket for")(error.into()))?;
+    copy.set_socket(port, 0, &socket)?;
+    Ok(Some(socket))
+}
+
+fn get<K, V>(map: &Map<K, V>, name: &'static str, key: &K) -> Result<Option<V>, SteeringError>
+where
+    K: IntoBytes + FromBytes + Immutable,
+    V: IntoBytes + FromBytes + Immutable,
+{
+    map.get(key).map_err(SteeringError::of_map(name, "reading"))
+}
+
+fn named<K, V>(maps: &[(String, MapData)], wanted: &'static str) -> Result<Map<K, V>, SteeringError>
+where
+    K: IntoBytes + FromBytes + Immutable,
+    V: IntoBytes + FromBytes + Immutable,
+{
+    let found = maps.iter().find(|(name, _)| name == wanted);
+    let (_, data) = found.ok_or(SteeringError::NoMap { map: wanted })?;
+    Map::new(wanted, data)
+}
+
+fn mac(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f]
+}

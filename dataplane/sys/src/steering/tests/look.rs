@@ -1,0 +1,141 @@
+//! What is said of a packet without sending one is what becomes of it.
+
+use super::packets::{FAMILIES, Family, Flags};
+use super::*;
+use crate::steering::look::{Maps, Packet};
+
+/// Ports that a gateway connects from to the bench's pool.
+const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 10_000..=10_009;
+
+fn packet(device: &str, from: SocketAddr, to: SocketAddr) -> Packet {
+    Packet { from, to, ifindex: ethtool::index_of(device).unwrap() }
+}
+
+/// From, to, and the device that it comes in by.
+fn rows(family: Family) -> Vec<(SocketAddr, SocketAddr, &'static str)> {
+    let client = family.at(family.client, 40_000);
+    let at = |address, port| family.at(address, port);
+    vec![
+        (client, at(family.server, 80), LAN),
+        (client, at(family.server, 443), LAN),
+        (client, at(family.server, 80), WAN),
+        (client, at(family.server, 80), STRAY),
+        (client, at(family.server, 81), LAN),
+        (client, at(family.mail_server, 25), LAN),
+        (client, at(family.mail_server, 80), LAN),
+        (client, at(family.elsewhere, 80), LAN),
+        (client, at(family.own, 80), LAN),
+        (at(family.server, 80), client, WAN),
+        (at(family.mail_server, 25), client, WAN),
+        (at(family.elsewhere, 7000), client, WAN),
+        (at(family.elsewhere, 7000), at(family.own, 10_001), WAN),
+        (at(family.elsewhere, 7000), at(family.own, 22), WAN),
+    ]
+}
+
+/// Each row, as a SYN and as a segment: the steps, the copy and the packet itself agree; asking moves no counter.
+fn check_all(bench: &mut Bench, name: &str) {
+    for family in FAMILIES {
+        for (from, to, device) in rows(family) {
+            let what = packet(device, from, to);
+            for (flags, opens) in [(Flags::Syn, true), (Flags::Data, false)] {
+                let frame = super::packets::tcp(from, to, flags);
+                let before = bench.steering.counters().unwrap();
+                let look = bench.steering.maps().unwrap().look(&what).unwrap();
+                let copy = Maps::ask_program(&look, &what, &frame).unwrap();
+                assert_eq!(bench.steering.counters().unwrap(), before, "asking counts");
+                let (_, becomes) = bench.run(device, &frame);
+                let place = format!("{name}: {from} -> {to} by {device}, SYN {opens}: {look:?}");
+                assert_eq!(look.outcome(opens), becomes, "{place}");
+                assert_eq!(copy, becomes, "the copy, {place}");
+            }
+        }
+    }
+}
+
+fn with_pool(work: impl FnOnce(&mut Bench) + Send) {
+    with_bench(|bench| {
+        let server = |family: Family| PoolServer {
+            addr: family.at(family.elsewhere, 7000),
+            gateway_ports: Some(GATEWAY_PORTS),
+        };
+        bench.steering.set_pool_servers(&FAMILIES.map(server)).unwrap();
+        work(bench);
+    });
+}
+
+#[test]
+fn packet_that_is_asked_about_becomes_what_was_said() {
+    with_pool(|bench| check_all(bench, "alive"));
+}
+
+#[test]
+fn flow_of_the_kernel_is_said_to_be_one() {
+    with_pool(|bench| {
+        for family in FAMILIES {
+            for (from, to, _) in rows(family) {
+                bench.steering.kernel_flows().insert(from, to, 1).unwrap();
+            }
+        }
+        check_all(bench, "kernel flows");
+    });
+}
+
+#[test]
+fn box_without_a_sign_of_life_is_said_to_be_one() {
+    for closed in [false, true] {
+        with_pool(|bench| {
+            bench.steering.set_limits(SECOND, closed).unwrap();
+            bench.stop_beating();
+            check_all(bench, if closed { "stale, closed" } else { "stale, open" });
+        });
+    }
+}
+
+#[test]
+fn box_that_is_not_enabled_is_said_to_be_one() {
+    with_pool(|bench| {
+        bench.steering.disable().unwrap();
+        check_all(bench, "disabled");
+    });
+}
+
+#[test]
+fn prefix_of_the_box_is_said_to_be_its_own() {
+    with_pool(|bench| {
+        let exempt = ["192.0.2.0/28", "2001:db8::/64"].map(|net| net.parse().unwrap()).to_vec();
+        bench.steering.set_intercepts(&InterceptTable { exempt, ..table() }).unwrap();
+        check_all(bench, "own prefix");
+    });
+}
+
+#[test]
+fn look_at_a_flow_is_not_a_sign_of_its_life() {
+    with_bench(|bench| {
+        for family in FAMILIES {
+            let (from, to) = (family.at(family.client, 40_000), family.at(family.server, 80));
+            bench.steering.kernel_flows().insert(from, to, 7).unwrap();
+            let what = packet(LAN, from, to);
+            let look = bench.steering.maps().unwrap().look(&what).unwrap();
+            Maps::ask_program(&look, &what, &super::packets::tcp(from, to, Flags::Data)).unwrap();
+            assert_eq!(look.kernel_flow.map(|flow| flow.last_seen), Some(7));
+            assert_eq!(bench.steering.kernel_flows().get(from, to).unwrap().map(|f| f.last_seen), Some(7));
+        }
+    });
+}
+
+#[test]
+fn maps_of_an_attached_program_are_found_by_its_id() {
+    with_bench(|bench| {
+        let index = ethtool::index_of(LAN).unwrap();
+        bench.steering.attach(LAN, index, AttachMode::Auto).unwrap();
+        let id = xdp(&mut bench.steering.ebpf).unwrap().info().unwrap().id();
+        for family in FAMILIES {
+            let what = packet(LAN, family.at(family.client, 40_000), family.at(family.server, 80));
+            let maps = Maps::of_program(id).unwrap().expect("weir's");
+            let (found, own) = (maps.look(&what).unwrap(), bench.steering.maps().unwrap().look(&what).unwrap());
+            assert_eq!(found, super::super::Look { now: found.now, ..own });
+        }
+        assert!(Maps::of_program(u32::MAX).unwrap().is_none());
+    });
+}
