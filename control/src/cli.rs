@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use weir_core::policy::Protocol;
 
 use crate::admin::{self, Request, table};
 use crate::config::{self, Config};
 use crate::demo;
 use crate::exit::{Exit, Failure};
+use crate::explain;
 use crate::host::{self, Host, Paths};
 use crate::replay;
 use crate::run::{self, convert};
@@ -41,6 +43,8 @@ enum Command {
     Clean(JsonArgs),
     /// Run a capture through the pipeline: per connection the name, ALPN, verdict, rule and road
     Replay(ReplayArgs),
+    /// The way of one connection through the box, layer by layer, and why it takes it
+    Explain(ExplainArgs),
     /// How the running gateway is
     Status(AdminArgs),
     /// The flows of the running gateway
@@ -114,6 +118,35 @@ struct ReplayArgs {
 }
 
 #[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    at: Where,
+    /// Address and port of the client
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    from: SocketAddr,
+    /// Address and port that it connects to
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    to: SocketAddr,
+    /// Name that the client asks for
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// ALPN protocol that the client offers; may be given more than once
+    #[arg(long, value_name = "PROTOCOL")]
+    alpn: Vec<String>,
+    /// What the client speaks: tls, http or other
+    #[arg(long, value_parser = protocol)]
+    protocol: Option<Protocol>,
+    /// Port (or its device) that the client is behind, where it is not that of the route to the client
+    #[arg(long = "in", value_name = "PORT")]
+    ingress: Option<String>,
+    /// Answer this question alone
+    #[arg(long)]
+    why: Option<explain::table::Why>,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Workers, and queues of each device
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
@@ -148,6 +181,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan(&args),
         Command::Clean(args) => clean(args.json),
         Command::Replay(args) => replay(&args),
+        Command::Explain(args) => explain(args),
         Command::Status(args) => ask(&args, Request::Status, table::status),
         Command::Flows(args) => ask(&args, Request::Flows, table::flows),
         Command::Drain(DrainArgs { pool, server, undo, admin }) => {
@@ -210,6 +244,30 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     let json = serde_json::to_value(&replay).map_err(Failure::refused)?;
     print(args.output.json, &json, || replay::table(&replay));
     Ok(if replay.error.is_none() { Exit::Done } else { Exit::No })
+}
+
+fn protocol(name: &str) -> Result<Protocol, String> {
+    let all = [Protocol::Tls, Protocol::Http, Protocol::Other];
+    let found = all.into_iter().find(|protocol| protocol.name() == name);
+    found.ok_or_else(|| "must be tls, http or other".to_owned())
+}
+
+/// Exits 0 when it is answered, whatever the answer is: what is asked for is the way, not whether it is good.
+fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
+    let config = args.at.config.as_deref().map(load).transpose()?;
+    let admin = args.at.admin.or_else(|| config.as_ref().map(|config| config.gateway.admin.clone()));
+    let Some(admin) = admin else {
+        return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
+    };
+    let ExplainArgs { from, to, ingress, host, alpn, protocol, why, output, .. } = args;
+    let question = explain::Question { from, to, ingress, host, alpn, protocol };
+    let explanation = explain::explain(question, explain::Place { config, admin })?;
+    let json = serde_json::to_value(&explanation).map_err(Failure::refused)?;
+    print(output.json, &json, || match why {
+        Some(why) => explain::table::why(&explanation, why),
+        None => explain::table::all(&explanation),
+    });
+    Ok(Exit::Done)
 }
 
 fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> String) -> Result<Exit, Failure> {

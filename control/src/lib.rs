@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod explain;
 pub mod health;
 pub mod host;
 pub mod lab;

@@ -26,6 +26,13 @@ pub enum Request {
         #[serde(default)]
         undo: bool,
     },
+    /// What becomes of one connection; `device`: the one that the client's packets come in by.
+    Explain {
+        from: SocketAddr,
+        to: SocketAddr,
+        #[serde(default)]
+        device: Option<String>,
+    },
 }
 
 /// What is answered when a request is not understood or cannot be carried out.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::state::State;
 use super::{Refusal, Request};
 use crate::exit::Failure;
+use crate::explain::gateway;
 
 /// The longest request.
 const LINE: u64 = 4096;
@@ -122,6 +123,14 @@ async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()
             };
             spawn_blocking(list).await?
         }
+        Ok(Request::Explain { from, to, device }) => {
+            let turn = listing.lock_owned().await;
+            let explain = move || {
+                let _turn = turn;
+                serde_json::to_string(&gateway::answer(&state, from, to, device.as_deref()))
+            };
+            spawn_blocking(explain).await?
+        }
         Ok(Request::Drain { pool, server, undo }) => match state.health.drain(&pool, server, !undo) {
             Ok(pool) => serde_json::to_string(&pool),
             Err(error) => serde_json::to_string(&Refusal { error: error.to_string() }),
@@ -129,7 +138,7 @@ async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()
         Err(error) => serde_json::to_string(&Refusal {
             error: format!(
                 "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}, \
-                 {{\"op\":\"drain\",\"pool\":NAME,\"server\":ADDRESS}}"
+                 {{\"op\":\"drain\",\"pool\":NAME,\"server\":ADDRESS}}, {{\"op\":\"explain\",\"from\":ADDRESS,\"to\":ADDRESS}}"
             ),
         }),
     };

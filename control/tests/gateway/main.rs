@@ -10,6 +10,7 @@ mod answer;
 mod closed;
 mod crash;
 mod endings;
+mod explain;
 mod fragments;
 mod frames;
 mod idle;

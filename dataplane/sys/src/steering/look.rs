@@ -188,7 +188,9 @@ impl Maps {
             .find(|info| info.as_ref().map_or(true, |info| info.id() == id))
             .transpose()
             .map_err(|error| failed(&error))?;
-        let Some(program) = program.filter(|info| info.name_as_str() == Some(PROGRAM)) else { return Ok(None) };
+        let Some(program) = program.filter(|info| info.name_as_str() == Some(PROGRAM)) else {
+            return Ok(None);
+        };
         let mut maps = Vec::new();
         for map in program.map_ids().map_err(|error| failed(&error))?.unwrap_or_default() {
             let data = MapData::from_id(map).map_err(|error| failed(&error))?;

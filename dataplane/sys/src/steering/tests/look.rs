@@ -133,7 +133,8 @@ fn maps_of_an_attached_program_are_found_by_its_id() {
         for family in FAMILIES {
             let what = packet(LAN, family.at(family.client, 40_000), family.at(family.server, 80));
             let maps = Maps::of_program(id).unwrap().expect("weir's");
-            let (found, own) = (maps.look(&what).unwrap(), bench.steering.maps().unwrap().look(&what).unwrap());
+            let (found, own) =
+                (maps.look(&what).unwrap(), bench.steering.maps().unwrap().look(&what).unwrap());
             assert_eq!(found, super::super::Look { now: found.now, ..own });
         }
         assert!(Maps::of_program(u32::MAX).unwrap().is_none());

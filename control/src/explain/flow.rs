@@ -1,0 +1,105 @@
+//! The flow table's entry, where the connection lives.
+
+use serde_json::Value;
+use weir_core::drop::PuntReason;
+
+use super::gateway::Gateway;
+use super::{Layer, Source, Step};
+
+/// A connection that lives, as `weir flows` shows it.
+#[derive(Clone, Debug)]
+pub struct Living {
+    pub road: String,
+    pub reason: String,
+    pub verdict: Option<String>,
+    /// `file:line`.
+    pub rule: Option<String>,
+    pub server: Option<String>,
+    pub destination: Option<String>,
+}
+
+impl Living {
+    fn of(flow: &Value) -> Option<Self> {
+        let text = |key: &str| flow[key].as_str().map(str::to_owned);
+        Some(Self {
+            road: text("road")?,
+            reason: text("reason")?,
+            verdict: text("verdict"),
+            rule: text("rule"),
+            server: text("server"),
+            destination: text("destination"),
+        })
+    }
+
+    /// Why it has its road, as a sentence without a full stop.
+    pub fn sentence(&self) -> String {
+        let verdict = self.verdict.as_deref().unwrap_or("no verdict");
+        match (self.reason.as_str(), &self.rule) {
+            ("rule", Some(rule)) => format!("the rule at {rule} says {verdict}"),
+            ("otherwise", _) => format!("no rule took it, and the intercept's `otherwise` says {verdict}"),
+            ("unidentified", _) => {
+                format!("its first bytes could not be identified, and `unidentified` says {verdict}")
+            }
+            (reason, rule) => {
+                let known = PuntReason::ALL.iter().find(|punt| punt.name() == reason);
+                let sentence = known.map_or(reason, |punt| punt.sentence()).trim_end_matches('.');
+                let rule = rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+                format!("{reason}: {sentence}{rule}")
+            }
+        }
+    }
+}
+
+/// Looks it up in what the gateway said.
+pub fn of(gateway: &Gateway, steps: &mut Vec<Step>) -> Option<Living> {
+    let asked = "does the connection live?";
+    let step = |answer: String| Step::new(Layer::Flow, Source::Gateway, asked, answer);
+    let Some(seen) = &gateway.seen else {
+        let why = gateway.unseen.as_ref().or(gateway.silent.as_ref()).map_or("", String::as_str);
+        steps.push(step(format!("not known: {why}")));
+        return None;
+    };
+    let Some(flow) = &seen.flow else {
+        steps.push(step("no: it is in no flow table, so what follows is for a new connection".to_owned()));
+        return None;
+    };
+    let living = Living::of(flow)?;
+    let plain = |key: &str| match &flow[key] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let age = |key: &str| flow[key].as_u64().unwrap_or(0) / 1_000_000;
+    let answer = format!(
+        "yes: {} road, stage {}, verdict {}, since {}",
+        living.road,
+        plain("stage"),
+        living.verdict.as_deref().unwrap_or("none yet"),
+        living.sentence()
+    );
+    let detail = [
+        format!(
+            "rule {}, reason {}, lane {}, host {}, protocol {}",
+            plain("rule"),
+            plain("reason"),
+            plain("lane"),
+            plain("host"),
+            plain("protocol")
+        ),
+        format!(
+            "client {}, destination {}, server {}",
+            plain("client"),
+            plain("destination"),
+            plain("server")
+        ),
+        format!(
+            "{} octets to the server, {} to the client, {} ms old, idle for {} ms",
+            plain("bytes_to_server"),
+            plain("bytes_to_client"),
+            age("age_ns"),
+            age("idle_ns")
+        ),
+    ];
+    steps.push(step(answer).detail(detail));
+    Some(living)
+}

@@ -1,0 +1,257 @@
+//! `weir explain`: the whole way of one connection through the box, and why it takes it.
+//!
+//! Each layer is asked itself, and says what it would do with the client's SYN, or does with the connection if it lives. In
+//! the order of a packet:
+//!
+//! - [`ingress`]: by which port it comes in. [`steering`]: what the XDP program makes of it, condition by condition, from the
+//!   maps of the running program and by the program itself on a copy of what was found there. [`flow`]: the flow table.
+//! - [`policy`]: the intercept, the rule, the pool's server, by the compiled policy that workers and relay use.
+//! - [`nft`]: the rule of `inet weir` that takes it on the kernel road. [`route`]: the policy rule, the table and the route
+//!   that the kernel chooses, unmarked and marked. [`socket`]: the relay's sockets. [`nexthop`]: neighbour and MTU.
+//! - [`road`]: what that comes to. [`why`]: the two questions that people ask.
+//!
+//! [`gateway`] is the side that answers in `weir run`. A layer that cannot be asked (no root, nothing runs) says so in its
+//! step, and the others are asked all the same. Nothing is changed and nothing is sent.
+
+pub mod flow;
+pub mod gateway;
+pub mod ingress;
+pub mod kernel;
+pub mod nexthop;
+pub mod nft;
+pub mod policy;
+pub mod road;
+pub mod route;
+pub mod socket;
+pub mod steering;
+pub mod table;
+pub mod why;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use weir_core::policy::Protocol;
+
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::host::{self, HostError, HostSpec};
+use crate::run::convert;
+use gateway::Gateway;
+use kernel::Kernel;
+use road::Road;
+use why::Because;
+
+/// One connection, and what its client asks for.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The client.
+    pub from: SocketAddr,
+    /// What it connects to.
+    pub to: SocketAddr,
+    /// The port (or its device) that it comes in by; none: that of the route to the client.
+    pub ingress: Option<String>,
+    pub host: Option<String>,
+    pub alpn: Vec<String>,
+    pub protocol: Option<Protocol>,
+}
+
+impl Question {
+    /// Addresses as they are on the wire, names as rules have them. What carries a name is TLS on port 443 or with ALPN,
+    /// and HTTP elsewhere, unless it is said.
+    pub fn normal(mut self) -> Self {
+        for at in [&mut self.from, &mut self.to] {
+            *at = SocketAddr::new(at.ip().to_canonical(), at.port());
+        }
+        self.host = self.host.map(|host| host.trim_end_matches('.').to_ascii_lowercase());
+        if self.protocol.is_none() && (self.host.is_some() || !self.alpn.is_empty()) {
+            let tls = self.to.port() == 443 || !self.alpn.is_empty();
+            self.protocol = Some(if tls { Protocol::Tls } else { Protocol::Http });
+        }
+        self
+    }
+}
+
+/// A layer of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    Ingress,
+    Steering,
+    Flow,
+    Policy,
+    Nft,
+    Rule,
+    Route,
+    Socket,
+    NextHop,
+}
+
+impl Layer {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Steering => "steering",
+            Self::Flow => "flow",
+            Self::Policy => "policy",
+            Self::Nft => "nft",
+            Self::Rule => "rule",
+            Self::Route => "route",
+            Self::Socket => "socket",
+            Self::NextHop => "next-hop",
+        }
+    }
+}
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Kernel,
+    Gateway,
+    Configuration,
+}
+
+impl Source {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Gateway => "gateway",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
+/// One question on the way.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    pub layer: Layer,
+    pub question: String,
+    pub answer: String,
+    /// What the answer was found in: lines of dumps, commands that ask the same.
+    pub detail: Vec<String>,
+    pub source: Source,
+}
+
+impl Step {
+    pub fn new(layer: Layer, source: Source, question: &str, answer: impl Into<String>) -> Self {
+        Self { layer, question: question.to_owned(), answer: answer.into(), detail: Vec::new(), source }
+    }
+
+    pub fn detail(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.detail.extend(lines);
+        self
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub host: Option<String>,
+    #[serde(flatten)]
+    pub road: Road,
+    /// Why it is not intercepted; none where it is.
+    pub not_intercepted: Option<Because>,
+    /// Why it arrives at a local socket; none where it does not.
+    pub local: Option<Because>,
+    pub steps: Vec<Step>,
+}
+
+/// All that was found, for [`road`] and [`why`].
+#[derive(Debug)]
+pub struct Way {
+    pub question: Question,
+    /// The file that was read; none where there is none to read.
+    pub config: Option<PathBuf>,
+    pub gateway: Gateway,
+    pub ingress: ingress::Ingress,
+    pub steered: Option<steering::Steered>,
+    pub flow: Option<flow::Living>,
+    pub judged: Option<policy::Judged>,
+    pub next_hop: nexthop::Hops,
+    pub nft: nft::Answer,
+    pub routes: route::Routes,
+    pub sockets: socket::Sockets,
+}
+
+/// Where to ask.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The configuration that was read, and the gateway's admin socket.
+    pub config: Option<Config>,
+    pub admin: PathBuf,
+}
+
+/// Asks everybody.
+///
+/// # Errors
+/// The kernel does not answer over netlink, or `--in` names what is no port and no device.
+pub fn explain(question: Question, place: Place) -> Result<Explanation, Failure> {
+    let question = question.normal();
+    if question.from.is_ipv4() != question.to.is_ipv4() {
+        return Err(Failure {
+            exit: crate::exit::Exit::Usage,
+            message: format!("{} and {} are of different address families", question.from, question.to),
+        });
+    }
+    let refused = |error: HostError| Failure::refused(error);
+    host::wait(async { Ok(answer(question, place).await) }).map_err(refused)?
+}
+
+async fn answer(question: Question, place: Place) -> Result<Explanation, Failure> {
+    let mut steps = Vec::new();
+    let Place { mut config, admin } = place;
+    let mut gateway = gateway::status(&admin);
+    if config.is_none() {
+        config = gateway.config();
+    }
+    let ports = config.iter().flat_map(|config| config.ports.iter().map(|port| port.device.clone()));
+    let kernel = Kernel::read(ports.collect()).await.map_err(Failure::refused)?;
+    let ingress = ingress::find(&kernel, config.as_ref(), &question, &mut steps).await?;
+    gateway.ask(&admin, &question, &ingress);
+    let policy = config.as_ref().map(|config| config.compile(1).with_pools(&gateway.pools(config)));
+    let steered = steering::ask(&gateway, &ingress, policy.as_ref(), &kernel, &question, &mut steps);
+    let flow = flow::of(&gateway, &mut steps);
+    if let Some(doubt) = config.as_ref().and_then(|config| gateway.doubts(&config.file)) {
+        let asked = "does the gateway run with this file?";
+        steps.push(Step::new(Layer::Policy, Source::Gateway, asked, format!("perhaps not: {doubt}")));
+    }
+    let judged = policy::judge(policy.as_ref(), &ingress, &gateway, &question, &mut steps);
+    let spec = config.as_ref().map(convert::host_spec);
+    let sockets = socket::find(&question, spec.as_ref(), &mut steps);
+    let nft = nft::ask(&kernel, &ingress, judged.as_ref(), &sockets, &question, &mut steps).await;
+    let routes = route::ask(&kernel, &ingress, &nft, mark_of(spec.as_ref()), &question, &mut steps).await;
+    // Sockets come after routes on the way; nft had to know of them before.
+    steps.sort_by_key(|step| step.layer as u8);
+    let next_hop = nexthop::find(&kernel, judged.as_ref(), &routes, &question, &mut steps).await;
+    let config = config.map(|config| config.file);
+    let way =
+        Way { question, config, gateway, ingress, steered, flow, judged, next_hop, nft, routes, sockets };
+    let road = road::conclude(&way);
+    Ok(Explanation {
+        from: way.question.from,
+        to: way.question.to,
+        host: way.question.host.clone(),
+        not_intercepted: why::not_intercepted(&way, &road),
+        local: why::local(&way, &road),
+        road,
+        steps,
+    })
+}
+
+fn mark_of(spec: Option<&HostSpec>) -> u32 {
+    spec.map_or_else(|| HostSpec::default().mark, |spec| spec.mark)
+}
+
+/// Whether two names are of one file.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    match (std::fs::canonicalize(a), std::fs::canonicalize(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! The intercept and the rule, by the compiled policy of weir-core: the code that workers and relay ask.
+
+use weir_core::flow::key::Tuple;
+use weir_core::ids::{InterceptId, PoolId, PortId};
+use weir_core::policy::{
+    Action, Cause, Decision, Facts, Handshake, Intercept, Limits, Policy, Pool, Protocol, Source as Address,
+};
+
+use super::gateway::Gateway;
+use super::ingress::Ingress;
+use super::{Layer, Question, Source, Step};
+
+/// What the policy says of the connection.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// Why no intercept takes it, one sentence for each; empty when one does.
+    pub misses: Vec<String>,
+    /// Name and `file:line`.
+    pub intercept: Option<(String, String)>,
+    pub handshake: Option<Handshake>,
+    /// Decided at the SYN: the relay takes it. The `file:line` of the rule, or of the intercept.
+    pub relay: Option<String>,
+    /// Whether the intercept may send what it answers to a pool, and so need not have a way to the destination.
+    pub answers_and_sends: bool,
+    /// The verdict; none while it depends on bytes that are not said.
+    pub action: Option<Action>,
+    /// The `file:line` of the rule.
+    pub rule: Option<String>,
+    /// What the verdict comes from, in words.
+    pub cause: Option<String>,
+    pub server: Option<std::net::SocketAddr>,
+}
+
+/// Asks the policy.
+pub fn judge(
+    policy: Option<&Policy>,
+    ingress: &Ingress,
+    gateway: &Gateway,
+    question: &Question,
+    steps: &mut Vec<Step>,
+) -> Option<Judged> {
+    let mut step = |question: &str, answer: String, detail: Vec<String>| {
+        steps.push(Step::new(Layer::Policy, Source::Configuration, question, answer).detail(detail));
+    };
+    let asked = "which intercept takes it?";
+    let Some(policy) = policy else {
+        step(asked, "not asked: no configuration can be read; say -c FILE".to_owned(), Vec::new());
+        return None;
+    };
+    let port = ingress.port.as_ref().map(|(at, _)| PortId(*at));
+    let found = port.and_then(|port| policy.intercept(port, question.to.ip(), question.to.port()));
+    let Some((id, intercept)) = found.and_then(|id| policy.get(id).map(|intercept| (id, intercept))) else {
+        let misses = misses(policy, ingress, question);
+        step(asked, "none".to_owned(), misses.clone());
+        return Some(Judged { misses, ..Judged::default() });
+    };
+    step(asked, format!("{} ({})", intercept.name, intercept.origin), settings(id, intercept, policy.limits));
+    let mut judged = Judged {
+        intercept: Some((intercept.name.clone(), intercept.origin.clone())),
+        handshake: Some(intercept.handshake),
+        answers_and_sends: intercept.handshake == Handshake::Answer && intercept.sends(),
+        ..Judged::default()
+    };
+    at_syn(intercept, question, &mut judged, &mut step);
+    by_content(intercept, question, &mut judged, &mut step);
+    if let Some(Action::Send(pool)) = judged.action {
+        let tuple = Tuple { src: question.from.into(), dst: question.to.into() };
+        send(policy, pool, &tuple, gateway, &mut judged, &mut step);
+    }
+    Some(judged)
+}
+
+/// What each intercept lacks of the connection.
+fn misses(policy: &Policy, ingress: &Ingress, question: &Question) -> Vec<String> {
+    let of = |intercept: &Intercept| {
+        let name = format!("intercept {} ({})", intercept.name, intercept.origin);
+        let port = ingress.port.as_ref().filter(|(at, _)| intercept.from.contains(PortId(*at)));
+        if port.is_none() {
+            let from = ingress.port.as_ref().map_or("a device that is no port", |(_, name)| name);
+            return format!("{name}: its `from` has not {from}");
+        }
+        if !intercept.to().contains(question.to.ip()) {
+            return format!("{name}: its `to` does not hold {}", question.to.ip());
+        }
+        let ports: Vec<String> = intercept.tcp().ranges().iter().map(range).collect();
+        format!("{name}: its `tcp` has not {}, but {}", question.to.port(), ports.join(", "))
+    };
+    policy.intercepts().iter().map(of).collect()
+}
+
+fn range(range: &std::ops::RangeInclusive<u16>) -> String {
+    if range.start() == range.end() {
+        return range.start().to_string();
+    }
+    format!("{}-{}", range.start(), range.end())
+}
+
+fn settings(id: InterceptId, intercept: &Intercept, limits: Limits) -> Vec<String> {
+    let (hold, time) = (intercept.hold_bytes, intercept.hold_time.0 / 1_000_000);
+    let mut lines = vec![
+        format!(
+            "number {}, handshake {}, {} rules, otherwise {}, unidentified {}",
+            id.0,
+            intercept.handshake.name(),
+            intercept.rules().len(),
+            intercept.otherwise.name(),
+            intercept.unidentified.name()
+        ),
+        format!(
+            "holds at most {hold} octets for {time} ms; full: {:?}; half-open connections of the box: at most {}",
+            intercept.full, limits.half_open
+        )
+        .to_lowercase(),
+    ];
+    if limits.source.any() {
+        lines.push(format!(
+            "each source has limits ({:?}); beyond them: {}",
+            limits.source,
+            limits.source_over.name()
+        ));
+    }
+    lines
+}
+
+fn at_syn(
+    intercept: &Intercept,
+    question: &Question,
+    judged: &mut Judged,
+    step: &mut dyn FnMut(&str, String, Vec<String>),
+) {
+    let (client, server, port) = (question.from.ip(), question.to.ip(), question.to.port());
+    let rule = intercept.relay_at_syn(client, server, port).and_then(|id| intercept.rule(id));
+    let asked = "what is decided at the SYN?";
+    if intercept.handshake == Handshake::Relay {
+        judged.relay = Some(intercept.origin.clone());
+        let answer = format!("the relay takes it: handshake = \"relay\" ({})", intercept.origin);
+        return step(asked, answer, Vec::new());
+    }
+    match rule {
+        Some(rule) => {
+            judged.relay = Some(rule.origin.clone());
+            judged.rule = Some(rule.origin.clone());
+            judged.action = Some(Action::Relay);
+            judged.cause = Some(format!("the rule at {} says relay", rule.origin));
+            step(asked, format!("the relay takes it: the rule at {}", rule.origin), Vec::new());
+        }
+        None => step(asked, format!("nothing: handshake {}", intercept.handshake.name()), Vec::new()),
+    }
+}
+
+/// The decision on the client's first bytes. A rule that took the SYN has decided.
+fn by_content(
+    intercept: &Intercept,
+    question: &Question,
+    judged: &mut Judged,
+    step: &mut dyn FnMut(&str, String, Vec<String>),
+) {
+    if judged.action.is_some() {
+        return;
+    }
+    let alpn: Vec<&[u8]> = question.alpn.iter().map(|name| name.as_bytes()).collect();
+    let facts = |protocol| Facts {
+        client: question.from.ip(),
+        server: question.to.ip(),
+        server_port: question.to.port(),
+        protocol,
+        host: question.host.as_deref(),
+        alpn: &alpn,
+    };
+    let decide = |protocol| intercept.decide(&facts(protocol));
+    let asked = "what do the rules say?";
+    let all = [None, Some(Protocol::Tls), Some(Protocol::Http)].map(decide);
+    let decision = match question.protocol {
+        Some(protocol) => decide(Some(protocol)),
+        // Without a word on the content there is an answer only where no content could change it.
+        None if all.iter().all(|decision| *decision == all[0]) && !is_by_content(intercept, &all[0]) => {
+            all[0]
+        }
+        None => {
+            let lines =
+                [("unidentified", all[0]), ("TLS without a name", all[1]), ("HTTP without a name", all[2])];
+            let line =
+                |(what, decision): &(&str, Decision)| format!("{what}: {}", words(intercept, decision));
+            let answer = "it depends on the first bytes: say --host, --alpn or --protocol".to_owned();
+            return step(asked, answer, lines.iter().map(line).collect());
+        }
+    };
+    judged.action = Some(decision.action);
+    judged.rule = rule_of(intercept, &decision);
+    judged.cause = Some(words(intercept, &decision));
+    let protocol = question.protocol.map_or("any", Protocol::name);
+    let known = format!(
+        "for protocol {protocol}, host {}, ALPN {:?}",
+        question.host.as_deref().unwrap_or("none"),
+        question.alpn
+    );
+    step(asked, words(intercept, &decision), vec![known]);
+}
+
+/// Whether a rule before the one that decided looks at content, so that a name could make another of it.
+fn is_by_content(intercept: &Intercept, decision: &Decision) -> bool {
+    let before = match decision.cause {
+        Cause::Rule(id) => usize::from(id.0),
+        _ => intercept.rules().len(),
+    };
+    intercept.rules().iter().take(before).any(|rule| rule.by_content())
+}
+
+fn rule_of(intercept: &Intercept, decision: &Decision) -> Option<String> {
+    match decision.cause {
+        Cause::Rule(id) => intercept.rule(id).map(|rule| rule.origin.clone()),
+        Cause::Otherwise | Cause::Unidentified => None,
+    }
+}
+
+fn words(intercept: &Intercept, decision: &Decision) -> String {
+    let action = decision.action.name();
+    match decision.cause {
+        Cause::Rule(_) => {
+            let origin = rule_of(intercept, decision).unwrap_or_default();
+            format!("the rule at {origin} says {action}")
+        }
+        Cause::Otherwise => format!("no rule takes it, and `otherwise` of {} says {action}", intercept.name),
+        Cause::Unidentified => {
+            format!("no rule takes it, and `unidentified` of {} says {action}", intercept.name)
+        }
+    }
+}
+
+fn send(
+    policy: &Policy,
+    id: PoolId,
+    tuple: &Tuple,
+    gateway: &Gateway,
+    judged: &mut Judged,
+    step: &mut dyn FnMut(&str, String, Vec<String>),
+) {
+    let Some(pool) = policy.pool(id) else { return };
+    let picked = pool.pick(tuple, None).and_then(|id| pool.server(id));
+    judged.server = picked.map(|server| server.addr);
+    let state = |server: &weir_core::policy::Server| match gateway.is_running() {
+        true => server.effective().name(),
+        false => "state not known",
+    };
+    let answer = match picked {
+        Some(server) => format!("{} ({}) of pool {}", server.addr, state(server), pool.name),
+        None => format!("none: pool {} has no server of the client's address family", pool.name),
+    };
+    let server = |server: &weir_core::policy::Server| {
+        format!("{}: weight {}, {}", server.addr, server.weight, state(server))
+    };
+    let lines = pool.servers.iter().map(server).chain([how(pool)]).collect();
+    step("which server does the pool pick?", answer, lines);
+}
+
+fn how(pool: &Pool) -> String {
+    let source = match pool.source {
+        Address::Client => "the server sees the client's address".to_owned(),
+        Address::Gateway => format!("the server sees the gateway's, from ports {}", range(&pool.ports)),
+    };
+    let proxy = pool.proxy.map_or("no PROXY header", |proxy| proxy.name());
+    format!("balance {:?} by {:?}; {source}; PROXY: {proxy}", pool.balance, pool.hash)
+}

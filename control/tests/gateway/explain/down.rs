@@ -1,0 +1,100 @@
+//! A gateway that does not run, was killed, or hangs.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use weir_control::demo::stage::Family;
+
+use super::*;
+use crate::config::{ALLOWED, DENIED, Settings};
+use crate::weir::until;
+use crate::world::{HTTP, fetch_intact, play, prepare};
+
+#[test]
+fn gateway_that_does_not_run_is_explained_from_its_configuration() {
+    prepare(&Settings::default(), |world| {
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_200, HTTP);
+            let explained = explain(world, from, to, &["--host", DENIED]);
+            explained.assert_says("kernel", &["weir does not run", "once it runs: fast road", "reset"]);
+            assert!(explained.answer("nft", "takes its SYN").contains("no such table"), "{explained:?}");
+            let expected = explained.steps("steering").last().unwrap();
+            assert_eq!(expected["source"], "configuration", "{expected}");
+            assert!(explained.because("not_intercepted").contains("weir run -c"), "{explained:?}");
+            assert_plain_route(world, &explained, from, to);
+            // The kernel forwards even what a rule would refuse.
+            let answer = crate::world::fetch(&mut connect(world, from, to), DENIED, 1000).expect("an answer");
+            assert!(answer.is_intact());
+        }
+    });
+}
+
+#[test]
+fn gateway_that_was_killed_is_explained_with_what_it_left() {
+    for (fail, road) in [("open", "kernel"), ("closed", "none")] {
+        play(&Settings { fail, ..Settings::default() }, |world| {
+            world.meet_neighbours();
+            world.weir.kill();
+            std::thread::sleep(Duration::from_millis(300));
+            for family in Family::BOTH {
+                let (from, to) = ends(family, 41_210, HTTP);
+                let explained = explain(world, from, to, &["--host", ALLOWED]);
+                assert_eq!(explained.road(), road, "{:#}", explained.0);
+                assert!(explained.because("not_intercepted").contains("weir does not run"), "{explained:?}");
+                assert!(explained.answer("socket", "listener").starts_with("none"), "{explained:?}");
+                let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+                assert_eq!(opens.is_ok(), road == "kernel", "{family:?}, {fail}");
+                if fail == "closed" {
+                    let says = explained.answer("steering", "does it say");
+                    assert!(says.contains("stale_drop"), "{says}");
+                }
+            }
+            assert_eq!(world.weir.clean().code(), 0);
+            world.assert_as_before();
+        });
+    }
+}
+
+#[test]
+fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        world.weir.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(400));
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_220, HTTP);
+            let explained = explain(world, from, to, &["--host", ALLOWED]);
+            assert!(
+                explained.answer("steering", "sign of life").starts_with("no: heartbeat"),
+                "{explained:?}"
+            );
+            let says = explained.steps("steering").last().unwrap();
+            assert!(says["answer"].as_str().unwrap().contains("stale_pass"), "{says}");
+            assert_eq!(says["source"], "kernel", "{says}");
+            assert!(explained.because("not_intercepted").contains("weir hangs"), "{explained:?}");
+        }
+        world.weir.signal(Signal::CONT);
+        until("weir breathes", || {
+            let mut stream = world.connect(Family::V4, HTTP);
+            fetch_intact(&mut stream, 100);
+            world.weir.find_flow(stream.local_addr().unwrap()).is_some_and(|flow| flow["road"] == "fast")
+        });
+    });
+}
+
+#[test]
+fn question_that_makes_no_sense_is_a_usage_error() {
+    prepare(&Settings::default(), |world| {
+        for args in [
+            ["--from", "10.77.1.2:1", "--to", "[2001:db8::1]:80"].as_slice(),
+            &["--from", "10.77.1.2:1", "--to", "192.0.2.10:80", "--in", "nowhere"],
+            &["--from", "10.77.1.2:1", "--to", "192.0.2.10:80", "--protocol", "smtp"],
+        ] {
+            let mut command = world.weir.command("explain");
+            command.args(args);
+            let told = world.weir.finish(command);
+            assert_eq!(told.code(), 2, "{told:?}");
+            assert!(!told.errors.is_empty());
+        }
+    });
+}

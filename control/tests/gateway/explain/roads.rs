@@ -1,0 +1,243 @@
+//! New connections on every road.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use weir_control::demo::stage::Family;
+
+use super::*;
+use crate::config::{ALLOWED, DENIED, DROPPED, Settings};
+use crate::crash::Greeter;
+use crate::weir::until;
+use crate::world::{HTTP, HTTPS, fetch, fetch_intact, play, whoami};
+
+/// A port that no intercept has.
+const OTHER: u16 = 9999;
+
+#[test]
+fn allowed_connection_is_said_to_take_the_fast_road_and_does() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_001, HTTP);
+            let before = world.weir.status()["steering"].clone();
+            let explained = explain(world, from, to, &["--host", ALLOWED]);
+            explained.assert_says("fast", &["intercept web", "otherwise", "allow"]);
+            assert!(explained.answer("steering", "does it say").contains("redirect"), "{explained:?}");
+            assert!(explained.answer("flow", "live").starts_with("no"), "{explained:?}");
+            assert!(explained.answer("ingress", "by which port").contains("port lan, device lan0"));
+            assert_plain_route(world, &explained, from, to);
+            assert_next_hop(world, &explained, "server", to.ip());
+            assert_next_hop(world, &explained, "client", from.ip());
+            let ran = explained.steps("steering").last().unwrap()["detail"].to_string();
+            assert!(ran.contains("BPF_PROG_TEST_RUN"), "{ran}");
+            let redirected = |status: &Value| {
+                let counts = status.as_array().unwrap();
+                counts.iter().find(|count| count["name"] == "redirect").unwrap()["count"].as_u64().unwrap()
+            };
+            assert_eq!(redirected(&world.weir.status()["steering"]), redirected(&before), "asking counts");
+            let mut stream = connect(world, from, to);
+            fetch_intact(&mut stream, 1000);
+            let flow = world.weir.flow(from);
+            assert_eq!((&flow["road"], &flow["verdict"]), (&"fast".into(), &"allow".into()), "{flow}");
+            assert!(redirected(&world.weir.status()["steering"]) > redirected(&before));
+        }
+    });
+}
+
+#[test]
+fn refused_names_are_said_to_meet_their_rules_and_do() {
+    play(&Settings::default(), |world| {
+        for family in Family::BOTH {
+            for (port, name, action) in [(41_010, DENIED, "reset"), (41_011, DROPPED, "drop")] {
+                let (from, to) = ends(family, port, HTTP);
+                let explained = explain(world, from, to, &["--host", name]);
+                explained.assert_says("fast", &["the rule at", action]);
+                assert_eq!(explained.text("verdict"), action);
+                let mut stream = connect(world, from, to);
+                if action == "reset" {
+                    let error = fetch(&mut stream, name, 10).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                } else {
+                    std::io::Write::write_all(
+                        &mut stream,
+                        format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n").as_bytes(),
+                    )
+                    .unwrap();
+                }
+                until("the flow has its verdict", || world.weir.flow(from)["verdict"] == action);
+                let flow = world.weir.flow(from);
+                assert_eq!(flow["rule"], explained.0["rule"], "{flow}");
+                let again = explain(world, from, to, &["--host", name]);
+                again.assert_says("fast", &["lives there"]);
+                assert_eq!(again.0["rule"], flow["rule"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn connection_of_a_relay_rule_is_said_to_arrive_locally_and_does() {
+    play(&Settings::default(), |world| {
+        for family in Family::BOTH {
+            let from = SocketAddr::new(family.addresses().other_client, 41_020);
+            let to = family.origin(HTTP);
+            let explained = explain(world, from, to, &["--host", DENIED]);
+            explained.assert_says("relay", &["the rule at", "decided at the SYN"]);
+            assert_local_delivery(world, &explained, "weir-relay", from, to);
+            let local = explained.because("local");
+            for word in
+                ["marks it with 0x77", "fwmark 0x77/0xff", "local default dev lo", "LISTEN", "transparent"]
+            {
+                assert!(local.contains(word), "no {word:?} in {local}");
+            }
+            assert!(!local.contains("FAILS"), "{local}");
+            let mut stream = connect(world, from, to);
+            assert_eq!(whoami(&mut stream, ALLOWED).unwrap(), from.to_string());
+            let flow = world.weir.flow(from);
+            assert_eq!((&flow["road"], &flow["rule"]), (&"relay".into(), &explained.0["rule"]), "{flow}");
+            let text = told(world, from, to, &["--why", "local"]);
+            assert!(text.contains("why does it arrive at a local address"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn handshake_of_the_relay_is_explained_without_a_steering_program() {
+    let rules = r#"{ host = ["denied.example"], action = "reset" }"#;
+    play(&Settings { handshake: "relay", rules, ..Settings::default() }, |world| {
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_030, HTTP);
+            let explained = explain(world, from, to, &["--host", DENIED]);
+            explained.assert_says(
+                "relay",
+                &["tproxy" /* by the rule's text */, "the rule at"]
+                    .map(|word| if word == "tproxy" { "nft's rule" } else { word }),
+            );
+            assert_eq!(explained.text("verdict"), "reset");
+            assert_local_delivery(world, &explained, "lan0", from, to);
+            let mut stream = connect(world, from, to);
+            let error = fetch(&mut stream, DENIED, 10).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            let (from, to) = ends(family, 41_031, HTTP);
+            let allowed = explain(world, from, to, &["--host", ALLOWED]);
+            assert_eq!((allowed.road(), allowed.text("verdict")), ("relay", "allow"));
+            fetch_intact(&mut connect(world, from, to), 1000);
+        }
+    });
+}
+
+#[test]
+fn connection_that_is_sent_is_said_to_reach_the_server_that_it_reaches() {
+    let [_, a4, b4] = Family::V4.addresses().servers;
+    let [_, a6, b6] = Family::V6.addresses().servers;
+    let more = format!(
+        "[[pool]]\nname = \"others\"\nservers = [\"{a4}:80\", \"{b4}:80\", \"[{a6}]:80\", \"[{b6}]:80\"]\nhash = \"flow\"\n"
+    );
+    let rules = r#"{ host = ["www.example"], action = "send", pool = "others" }"#;
+    play(&Settings { rules, more, ..Settings::default() }, |world| {
+        world.meet_neighbours();
+        for family in Family::BOTH {
+            for port in 41_040..41_044 {
+                let (from, to) = ends(family, port, HTTP);
+                let explained = explain(world, from, to, &["--host", ALLOWED]);
+                explained.assert_says("fast", &["says send"]);
+                let mut stream = connect(world, from, to);
+                fetch_intact(&mut stream, 1000);
+                let flow = world.weir.flow(from);
+                assert_eq!(flow["server"], explained.0["server"], "{flow}");
+                assert_eq!(flow["verdict"], "send", "{flow}");
+            }
+        }
+    });
+}
+
+#[test]
+fn connection_of_no_intercept_is_said_to_be_forwarded_and_why() {
+    play(&Settings::default(), |world| {
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_050, OTHER);
+            let explained = explain(world, from, to, &[]);
+            explained.assert_says("kernel", &["no_intercept", "forwards it"]);
+            let why = explained.because("not_intercepted");
+            for word in ["its `tcp` has not 9999", "80, 443, 7777", "test.toml:"] {
+                assert!(why.contains(word), "no {word:?} in {why}");
+            }
+            assert_plain_route(world, &explained, from, to);
+            let before = world.weir.count("steering", "no_intercept");
+            let greeter = Greeter::start(world, false, to);
+            let client = greeter.assert_greets(world, family);
+            assert!(world.weir.count("steering", "no_intercept") > before);
+            assert!(world.weir.find_flow(client).is_none());
+            let text = told(world, from, to, &["--why", "not-intercepted"]);
+            assert!(text.contains("mend: add"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn own_address_is_said_never_to_be_intercepted() {
+    play(&Settings::default(), |world| {
+        for family in Family::BOTH {
+            let addresses = family.addresses();
+            for (address, port) in [(addresses.lan_gateway, HTTP), (addresses.wan_gateway, HTTPS)] {
+                let (from, to) = (ends(family, 41_060, HTTP).0, SocketAddr::new(address, port));
+                let explained = explain(world, from, to, &["--host", DENIED]);
+                explained.assert_says("kernel", &["own_address", "this box itself"]);
+                let why = explained.because("not_intercepted");
+                assert!(why.contains("is an address of this box"), "{why}");
+                assert_plain_route(world, &explained, from, to);
+                let greeter = Greeter::start(world, true, to);
+                let client = greeter.assert_greets(world, family);
+                assert!(world.weir.find_flow(client).is_none());
+            }
+        }
+    });
+}
+
+#[test]
+fn server_behind_no_port_is_said_to_be_reached_by_the_relay() {
+    play(&Settings::default(), |world| {
+        let make = "ip link add other0 type veth peer name other1; ip link set other0 up; ip link set other1 up; \
+            ip addr add 203.0.113.1/24 dev other0; ip -6 addr add 2001:db8:f::1/64 dev other0 nodad; \
+            ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:09 dev other0; \
+            ip -6 neigh add 2001:db8:f::9 lladdr 02:00:00:00:00:09 dev other0";
+        world.sh(&world.lab.gateway, make);
+        for (family, server) in Family::BOTH.into_iter().zip(["203.0.113.9:80", "[2001:db8:f::9]:80"]) {
+            let (from, to) = (ends(family, 41_070, HTTP).0, server.parse().unwrap());
+            let explained = explain(world, from, to, &["--host", ALLOWED]);
+            explained.assert_says("relay", &["no-port"]);
+            assert!(explained.answer("next-hop", "has the server").contains("on other0"), "{explained:?}");
+            // Nobody is there; that a SYN came is enough.
+            let lab = &world.lab.client;
+            let syn = lab.run(|| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+                socket.bind(&from.into())?;
+                socket.set_nonblocking(true)?;
+                drop(socket.connect(&to.into()));
+                std::io::Result::Ok(socket)
+            });
+            let flow = world.weir.flow(from);
+            assert_eq!(flow["reason"], "no-port", "{flow}");
+            drop(syn);
+        }
+        world.sh(&world.lab.gateway, "ip link del other0");
+    });
+}
+
+#[test]
+fn unresolved_next_hop_is_said_to_cost_the_first_packets_the_kernel() {
+    play(&Settings::default(), |world| {
+        for (family, version) in Family::BOTH.into_iter().zip(["-4", "-6"]) {
+            world.sh(&world.lab.gateway, &format!("ip {version} neigh flush all"));
+            let (from, _) = ends(family, 41_080, HTTP);
+            let to = SocketAddr::new(family.addresses().servers[2], HTTP);
+            let explained = explain(world, from, to, &["--host", ALLOWED]);
+            explained.assert_says("fast", &["no-neighbour"]);
+            let before = world.weir.count("punts", "no-neighbour");
+            fetch_intact(&mut connect(world, from, to), 1000);
+            assert!(world.weir.count("punts", "no-neighbour") > before);
+        }
+    });
+}
