@@ -168,6 +168,8 @@ pub struct Way {
     pub gateway: Gateway,
     pub ingress: ingress::Ingress,
     pub steered: Option<steering::Steered>,
+    /// Why the steering program that is there could not be asked.
+    pub unasked: Option<String>,
     pub flow: Option<flow::Living>,
     pub judged: Option<policy::Judged>,
     pub next_hop: nexthop::Hops,
@@ -213,6 +215,10 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     gateway.ask(&admin, &question, &ingress);
     let policy = config.as_ref().map(|config| config.compile(1).with_pools(&gateway.pools(config)));
     let steered = steering::ask(&gateway, &ingress, policy.as_ref(), &kernel, &question, &mut steps);
+    let (steered, unasked) = match steered {
+        Ok(steered) => (steered, None),
+        Err(why) => (None, Some(why)),
+    };
     let flow = flow::of(&gateway, &mut steps);
     if let Some(doubt) = config.as_ref().and_then(|config| gateway.doubts(&config.file)) {
         let asked = "does the gateway run with this file?";
@@ -227,8 +233,20 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     steps.sort_by_key(|step| step.layer as u8);
     let next_hop = nexthop::find(&kernel, judged.as_ref(), &routes, &question, &mut steps).await;
     let config = config.map(|config| config.file);
-    let way =
-        Way { question, config, gateway, ingress, steered, flow, judged, next_hop, nft, routes, sockets };
+    let way = Way {
+        question,
+        config,
+        gateway,
+        ingress,
+        steered,
+        unasked,
+        flow,
+        judged,
+        next_hop,
+        nft,
+        routes,
+        sockets,
+    };
     let road = road::conclude(&way);
     Ok(Explanation {
         from: way.question.from,

@@ -79,7 +79,12 @@ fn taken(way: &Way) -> Taken {
             (true, _) => "no steering program is where it comes in",
             (false, _) => "weir does not run",
         };
-        return kernel_road(way, why);
+        return match &way.unasked {
+            Some(unasked) => {
+                kernel_road(way, &format!("{why}; the program on the device may say otherwise: {unasked}"))
+            }
+            None => kernel_road(way, why),
+        };
     };
     if steered.source == Source::Configuration {
         return not_running(way, steered.syn);
@@ -150,10 +155,19 @@ fn said(judged: &Judged) -> String {
 
 /// What the kernel does: its table of weir's first, then its routes. `why` it has it, as half a sentence.
 fn kernel_road(way: &Way, why: &str) -> Taken {
+    let unread =
+        way.nft.unknown.as_ref().map(|error| format!("{why}; nft's table could not be read ({error})"));
+    let why = unread.as_deref().unwrap_or(why);
     if let Some(Hit { verdict, handle, .. }) = &way.nft.direct {
         match verdict {
             Verdict::Tproxy(port) => {
                 let what = way.judged.as_ref().map_or("the intercept".to_owned(), said_by_relay);
+                let what = match way.gateway.is_stuck() {
+                    true => format!(
+                        "{what}; weir hangs, so that the kernel opens the connection and nobody serves it"
+                    ),
+                    false => what,
+                };
                 return delivered(
                     way,
                     format!(

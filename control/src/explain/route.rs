@@ -164,7 +164,7 @@ fn text(kernel: &Kernel, route: &RouteMessage) -> String {
         RouteType::Unicast => String::new(),
         kind => format!("{kind:?} ").to_lowercase(),
     };
-    let (mut to, mut tail) = ("default".to_owned(), String::new());
+    let (mut to, mut hop, mut tail) = ("default".to_owned(), String::new(), String::new());
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(at) if header.destination_prefix_length > 0 => {
@@ -177,18 +177,18 @@ fn text(kernel: &Kernel, route: &RouteMessage) -> String {
                 let length = header.destination_prefix_length;
                 to = if length == whole { at.to_string() } else { format!("{at}/{length}") };
             }
-            RouteAttribute::Gateway(RouteAddress::Inet(a)) => tail += &format!(" via {a}"),
-            RouteAttribute::Gateway(RouteAddress::Inet6(a)) => tail += &format!(" via {a}"),
-            RouteAttribute::Oif(index) => tail += &format!(" dev {}", kernel.name(*index)),
-            RouteAttribute::Priority(metric) => tail += &format!(" metric {metric}"),
+            RouteAttribute::Gateway(RouteAddress::Inet(a)) => hop = format!(" via {a}{hop}"),
+            RouteAttribute::Gateway(RouteAddress::Inet6(a)) => hop = format!(" via {a}{hop}"),
+            RouteAttribute::Oif(index) => hop += &format!(" dev {}", kernel.name(*index)),
+            RouteAttribute::Priority(metric) => tail = format!(" metric {metric}"),
             _ => {}
         }
     }
-    words += &format!("{to}{tail} table {}", table_name(table_of(route)));
+    words += &format!("{to}{hop} table {}", table_name(table_of(route)));
     if header.protocol == RouteProtocol::from(crate::host::PROTOCOL) {
         words += &format!(" proto {}", crate::host::PROTOCOL);
     }
-    words
+    words + &tail
 }
 
 fn table_name(table: u32) -> String {

@@ -81,15 +81,7 @@ pub fn find(question: &Question, spec: Option<&HostSpec>, steps: &mut Vec<Step>)
         return sockets;
     }
     let text = |socket: &Option<Socket>| socket.as_ref().map_or("none".to_owned(), Socket::text);
-    let ss = |local: SocketAddr, remote: SocketAddr| {
-        format!(
-            "ss -tne src {} sport = {} dst {} dport = {}",
-            local.ip(),
-            local.port(),
-            remote.ip(),
-            remote.port()
-        )
-    };
+    let ss = |local: SocketAddr, remote: SocketAddr| format!("ss -tne src {local} dst {remote}");
     let (from, to) = (question.from, question.to);
     step("has the client's leg a socket?", text(&sockets.client), ss(to, from));
     step("has the server's leg one?", text(&sockets.server), ss(from, to));
@@ -97,7 +89,7 @@ pub fn find(question: &Question, spec: Option<&HostSpec>, steps: &mut Vec<Step>)
         Some(listener) => listener.text(),
         None => "none: without it the tproxy rule does nothing, and the packet goes on".to_owned(),
     };
-    step("has the relay a listener?", listener, format!("ss -tlne sport = {listen}"));
+    step("has the relay a listener?", listener, format!("ss -tlne sport = :{listen}"));
     sockets
 }
 

@@ -28,7 +28,10 @@ pub struct Steered {
 }
 
 /// Asks the gateway's program; or, when the gateway does not answer, the one that is on the device; or, when there is none,
-/// says what it would do by the configuration.
+/// says what it would do by the configuration. None where there is none to ask.
+///
+/// # Errors
+/// There is one, and it cannot be looked at: why.
 pub fn ask(
     gateway: &Gateway,
     ingress: &Ingress,
@@ -36,7 +39,7 @@ pub fn ask(
     kernel: &Kernel,
     question: &Question,
     steps: &mut Vec<Step>,
-) -> Option<Steered> {
+) -> Result<Option<Steered>, String> {
     let asked = "is the steering program there?";
     let step = |source, answer: String| Step::new(Layer::Steering, source, asked, answer);
     let Some(link) = &ingress.link else {
@@ -44,12 +47,12 @@ pub fn ask(
             Source::Kernel,
             "not asked: it is not known where the client's packets come in".into(),
         ));
-        return None;
+        return Ok(None);
     };
     if ingress.local {
         let answer = "it does not matter: what this box itself sends comes in by no device";
         steps.push(step(Source::Kernel, answer.into()));
-        return None;
+        return Ok(None);
     }
     let packet = Packet { from: question.from, to: question.to, ifindex: link.ifindex };
     let (found, queues, source) = match &gateway.seen {
@@ -60,11 +63,11 @@ pub fn ask(
     match (found, there) {
         (Some(Ok(found)), Some(there)) => {
             steps.push(step(Source::Kernel, there).detail([format!("ip -d link show dev {}", link.name)]));
-            Some(walk(found.look, Some(&found), source, queues, policy, steps))
+            Ok(Some(walk(found.look, Some(&found), source, queues, policy, steps)))
         }
         (Some(Err(why)), _) => {
             steps.push(step(source, format!("its maps cannot be read: {why}")));
-            None
+            Err(why)
         }
         (found, _) => {
             let why = match (gateway.is_running(), found) {
@@ -79,10 +82,11 @@ pub fn ask(
             };
             steps.push(step(Source::Kernel, why));
             if gateway.is_running() {
-                return None;
+                return Ok(None);
             }
-            let look = expected(policy?, ingress, kernel, question);
-            Some(walk(look, None, Source::Configuration, None, policy, steps))
+            let Some(policy) = policy else { return Ok(None) };
+            let look = expected(policy, ingress, kernel, question);
+            Ok(Some(walk(look, None, Source::Configuration, None, Some(policy), steps)))
         }
     }
 }

@@ -27,9 +27,9 @@ impl Explained {
     }
 
     /// The answers of a layer, in order; each with its question and details.
-    fn steps<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = &'a Value> {
+    fn steps(&self, layer: &str) -> std::vec::IntoIter<&Value> {
         let steps = self.0["steps"].as_array().expect("a list of steps");
-        steps.iter().filter(move |step| step["layer"] == layer)
+        steps.iter().filter(|step| step["layer"] == layer).collect::<Vec<_>>().into_iter()
     }
 
     /// The answer to the question of a layer that has these words.
@@ -100,8 +100,9 @@ fn route_get(world: &World<'_>, iif: &str, mark: u32, from: SocketAddr, to: Sock
     let mark = if mark == 0 { String::new() } else { format!("mark {mark:#x}") };
     let (f, t) = (from.ip(), to.ip());
     let (sport, dport) = (from.port(), to.port());
-    let line =
-        format!("ip -j -d route get {t} from {f} iif {iif} {mark} ipproto tcp sport {sport} dport {dport}");
+    let line = format!(
+        "ip -j -d route get fibmatch {t} from {f} iif {iif} {mark} ipproto tcp sport {sport} dport {dport}"
+    );
     json(world, &line)[0].clone()
 }
 
@@ -112,6 +113,8 @@ fn assert_plain_route(world: &World<'_>, explained: &Explained, from: SocketAddr
     let answer = explained.answer("route", "without a mark");
     let device = tool["dev"].as_str().unwrap_or("lo");
     assert!(answer.contains(&format!("dev {device} ")), "{answer}; {tool}");
+    let prefix = tool["dst"].as_str().unwrap_or("none");
+    assert!(answer.contains(prefix), "{answer}; {tool}");
     assert_eq!(answer.starts_with("local "), tool["type"] == "local", "{answer}; {tool}");
     let rule = explained.answer("rule", "without a mark");
     assert_rule(world, rule, from);

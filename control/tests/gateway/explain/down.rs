@@ -1,5 +1,6 @@
 //! A gateway that does not run, was killed, or hangs.
 
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -71,7 +72,12 @@ fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
             let says = explained.steps("steering").last().unwrap();
             assert!(says["answer"].as_str().unwrap().contains("stale_pass"), "{says}");
             assert_eq!(says["source"], "kernel", "{says}");
-            assert!(explained.because("not_intercepted").contains("weir hangs"), "{explained:?}");
+            // The relay's listener is still there, and the kernel opens the connection in its name.
+            explained.assert_says("relay", &["stale_pass", "weir hangs", "nobody serves it"]);
+            let mut stream = connect(world, from, to);
+            stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: www.example\r\n\r\n").unwrap();
+            assert!(stream.read(&mut [0; 16]).is_err(), "somebody answers");
         }
         world.weir.signal(Signal::CONT);
         until("weir breathes", || {
@@ -79,6 +85,39 @@ fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
             fetch_intact(&mut stream, 100);
             world.weir.find_flow(stream.local_addr().unwrap()).is_some_and(|flow| flow["road"] == "fast")
         });
+    });
+}
+
+/// As root, and without any capability.
+fn without_rights(world: &World<'_>, family: Family) -> Explained {
+    let (from, to) = ends(family, 41_230, HTTP);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+    let weir = world.weir.command("explain");
+    command.arg(weir.get_program()).args(weir.get_args());
+    command.args(["--json", "--from", &from.to_string(), "--to", &to.to_string(), "--host", DENIED]);
+    let told = world.weir.finish(command);
+    assert_eq!(told.code(), 0, "{told:?}");
+    Explained(serde_json::from_str(&told.output).expect("JSON"))
+}
+
+#[test]
+fn what_may_not_be_asked_is_said_and_the_rest_is_answered() {
+    play(&Settings { fail: "closed", ..Settings::default() }, |world| {
+        for family in Family::BOTH {
+            let explained = without_rights(world, family);
+            explained.assert_says("fast", &["the rule at", "reset"]);
+            assert!(explained.answer("nft", "takes its SYN").starts_with("not known: "), "{explained:?}");
+            assert!(explained.answer("route", "without a mark").contains("dev wan0"), "{explained:?}");
+        }
+        world.weir.kill();
+        for family in Family::BOTH {
+            let explained = without_rights(world, family);
+            let steering = explained.answer("steering", "is the steering program there");
+            assert!(steering.contains("cannot be read"), "{steering}");
+            assert!(explained.text("reason").contains("may say otherwise"), "{explained:?}");
+        }
+        assert_eq!(world.weir.clean().code(), 0);
     });
 }
 

@@ -44,7 +44,7 @@ fn relayed_flow_is_shown_with_the_sockets_of_both_legs() {
             for (question, local, remote) in [("client's leg", to, from), ("server's leg", from, to)] {
                 let answer = explained.answer("socket", question);
                 assert!(answer.starts_with(&format!("ESTAB {local} <- {remote}, transparent")), "{answer}");
-                let line = format!("ss -Htne src {} and dst {}", local.ip(), remote.ip());
+                let line = format!("ss -Htne 'src {local} and dst {remote}'");
                 let ss = world.sh(&world.lab.gateway, &line);
                 let inode = answer.rsplit_once("inode ").unwrap().1;
                 assert!(ss.contains(&format!("ino:{inode}")), "{answer}\n{ss}");
