@@ -9,6 +9,8 @@ use std::process::Command;
 
 use rtnetlink::packet_route::route::RouteType;
 use serde_json::Value;
+use weir_core::fib::NextHop;
+use weir_core::policy::Handshake;
 
 use super::ingress::Ingress;
 use super::kernel::Kernel;
@@ -44,7 +46,7 @@ pub async fn ask(
     question: &Question,
     steps: &mut Vec<Step>,
 ) -> Answer {
-    let asked = "which rule of table inet weir takes its SYN?";
+    let asked = "which rule of table inet weir takes its SYN, on the kernel road?";
     let step = |answer: String| Step::new(Layer::Nft, Source::Kernel, asked, answer);
     let command = "nft -a list table inet weir".to_owned();
     let table = match read() {
@@ -65,34 +67,48 @@ pub async fn ask(
         iif: iif.to_owned(),
         from: question.from,
         to: question.to,
+        opens: true,
         fib: local.clone(),
         socket: sockets.client.clone(),
         listener: sockets.listener.as_ref().map(|_| sockets.listen),
     };
     let direct = ingress.device().and_then(|device| table.walk(&packet(device)));
-    // Of a fast road's intercept, what is for the relay comes by the relay's own device.
+    // Of a fast road's intercept, what is for the relay comes by the relay's own device: by a rule, or as there is no port
+    // towards the server.
     let by_worker = judged.is_some_and(|judged| {
-        judged.relay.is_some() && judged.handshake != Some(weir_core::policy::Handshake::Relay)
+        let no_port = kernel.picture.fib.next_hop(question.to.ip()) == NextHop::Kernel;
+        let fast = judged.handshake.is_some_and(|handshake| handshake != Handshake::Relay);
+        fast && (judged.relay.is_some() || (no_port && !judged.answers_and_sends))
     });
     let by_tun = by_worker && kernel.link_named(RELAY_TUN).is_some();
     let iif = if by_tun { Some(RELAY_TUN.to_owned()) } else { ingress.device().map(str::to_owned) };
     let hit = if by_tun { table.walk(&packet(RELAY_TUN)) } else { direct.clone() };
     let device = iif.as_deref().unwrap_or("no device");
-    steps.push(match &hit {
-        Some(hit) => {
-            let answer = format!("handle {}: {}", hit.handle, hit.text);
-            let mark = hit.mark.map(|mark| format!("the mark is {mark:#x} then"));
-            let counter = match hit.counter {
-                Some((packets, octets)) => format!("counted {packets} packets, {octets} octets"),
-                None => "the rule has no counter".to_owned(),
-            };
-            let lines = [format!("comes in by {device}; {}", hit.verdict.sentence()), counter];
-            step(answer).detail(lines.into_iter().chain(mark).chain(hit.doubts.clone()).chain([command]))
-        }
-        None => step("none: it passes the table unmarked".to_owned())
-            .detail([format!("comes in by {device}"), command]),
-    });
+    steps.push(describe(step, hit.as_ref(), device, &command));
+    if let (Some(_), Some(device)) = (&sockets.client, ingress.device()) {
+        // What follows the SYN comes in by the port itself, whoever had the SYN.
+        let following = table.walk(&Packet { opens: false, ..packet(device) });
+        let asked = "and which one a packet that follows?";
+        let step = |answer: String| Step::new(Layer::Nft, Source::Kernel, asked, answer);
+        steps.push(describe(step, following.as_ref(), device, &command));
+    }
     Answer { iif, hit, direct, table: true, unknown: None }
+}
+
+/// A step of a rule, or of none.
+fn describe(step: impl Fn(String) -> Step, hit: Option<&Hit>, device: &str, command: &str) -> Step {
+    let Some(hit) = hit else {
+        return step("none: it passes the table unmarked".to_owned())
+            .detail([format!("comes in by {device}"), command.to_owned()]);
+    };
+    let mark = hit.mark.map(|mark| format!("the mark is {mark:#x} then"));
+    let counter = match hit.counter {
+        Some((packets, octets)) => format!("counted {packets} packets, {octets} octets"),
+        None => "the rule has no counter".to_owned(),
+    };
+    let lines = [format!("comes in by {device}; {}", hit.verdict.sentence()), counter];
+    step(format!("handle {}: {}", hit.handle, hit.text))
+        .detail(lines.into_iter().chain(mark).chain(hit.doubts.clone()).chain([command.to_owned()]))
 }
 
 /// The kind of the destination's address, as `fib daddr type` has it.

@@ -125,21 +125,37 @@ fn worker(way: &Way) -> Taken {
         return ("kernel", why.into());
     };
     if let Some(origin) = &judged.relay {
-        return (
-            "relay",
+        return relayed(
+            way,
             format!("intercept {name}: the rule at {origin} says relay, which is decided at the SYN"),
         );
     }
     let hop = way.next_hop.server;
     if hop == NextHop::Kernel && !judged.answers_and_sends {
         let why = "the route to the server leaves by no port of the dataplane, so that the relay takes it (no-port)";
-        return ("relay", format!("intercept {name}: {why}"));
+        return relayed(way, format!("intercept {name}: {why}"));
     }
     let mut reason = format!("intercept {name}: {}", said(judged));
     if let NextHop::Unresolved(_) = hop {
         reason += "; the next hop is not resolved yet, so the kernel sends the first packets and resolves it (no-neighbour)";
     }
     ("fast", reason)
+}
+
+/// What a worker gives to the relay must find its listener.
+fn relayed(way: &Way, reason: String) -> Taken {
+    match &way.nft.hit {
+        Some(Hit { verdict: Verdict::Tproxy(_), .. }) => delivered(way, reason),
+        Some(Hit { verdict: Verdict::Drop, handle, .. }) => {
+            ("none", format!("{reason}; but nft's rule {handle} drops it"))
+        }
+        // It does not run, or could not be looked at: what is missing comes with the start.
+        None if !way.nft.table || way.nft.unknown.is_some() => ("relay", reason),
+        _ => (
+            "kernel",
+            format!("{reason}; but no rule of nft gives it to the relay's listener, so that it is forwarded"),
+        ),
+    }
 }
 
 fn said(judged: &Judged) -> String {

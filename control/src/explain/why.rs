@@ -168,9 +168,11 @@ fn by_kernel(way: &Way, walk: &mut Walk) {
     walk.ask(given, "a rule of nft gives it to the relay", no, plan);
 }
 
-/// "Why does it arrive at a local address although no interface has it?" None where it does not.
+/// "Why does it arrive at a local address although no interface has it?" None where it does not, and is not meant to.
 pub fn local(way: &Way, road: &Road) -> Option<Because> {
-    if road.road != "relay" {
+    let given = way.nft.hit.as_ref().is_some_and(|hit| matches!(hit.verdict, Verdict::Tproxy(_)));
+    let meant = way.judged.as_ref().is_some_and(|judged| judged.relay.is_some());
+    if road.road != "relay" && !(given && meant) {
         return None;
     }
     let (to, mark) = (way.question.to, way.routes.mark);

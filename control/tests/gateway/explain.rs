@@ -126,7 +126,8 @@ fn assert_rule(world: &World<'_>, rule: &str, client: SocketAddr) {
     let version = if client.is_ipv4() { "-4" } else { "-6" };
     let rules = json(world, &format!("ip {version} -j rule"));
     let (priority, rest) = rule.split_once(':').unwrap_or_else(|| panic!("{rule}"));
-    let listed = rules.as_array().unwrap().iter().find(|listed| listed["priority"].to_string() == priority);
+    let priority = priority.parse().ok();
+    let listed = rules.as_array().unwrap().iter().find(|listed| listed["priority"].as_u64() == priority);
     let table = listed.unwrap_or_else(|| panic!("{rule}: {rules}"))["table"].as_str().unwrap();
     assert!(rest.ends_with(&format!("lookup {table}")), "{rule}: {rules}");
 }

@@ -1,4 +1,4 @@
-//! A TCP SYN as nft's expressions see it.
+//! A TCP packet as nft's expressions see it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,6 +13,8 @@ pub struct Packet {
     pub iif: String,
     pub from: SocketAddr,
     pub to: SocketAddr,
+    /// It is a SYN; else one of a connection that is open.
+    pub opens: bool,
     /// What `fib daddr type` says.
     pub fib: String,
     /// The connected socket of the client's leg.
@@ -34,17 +36,18 @@ impl Packet {
         if let Some(key) = left["socket"]["key"].as_str() {
             return self.socket(key);
         }
+        let flag = if self.opens { "syn" } else { "ack" };
         if let Some(masked) = left["&"].as_array() {
-            // The flags of a SYN are what is left of them under every mask that holds SYN.
-            let holds_syn = masked.get(1).is_some_and(|mask| has(mask, &"syn".into()));
+            // The one flag that it has is left under every mask that holds it.
+            let is_held = masked.get(1).is_some_and(|mask| has(mask, &flag.into()));
             let is_flags = masked.first().is_some_and(|of| of["payload"]["field"] == "flags");
-            return (is_flags && holds_syn).then(|| Some("syn".into()));
+            return (is_flags && is_held).then(|| Some(flag.into()));
         }
         let (protocol, field) = (left["payload"]["protocol"].as_str()?, left["payload"]["field"].as_str()?);
         match (protocol, field, self.to.is_ipv4()) {
             ("tcp", "dport", _) => Some(Some(self.to.port().into())),
             ("tcp", "sport", _) => Some(Some(self.from.port().into())),
-            ("tcp", "flags", _) => Some(Some("syn".into())),
+            ("tcp", "flags", _) => Some(Some(flag.into())),
             ("ip", "daddr", true) | ("ip6", "daddr", false) => Some(Some(self.to.ip().to_string().into())),
             ("ip", "saddr", true) | ("ip6", "saddr", false) => Some(Some(self.from.ip().to_string().into())),
             ("ip", _, false) | ("ip6", _, true) | ("udp", ..) => Some(None),

@@ -40,6 +40,7 @@ fn packet(to: &str) -> Packet {
         iif: "lan0".to_owned(),
         from: "10.1.0.2:40000".parse().unwrap(),
         to: to.parse().unwrap(),
+        opens: true,
         fib: "unicast".to_owned(),
         socket: None,
         listener: Some(12377),
@@ -74,4 +75,23 @@ fn syn_without_a_listener_goes_on_to_the_rule_that_drops() {
 fn syn_to_the_box_returns_before_all() {
     let hit = table().walk(&Packet { fib: "local".to_owned(), ..packet("192.0.2.10:80") }).unwrap();
     assert_eq!((hit.handle, hit.verdict), (6, Verdict::Return));
+}
+
+#[test]
+fn packet_of_an_open_connection_hits_the_rule_of_its_transparent_socket() {
+    let (to, remote): (std::net::SocketAddr, _) =
+        ("192.0.2.10:80".parse().unwrap(), "10.1.0.2:40000".parse().unwrap());
+    let socket = |transparent| crate::explain::socket::Socket {
+        local: to,
+        remote,
+        state: "ESTAB",
+        inode: 1,
+        transparent: Some(transparent),
+        mark: None,
+    };
+    let walk = |socket| table().walk(&Packet { opens: false, socket, ..packet("192.0.2.10:80") });
+    let hit = walk(Some(socket(true))).unwrap();
+    assert_eq!((hit.handle, hit.verdict, hit.mark), (8, Verdict::Accept, Some(0x77)));
+    assert_eq!(walk(Some(socket(false))), None);
+    assert_eq!(walk(None), None);
 }

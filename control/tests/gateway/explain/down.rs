@@ -88,6 +88,35 @@ fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
     });
 }
 
+#[test]
+fn rule_that_somebody_removed_is_named_as_what_keeps_it_from_the_relay() {
+    let settings = Settings { handshake: "relay", rules: "", ..Settings::default() };
+    play(&settings, |world| {
+        // Frozen, it repairs nothing; its listener stays.
+        world.weir.signal(Signal::STOP);
+        for version in ["-4", "-6"] {
+            world.sh(&world.lab.gateway, &format!("ip {version} rule del fwmark 0x77/0xff priority 1077"));
+        }
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_240, HTTP);
+            let explained = explain(world, from, to, &["--host", ALLOWED]);
+            explained.assert_says("none", &["with the mark it is routed by", "not to a local socket"]);
+            let local = explained.because("local");
+            assert!(local.contains("FAILS: no ip rule looks up a table for the mark 0x77"), "{local}");
+            assert!(local.contains("weir plan"), "{local}");
+            let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+            assert!(opens.is_err(), "{family:?}: it opens");
+        }
+        world.weir.signal(Signal::CONT);
+        until("weir has put its rules back", || {
+            Family::BOTH.into_iter().all(|family| {
+                let (from, to) = ends(family, 41_241, HTTP);
+                explain(world, from, to, &[]).road() == "relay"
+            })
+        });
+    });
+}
+
 /// As root, and without any capability.
 fn without_rights(world: &World<'_>, family: Family) -> Explained {
     let (from, to) = ends(family, 41_230, HTTP);

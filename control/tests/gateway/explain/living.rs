@@ -49,6 +49,8 @@ fn relayed_flow_is_shown_with_the_sockets_of_both_legs() {
                 let inode = answer.rsplit_once("inode ").unwrap().1;
                 assert!(ss.contains(&format!("ino:{inode}")), "{answer}\n{ss}");
             }
+            let following = explained.answer("nft", "a packet that follows");
+            assert!(following.contains("socket transparent 1"), "{following}");
             // The other way round it is the same connection.
             explain(world, to, from, &[]).assert_says("relay", &["lives there"]);
         }
@@ -75,5 +77,28 @@ fn table_for_people_begins_with_the_road() {
                     .to_vec();
             assert!(order.is_sorted(), "{text}");
         }
+    });
+}
+
+#[test]
+fn file_that_the_gateway_does_not_run_with_is_pointed_out() {
+    play(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "cp /run/weir/test.toml /run/weir/other.toml");
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_120, HTTP);
+            let doubt = |explained: &Explained| {
+                explained
+                    .steps("policy")
+                    .any(|step| step["question"].as_str().unwrap().contains("with this file"))
+            };
+            assert!(!doubt(&explain(world, from, to, &[])));
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+            command.args(["explain", "-c", "/run/weir/other.toml", "--json"]);
+            command.args(["--from", &from.to_string(), "--to", &to.to_string()]);
+            let told = world.weir.finish(command);
+            let explained = Explained(serde_json::from_str(&told.output).unwrap());
+            assert!(doubt(&explained), "{told:?}");
+        }
+        world.sh(&world.lab.gateway, "rm /run/weir/other.toml");
     });
 }

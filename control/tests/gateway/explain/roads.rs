@@ -160,6 +160,9 @@ fn connection_of_no_intercept_is_said_to_be_forwarded_and_why() {
                 assert!(why.contains(word), "no {word:?} in {why}");
             }
             assert_plain_route(world, &explained, from, to);
+            let turned = explain(world, from, family.origin(HTTP), &["--in", "wan"]);
+            assert!(turned.because("not_intercepted").contains("its `from` has not wan"), "{turned:?}");
+            assert!(turned.answer("steering", "does it say").contains("no_intercept"), "{turned:?}");
             let before = world.weir.count("steering", "no_intercept");
             let greeter = Greeter::start(world, false, to);
             let client = greeter.assert_greets(world, family);
