@@ -162,12 +162,13 @@ pub fn answer(state: &State, from: SocketAddr, to: SocketAddr, device: Option<&s
 /// The maps cannot be read.
 pub fn steer(maps: &Maps, packet: &Packet) -> Result<Steered, String> {
     let look = maps.look(packet).map_err(|error| error.to_string())?;
-    let ask = |opens| {
-        let frame = frame(packet, look.mac.unwrap_or_default(), opens);
-        let said = Maps::ask_program(&look, packet, &frame);
-        said.map(|outcome| outcome.name().to_owned()).map_err(|error| error.to_string())
+    let [syn, segment] = [true, false].map(|opens| frame(packet, look.mac.unwrap_or_default(), opens));
+    let said = Maps::ask_program(&look, packet, [&syn, &segment]);
+    let [syn, segment] = match said {
+        Ok(said) => said.map(|outcome| Ok(outcome.name().to_owned())),
+        Err(error) => [Err(error.to_string()), Err(error.to_string())],
     };
-    Ok(Steered { look, syn: ask(true), segment: ask(false) })
+    Ok(Steered { look, syn, segment })
 }
 
 /// The frame that the client's router or the client would send.

@@ -16,33 +16,48 @@ const OTHER: u16 = 9999;
 
 #[test]
 fn allowed_connection_is_said_to_take_the_fast_road_and_does() {
-    play(&Settings::default(), |world| {
-        world.meet_neighbours();
-        for family in Family::BOTH {
-            let (from, to) = ends(family, 41_001, HTTP);
-            let before = world.weir.status()["steering"].clone();
-            let explained = explain(world, from, to, &["--host", ALLOWED]);
-            explained.assert_says("fast", &["intercept web", "otherwise", "allow"]);
-            assert!(explained.answer("steering", "does it say").contains("redirect"), "{explained:?}");
-            assert!(explained.answer("flow", "live").starts_with("no"), "{explained:?}");
-            assert!(explained.answer("ingress", "by which port").contains("port lan, device lan0"));
-            assert_plain_route(world, &explained, from, to);
-            assert_next_hop(world, &explained, "server", to.ip());
-            assert_next_hop(world, &explained, "client", from.ip());
-            let ran = explained.steps("steering").last().unwrap()["detail"].to_string();
-            assert!(ran.contains("BPF_PROG_TEST_RUN"), "{ran}");
-            let redirected = |status: &Value| {
-                let counts = status.as_array().unwrap();
-                counts.iter().find(|count| count["name"] == "redirect").unwrap()["count"].as_u64().unwrap()
-            };
-            assert_eq!(redirected(&world.weir.status()["steering"]), redirected(&before), "asking counts");
-            let mut stream = connect(world, from, to);
-            fetch_intact(&mut stream, 1000);
-            let flow = world.weir.flow(from);
-            assert_eq!((&flow["road"], &flow["verdict"]), (&"fast".into(), &"allow".into()), "{flow}");
-            assert!(redirected(&world.weir.status()["steering"]) > redirected(&before));
-        }
-    });
+    for handshake in ["through", "answer"] {
+        play(&Settings { handshake, ..Settings::default() }, |world| {
+            world.meet_neighbours();
+            for family in Family::BOTH {
+                let (from, to) = ends(family, 41_001, HTTP);
+                let before = world.weir.status()["steering"].clone();
+                let explained = explain(world, from, to, &["--host", ALLOWED]);
+                explained.assert_says("fast", &["intercept web", "otherwise", "allow"]);
+                assert!(explained.answer("steering", "does it say").contains("redirect"), "{explained:?}");
+                assert!(explained.answer("flow", "live").starts_with("no"), "{explained:?}");
+                assert!(explained.answer("ingress", "by which port").contains("port lan, device lan0"));
+                assert_plain_route(world, &explained, from, to);
+                assert_next_hop(world, &explained, "server", to.ip());
+                assert_next_hop(world, &explained, "client", from.ip());
+                let ran = explained.steps("steering").last().unwrap()["detail"].to_string();
+                assert!(ran.contains("BPF_PROG_TEST_RUN"), "{ran}");
+                let redirected = |status: &Value| {
+                    let counts = status.as_array().unwrap();
+                    counts.iter().find(|count| count["name"] == "redirect").unwrap()["count"]
+                        .as_u64()
+                        .unwrap()
+                };
+                assert_eq!(
+                    redirected(&world.weir.status()["steering"]),
+                    redirected(&before),
+                    "asking counts"
+                );
+                let watch = world.watch();
+                let mut stream = connect(world, from, to);
+                fetch_intact(&mut stream, 1000);
+                // What leaves has the neighbour's address that was said.
+                let (_, far) = watch.stop(from);
+                let sent =
+                    far.raw.iter().zip(&far.tcp).find(|(_, tcp)| tcp.source == from).expect("frames").0;
+                let mac: Vec<String> = sent.bytes[..6].iter().map(|octet| format!("{octet:02x}")).collect();
+                assert!(explained.answer("next-hop", "fast road").contains(&mac.join(":")), "{explained:?}");
+                let flow = world.weir.flow(from);
+                assert_eq!((&flow["road"], &flow["verdict"]), (&"fast".into(), &"allow".into()), "{flow}");
+                assert!(redirected(&world.weir.status()["steering"]) > redirected(&before));
+            }
+        });
+    }
 }
 
 #[test]
@@ -54,6 +69,7 @@ fn refused_names_are_said_to_meet_their_rules_and_do() {
                 let explained = explain(world, from, to, &["--host", name]);
                 explained.assert_says("fast", &["the rule at", action]);
                 assert_eq!(explained.text("verdict"), action);
+                let watch = world.watch();
                 let mut stream = connect(world, from, to);
                 if action == "reset" {
                     let error = fetch(&mut stream, name, 10).unwrap_err();
@@ -68,6 +84,8 @@ fn refused_names_are_said_to_meet_their_rules_and_do() {
                 until("the flow has its verdict", || world.weir.flow(from)["verdict"] == action);
                 let flow = world.weir.flow(from);
                 assert_eq!(flow["rule"], explained.0["rule"], "{flow}");
+                let (_, far) = watch.stop(from);
+                assert!(far.tcp.iter().all(|tcp| tcp.payload.is_empty()), "{name}: octets crossed");
                 let again = explain(world, from, to, &["--host", name]);
                 again.assert_says("fast", &["lives there"]);
                 assert_eq!(again.0["rule"], flow["rule"]);
@@ -179,6 +197,10 @@ fn own_address_is_said_never_to_be_intercepted() {
     play(&Settings::default(), |world| {
         for family in Family::BOTH {
             let addresses = family.addresses();
+            let own = SocketAddr::new(addresses.wan_gateway, 41_061);
+            let explained = explain(world, own, family.origin(HTTP), &[]);
+            explained.assert_says("kernel", &["the client is this box itself"]);
+            assert!(explained.because("not_intercepted").contains("only what comes in by a port"));
             for (address, port) in [(addresses.lan_gateway, HTTP), (addresses.wan_gateway, HTTPS)] {
                 let (from, to) = (ends(family, 41_060, HTTP).0, SocketAddr::new(address, port));
                 let explained = explain(world, from, to, &["--host", DENIED]);

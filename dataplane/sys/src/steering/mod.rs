@@ -110,6 +110,11 @@ impl Steering {
     /// [`SteeringError::NotPermitted`], [`SteeringError::Load`] with what the kernel's verifier said.
     pub fn load(sizes: &Sizes) -> Result<Self, SteeringError> {
         crate::process::raise_limits();
+        Self::load_as_is(sizes)
+    }
+
+    /// As [`Steering::load`], within the limits of the process as they are.
+    fn load_as_is(sizes: &Sizes) -> Result<Self, SteeringError> {
         let mut loader = EbpfLoader::new();
         let flows_pin = sizes.adopt.as_deref().map(pin::flows_path).filter(|path| path.exists());
         match &flows_pin {

@@ -42,7 +42,7 @@ fn check_all(bench: &mut Bench, name: &str) {
                 let frame = super::packets::tcp(from, to, flags);
                 let before = bench.steering.counters().unwrap();
                 let look = bench.steering.maps().unwrap().look(&what).unwrap();
-                let copy = Maps::ask_program(&look, &what, &frame).unwrap();
+                let [copy] = Maps::ask_program(&look, &what, [&frame]).unwrap();
                 assert_eq!(bench.steering.counters().unwrap(), before, "asking counts");
                 let (_, becomes) = bench.run(device, &frame);
                 let place = format!("{name}: {from} -> {to} by {device}, SYN {opens}: {look:?}");
@@ -117,7 +117,9 @@ fn look_at_a_flow_is_not_a_sign_of_its_life() {
             bench.steering.kernel_flows().insert(from, to, 7).unwrap();
             let what = packet(LAN, from, to);
             let look = bench.steering.maps().unwrap().look(&what).unwrap();
-            Maps::ask_program(&look, &what, &super::packets::tcp(from, to, Flags::Data)).unwrap();
+            let frames = [Flags::Data, Flags::Syn].map(|flags| super::packets::tcp(from, to, flags));
+            let said = Maps::ask_program(&look, &what, [&frames[0], &frames[1]]).unwrap();
+            assert_eq!(said, [Outcome::KernelFlow, Outcome::Redirect], "{}", family.name);
             assert_eq!(look.kernel_flow.map(|flow| flow.last_seen), Some(7));
             assert_eq!(bench.steering.kernel_flows().get(from, to).unwrap().map(|f| f.last_seen), Some(7));
         }
