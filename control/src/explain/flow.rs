@@ -50,8 +50,8 @@ impl Living {
     }
 }
 
-/// Looks it up in what the gateway said.
-pub fn of(gateway: &Gateway, steps: &mut Vec<Step>) -> Option<Living> {
+/// Looks it up in what the gateway said. `room`: flows that the configuration has room for.
+pub fn of(gateway: &Gateway, room: Option<u32>, steps: &mut Vec<Step>) -> Option<Living> {
     let asked = "does the connection live?";
     let step = |answer: String| Step::new(Layer::Flow, Source::Gateway, asked, answer);
     let Some(seen) = &gateway.seen else {
@@ -60,7 +60,10 @@ pub fn of(gateway: &Gateway, steps: &mut Vec<Step>) -> Option<Living> {
         return None;
     };
     let Some(flow) = &seen.flow else {
-        steps.push(step("no: it is in no flow table, so what follows is for a new connection".to_owned()));
+        let room = gateway.flows().zip(room);
+        let room = room.map(|(flows, room)| format!("the table has {flows} of {room} flows"));
+        let answer = "no: it is in no flow table, so what follows is for a new connection";
+        steps.push(step(answer.to_owned()).detail(room));
         return None;
     };
     let living = Living::of(flow)?;

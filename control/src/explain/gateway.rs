@@ -80,6 +80,12 @@ impl Gateway {
         Some(if name.is_absolute() { name } else { folder?.join(name) })
     }
 
+    /// Flows of workers now: on the fast road, and given to the kernel.
+    pub fn flows(&self) -> Option<u64> {
+        let status = self.status.as_ref()?;
+        Some(status["flows_fast"].as_u64()? + status["flows_kernel"].as_u64()?)
+    }
+
     /// Reads that file, when it can be read.
     pub fn config(&self) -> Option<Config> {
         config::load(&self.config_file()?).ok().map(|(config, _)| config)

@@ -219,7 +219,7 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
         Ok(steered) => (steered, None),
         Err(why) => (None, Some(why)),
     };
-    let flow = flow::of(&gateway, &mut steps);
+    let flow = flow::of(&gateway, config.as_ref().map(|config| config.workers.flows), &mut steps);
     if let Some(doubt) = config.as_ref().and_then(|config| gateway.doubts(&config.file)) {
         let asked = "does the gateway run with this file?";
         steps.push(Step::new(Layer::Policy, Source::Gateway, asked, format!("perhaps not: {doubt}")));

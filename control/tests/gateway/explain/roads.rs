@@ -26,6 +26,8 @@ fn allowed_connection_is_said_to_take_the_fast_road_and_does() {
                 explained.assert_says("fast", &["intercept web", "otherwise", "allow"]);
                 assert!(explained.answer("steering", "does it say").contains("redirect"), "{explained:?}");
                 assert!(explained.answer("flow", "live").starts_with("no"), "{explained:?}");
+                let room = explained.steps("flow").next().unwrap()["detail"].to_string();
+                assert!(room.contains("of 4096 flows"), "{room}");
                 assert!(explained.answer("ingress", "by which port").contains("port lan, device lan0"));
                 assert_plain_route(world, &explained, from, to);
                 assert_next_hop(world, &explained, "server", to.ip());
