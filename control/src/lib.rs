@@ -9,5 +9,6 @@ pub mod exit;
 pub mod health;
 pub mod host;
 pub mod lab;
+pub mod lists;
 pub mod replay;
 pub mod run;

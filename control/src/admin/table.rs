@@ -45,6 +45,18 @@ pub fn status(value: &Value) -> String {
     for pool in value["pools"].as_array().into_iter().flatten() {
         out += &self::pool(pool);
     }
+    for list in value["lists"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "list   {}: {} {}, {} bad lines, read {} s ago in {} ms",
+            plain(&list["file"]),
+            plain(&list["entries"]),
+            plain(&list["kind"]),
+            plain(&list["bad_lines"]),
+            plain(&list["loaded_ago_s"]),
+            plain(&list["load_ms"]),
+        );
+    }
     for family in ["flows", "drops", "punts", "steering", "relay"] {
         for count in value[family].as_array().into_iter().flatten().filter(|c| c["count"] != 0) {
             let (name, meaning) = (plain(&count["name"]), plain(&count["meaning"]));

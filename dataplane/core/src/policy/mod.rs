@@ -41,7 +41,7 @@ pub use pool::{
     ServerState, Source,
 };
 pub use ports::TcpPorts;
-pub use prefixes::Prefixes;
+pub use prefixes::{Prefixes, PrefixesBuilder};
 pub use rule::{Rule, RuleSpec};
 pub use steering::SteeringTable;
 pub use words::{Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol, Quic, SynCookies};

@@ -63,23 +63,49 @@ impl Prefixes {
         self.len() == 0
     }
 
+    /// Whether there is an IPv4 prefix.
+    pub const fn has_v4(&self) -> bool {
+        !self.v4.0.is_empty()
+    }
+
+    /// Whether there is an IPv6 prefix.
+    pub const fn has_v6(&self) -> bool {
+        !self.v6.0.is_empty()
+    }
+
     /// Octets of memory that the set has taken.
     pub const fn memory(&self) -> usize {
         self.v4.0.capacity() * 5 + self.v6.0.capacity() * 17
     }
 }
 
+/// Prefixes one by one, in any order, without more memory than the set needs.
+#[derive(Clone, Debug, Default)]
+pub struct PrefixesBuilder {
+    v4: Vec<Entry<5>>,
+    v6: Vec<Entry<17>>,
+}
+
+impl PrefixesBuilder {
+    /// Adds a prefix. Host bits are ignored.
+    pub fn push(&mut self, prefix: IpNet) {
+        match prefix.trunc() {
+            IpNet::V4(p) => self.v4.push(entry4(p)),
+            IpNet::V6(p) => self.v6.push(entry6(p)),
+        }
+    }
+
+    pub fn build(self) -> Prefixes {
+        Prefixes { v4: Sorted::new(self.v4), v6: Sorted::new(self.v6) }
+    }
+}
+
 impl FromIterator<IpNet> for Prefixes {
     /// Host bits are ignored.
     fn from_iter<I: IntoIterator<Item = IpNet>>(prefixes: I) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for prefix in prefixes {
-            match prefix.trunc() {
-                IpNet::V4(p) => v4.push(entry4(p)),
-                IpNet::V6(p) => v6.push(entry6(p)),
-            }
-        }
-        Self { v4: Sorted::new(v4), v6: Sorted::new(v6) }
+        let mut builder = PrefixesBuilder::default();
+        prefixes.into_iter().for_each(|prefix| builder.push(prefix));
+        builder.build()
     }
 }
 

@@ -68,10 +68,32 @@ impl RuleSpec {
         self.host.is_some() || !self.host_lists.is_empty() || self.host_none || self.host_address
     }
 
+    /// Whether clients of a family can meet the rule: of IPv4, or of IPv6.
+    pub fn takes_from(&self, v4: bool) -> bool {
+        takes(&self.from, &self.from_lists, v4)
+    }
+
+    /// Whether servers of a family can meet the rule.
+    pub fn takes_to(&self, v4: bool) -> bool {
+        takes(&self.to, &self.to_lists, v4)
+    }
+
+    /// Whether a list of addresses holds none, as one may that is filled later.
+    pub fn has_empty_list(&self) -> bool {
+        self.from_lists.iter().chain(&self.to_lists).any(|list| list.is_empty())
+    }
+
     /// Whether the rule needs the client's first bytes, so that it cannot be judged at the SYN.
     pub fn by_content(&self) -> bool {
         self.by_host() || self.ech.is_some() || !self.alpn.is_empty() || self.protocol.is_some()
     }
+}
+
+/// Whether some address of a family is among these; no prefix and no list means any address.
+fn takes(written: &[IpNet], lists: &[Arc<Prefixes>], v4: bool) -> bool {
+    (written.is_empty() && lists.is_empty())
+        || written.iter().any(|prefix| prefix.addr().is_ipv4() == v4)
+        || lists.iter().any(|list| if v4 { list.has_v4() } else { list.has_v6() })
 }
 
 /// One compiled rule.
