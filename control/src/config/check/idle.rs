@@ -25,7 +25,8 @@ pub fn rules(reader: &mut Reader<'_>, spec: &InterceptSpec, spans: &InterceptSpa
             to.overlaps(&rule.to.iter().copied().collect())
                 || rule.to_lists.iter().any(|list| to.overlaps(list))
         };
-        if !(rule.to.is_empty() && rule.to_lists.is_empty()) && !rule.has_empty_list() && !inside() {
+        let takes_any = rule.to.is_empty() && rule.to_lists.is_empty();
+        if !takes_any && !rule.has_empty_list() && !inside() {
             reader
                 .warn(span, format!("the rule never matches: its `to` lies outside that of `{}`", spec.name));
         }

@@ -125,14 +125,15 @@ fn relay_is_taken_at_the_syn_past_rules_by_name() {
     }
 }
 
+fn condition(f: fn(&mut RuleSpec)) -> RuleSpec {
+    let mut rule = RuleSpec::new(Action::Reset);
+    f(&mut rule);
+    rule
+}
+
 /// What is not known of a name is a condition like what is.
 #[test]
 fn missing_literal_and_hidden_names_are_conditions() {
-    let condition = |f: fn(&mut RuleSpec)| {
-        let mut rule = RuleSpec::new(Action::Reset);
-        f(&mut rule);
-        rule
-    };
     let none = || condition(|r| r.host_none = true);
     let address = || condition(|r| r.host_address = true);
     let hidden = || condition(|r| r.ech = Some(true));
