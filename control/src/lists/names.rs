@@ -10,7 +10,7 @@ use super::file::Open;
 use super::{BadLines, idn};
 
 /// Octets of a line, as a guess at how many there are.
-const LINE: u64 = 24;
+const LINE: u64 = 32;
 /// Names that hosts files have for the machine itself, and that nobody means to block.
 const OWN: [&str; 13] = [
     "localhost",

@@ -1,8 +1,8 @@
 //! Sets of host names, from a handful in a rule to a blocklist of millions.
 //!
 //! The names stand one behind the other in blocks of octets, and a hash table of their offsets finds them: a million
-//! names of 22 octets take 32 MiB. (A hash set of boxed names takes 64 MiB for the same and is no faster; `fst` takes a
-//! fifth of it, must be fed in order, and a lookup takes five times as long. `make bench-lists` measures all three.)
+//! names of 30 octets take 40 MiB. (A hash set of boxed names takes twice that and is as fast; `fst` takes a quarter, must be
+//! fed in order, and a lookup takes four times as long: see `benches/benches/lists.rs`.)
 //! A lookup hashes the host once, and once more for each of its ends that is as long as some wildcard: its cost does not
 //! depend on the size of the set, and nothing is allocated.
 
@@ -30,6 +30,8 @@ const BLOCKS: usize = 1 << (u32::BITS - BLOCK_BITS);
 #[derive(Clone, Debug, Default)]
 pub struct NameSet {
     names: Names,
+    /// The lengths of names that stand for themselves: a host of another needs no lookup.
+    exact: Lengths,
     /// The lengths of wildcards with their dot: ends of a host that have others need no lookup.
     below: Lengths,
     any: bool,
@@ -57,12 +59,17 @@ impl NameSet {
         let pattern = Pattern::read(pattern)?;
         let fresh = match pattern.which() {
             Which::Any => !std::mem::replace(&mut self.any, true),
-            Which::Exact => self.names.insert(pattern.name())?,
+            Which::Exact => self.insert_exact(&pattern)?,
             Which::Below => self.insert_below(&pattern)?,
-            Which::Both => self.names.insert(pattern.name())? | self.insert_below(&pattern)?,
+            Which::Both => self.insert_exact(&pattern)? | self.insert_below(&pattern)?,
         };
         self.len += usize::from(fresh);
         Ok(fresh)
+    }
+
+    fn insert_exact(&mut self, pattern: &Pattern) -> Result<bool, NameError> {
+        self.exact.insert(pattern.name().len());
+        self.names.insert(pattern.name())
     }
 
     fn insert_below(&mut self, pattern: &Pattern) -> Result<bool, NameError> {
@@ -81,7 +88,8 @@ impl NameSet {
         }
         // No pattern is longer than 253 octets, so of a longer host only its end can match, and that only a wildcard.
         let end = host.get(host.len().saturating_sub(FOLD)..).unwrap_or(host);
-        if !end.iter().any(u8::is_ascii_uppercase) {
+        // All octets, without a branch at each: the processor goes on to what memory has to bring.
+        if !end.iter().fold(false, |any, octet| any | octet.is_ascii_uppercase()) {
             return self.contains_folded(end);
         }
         let mut folded = [0; FOLD];
@@ -92,7 +100,7 @@ impl NameSet {
     }
 
     fn contains_folded(&self, host: &[u8]) -> bool {
-        self.names.contains(host) || self.is_below(host)
+        (self.exact.contains(host.len()) && self.names.contains(host)) || self.is_below(host)
     }
 
     /// Whether a wildcard stands above `host`, or is `host` where that begins with a dot.
