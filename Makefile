@@ -8,7 +8,7 @@ PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables 
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak soak-kernel bench bench-flood lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-flood bench-lists lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -30,6 +30,10 @@ soak-kernel: deps
 
 bench: deps
 	$(CARGO) bench --package weir-benches
+
+# A million names or prefixes: time to read and compile, memory, time of a lookup.
+bench-lists: deps
+	$(CARGO) run --release --quiet --package weir-benches --bin lists
 
 bench-flood: build
 	$(CARGO) run --release --package weir-benches --bin syn_flood -- $(ARGS)

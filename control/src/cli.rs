@@ -204,10 +204,17 @@ fn load(path: &Path) -> Result<Config, Failure> {
             for finding in &report.findings {
                 eprintln!("{finding}");
             }
+            for brief in report.lists.iter().filter_map(config::ListReport::brief) {
+                eprintln!("{brief}");
+            }
             Ok(config)
         }
-        Err(report) => Err(Failure::no(report.to_string().trim_end())),
+        Err(report) => Err(invalid(report)),
     }
+}
+
+fn invalid(report: config::Report) -> Failure {
+    Failure::no(report.to_string().trim_end())
 }
 
 fn check(args: &FileJsonArgs) -> Result<Exit, Failure> {
@@ -273,7 +280,7 @@ fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
 fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> String) -> Result<Exit, Failure> {
     let socket = match (&args.at.admin, &args.at.config) {
         (Some(socket), _) => socket.clone(),
-        (None, Some(file)) => load(file)?.gateway.admin,
+        (None, Some(file)) => config::load_without_lists(file).map_err(invalid)?.gateway.admin,
         (None, None) => {
             return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
         }

@@ -10,5 +10,6 @@ pub mod explain;
 pub mod health;
 pub mod host;
 pub mod lab;
+pub mod lists;
 pub mod replay;
 pub mod run;

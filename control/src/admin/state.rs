@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use weir_dataplane::relay::{RelayFlow, RelayHandle};
 use weir_sys::steering::Steering;
 
 use crate::health::{Board, PoolView};
+use crate::lists::board::{self as lists, ListView};
 
 /// How long workers may take to list their flows.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,12 +44,15 @@ impl<T> Part<T> {
 pub struct State {
     pub started: Instant,
     pub config: String,
-    pub epoch: u32,
+    /// The number of the rules in force.
+    pub epoch: AtomicU32,
     pub dataplane: Part<Dataplane>,
     pub relay: Part<RelayHandle>,
     pub steering: Mutex<Option<Steering>>,
     /// Which servers of the pools are up.
     pub health: Arc<Board>,
+    /// The lists of rules.
+    pub lists: Arc<lists::Board>,
     /// How the steering program sits on each port.
     pub attached: Vec<(String, &'static str)>,
     /// Devices that went away since the start.
@@ -104,6 +109,7 @@ pub struct Status {
     pub workers: usize,
     pub ports: Vec<PortStatus>,
     pub pools: Vec<PoolView>,
+    pub lists: Vec<ListView>,
     pub frames: Frames,
     pub flows_fast: u64,
     pub flows_kernel: u64,
@@ -146,13 +152,14 @@ impl State {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
             config: self.config.clone(),
-            epoch: self.epoch,
+            epoch: self.epoch.load(Ordering::Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             healthy: unhealthy.is_empty(),
             unhealthy,
             workers: plane.map_or(0, Dataplane::workers),
             ports: self.ports(plane, &summary.ports),
             pools: self.health.views(),
+            lists: self.lists.views(),
             frames: Frames {
                 total: total as u64,
                 free: gauges.frames_pool + gauges.frames_fill + reservoir as u64,
@@ -185,7 +192,7 @@ impl State {
         let without = pools.iter().filter(|pool| !pool.has_server_up()).map(|pool| {
             format!("pool {}: no server is up; connections go to those that are down, or draining", pool.name)
         });
-        self.lasting_warnings.iter().cloned().chain(now).chain(without).collect()
+        self.lasting_warnings.iter().cloned().chain(now).chain(without).chain(self.lists.warnings()).collect()
     }
 
     fn ports(&self, plane: Option<&Dataplane>, counters: &[(u64, u64)]) -> Vec<PortStatus> {
@@ -261,7 +268,7 @@ impl State {
                 let _ = writeln!(text, "weir_pool_servers{{pool=\"{name}\",state=\"{state}\"}} {servers}");
             }
         }
-        text
+        text + &lists::metrics(&status.lists)
     }
 }
 

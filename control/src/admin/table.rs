@@ -45,6 +45,9 @@ pub fn status(value: &Value) -> String {
     for pool in value["pools"].as_array().into_iter().flatten() {
         out += &self::pool(pool);
     }
+    for list in value["lists"].as_array().into_iter().flatten() {
+        out += &self::list(list);
+    }
     for family in ["flows", "drops", "punts", "steering", "relay"] {
         for count in value[family].as_array().into_iter().flatten().filter(|c| c["count"] != 0) {
             let (name, meaning) = (plain(&count["name"]), plain(&count["meaning"]));
@@ -55,6 +58,19 @@ pub fn status(value: &Value) -> String {
         let _ = writeln!(out, "warning: {}", plain(warning));
     }
     out
+}
+
+/// In `weir status`: a row for a list of names or prefixes.
+fn list(list: &Value) -> String {
+    format!(
+        "list   {}: {} {}, {} bad lines, read {} s ago in {} ms\n",
+        plain(&list["file"]),
+        plain(&list["entries"]),
+        plain(&list["kind"]),
+        plain(&list["bad_lines"]),
+        plain(&list["loaded_ago_s"]),
+        plain(&list["load_ms"]),
+    )
 }
 
 /// `weir drain`, and in `weir status`: a row for each server of the pool.

@@ -6,12 +6,14 @@
 //! shows servers the client's address, writes no PROXY header and checks nothing; a server has weight 1. `name`,
 //! `device`, `from`, `to`, `tcp`, `action`, `servers` and the `kind` of a check have none and must be written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use weir_core::policy::{Action, HeldFull};
+use weir_core::policy::{Action, HeldFull, NameSet};
 
 use super::model::{
-    Check, Cores, Express, Fail, Fallback, Gateway, Idle, Limits, Mark, Mode, Probe, Queues, Workers,
+    Check, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Probe, Queues,
+    Workers,
 };
 
 /// `[gateway]`: fails open, admin API at /run/weir/admin.sock, no metrics.
@@ -45,6 +47,12 @@ pub fn limits(flows: u32) -> Limits {
         source_rate: None,
         source_over: Action::Drop,
     }
+}
+
+/// `[identity]`: the public name of the one operator who hides millions of sites behind it.
+pub fn identity() -> Identity {
+    let names = NameSet::parse(["cloudflare-ech.com"]).unwrap_or_default();
+    Identity { ech_public_names: Arc::new(names) }
 }
 
 /// `check` of a `[[pool]]`: every 2 s, at most 1 s long; up after 2 that succeed, down after 3 that fail.

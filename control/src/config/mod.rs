@@ -16,33 +16,41 @@ mod section;
 mod source;
 #[cfg(test)]
 mod tests;
-mod values;
+pub(crate) mod values;
 
 use std::path::Path;
 
 use toml::de::DeTable;
 
 pub use model::{
-    Check, Config, Cores, Express, Fail, Fallback, Gateway, Idle, Limits, Mark, Mode, Pool, Port, Probe,
-    Queues, Workers,
+    Check, Config, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Pool, Port,
+    Probe, Queues, Workers,
 };
-pub use report::{Finding, Report, Severity, Summary};
+pub use report::{Finding, ListReport, Report, Severity, Summary};
 
 use section::Reader;
 use source::Source;
 
-/// Reads and checks a file. With the configuration come its warnings; without it, the errors. `host_file`s are looked
-/// for in the file's own folder.
+/// Reads and checks a file. With the configuration come its warnings; without it, the errors. Lists are looked for in the
+/// file's own folder.
 pub fn load(path: &Path) -> Result<(Config, Report), Report> {
+    parse(path, text_of(path)?)
+}
+
+/// As [`load`], for those who need no rules: the files with lists are not read, and their rules match nothing.
+pub fn load_without_lists(path: &Path) -> Result<Config, Report> {
+    parse_with(path, text_of(path)?, false).map(|(config, _)| config)
+}
+
+fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.display().to_string();
     let bytes =
         std::fs::read(path).map_err(|error| unreadable(&name, None, &format!("cannot be read: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|octet| **octet == b'\n').count() + 1;
         unreadable(&name, Some(line), "is not UTF-8")
-    })?;
-    parse(path, text)
+    })
 }
 
 /// What is to be said about a file, for `weir check`.
@@ -52,6 +60,10 @@ pub fn check(path: &Path) -> Report {
 
 /// Reads and checks `text` as if it were the file `path`.
 pub fn parse(path: &Path, text: String) -> Result<(Config, Report), Report> {
+    parse_with(path, text, true)
+}
+
+fn parse_with(path: &Path, text: String, lists: bool) -> Result<(Config, Report), Report> {
     let source = Source::new(path.display().to_string(), text);
     let mut reader = Reader::new(&source);
     let (document, broken) = DeTable::parse_recoverable(&source.text);
@@ -60,9 +72,11 @@ pub fn parse(path: &Path, text: String) -> Result<(Config, Report), Report> {
         let span = error.span().unwrap_or(0..0);
         reader.error(&span, syntax_error(error.message(), source.text.get(span.clone()).unwrap_or("")));
     }
-    let config = if broken.is_empty() { Some(read::document(&mut reader, path, &document)) } else { None };
+    let config =
+        if broken.is_empty() { Some(read::document(&mut reader, path, &document, lists)) } else { None };
     let mut report = reader.report;
-    report.findings.sort_by_key(|f| (f.file != report.file, f.file.clone(), f.line, f.column));
+    report.findings.sort_by_key(|f| (f.line, f.column));
+    report.lists = config.iter().flat_map(|config| &config.lists).map(ListReport::of).collect();
     match config.filter(|_| report.is_ok()) {
         Some(config) => {
             report.summary = Some(summary(&config));
@@ -90,7 +104,10 @@ fn summary(config: &Config) -> Summary {
         ports: config.ports.len(),
         intercepts: config.intercepts.len(),
         rules: rules().count(),
-        names: rules().filter_map(|rule| rule.host.as_ref()).map(|names| names.len()).sum(),
+        names: rules()
+            .flat_map(|rule| rule.host.iter().chain(&rule.host_lists))
+            .map(|names| names.len())
+            .sum(),
         pools: config.pools.len(),
     }
 }
@@ -104,5 +121,5 @@ fn unreadable(name: &str, line: Option<usize>, message: &str) -> Report {
         column: None,
         message: message.to_owned(),
     };
-    Report { file: name.to_owned(), findings: vec![finding], summary: None }
+    Report { file: name.to_owned(), findings: vec![finding], summary: None, ..Report::default() }
 }

@@ -4,11 +4,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::ids::PortId;
-use weir_core::policy::{self, Action, HeldFull, InterceptSpec, Policy, PolicyBuilder, PoolSpec};
+use weir_core::policy::{
+    self, Action, HeldFull, InterceptSpec, NameSet, Policy, PolicyBuilder, PoolSpec, RuleSpec,
+};
 use weir_core::sources::SourceLimits;
+
+use crate::lists::{Content, List};
 
 /// One valid configuration. Made by [`super::load`]; what it holds has been checked there.
 #[derive(Clone, Debug)]
@@ -25,6 +30,9 @@ pub struct Config {
     pub intercepts: Vec<InterceptSpec>,
     /// In the order of the file: a pool's place is its `PoolId`.
     pub pools: Vec<Pool>,
+    pub identity: Identity,
+    /// The files with lists that rules name, each once. The rules share their contents.
+    pub lists: Vec<List>,
 }
 
 /// What becomes of intercepted traffic while weir is down.
@@ -163,6 +171,13 @@ pub struct Limits {
     pub source_over: Action,
 }
 
+/// `[identity]`: how weir knows that it does not know a name.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Outer names of Encrypted ClientHellos that hide another.
+    pub ech_public_names: Arc<NameSet>,
+}
+
 /// One `[[pool]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -222,14 +237,39 @@ impl Limits {
 impl Config {
     /// The rules as workers and relay read them.
     pub fn compile(&self, epoch: u32) -> Policy {
-        let builder = PolicyBuilder::new(epoch).limits(self.limits.of_policy());
+        let builder = PolicyBuilder::new(epoch)
+            .limits(self.limits.of_policy())
+            .ech_public_names(self.identity.ech_public_names.clone());
         let builder = self.pools.iter().map(|pool| pool.spec.clone()).fold(builder, PolicyBuilder::pool);
         let builder = self.intercepts.iter().cloned().fold(builder, PolicyBuilder::intercept);
         builder.build().expect("reading the file refuses whatever the builder does")
     }
 
+    /// Puts a list that was read anew in the place of the one of the same file, in all rules. Returns the old one.
+    pub fn replace_list(&mut self, list: List) -> Option<List> {
+        let is_same = |old: &&mut List| old.path == list.path && old.content.kind() == list.content.kind();
+        let old = self.lists.iter_mut().find(is_same)?;
+        let rules = self.intercepts.iter_mut().flat_map(|intercept| &mut intercept.rules);
+        rules.for_each(|rule| replace_in(rule, &old.content, &list.content));
+        Some(std::mem::replace(old, list))
+    }
+
     /// The port of this name, and its place.
     pub fn port(&self, name: &str) -> Option<(PortId, &Port)> {
         (0..).map(PortId).zip(&self.ports).find(|(_, port)| port.name == name)
+    }
+}
+
+fn replace_in(rule: &mut RuleSpec, old: &Content, new: &Content) {
+    match (old, new) {
+        (Content::Names(old), Content::Names(new)) => {
+            let lists = rule.host_lists.iter_mut();
+            lists.filter(|list| Arc::ptr_eq(list, old)).for_each(|list| *list = new.clone());
+        }
+        (Content::Prefixes(old), Content::Prefixes(new)) => {
+            let lists = rule.from_lists.iter_mut().chain(&mut rule.to_lists);
+            lists.filter(|list| Arc::ptr_eq(list, old)).for_each(|list| *list = new.clone());
+        }
+        _ => {}
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::lists::{BadLine, Kind, List};
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,11 +52,77 @@ pub struct Summary {
     pub pools: usize,
 }
 
+/// What a file with a list holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListReport {
+    pub file: String,
+    pub kind: Kind,
+    /// Different names and wildcards; prefixes that no other of the list holds.
+    pub entries: usize,
+    /// Lines that hold no entry.
+    pub bad_lines: usize,
+    /// The first of them.
+    pub first_bad: Vec<BadLine>,
+    /// How long reading and compiling took.
+    pub load_ms: u64,
+    /// Octets of memory that its entries take.
+    pub memory: usize,
+}
+
+impl ListReport {
+    pub fn of(list: &List) -> Self {
+        Self {
+            file: list.path.display().to_string(),
+            kind: list.content.kind(),
+            entries: list.content.entries(),
+            bad_lines: list.bad.count,
+            first_bad: list.bad.first.clone(),
+            load_ms: u64::try_from(list.took.as_millis()).unwrap_or(u64::MAX),
+            memory: list.content.memory(),
+        }
+    }
+
+    /// The bad lines in one sentence; none when there is none.
+    pub fn brief(&self) -> Option<String> {
+        let first = self.first_bad.first()?;
+        let lines = count(self.bad_lines, "line");
+        let are = if self.bad_lines == 1 { "holds" } else { "hold" };
+        Some(format!(
+            "{}: warning: {lines} {are} no {} and {} passed over; the first is line {}: {}",
+            self.file,
+            self.kind.noun(),
+            if self.bad_lines == 1 { "is" } else { "are" },
+            first.line,
+            first.message
+        ))
+    }
+}
+
+/// A line for each bad line that is known, and one for the list.
+impl fmt::Display for ListReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, kind, entries, bad_lines, first_bad, load_ms, memory } = self;
+        for bad in first_bad {
+            writeln!(f, "{file}:{}: warning: {}", bad.line, bad.message)?;
+        }
+        if *bad_lines > first_bad.len() {
+            let more = bad_lines - first_bad.len();
+            writeln!(f, "{file}: warning: {} more hold no {}", count(more, "line"), kind.noun())?;
+        }
+        let noun = if *entries == 1 { kind.noun() } else { kind.nouns() };
+        let mib = *memory as f64 / f64::from(1 << 20);
+        write!(f, "{file}: {entries} {noun} in {load_ms} ms, {mib:.1} MiB")?;
+        if *bad_lines > 0 { writeln!(f, "; {} passed over", count(*bad_lines, "line")) } else { writeln!(f) }
+    }
+}
+
 /// All that was found in one file, in the order of its lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub file: String,
     pub findings: Vec<Finding>,
+    /// The files with lists that it names.
+    pub lists: Vec<ListReport>,
     /// Only of a valid file.
     pub summary: Option<Summary>,
 }
@@ -65,7 +133,8 @@ impl Report {
     }
 
     pub fn warnings(&self) -> usize {
-        self.findings.len() - self.errors()
+        let bad_lines = self.lists.iter().map(|list| list.bad_lines).sum::<usize>();
+        self.findings.len() - self.errors() + bad_lines
     }
 
     /// Whether weir starts with the file. `weir check` exits with 1 when not.
@@ -81,6 +150,7 @@ impl Report {
             "errors": self.errors(),
             "warnings": self.warnings(),
             "findings": self.findings,
+            "lists": self.lists,
             "summary": self.summary,
         })
     }
@@ -91,6 +161,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
             writeln!(f, "{finding}")?;
+        }
+        for list in self.lists.iter().filter(|_| self.is_ok()) {
+            write!(f, "{list}")?;
         }
         let warnings = count(self.warnings(), "warning");
         match self.summary {

@@ -141,6 +141,13 @@ impl<'s> Reader<'s> {
         self.wrong(item, &format!("unknown value `{text}`; allowed: {}", names.join(", ")))
     }
 
+    pub fn boolean(&mut self, item: &Item<'_>) -> Option<bool> {
+        match item.value.as_bool() {
+            Some(value) => Some(value),
+            None => self.wrong_type(item, "true or false"),
+        }
+    }
+
     pub fn integer(&mut self, item: &Item<'_>, allowed: RangeInclusive<u32>) -> Option<u32> {
         let Some(integer) = item.value.as_integer() else { return self.wrong_type(item, "an integer") };
         let value = i64::from_str_radix(integer.as_str(), integer.radix()).ok();

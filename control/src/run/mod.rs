@@ -123,6 +123,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
                 }
             }
             () = board.changed() => parts.publish_pools(),
+            relisted = parts.lists.relisted() => parts.publish_lists(relisted),
             _ = health.tick() => {
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");

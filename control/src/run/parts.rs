@@ -1,5 +1,6 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
+use crate::lists::board;
+use crate::lists::watch::{ListWatch, Relisted};
 
 /// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
 /// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
@@ -38,6 +41,7 @@ const FIRST_EPOCH: u32 = 1;
 pub struct Parts {
     pub state: Arc<State>,
     pub events: Receiver<HostEvent>,
+    pub lists: ListWatch,
     spec: HostSpec,
     policy: Arc<Policy>,
     fib: Arc<Fib>,
@@ -93,19 +97,22 @@ impl Parts {
         let state = State {
             started: Instant::now(),
             config: config.file.display().to_string(),
-            epoch: FIRST_EPOCH,
+            epoch: AtomicU32::new(FIRST_EPOCH),
             dataplane: Part::new(dataplane),
             relay: Part::new(Some(relay)),
             steering: Mutex::new(road.map(|road| road.steering)),
             attached,
             health: Arc::new(Board::new(&config.pools)),
+            lists: Arc::new(board::Board::new(&config.lists)),
             lasting_warnings: lasting,
             lost: Mutex::default(),
             warnings: Mutex::new(view.warnings),
         };
         let pools = config.pools.clone();
         let state = Arc::new(state);
-        Ok(Self { state, events, spec, policy, fib, publisher, pools, failures, _watch: watch })
+        let lists = ListWatch::start(config, state.lists.clone())
+            .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
+        Ok(Self { state, events, lists, spec, policy, fib, publisher, pools, failures, _watch: watch })
     }
 
     /// Watches the servers of the pools until it is dropped.
@@ -118,6 +125,19 @@ impl Parts {
     pub fn publish_pools(&mut self) {
         self.policy = Arc::new(self.policy.with_pools(&self.state.health.states()));
         self.publish();
+    }
+
+    /// Puts rules in force that differ from those of now in the contents of lists. Connections keep their verdict.
+    pub fn publish_lists(&mut self, relisted: Relisted) {
+        let policy = relisted.policy.succeeding(&self.policy);
+        self.publish_policy(policy);
+    }
+
+    /// Puts rules in force, compiled elsewhere, with the servers of pools as they are.
+    fn publish_policy(&mut self, policy: Policy) {
+        self.state.epoch.store(policy.epoch, Ordering::Relaxed);
+        self.policy = Arc::new(policy);
+        self.publish_pools();
     }
 
     fn publish(&self) {

@@ -492,7 +492,7 @@ impl<F: Frame> Pipeline<F> {
     /// The intercept that judges a connection, and its number now. In another configuration than the one it came with
     /// the number may mean another intercept, so that it is looked up anew. `None`: no intercept takes it any more.
     pub(crate) fn intercept_of(&self, flow: &Flow) -> Option<(InterceptId, &Intercept)> {
-        let id = if flow.epoch == self.policy.epoch {
+        let id = if self.policy.numbers_since(flow.epoch) {
             flow.intercept
         } else {
             let server = flow.tuple().dst;

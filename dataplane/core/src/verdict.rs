@@ -27,6 +27,7 @@ impl<F: Frame> Pipeline<F> {
             server_port: tuple.dst.port,
             protocol: found.map(|f| f.protocol),
             host: found.and_then(|f| f.host.as_ref()).map(|name| name.as_str()),
+            ech: found.is_some_and(|f| f.ech),
             alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
         };
         // What a new configuration does not intercept any more passes.

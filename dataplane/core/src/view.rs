@@ -62,7 +62,7 @@ impl<F: Frame> Pipeline<F> {
     fn view(&self, flow: &Flow, now: Nanos) -> FlowView {
         let tuple = flow.tuple();
         let rules = self.policy.get(flow.intercept).map(|i| i.rules()).unwrap_or_default();
-        let rule = flow.rule().filter(|_| flow.epoch == self.policy.epoch);
+        let rule = flow.rule().filter(|_| self.policy.numbers_since(flow.epoch));
         let kernel = flow.stage == Stage::Kernel;
         let relayed = flow.verdict.is_some_and(|v| v.action == crate::policy::Action::Relay);
         FlowView {

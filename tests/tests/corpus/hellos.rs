@@ -146,3 +146,32 @@ fn hellos_cut_at_every_octet_are_never_decided_early() {
         }
     }
 }
+
+/// Encrypted ClientHello's outer extension, or grease that looks the same, is noted wherever tls-parser finds it.
+#[test]
+fn encrypted_client_hellos_agree_with_tls_parser() {
+    const ECH: u16 = 0xfe0d;
+    let offers = |record: &[u8]| {
+        let (_, parsed) = tls_parser::parse_tls_plaintext(record).expect("a record");
+        let Some(TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello))) = parsed.msg.first() else {
+            return false;
+        };
+        let (_, extensions) =
+            tls_parser::parse_tls_extensions(hello.ext.unwrap_or_default()).expect("extensions");
+        let is_outer = |extension: &TlsExtension<'_>| matches!(extension, TlsExtension::Unknown(kind, [0, ..]) if kind.0 == ECH);
+        extensions.iter().any(is_outer)
+    };
+    let Some(root) = corpus::root() else { return };
+    let mut offering = 0;
+    let hellos = corpus::hellos(&root).into_iter().map(|hello| (hello.id, hello.bytes));
+    for (who, record) in hellos.chain(corpus::browsers(&root)) {
+        if MALFORMED.iter().any(|(id, _)| *id == who) {
+            continue;
+        }
+        let (found, _) = by_steps(&record, record.len());
+        assert_eq!(found.ech, offers(&record), "{who}");
+        offering += usize::from(found.ech);
+    }
+    println!("{offering} hellos offer Encrypted ClientHello");
+    assert!(offering >= 3, "only {offering} hellos offer Encrypted ClientHello");
+}

@@ -21,7 +21,12 @@ pub fn rules(reader: &mut Reader<'_>, spec: &InterceptSpec, spans: &InterceptSpa
     let to: Prefixes = spec.to.iter().copied().collect();
     let tcp: TcpPorts = spec.tcp.iter().cloned().collect();
     for (rule, span) in spec.rules.iter().zip(&spans.rules) {
-        if !rule.to.is_empty() && !to.overlaps(&rule.to.iter().copied().collect()) {
+        let inside = || {
+            to.overlaps(&rule.to.iter().copied().collect())
+                || rule.to_lists.iter().any(|list| to.overlaps(list))
+        };
+        let takes_any = rule.to.is_empty() && rule.to_lists.is_empty();
+        if !takes_any && !rule.has_empty_list() && !inside() {
             reader
                 .warn(span, format!("the rule never matches: its `to` lies outside that of `{}`", spec.name));
         }

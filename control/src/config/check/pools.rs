@@ -69,8 +69,8 @@ impl Family {
     /// Whether connections of the family can meet the rule.
     fn is_taken(self, intercept: &InterceptSpec, rule: &RuleSpec) -> bool {
         let any = |prefixes: &[IpNet]| prefixes.iter().any(|prefix| self.is(prefix.addr().is_ipv4()));
-        let allows = |prefixes: &[IpNet]| prefixes.is_empty() || any(prefixes);
-        any(&intercept.to) && allows(&rule.to) && allows(&rule.from)
+        let v4 = matches!(self, Self::V4);
+        any(&intercept.to) && rule.takes_to(v4) && rule.takes_from(v4)
     }
 
     fn sentence(self, pool: &PoolSpec) -> String {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use weir_core::ids::{MAX_INTERCEPTS, Nanos, PortId, PortSet};
 use weir_core::policy::{Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Quic, SynCookies};
 
-use super::hosts::HostFiles;
+use super::lists::ListFiles;
 use super::{InterceptSpans, Seen, name, rule, sections, within};
 use crate::config::model::{Pool, Port};
 use crate::config::section::{Item, Reader, Section};
@@ -41,7 +41,7 @@ const GRACE: RangeInclusive<u64> = 0..=24 * 3_600_000_000_000;
 pub struct Context<'c> {
     pub ports: &'c [Port],
     pub pools: &'c [Pool],
-    pub hosts: HostFiles,
+    pub lists: ListFiles,
 }
 
 /// All intercepts, and where each stands.

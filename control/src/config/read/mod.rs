@@ -6,9 +6,10 @@
 mod check;
 mod fallback;
 mod gateway;
-mod hosts;
+mod identity;
 mod intercept;
 mod limits;
+mod lists;
 mod pool;
 mod port;
 mod rule;
@@ -26,12 +27,17 @@ use super::defaults;
 use super::model::Config;
 use super::section::{Item, Reader, Section};
 use super::source::Span;
-use hosts::HostFiles;
+use lists::ListFiles;
 
-const KEYS: [&str; 7] = ["gateway", "port", "workers", "fallback", "limits", "intercept", "pool"];
+const KEYS: [&str; 8] = ["gateway", "port", "workers", "fallback", "limits", "identity", "intercept", "pool"];
 
-/// Reads all sections and checks how they fit together.
-pub fn document(reader: &mut Reader<'_>, path: &Path, document: &Spanned<DeTable<'_>>) -> Config {
+/// Reads all sections, and with `lists` the files that rules name, and checks how they fit together.
+pub fn document(
+    reader: &mut Reader<'_>,
+    path: &Path,
+    document: &Spanned<DeTable<'_>>,
+    lists: bool,
+) -> Config {
     let top = reader.section(document.get_ref(), document.span(), "", &KEYS);
     let fallback = top.get("fallback").map(|item| fallback::read(reader, &item));
     let fallback = fallback.unwrap_or_else(defaults::fallback);
@@ -42,8 +48,11 @@ pub fn document(reader: &mut Reader<'_>, path: &Path, document: &Spanned<DeTable
     let ports = port::read_all(reader, &top);
     let (pools, pool_spans) = pool::read_all(reader, &top);
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut context = intercept::Context { ports: &ports, pools: &pools, hosts: HostFiles::new(folder) };
+    let lists = ListFiles::new(folder, lists);
+    let mut context = intercept::Context { ports: &ports, pools: &pools, lists };
     let (intercepts, spans) = intercept::read_all(reader, &top, &mut context);
+    let lists = context.lists.read;
+    let identity = top.get("identity").map(|item| identity::read(reader, &item));
     let config = Config {
         file: path.to_owned(),
         gateway: gateway.unwrap_or_else(defaults::gateway),
@@ -51,8 +60,10 @@ pub fn document(reader: &mut Reader<'_>, path: &Path, document: &Spanned<DeTable
         limits: limits.unwrap_or_else(|| defaults::limits(workers.flows)),
         workers,
         fallback,
+        identity: identity.unwrap_or_else(defaults::identity),
         intercepts,
         pools,
+        lists,
     };
     if reader.report.is_ok() {
         whole(reader, &config, &spans, &pool_spans);

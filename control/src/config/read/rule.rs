@@ -6,14 +6,30 @@ use weir_core::policy::{Action, Handshake, Protocol, RuleSpec};
 use super::intercept::{Context, ports, prefixes};
 use crate::config::section::{Item, Reader, Section};
 
-pub const KEYS: [&str; 9] = ["host", "host_file", "from", "to", "tcp", "alpn", "protocol", "action", "pool"];
+pub const KEYS: [&str; 12] = [
+    "host",
+    "host_file",
+    "ech",
+    "from",
+    "from_file",
+    "to",
+    "to_file",
+    "tcp",
+    "alpn",
+    "protocol",
+    "action",
+    "pool",
+];
+/// Those that look at what the client sends.
+const CONTENT: [&str; 5] = ["host", "host_file", "ech", "alpn", "protocol"];
 
 /// Longest ALPN protocol name (RFC 7301, section 3.1), in octets.
 const MAX_ALPN: usize = 255;
 
 /// What a rule may look at where it says `relay` and the handshake is not `relay`.
 const RELAY_HINT: &str = "`relay` is decided at the SYN, where there is no content yet: a rule that says so may match \
-                          only on `from`, `to` and `tcp`, unless the intercept's handshake is `relay`";
+                          only on `from`, `from_file`, `to`, `to_file` and `tcp`, unless the intercept's handshake is \
+                          `relay`";
 
 pub fn read(
     reader: &mut Reader<'_>,
@@ -23,14 +39,17 @@ pub fn read(
 ) -> RuleSpec {
     let mut rule = RuleSpec::new(action(reader, section, context).unwrap_or(Action::Allow));
     rule.origin = reader.origin(&section.span);
-    rule.host = context.hosts.names(reader, section);
+    context.lists.hosts(reader, section, &mut rule);
+    rule.ech = section.get("ech").and_then(|item| reader.boolean(&item));
     rule.from = section.get("from").map(|item| prefixes(reader, &item)).unwrap_or_default();
+    rule.from_lists = context.lists.prefixes(reader, section, "from_file");
+    rule.to_lists = context.lists.prefixes(reader, section, "to_file");
     rule.to = section.get("to").map(|item| prefixes(reader, &item)).unwrap_or_default();
     rule.tcp = section.get("tcp").map(|item| ports(reader, &item)).unwrap_or_default();
     rule.alpn = section.get("alpn").map(|item| alpn(reader, &item)).unwrap_or_default();
     rule.protocol = section.get("protocol").and_then(|item| protocol(reader, &item));
     if rule.action == Action::Relay && handshake != Handshake::Relay {
-        for item in ["host", "host_file", "alpn", "protocol"].iter().filter_map(|key| section.get(key)) {
+        for item in CONTENT.iter().filter_map(|key| section.get(key)) {
             reader.error(&item.key, format!("{}: {RELAY_HINT}", item.what()));
         }
     }
@@ -91,18 +110,22 @@ fn protocol(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Protocol> {
 /// Conditions that no connection meets together.
 fn contradictions(reader: &mut Reader<'_>, section: &Section<'_>, rule: &RuleSpec) {
     let never = "so the rule would never match";
-    if rule.protocol == Some(Protocol::Other) && rule.host.is_some() {
+    if rule.protocol == Some(Protocol::Other) && rule.by_host() {
         reader
             .error(&section.span, format!("a rule with `protocol = \"other\"` cannot have a host, {never}"));
     }
     if rule.protocol.is_some_and(|protocol| protocol != Protocol::Tls) && !rule.alpn.is_empty() {
         reader.error(&section.span, format!("`alpn` is found in TLS only, {never}"));
     }
-    let (from, to) = (&rule.from, &rule.to);
-    let v4 = |prefixes: &[ipnet::IpNet]| prefixes.iter().any(|p| p.addr().is_ipv4());
-    let v6 = |prefixes: &[ipnet::IpNet]| prefixes.iter().any(|p| p.addr().is_ipv6());
-    let common = from.is_empty() || to.is_empty() || (v4(from) && v4(to)) || (v6(from) && v6(to));
-    if !common {
+    let hidden = rule.ech == Some(true);
+    if hidden && rule.protocol.is_some_and(|protocol| protocol != Protocol::Tls) {
+        reader.error(&section.span, format!("`ech = true` is found in TLS only, {never}"));
+    }
+    if rule.protocol == Some(Protocol::Other) && rule.ech == Some(false) {
+        reader.error(&section.span, format!("a rule with `protocol = \"other\"` cannot have `ech`, {never}"));
+    }
+    let common = [true, false].iter().any(|v4| rule.takes_from(*v4) && rule.takes_to(*v4));
+    if !common && !rule.has_empty_list() {
         reader.error(
             &section.span,
             format!("`from` and `to` of the rule have no address family in common, {never}"),

@@ -35,7 +35,7 @@ fn sections_and_syntax() {
                 "[gatewy]\nfail = 1\n",
                 &[(
                     7,
-                    "unknown key `gatewy`; allowed: gateway, port, workers, fallback, limits, intercept, pool",
+                    "unknown key `gatewy`; allowed: gateway, port, workers, fallback, limits, identity, intercept, pool",
                 )],
             ),
             ("gateway = 3\n", &[(6 + 1, "unknown key `gateway` in [[port]]")]),
@@ -200,7 +200,7 @@ fn rules() {
             ("{ host = [\"a.example\"] } ]\n", &[(13, "a rule has no `action`")]),
             (
                 "{ hots = [\"a.example\"], action = \"drop\" } ]\n",
-                &[(13, "unknown key `hots` in a rule; allowed: host, host_file, from,")],
+                &[(13, "unknown key `hots` in a rule; allowed: host, host_file, ech, from,")],
             ),
             (
                 "{ action = \"deny\" } ]\n",
@@ -208,8 +208,8 @@ fn rules() {
             ),
             ("{ host = [], action = \"drop\" } ]\n", &[(13, "the list is empty")]),
             (
-                "{ host = [\"*.*.example\",\n\"b\u{fc}cher.example\"], action = \"drop\" } ]\n",
-                &[(13, "`*.*.example`: `*` stands only"), (14, "punycode")],
+                "{ host = [\"*.*.example\",\n\"\u{fffd}.example\"], action = \"drop\" } ]\n",
+                &[(13, "`*.*.example`: `*` stands only"), (14, "no international name")],
             ),
             ("{ from = [\"10.1.9.1/24\"], action = \"drop\" } ]\n", &[(13, "write `10.1.9.0/24`")]),
             ("{ alpn = [\"\"], action = \"drop\" } ]\n", &[(13, "1 to 255 octets")]),

@@ -134,6 +134,7 @@ fn compiled_rules_decide_and_say_where_they_stand() {
         server_port: 443,
         protocol: Some(Protocol::Tls),
         host: Some("x.ads.example"),
+        ech: false,
         alpn: &[b"h2"],
     };
     let rows = [

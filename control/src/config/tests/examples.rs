@@ -44,6 +44,7 @@ fn gateway_example_shows_the_defaults() {
         "otherwise",
         "unidentified",
         "midstream",
+        "ech_public_names",
     ];
     let mut shown = 0;
     let line = |line: &str| match line.strip_prefix("# ") {

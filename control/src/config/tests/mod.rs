@@ -3,7 +3,7 @@
 mod bad;
 mod compiled;
 mod examples;
-mod hosts;
+mod lists;
 mod output;
 mod pools;
 mod values;

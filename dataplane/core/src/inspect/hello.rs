@@ -7,8 +7,9 @@
 //!   read differently by different servers. An empty list or an empty name asks for nothing.
 //! - application_layer_protocol_negotiation (RFC 7301): a list that is malformed, repeated with another content or
 //!   larger than [`super::ALPN_BYTES`] makes the hello unidentified.
-//! - encrypted_client_hello: not looked at. The name is that of the outer hello, which is the one that the network
-//!   is meant to see.
+//! - encrypted_client_hello (RFC 9849, section 5): noted where it is that of an outer hello, and not decrypted. The name
+//!   is that of the outer hello, which is the one that the network is meant to see. An inner hello, as a split-mode
+//!   server passes on, bears its true name.
 
 use super::cursor::Cursor;
 use super::{ALPN_BYTES, Alpn, Asked, Found, Outcome};
@@ -17,6 +18,9 @@ use crate::policy::Protocol;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const ALPN: u16 = 16;
+const ECH: u16 = 0xfe0d;
+/// ECHClientHelloType.
+const OUTER: u8 = 0;
 const RANDOM: usize = 32;
 const MAX_SESSION: usize = 32;
 /// Longer names are not host names.
@@ -24,13 +28,10 @@ const MAX_NAME: usize = 256;
 
 /// Reads a handshake message that is there in full; `hello` covers exactly it.
 pub(super) fn read(mut hello: Cursor<'_>) -> Outcome {
-    match body(&mut hello) {
-        Some((asked, alpn)) => Outcome::Done(Found::named(Protocol::Tls, asked, alpn)),
-        None => Outcome::OTHER,
-    }
+    body(&mut hello).map_or(Outcome::OTHER, Outcome::Done)
 }
 
-fn body(hello: &mut Cursor<'_>) -> Option<(Asked, Alpn)> {
+fn body(hello: &mut Cursor<'_>) -> Option<Found> {
     let (_type, _len) = (hello.u8()?, hello.u24()?);
     let _version = hello.u16()?;
     hello.skip(RANDOM)?;
@@ -45,7 +46,7 @@ fn body(hello: &mut Cursor<'_>) -> Option<(Asked, Alpn)> {
     }
     if hello.left() == 0 {
         // Before TLS 1.2, extensions were optional.
-        return Some((Asked::Nothing, Alpn::EMPTY));
+        return Some(Found::named(Protocol::Tls, Asked::Nothing, Alpn::EMPTY));
     }
     let len = hello.u16()?;
     if usize::from(len) != hello.left() {
@@ -54,7 +55,8 @@ fn body(hello: &mut Cursor<'_>) -> Option<(Asked, Alpn)> {
     extensions(hello)
 }
 
-fn extensions(hello: &mut Cursor<'_>) -> Option<(Asked, Alpn)> {
+fn extensions(hello: &mut Cursor<'_>) -> Option<Found> {
+    let mut ech = false;
     let mut asked = Asked::Nothing;
     let mut offered: Option<Alpn> = None;
     while hello.left() > 0 {
@@ -70,10 +72,12 @@ fn extensions(hello: &mut Cursor<'_>) -> Option<(Asked, Alpn)> {
                 }
                 offered = Some(alpn);
             }
+            ECH => ech |= extension.u8() == Some(OUTER),
             _ => {}
         }
     }
-    Some((asked, offered.unwrap_or_default()))
+    let found = Found::named(Protocol::Tls, asked, offered.unwrap_or_default());
+    Some(Found { ech: ech && found.protocol == Protocol::Tls, ..found })
 }
 
 fn server_name(extension: &mut Cursor<'_>) -> Option<Asked> {

@@ -13,7 +13,10 @@
 //! client chose for us and not for the server, nor as one that asked for none. What servers tolerate (bare line feeds,
 //! folded lines, blanks around a field's name) is read as they read it, so that it hides nothing from a rule.
 //!
-//! Only the first request of a connection is read: that is what a verdict is about.
+//! Only the first request of a connection is read: that is what a verdict is about. A second ClientHello, which a server
+//! asks for with HelloRetryRequest, comes after the server's first bytes and so after the verdict: it must bear the name
+//! of the first (RFC 8446, section 4.1.2), and a server that does not insist on that can be reached under another name
+//! by a client that sends one. No bytes behind the first hello are looked at.
 
 mod alpn;
 mod cursor;
@@ -44,17 +47,19 @@ pub struct Found {
     /// ALPN names offered. HTTP/2 without TLS counts as an offer of `h2c` (RFC 7540 section 3.1), so that a rule
     /// can name it.
     pub alpn: Alpn,
+    /// The client offers Encrypted ClientHello (RFC 9849), or pretends to: `host` may be an outer name only.
+    pub ech: bool,
 }
 
 impl Found {
     /// Neither TLS nor HTTP, or not to be read with certainty.
-    pub const OTHER: Self = Self { protocol: Protocol::Other, host: None, alpn: Alpn::EMPTY };
+    pub const OTHER: Self = Self { protocol: Protocol::Other, host: None, alpn: Alpn::EMPTY, ech: false };
 
     /// What a request says once its name is read: a name that cannot be read makes the whole unidentified.
     fn named(protocol: Protocol, asked: Asked, alpn: Alpn) -> Self {
         match asked {
-            Asked::Name(name) => Self { protocol, host: Some(name), alpn },
-            Asked::Nothing => Self { protocol, host: None, alpn },
+            Asked::Name(name) => Self { protocol, host: Some(name), alpn, ech: false },
+            Asked::Nothing => Self { protocol, host: None, alpn, ech: false },
             Asked::Unreadable => Self::OTHER,
         }
     }

@@ -1,8 +1,12 @@
 //! Puts a policy together and refuses what the dataplane could not carry out.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
-use super::{Action, Handshake, Intercept, InterceptSpec, Limits, MAX_SERVERS, Policy, Pool, PoolSpec};
+use super::{
+    Action, Handshake, Intercept, InterceptSpec, Limits, MAX_SERVERS, NameSet, Policy, Pool, PoolSpec,
+};
 use crate::ids::{MAX_INTERCEPTS, PoolId};
 
 /// The most rules of one intercept: they are tried one after the other. Long lists of names go into one rule.
@@ -37,11 +41,24 @@ pub struct PolicyBuilder {
     limits: Limits,
     intercepts: Vec<InterceptSpec>,
     pools: Vec<PoolSpec>,
+    ech_public_names: Arc<NameSet>,
 }
 
 impl PolicyBuilder {
     pub fn new(epoch: u32) -> Self {
-        Self { epoch, limits: Limits::default(), intercepts: Vec::new(), pools: Vec::new() }
+        Self {
+            epoch,
+            limits: Limits::default(),
+            intercepts: Vec::new(),
+            pools: Vec::new(),
+            ech_public_names: Arc::default(),
+        }
+    }
+
+    /// Outer names of Encrypted ClientHellos that hide another.
+    pub fn ech_public_names(mut self, names: Arc<NameSet>) -> Self {
+        self.ech_public_names = names;
+        self
     }
 
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -72,7 +89,9 @@ impl PolicyBuilder {
         for spec in &self.intercepts {
             check(spec, self.pools.len())?;
         }
-        let intercepts = self.intercepts.into_iter().map(Intercept::new).collect();
+        let names = self.ech_public_names;
+        let intercepts =
+            self.intercepts.into_iter().map(|spec| Intercept::new(spec, names.clone())).collect();
         let pools = self.pools.into_iter().map(Pool::new).collect();
         Ok(Policy::new(self.epoch, self.limits, intercepts, pools))
     }

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    Action, Cause, Decision, Facts, Full, Handshake, Midstream, Prefixes, Protocol, Quic, Rule, RuleSpec,
-    SynCookies, TcpPorts,
+    Action, Cause, Decision, Facts, Full, Handshake, Midstream, NameSet, Prefixes, Protocol, Quic, Rule,
+    RuleSpec, SynCookies, TcpPorts,
 };
 use crate::ids::{Nanos, PortId, PortSet, RuleId};
 
@@ -118,10 +119,12 @@ pub struct Intercept {
     relays_at_syn: bool,
     /// Some rule says `send`.
     sends: bool,
+    /// Outer names of Encrypted ClientHellos that hide another.
+    ech_public_names: Arc<NameSet>,
 }
 
 impl Intercept {
-    pub(super) fn new(spec: InterceptSpec) -> Self {
+    pub(super) fn new(spec: InterceptSpec, ech_public_names: Arc<NameSet>) -> Self {
         let rules: Vec<Rule> = spec.rules.into_iter().map(Rule::new).collect();
         Self {
             name: spec.name,
@@ -141,7 +144,18 @@ impl Intercept {
             relays_at_syn: rules.iter().any(|rule| rule.action == Action::Relay && !rule.by_content()),
             sends: rules.iter().any(|rule| matches!(rule.action, Action::Send(_))),
             rules,
+            ech_public_names,
         }
+    }
+
+    /// The same with rules that match everything: for those that they have decided.
+    pub(super) fn bare(&self) -> Self {
+        Self { rules: self.rules.iter().map(Rule::bare).collect(), ..self.clone() }
+    }
+
+    /// Whether a rule has a list, whose memory matters.
+    pub(super) fn is_large(&self) -> bool {
+        self.rules.iter().any(Rule::is_large)
     }
 
     /// Whether some rule sends connections to a pool.
@@ -181,7 +195,8 @@ impl Intercept {
         if !self.relays_at_syn {
             return None;
         }
-        let facts = Facts { client, server, server_port: port, protocol: None, host: None, alpn: &[] };
+        let facts =
+            Facts { client, server, server_port: port, protocol: None, host: None, ech: false, alpn: &[] };
         let first = self.enumerated().find(|(_, rule)| !rule.by_content() && rule.matches(&facts));
         first.filter(|(_, rule)| rule.action == Action::Relay).map(|(id, _)| id)
     }
@@ -193,6 +208,7 @@ impl Intercept {
     /// fast road it cannot come up, since [`Self::relay_at_syn`] of the same policy has taken the SYN; after a reload
     /// it is too late for the relay, and means the same.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
+        let facts = &Facts { ech: self.is_hidden(facts), ..*facts };
         if let Some((id, rule)) = self.enumerated().find(|(_, rule)| rule.matches(facts)) {
             return Decision { action: rule.action, cause: Cause::Rule(id) };
         }
@@ -204,6 +220,14 @@ impl Intercept {
                 Decision { action: self.unidentified, cause: Cause::Unidentified }
             }
         }
+    }
+
+    /// Whether the name that a client shows is only the outer one of an Encrypted ClientHello: it offers the extension,
+    /// and the name is a public one. With any other name the extension is taken for grease (RFC 9849, section 6.2), which
+    /// browsers send to everybody; `*` among the public names says that none is.
+    pub fn is_hidden(&self, facts: &Facts<'_>) -> bool {
+        let names = &self.ech_public_names;
+        facts.ech && (names.is_any() || facts.host.is_some_and(|host| names.contains(host)))
     }
 
     fn enumerated(&self) -> impl Iterator<Item = (RuleId, &Rule)> {

@@ -7,10 +7,12 @@
 //! names, prefixes or ports; rules are tried one after the other.
 
 mod builder;
+mod hosts;
 mod intercept;
 mod limits;
 mod maglev;
 mod names;
+mod pattern;
 mod pool;
 mod ports;
 mod prefixes;
@@ -30,6 +32,7 @@ use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId};
 use crate::wire::addr::Endpoint;
 
 pub use builder::{BuildError, MAX_POOLS, MAX_RULES, PolicyBuilder};
+pub use hosts::Hosts;
 pub use intercept::{Intercept, InterceptSpec};
 pub use limits::{HeldFull, Limits};
 pub use names::{MAX_LABEL, MAX_NAME, NameError, NameSet};
@@ -38,7 +41,7 @@ pub use pool::{
     ServerState, Source,
 };
 pub use ports::TcpPorts;
-pub use prefixes::Prefixes;
+pub use prefixes::{Prefixes, PrefixesBuilder};
 pub use rule::{Rule, RuleSpec};
 pub use steering::SteeringTable;
 pub use words::{Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol, Quic, SynCookies};
@@ -58,6 +61,10 @@ pub struct Policy {
     to: Arc<steering::Destinations>,
     /// Intercepts by the port that a SYN comes from, as bits.
     from: [u64; MAX_PORTS],
+    /// The first epoch whose intercepts and rules have these numbers.
+    numbered: u32,
+    /// The same without its lists, where there are any.
+    bare: Option<Arc<Self>>,
 }
 
 impl Policy {
@@ -65,7 +72,33 @@ impl Policy {
         let to = Arc::new(steering::Destinations::new(&intercepts));
         let from = steering::from_bits(&intercepts);
         let servers = pools.iter().flat_map(|pool| &pool.servers).map(Server::endpoint).collect();
-        Self { epoch, limits, intercepts: intercepts.into(), pools, servers: Arc::new(servers), to, from }
+        let servers = Arc::new(servers);
+        let (numbered, intercepts) = (epoch, intercepts.into());
+        let policy = Self { epoch, limits, intercepts, pools, servers, to, from, numbered, bare: None };
+        let bare = policy.intercepts.iter().any(Intercept::is_large).then(|| {
+            let intercepts = policy.intercepts.iter().map(Intercept::bare).collect();
+            Arc::new(Self { intercepts, ..policy.clone() })
+        });
+        Self { bare, ..policy }
+    }
+
+    /// The same policy under the number of a later configuration that differs from `before` in the contents of lists only:
+    /// its intercepts and rules are the same ones.
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        (self.epoch, self.numbered) = (before.epoch.wrapping_add(1), before.numbered);
+        self
+    }
+
+    /// Whether a number of an intercept or a rule, given in `epoch`, means the same one here.
+    pub const fn numbers_since(&self, epoch: u32) -> bool {
+        // Numbers of configurations go round.
+        epoch.wrapping_sub(self.numbered) <= self.epoch.wrapping_sub(self.numbered)
+    }
+
+    /// What is left to be asked when the rules have decided: the same without the lists of rules, which would else
+    /// stay in memory as long as the longest connection that was decided by them.
+    pub fn decided(self: &Arc<Self>) -> Arc<Self> {
+        self.bare.as_ref().unwrap_or(self).clone()
     }
 
     /// The same policy, of the same epoch, with the servers of its pools in these states: a list for each pool, in their
@@ -75,6 +108,8 @@ impl Policy {
         for (pool, states) in policy.pools.iter_mut().zip(states) {
             *pool = pool.with_states(states.as_ref());
         }
+        policy.bare =
+            policy.bare.map(|bare| Arc::new(Self { pools: policy.pools.clone(), ..(*bare).clone() }));
         policy
     }
 

@@ -119,6 +119,8 @@ pub struct Facts<'a> {
     pub server_port: u16,
     pub protocol: Option<Protocol>,
     pub host: Option<&'a str>,
+    /// The client offers Encrypted ClientHello: `host` may not be the name that it means.
+    pub ech: bool,
     /// The ALPN protocol names offered, each without its length octet.
     pub alpn: &'a [&'a [u8]],
 }

@@ -113,6 +113,7 @@ impl Judge {
             server_port: self.server.port(),
             protocol: None,
             host: None,
+            ech: false,
             alpn: &[],
         }
     }
@@ -181,7 +182,8 @@ impl Judge {
         let protocol = found.map(|f| f.protocol);
         let host_name = host.as_ref().map(Name::as_str);
         let alpn = found.map_or(&[][..], |f| f.alpn.list(&mut room));
-        let facts = Facts { protocol, host: host_name, alpn, ..self.addresses() };
+        let ech = found.is_some_and(|f| f.ech);
+        let facts = Facts { protocol, host: host_name, ech, alpn, ..self.addresses() };
         let decision = match self.intercept() {
             Some(intercept) => intercept.decide(&facts),
             None => Decision { action: Action::Allow, cause: Cause::Otherwise },
@@ -193,6 +195,7 @@ impl Judge {
     /// What the machine is told.
     fn settle(&mut self, judgement: Judgement) -> Verdict {
         self.judgement = Some(judgement);
+        self.policy = self.policy.decided();
         match judgement.decision.action {
             Action::Allow | Action::Relay => Verdict::Pass,
             Action::Reset => Verdict::Reset,

@@ -171,7 +171,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn fail(&mut self, slot: u32, failure: Failure, out: &mut Output<F>) {
         let leg = self.drop_leg(slot, out);
         // In another configuration the numbers of pool and server may mean others.
-        let is_same = self.flows.get(slot).is_some_and(|flow| flow.epoch == self.policy.epoch);
+        let is_same = self.flows.get(slot).is_some_and(|flow| self.policy.numbers_since(flow.epoch));
         if let Some(leg) = leg
             && let Some((pool, server)) = leg.target
             && is_same

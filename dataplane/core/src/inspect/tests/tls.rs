@@ -262,3 +262,37 @@ fn hello_seen_by_tls_parser_reads_the_same() {
         }
     }
 }
+
+#[test]
+fn encrypted_client_hello_is_noted_where_it_is_an_outer_one() {
+    const ECH: u16 = 0xfe0d;
+    // Type, HPKE suite, config id, an encapsulated key and a payload of an octet each.
+    let outer = [0, 0, 1, 0, 1, 7, 0, 1, 9, 0, 1, 9];
+    let rows: &[(&[u8], bool)] = &[(&outer, true), (&[1], false), (&[], false), (&[2, 0], false)];
+    for (content, expected) in rows {
+        for extensions in [
+            [sni("public.example"), extension(ECH, content)].concat(),
+            [extension(ECH, content), sni("public.example")].concat(),
+        ] {
+            let bytes = record(22, &hello(&extensions));
+            let found = at_once(&bytes).unwrap();
+            assert_eq!(found.ech, *expected, "{content:?}");
+            assert_eq!(short(Some(found)).1, "public.example", "the outer name is the one that is shown");
+            assert_eq!(by_octets(&bytes).unwrap().0, found);
+        }
+    }
+    let nameless = at_once(&record(22, &hello(&extension(ECH, &outer)))).unwrap();
+    assert!(nameless.ech && nameless.host.is_none());
+    assert!(!at_once(&simple("public.example")).unwrap().ech);
+}
+
+/// What follows the first hello has no part in the answer: a second one comes after HelloRetryRequest, and so after it.
+#[test]
+fn second_hello_behind_the_first_changes_nothing() {
+    for second in ["www.example", "other.example"] {
+        let bytes = [simple("www.example"), simple(second)].concat();
+        let first = simple("www.example").len();
+        assert_eq!(by_octets(&bytes).unwrap(), (at_once(&bytes).unwrap(), first));
+        assert_eq!(short(at_once(&bytes)).1, "www.example");
+    }
+}

@@ -93,6 +93,7 @@ fn first_match_wins_on_both_families() {
                 server_port: row.port,
                 protocol: row.protocol,
                 host: row.host,
+                ech: false,
                 alpn: row.alpn,
             };
             let (action, cause) = row.expected;
@@ -124,6 +125,166 @@ fn relay_is_taken_at_the_syn_past_rules_by_name() {
     }
 }
 
+fn condition(f: fn(&mut RuleSpec)) -> RuleSpec {
+    let mut rule = RuleSpec::new(Action::Reset);
+    f(&mut rule);
+    rule
+}
+
+/// What is not known of a name is a condition like what is.
+#[test]
+fn missing_literal_and_hidden_names_are_conditions() {
+    let none = || condition(|r| r.host_none = true);
+    let address = || condition(|r| r.host_address = true);
+    let hidden = || condition(|r| r.ech = Some(true));
+    let plain = || condition(|r| r.ech = Some(false));
+    let listed = || {
+        condition(|r| {
+            (r.host, r.host_none) = (names(&["b.example"]), true);
+            r.host_lists = names(&["a.example"]).into_iter().collect();
+        })
+    };
+    type Case = (Option<Protocol>, Option<&'static str>, bool);
+    let seen = |host, ech| (Some(Tls), host, ech);
+    let rows: &[(RuleSpec, Case, bool)] = &[
+        (none(), seen(None, false), true),
+        (none(), (Some(Http), None, false), true),
+        (none(), seen(Some("a.example"), false), false),
+        // What could not be identified has no name because nobody knows it.
+        (none(), (Some(Other), None, false), false),
+        (none(), (None, None, false), false),
+        (address(), seen(Some("192.0.2.1"), false), true),
+        (address(), seen(Some("2001:db8::1"), false), true),
+        (address(), seen(Some("192.0.2.1.example"), false), false),
+        (address(), seen(None, false), false),
+        (hidden(), seen(Some("public.example"), true), true),
+        (hidden(), seen(Some("public.example"), false), false),
+        // Grease: the name is the true one.
+        (hidden(), seen(Some("www.example"), true), false),
+        (hidden(), seen(None, true), false),
+        (hidden(), (None, None, true), false),
+        (plain(), seen(Some("www.example"), true), true),
+        (plain(), seen(None, false), true),
+        (plain(), (Some(Http), Some("www.example"), false), true),
+        (plain(), seen(Some("public.example"), true), false),
+        (plain(), (None, None, false), false),
+        (listed(), seen(Some("a.example"), false), true),
+        (listed(), seen(Some("b.example"), false), true),
+        (listed(), seen(None, false), true),
+        (listed(), seen(Some("c.example"), false), false),
+    ];
+    for (client, server) in CLIENT.into_iter().zip(SERVER) {
+        for (n, (condition, (protocol, host, ech), expected)) in rows.iter().enumerate() {
+            let spec = InterceptSpec::new("web").to_any().tcp([443]).rule(condition.clone());
+            let policy = PolicyBuilder::new(1).ech_public_names(names(&["public.example"]).unwrap());
+            let policy = policy.intercept(spec).build().unwrap();
+            let facts = Facts {
+                client: ip(client),
+                server: ip(server),
+                server_port: 443,
+                protocol: *protocol,
+                host: *host,
+                ech: *ech,
+                alpn: &[],
+            };
+            let taken = policy.intercepts()[0].decide(&facts).cause == rule(0);
+            assert_eq!(taken, *expected, "row {n}: {facts:?}");
+            assert!(condition.by_content());
+        }
+    }
+}
+
+#[test]
+fn every_name_is_public_where_the_list_says_so() {
+    let mut rule = RuleSpec::new(Action::Reset);
+    rule.ech = Some(true);
+    let spec = InterceptSpec::new("web").rule(rule);
+    let policy =
+        PolicyBuilder::new(1).ech_public_names(names(&["*"]).unwrap()).intercept(spec).build().unwrap();
+    for (host, ech, action) in [
+        (None, true, Action::Reset),
+        (Some("any.example"), true, Action::Reset),
+        (Some("any.example"), false, Action::Allow),
+    ] {
+        let (client, server) = (ip(CLIENT[0]), ip(SERVER[0]));
+        let facts = Facts { client, server, server_port: 443, protocol: Some(Tls), host, ech, alpn: &[] };
+        assert_eq!(policy.intercepts()[0].decide(&facts).action, action, "{facts:?}");
+    }
+}
+
+#[test]
+fn lists_of_addresses_are_conditions_with_those_written() {
+    let list = |text: &[&str]| vec![Arc::new(text.iter().map(|p| net(p)).collect::<Prefixes>())];
+    let mut from = RuleSpec::new(Action::Drop);
+    from.from = vec![net("10.1.0.0/16"), net("fd77:1::/64")];
+    from.from_lists = list(&["10.2.0.0/16", "fd77:2::/64"]);
+    let mut to = RuleSpec::new(Action::Reset);
+    to.to_lists = list(&["192.0.2.0/24", "2001:db8::/32"]);
+    let mut nobody = RuleSpec::new(Action::Relay);
+    nobody.from_lists = list(&[]);
+    assert!(!from.by_content() && !to.by_content());
+    let intercept = compiled(InterceptSpec::new("web").rule(nobody).rule(from).rule(to));
+    for (client, server, action) in [
+        ("10.1.0.1", "203.0.113.1", Action::Drop),
+        ("10.2.0.1", "203.0.113.1", Action::Drop),
+        ("10.3.0.1", "203.0.113.1", Action::Allow),
+        ("10.3.0.1", "192.0.2.1", Action::Reset),
+        ("fd77:1::1", "2a00::1", Action::Drop),
+        ("fd77:2::1", "2a00::1", Action::Drop),
+        ("fd77:3::1", "2a00::1", Action::Allow),
+        ("fd77:3::1", "2001:db8::1", Action::Reset),
+    ] {
+        let (client, server) = (ip(client), ip(server));
+        let facts = Facts {
+            client,
+            server,
+            server_port: 443,
+            protocol: Some(Tls),
+            host: None,
+            ech: false,
+            alpn: &[],
+        };
+        assert_eq!(intercept.decide(&facts).action, action, "{facts:?}");
+    }
+}
+
+/// A list that was read again is another configuration, with the same rules.
+#[test]
+fn numbers_hold_through_epochs_of_lists_and_no_others() {
+    let policy = |epoch| PolicyBuilder::new(epoch).intercept(InterceptSpec::new("web")).build().unwrap();
+    let first = policy(7);
+    assert!(first.numbers_since(7) && !first.numbers_since(6) && !first.numbers_since(8));
+    let second = policy(1).succeeding(&first);
+    assert_eq!(second.epoch, 8);
+    let third = policy(1).succeeding(&second);
+    for (epoch, expected) in [(6, false), (7, true), (8, true), (9, true), (10, false)] {
+        assert_eq!(third.numbers_since(epoch), expected, "{epoch}");
+    }
+    let last = policy(u32::MAX);
+    let round = policy(1).succeeding(&last);
+    assert!(
+        round.epoch == 0
+            && round.numbers_since(u32::MAX)
+            && round.numbers_since(0)
+            && !round.numbers_since(1)
+    );
+}
+
+#[test]
+fn decided_connections_keep_no_lists() {
+    let long: Vec<String> = (0..2000).map(|i| format!("host{i}.example")).collect();
+    let list = Arc::new(NameSet::parse(long.iter().map(String::as_str)).unwrap());
+    let mut rule = RuleSpec::new(Action::Reset);
+    (rule.host_lists, rule.origin) = (vec![list.clone()], "weir.toml:9".to_owned());
+    let first = PolicyBuilder::new(1).intercept(InterceptSpec::new("web").rule(rule)).build().unwrap();
+    let policy = Arc::new(first.with_pools::<Vec<ServerState>>(&[]));
+    let decided = policy.decided();
+    drop(policy);
+    drop(first);
+    assert_eq!(Arc::strong_count(&list), 1);
+    assert_eq!(decided.intercepts()[0].rules()[0].origin, "weir.toml:9");
+}
+
 /// At the SYN nothing is known, and that is not `other`: that comes with the first bytes, or the lack of them.
 #[test]
 fn relay_is_taken_at_the_syn_past_a_rule_on_other() {
@@ -153,6 +314,7 @@ fn relay_by_content_is_refused_unless_the_handshake_is_relay() {
         server_port: 443,
         protocol: Some(Protocol::Tls),
         host: Some("a.example"),
+        ech: false,
         alpn: &[],
     };
     assert_eq!(relay.decide(&facts), Decision { action: Action::Relay, cause: Cause::Rule(RuleId(0)) });

@@ -1,4 +1,5 @@
 use super::super::*;
+use super::Random;
 
 fn set(patterns: &[&str]) -> NameSet {
     NameSet::parse(patterns.iter().copied()).unwrap()
@@ -22,6 +23,11 @@ fn lookup_by_pattern_and_host() {
         (&["*.example"], "x.ads.example", true),
         (&["*.example"], "example", false),
         (&["*.ads.example", "ads.example"], "ads.example", true),
+        // A dot in front is the name and all below.
+        (&[".ads.example"], "ads.example", true),
+        (&[".ads.example"], "y.x.ads.example", true),
+        (&[".ads.example"], "bads.example", false),
+        (&[".ads.example"], "example", false),
         (&["*"], "anything", true),
         (&["*"], "", false),
         (&["*"], ".", false),
@@ -57,7 +63,8 @@ fn bad_pattern_says_why() {
         ("*.", NameError::Empty),
         ("b\u{fc}cher.example", NameError::NotAscii),
         ("a..example", NameError::EmptyLabel),
-        (".example", NameError::EmptyLabel),
+        ("..example", NameError::EmptyLabel),
+        ("*..example", NameError::EmptyLabel),
         ("a.example..", NameError::EmptyLabel),
         ("ads*.example", NameError::Wildcard),
         ("*ads.example", NameError::Wildcard),
@@ -88,12 +95,18 @@ fn name_of_the_greatest_length_matches() {
 #[test]
 fn insert_tells_duplicates() {
     let mut names = NameSet::default();
-    for (pattern, fresh) in
-        [("a.example", true), ("A.example.", false), ("*.a.example", true), ("*", true), ("*", false)]
-    {
+    for (pattern, fresh) in [
+        ("a.example", true),
+        ("A.example.", false),
+        ("*.a.example", true),
+        (".a.example", false),
+        ("*", true),
+        ("*", false),
+        (".b.example", true),
+    ] {
         assert_eq!(names.insert(pattern), Ok(fresh), "{pattern}");
     }
-    assert_eq!(names.len(), 3);
+    assert_eq!(names.len(), 4);
 }
 
 #[test]
@@ -109,6 +122,9 @@ fn covers_by_sets() {
         (&["*.example"], &["*.a.example"], true),
         (&["*.a.example"], &["*.example"], false),
         (&["a.example"], &["*.a.example"], false),
+        (&[".a.example"], &["a.example", "*.a.example", "b.a.example"], true),
+        (&["a.example", "*.a.example"], &[".a.example"], true),
+        (&["*.a.example"], &[".a.example"], false),
     ];
     for (earlier, later, expected) in rows {
         assert_eq!(set(earlier).covers(&set(later)), *expected, "{earlier:?} over {later:?}");
@@ -130,4 +146,33 @@ fn million_names_are_found() {
         assert!(!names.contains(&format!("host{i}.allowed.example")));
     }
     assert!(names.contains("a.b.wild.example"));
+    assert!(names.memory() < 48 << 20, "{} octets", names.memory());
+}
+
+/// As a set that is made of nothing but definitions says it.
+#[test]
+fn random_sets_agree_with_the_definition() {
+    let labels = ["a", "b", "c", "example"];
+    let mut random = Random(7);
+    let name = |random: &mut Random| {
+        let count = 1 + random.below(4);
+        (0..count).map(|_| *random.pick(&labels)).collect::<Vec<_>>().join(".")
+    };
+    for _ in 0..2000 {
+        let count = random.below(6);
+        let patterns: Vec<String> =
+            (0..count).map(|_| format!("{}{}", random.pick(&["", "*.", "."]), name(&mut random))).collect();
+        let names = NameSet::parse(patterns.iter().map(String::as_str)).unwrap();
+        for _ in 0..20 {
+            let host = name(&mut random);
+            let expected = patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
+                Some(end) => host.ends_with(end),
+                None => match pattern.strip_prefix('.') {
+                    Some(apex) => host == apex || host.ends_with(pattern),
+                    None => host == *pattern,
+                },
+            });
+            assert_eq!(names.contains(&host), expected, "{host} in {patterns:?}");
+        }
+    }
 }

@@ -1,0 +1,152 @@
+//! Measures lists of a million entries: how long reading and compiling takes, what memory it takes at the most and at the
+//! end, and how long a lookup takes.
+//!
+//!     lists                     all four
+//!     lists names|wildcards|v4|v6
+//!
+//! Each is measured in a process of its own, so that the highest memory is its own.
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use weir_control::lists::{self, Content, Kind};
+
+const ENTRIES: u32 = 1_000_000;
+const LOOKUPS: u32 = 1_000_000;
+const LISTS: [&str; 4] = ["names", "wildcards", "v4", "v6"];
+
+/// The process's memory in MiB: `VmRSS`, or `VmHWM` for the most there ever was.
+fn memory(key: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+    let kib: f64 = line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0.0);
+    kib / 1024.0
+}
+
+/// Numbers that look random, each once (a permutation of 32 bits).
+fn scramble(i: u32) -> u32 {
+    let x = (i ^ (i >> 16)).wrapping_mul(0x7feb_352d);
+    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// The i-th name: of 15 to 27 octets, like those of blocklists.
+fn name(i: u32) -> String {
+    let x = scramble(i);
+    let middle = ["track", "ads", "metrics", "cdn-edge"][(x % 4) as usize];
+    format!("{middle}{x:x}.host{}.example", x % 977)
+}
+
+fn v4(i: u32) -> Ipv4Addr {
+    Ipv4Addr::from(scramble(i) & !0xff)
+}
+
+fn v6(i: u32) -> Ipv6Addr {
+    Ipv6Addr::from((0x2001_0db8_u128 << 96) | (u128::from(scramble(i)) << 64))
+}
+
+fn write_list(list: &str, path: &Path) -> std::io::Result<()> {
+    let mut text = String::new();
+    for i in 0..ENTRIES {
+        let _ = match list {
+            "names" => writeln!(text, "0.0.0.0 {}", name(i)),
+            "wildcards" => writeln!(text, "*.{}", name(i)),
+            "v4" => writeln!(text, "{}/24", v4(i)),
+            _ => writeln!(text, "{}/64", v6(i)),
+        };
+    }
+    std::fs::write(path, text)
+}
+
+/// Texts one behind the other: who reads them in order does not wait for memory, as who has just read a packet does not.
+#[derive(Default)]
+struct Row {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Row {
+    fn get(&self, at: usize) -> &str {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[start..self.ends[at]]
+    }
+}
+
+impl FromIterator<String> for Row {
+    fn from_iter<I: IntoIterator<Item = String>>(texts: I) -> Self {
+        let mut row = Self::default();
+        for text in texts {
+            row.text += &text;
+            row.ends.push(row.text.len());
+        }
+        row
+    }
+}
+
+/// Nanoseconds of a lookup, half of which find something.
+fn time(questions: usize, ask: impl Fn(usize) -> bool) -> (f64, usize) {
+    let start = Instant::now();
+    let found = (0..questions).filter(|at| ask(black_box(*at))).count();
+    (start.elapsed().as_nanos() as f64 / questions as f64, found)
+}
+
+fn measure(list: &str, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let kind = if list.starts_with('v') { Kind::Prefixes } else { Kind::Names };
+    let before = memory("VmRSS:");
+    let read = lists::load(path, kind)?;
+    let (most, after) = (memory("VmHWM:") - before, memory("VmRSS:") - before);
+    // Beyond the entries, so that every second one is not there.
+    let wanted = |at: u32| scramble(at) % (2 * ENTRIES);
+    let (lookup, found) = match &read.content {
+        Content::Names(names) => {
+            let host = |i| if list == "names" { name(i) } else { format!("www.{}", name(i)) };
+            let hosts: Row = (0..LOOKUPS).map(|at| host(wanted(at))).collect();
+            time(hosts.ends.len(), |at| names.contains(hosts.get(at)))
+        }
+        Content::Prefixes(prefixes) => {
+            let address = |i| if list == "v4" { IpAddr::V4(v4(i)) } else { IpAddr::V6(v6(i)) };
+            let addresses: Vec<IpAddr> = (0..LOOKUPS).map(|at| address(wanted(at))).collect();
+            time(addresses.len(), |at| prefixes.contains(addresses[at]))
+        }
+    };
+    println!(
+        "{list:<10} {:>8} entries  read and compiled in {:>4} ms  memory {most:>5.1} MiB at the most, {after:>5.1} after, \
+         {:>5.1} of entries  lookup {lookup:>4.0} ns ({} % found)",
+        read.content.entries(),
+        read.took.as_millis(),
+        read.content.memory() as f64 / f64::from(1 << 20),
+        found * 100 / LOOKUPS as usize,
+    );
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let folder = std::env::temp_dir();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [list, path] = arguments.as_slice() {
+        if let Err(error) = measure(list, Path::new(path)) {
+            eprintln!("{list}: {error}");
+            return ExitCode::FAILURE;
+        }
+        return ExitCode::SUCCESS;
+    }
+    let asked = |list: &&str| arguments.is_empty() || arguments.iter().any(|a| a == list);
+    for list in LISTS.iter().filter(|list| asked(list)) {
+        let path = folder.join(format!("weir-bench-list-{}-{list}", std::process::id()));
+        let measured = write_list(list, &path)
+            .and_then(|()| Command::new(std::env::current_exe()?).arg(list).arg(&path).status());
+        drop(std::fs::remove_file(&path));
+        match measured {
+            Ok(status) if status.success() => {}
+            other => {
+                eprintln!("{list}: {other:?}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,191 @@
+//! Lists of names and prefixes in files of their own (`host_file`, `from_file`, `to_file` of a rule): read, and followed
+//! while weir runs.
+//!
+//! [`load`] is what reading a configuration calls. [`watch`] looks after the files of a running gateway, reads those that
+//! changed on a thread of its own and compiles the rules anew; [`board`] is what `weir status` shows of them.
+//!
+//! Blocklists come from others: a line that cannot be read is passed over, counted and told, and never stops the box.
+//! What is no list at all (a file that cannot be read, or of which no line can) is an error at the start, and later leaves
+//! the list as it was.
+
+pub mod board;
+mod file;
+pub mod idn;
+mod inotify;
+mod names;
+mod prefixes;
+#[cfg(test)]
+mod tests;
+pub mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use thiserror::Error;
+use weir_core::policy::{NameSet, Prefixes};
+
+pub use file::Stamp;
+
+/// Bad lines of one file that are kept to be told one by one.
+pub const MOST_BAD: usize = 20;
+/// How often a file that is being written is read anew before that is an error.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the lines of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Names,
+    Prefixes,
+}
+
+impl Kind {
+    /// For messages: `1000 names`.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Names => "name",
+            Self::Prefixes => "prefix",
+        }
+    }
+
+    pub const fn nouns(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Prefixes => "prefixes",
+        }
+    }
+}
+
+/// The entries of a list. Shared by all rules that name the file.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Names(Arc<NameSet>),
+    Prefixes(Arc<Prefixes>),
+}
+
+impl Content {
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Names(_) => Kind::Names,
+            Self::Prefixes(_) => Kind::Prefixes,
+        }
+    }
+
+    /// Different names and wildcards; prefixes that no other of the list holds.
+    pub fn entries(&self) -> usize {
+        match self {
+            Self::Names(names) => names.len(),
+            Self::Prefixes(prefixes) => prefixes.len(),
+        }
+    }
+
+    /// Octets of memory.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Names(names) => names.memory(),
+            Self::Prefixes(prefixes) => prefixes.memory(),
+        }
+    }
+
+    /// Whether nobody else has the entries.
+    fn is_unshared(&self) -> bool {
+        match self {
+            Self::Names(names) => Arc::strong_count(names) == 1,
+            Self::Prefixes(prefixes) => Arc::strong_count(prefixes) == 1,
+        }
+    }
+}
+
+/// A line that holds no entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BadLine {
+    /// From 1.
+    pub line: u64,
+    pub message: String,
+}
+
+/// Lines that hold no entry: all are counted, the first are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BadLines {
+    pub count: usize,
+    pub first: Vec<BadLine>,
+}
+
+impl BadLines {
+    fn add(&mut self, line: u64, message: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < MOST_BAD {
+            self.first.push(BadLine { line, message: message() });
+        }
+    }
+}
+
+/// One file as it was read.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub path: PathBuf,
+    pub content: Content,
+    pub bad: BadLines,
+    pub read: SystemTime,
+    /// How long reading and compiling took.
+    pub took: Duration,
+    stamp: Stamp,
+}
+
+/// Why there is no list.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] std::io::Error),
+    #[error("is being written; the next try is made when that is over")]
+    Changing,
+    #[error("is no list of {kind}: none of its {lines} lines holds one; line {}: {}", first.line, first.message)]
+    NoList { kind: &'static str, lines: usize, first: BadLine },
+}
+
+/// Reads and compiles a file.
+///
+/// # Errors
+/// It cannot be read, is no regular file, changed while it was read, or none of its lines holds an entry.
+pub fn load(path: &Path, kind: Kind) -> Result<List, LoadError> {
+    let start = Instant::now();
+    let mut open = file::Open::new(path)?;
+    let mut bad = BadLines::default();
+    let content = match kind {
+        Kind::Names => Content::Names(Arc::new(names::read(&mut open, &mut bad)?)),
+        Kind::Prefixes => Content::Prefixes(Arc::new(prefixes::read(&mut open, &mut bad)?)),
+    };
+    if !open.is_unchanged()? {
+        return Err(LoadError::Changing);
+    }
+    match bad.first.first() {
+        Some(first) if content.entries() == 0 => {
+            Err(LoadError::NoList { kind: kind.nouns(), lines: bad.count, first: first.clone() })
+        }
+        _ => Ok(List {
+            path: path.to_owned(),
+            content,
+            bad,
+            read: SystemTime::now(),
+            took: start.elapsed(),
+            stamp: open.stamp,
+        }),
+    }
+}
+
+/// As [`load`], and waits a moment for a file that is being written.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_patiently(path: &Path, kind: Kind) -> Result<List, LoadError> {
+    for _ in 1..TRIES {
+        match load(path, kind) {
+            Err(LoadError::Changing) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    load(path, kind)
+}
