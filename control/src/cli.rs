@@ -133,6 +133,9 @@ struct ExplainArgs {
     /// ALPN protocol that the client offers; may be given more than once
     #[arg(long, value_name = "PROTOCOL")]
     alpn: Vec<String>,
+    /// The client offers Encrypted ClientHello.
+    #[arg(long)]
+    ech: bool,
     /// What the client speaks: tls, http or other
     #[arg(long, value_parser = protocol)]
     protocol: Option<Protocol>,
@@ -266,8 +269,8 @@ fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
     let Some(admin) = admin else {
         return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
     };
-    let ExplainArgs { from, to, ingress, host, alpn, protocol, why, output, .. } = args;
-    let question = explain::Question { from, to, ingress, host, alpn, protocol };
+    let ExplainArgs { from, to, ingress, host, alpn, ech, protocol, why, output, .. } = args;
+    let question = explain::Question { from, to, ingress, host, alpn, ech, protocol };
     let explanation = explain::explain(question, explain::Place { config, admin })?;
     let json = serde_json::to_value(&explanation).map_err(Failure::refused)?;
     print(output.json, &json, || match why {
