@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 3
+#define WEIR_LAYOUT 4
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -27,6 +27,11 @@ enum weir_config {
 	WEIR_CONFIG_GENERATION,		/* which generation of the intercepts holds: 0 or 1 */
 	WEIR_CONFIG_RELAY_MASK,		/* intercepts whose handshake is `relay`, generation 0; 1 follows */
 	WEIR_CONFIG_RELAY_MASK_1,
+	WEIR_CONFIG_COOKIES,		/* whose SYNs are answered here: enum weir_cookie_state */
+	WEIR_CONFIG_COOKIES_ALWAYS,	/* intercepts that answer with cookies always, generation 0; 1 follows */
+	WEIR_CONFIG_COOKIES_ALWAYS_1,
+	WEIR_CONFIG_COOKIES_AUTO,	/* intercepts that answer with cookies under pressure, generation 0; 1 follows */
+	WEIR_CONFIG_COOKIES_AUTO_1,
 	WEIR_CONFIG_SLOTS
 };
 
@@ -52,7 +57,30 @@ enum weir_outcome {
 	WEIR_REDIRECT_POOL,
 	WEIR_REDIRECT_GATEWAY,
 	WEIR_REDIRECT_ICMP,
+	WEIR_COOKIE,
+	WEIR_COOKIE_FAILED,
 	WEIR_OUTCOMES
+};
+
+/* Whose SYNs the program answers with cookies: nobody's, those of `always`, those of `auto` too. */
+enum weir_cookie_state {
+	WEIR_COOKIES_OFF = 0,
+	WEIR_COOKIES_FOR_ALWAYS,
+	WEIR_COOKIES_FOR_ALL
+};
+
+/* Keys of two periods. */
+#define WEIR_COOKIE_KEYS 2
+
+/* What cookies of one period are made with, and what is promised with them. Words as SipHash reads them. */
+struct weir_cookies {
+	__u64 period;
+	__u64 key[2];
+	__u64 clock[2];
+	__u16 mss4;
+	__u16 mss6;
+	__u16 window;
+	__u16 reserved;
 };
 
 /* Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */

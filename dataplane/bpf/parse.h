@@ -68,9 +68,11 @@ struct packet {
 	__u8 reserved;
 	__u32 l4;
 	__u32 end;
+	__u32 reserved_too;
+	__u64 intercepts;		/* for steering: those that the packet is of, from their client */
 };
 
-_Static_assert(sizeof(struct packet) == 32 + 12 + 8, "packet");
+_Static_assert(sizeof(struct packet) == 32 + 12 + 12 + 8, "packet");
 
 /* What a parser says when steering is to go on. */
 #define GO_ON WEIR_OUTCOMES

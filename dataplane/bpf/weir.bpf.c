@@ -3,12 +3,14 @@
  * The steering program: which road a packet takes. It runs on every port, before the kernel's stack, and answers PASS
  * (the kernel's road), REDIRECT (the AF_XDP worker of this port and queue) or, for a box that fails closed, DROP.
  *
- * It reads headers and changes nothing in the packet. The order is that of `weir_steer` at the end of this file:
+ * It reads headers and changes nothing in the packet, but for SYNs that it answers itself under a flood (TX; cookie.h).
+ * The order is that of `weir_steer` at the end of this file:
  *
  *  - neither TCP nor an ICMP error that quotes TCP: PASS;
  *  - to the box itself, but for answers of a pool's server to the ports that connections to it are made from: PASS;
  *  - not enabled, or without a sign of life: PASS, or DROP on a box that fails closed;
  *  - of a flow that was given to the kernel: PASS;
+ *  - a SYN of an intercept that answers with cookies, while there are too many for the worker: TX;
  *  - of an intercept, from a pool's server, or an error about such a packet: to the worker. All others: PASS.
  *
  * Loaded and fed by dataplane/sys/src/steering; the table of packets in steering/tests is its specification.
@@ -18,6 +20,7 @@
 
 #include "maps.h"
 #include "parse.h"
+#include "cookie.h"
 
 /* The layout that dataplane/sys/src/steering/layout.rs asserts as well. */
 _Static_assert(sizeof(struct weir_address) == 16, "address");
@@ -34,10 +37,15 @@ _Static_assert(__builtin_offsetof(struct weir_pool_key, port) == 16, "pool key")
 _Static_assert(sizeof(struct weir_pool_server) == 8, "pool server");
 _Static_assert(__builtin_offsetof(struct weir_pool_server, first) == 4, "pool server");
 _Static_assert(__builtin_offsetof(struct weir_pool_server, last) == 6, "pool server");
+_Static_assert(sizeof(struct weir_cookies) == 48, "cookies");
+_Static_assert(__builtin_offsetof(struct weir_cookies, clock) == 24, "cookies");
+_Static_assert(__builtin_offsetof(struct weir_cookies, window) == 44, "cookies");
 _Static_assert(sizeof(struct weir_prefix4) == 8, "prefix");
 _Static_assert(sizeof(struct weir_prefix6) == 20, "prefix");
 _Static_assert(sizeof(struct weir_bits) == 16, "bits");
 _Static_assert(WEIR_CONFIG_RELAY_MASK_1 == WEIR_CONFIG_RELAY_MASK + 1, "relay masks");
+_Static_assert(WEIR_CONFIG_COOKIES_ALWAYS_1 == WEIR_CONFIG_COOKIES_ALWAYS + 1, "cookie masks");
+_Static_assert(WEIR_CONFIG_COOKIES_AUTO_1 == WEIR_CONFIG_COOKIES_AUTO + 1, "cookie masks");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -189,17 +197,13 @@ static __always_inline int is_lower(const struct weir_address *a, const __u8 *a_
 	return a_port[1] < b_port[1];
 }
 
-/* Whether the packet's flow was given to the kernel. If so, notes that it lives; an error about it is no sign of that. */
-static __always_inline int is_kernel_flow(const struct packet *packet, __u64 now)
+/* What is known of the packet's flow when it was given to the kernel. `from_low`: which end sent the packet. */
+static __always_inline struct weir_flow *kernel_flow_of(const struct packet *packet, int *from_low)
 {
 	struct weir_flow_key key;
-	struct weir_flow *flow;
-	int from_low;
 
-	if (packet->addresses_only)
-		return 0;
-	from_low = is_lower(&packet->src, packet->sport, &packet->dst, packet->dport);
-	if (from_low) {
+	*from_low = is_lower(&packet->src, packet->sport, &packet->dst, packet->dport);
+	if (*from_low) {
 		key.low = packet->src;
 		key.high = packet->dst;
 		__builtin_memcpy(key.low_port, packet->sport, 2);
@@ -210,7 +214,18 @@ static __always_inline int is_kernel_flow(const struct packet *packet, __u64 now
 		__builtin_memcpy(key.low_port, packet->dport, 2);
 		__builtin_memcpy(key.high_port, packet->sport, 2);
 	}
-	flow = bpf_map_lookup_elem(&kernel_flows, &key);
+	return bpf_map_lookup_elem(&kernel_flows, &key);
+}
+
+/* Whether the packet's flow was given to the kernel. If so, notes that it lives; an error about it is no sign of that. */
+static __always_inline int is_kernel_flow(const struct packet *packet, __u64 now)
+{
+	struct weir_flow *flow;
+	int from_low;
+
+	if (packet->addresses_only)
+		return 0;
+	flow = kernel_flow_of(packet, &from_low);
 	if (!flow)
 		return 0;
 	if (packet->quoted)
@@ -313,7 +328,7 @@ static __always_inline int is_for_gateway(const struct packet *packet)
  * of a pool, for the gateway's own connections. `own`: it is to the box and for the gateway. An error comes in by another
  * port than the packet that it quotes, so that it may be of any intercept.
  */
-static __always_inline __u32 outcome_of(const struct packet *packet, __u32 port, int own)
+static __always_inline __u32 outcome_of(struct packet *packet, __u32 port, int own)
 {
 	__u32 generation = config_of(WEIR_CONFIG_GENERATION) & 1;
 	__u64 relay = config_of(WEIR_CONFIG_RELAY_MASK + generation);
@@ -334,6 +349,7 @@ static __always_inline __u32 outcome_of(const struct packet *packet, __u32 port,
 		to_server &= bits_of_tcp_port(packet->dport, generation);
 		to_client &= bits_of_tcp_port(packet->sport, generation);
 	}
+	packet->intercepts = to_server;
 	if (is_for_fast_road(to_server, relay, any) || is_for_fast_road(to_client, relay, any))
 		return packet->quoted ? WEIR_REDIRECT_ICMP :
 		       packet->addresses_only ? WEIR_REDIRECT_FRAGMENT : WEIR_REDIRECT;
@@ -358,6 +374,32 @@ static __always_inline int is_alive(__u64 now)
 
 	/* A beat written after `now` was read is fresh. */
 	return now <= beat || now - beat <= config_of(WEIR_CONFIG_LIMIT);
+}
+
+/*
+ * Whether the SYN is one that is answered here now: of an intercept that answers so, and of no flow that the kernel map
+ * knows, whose entry the worker has to remove. Counts those that could be.
+ */
+static __always_inline int is_for_cookie(const struct packet *packet)
+{
+	__u32 generation = config_of(WEIR_CONFIG_GENERATION) & 1, zero = 0;
+	__u64 always = config_of(WEIR_CONFIG_COOKIES_ALWAYS + generation);
+	__u64 automatic = config_of(WEIR_CONFIG_COOKIES_AUTO + generation);
+	__u64 state, first, *seen;
+	int from_low;
+
+	if (!packet->opens || packet->addresses_only || packet->quoted)
+		return 0;
+	first = packet->intercepts & -packet->intercepts;
+	if (!(first & (always | automatic)))
+		return 0;
+	seen = bpf_map_lookup_elem(&syns, &zero);
+	if (seen)
+		*seen += 1;
+	state = config_of(WEIR_CONFIG_COOKIES);
+	if (state == WEIR_COOKIES_OFF || (state == WEIR_COOKIES_FOR_ALWAYS && !(first & always)))
+		return 0;
+	return !kernel_flow_of(packet, &from_low);
 }
 
 /* What becomes of a packet that has been read. Not static, as the parsers are not, and for the same reason. */
@@ -398,6 +440,11 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 		return count(alive ? outcome : WEIR_STALE_PASS, XDP_PASS);
 	if (!alive)
 		return count(WEIR_STALE_DROP, XDP_DROP);
+	if (outcome == WEIR_REDIRECT && is_for_cookie(packet)) {
+		action = answer_syn(ctx, packet);
+		if (action != XDP_PASS)
+			return count(action == XDP_TX ? WEIR_COOKIE : WEIR_COOKIE_FAILED, action);
+	}
 
 	/* A process that has just died has no sockets any more, but its last heartbeat is still fresh. */
 	slot = *port * WEIR_MAX_QUEUES + ctx->rx_queue_index;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use weir_core::flow::table::Capacity;
 use weir_core::fragments::MAX_PIECES;
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
+use weir_core::tcp::cookie::Cookies;
 use weir_core::view::FlowView;
 use weir_sys::steering::{Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
@@ -22,6 +23,7 @@ use weir_sys::xsk::{Area, Mode, Queue, RingSizes, XskError};
 use weir_sys::{affinity, clock};
 
 use crate::driver::afxdp::{AfXdp, XskFrame};
+use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::punt::Punt;
 use crate::snapshot::{Publisher, Snapshot};
@@ -76,6 +78,8 @@ pub struct Spec {
     pub failures: Failures,
     /// Connections that can wait for a verdict at the same time, all workers together.
     pub holds: usize,
+    /// The window (octets) that every intercept which answers can hold.
+    pub answer_window: u16,
 }
 
 /// What a port got.
@@ -159,8 +163,10 @@ impl Dataplane {
             ports,
             frames,
         };
+        let cookies_until = Arc::new(AtomicU64::new(0));
         let make = Make {
             spec,
+            cookies_until: cookies_until.clone(),
             queues: queues.into_iter().collect(),
             punt,
             first,
@@ -180,7 +186,12 @@ impl Dataplane {
                 publisher,
             )?;
         }
-        plane.start_heartbeat(steering.pulse())?;
+        let devices = spec.ports.iter().map(|port| port.device.clone()).collect();
+        let mtu = spec.ports.iter().map(|port| port.mtu).min().unwrap_or(1500);
+        let promise = flood::promise(mtu, spec.answer_window);
+        let flood =
+            Flood::new(steering.cookies(), Cookies::new(make.secret), promise, cookies_until, devices);
+        plane.start_heartbeat(steering.pulse(), flood)?;
         Ok(plane)
     }
 
@@ -206,6 +217,7 @@ impl Dataplane {
             commands: commands.clone(),
             stats: stats.clone(),
             failures: make.failures.clone(),
+            cookies_until: make.cookies_until.clone(),
             frames,
             senders: make.senders(),
         };
@@ -227,7 +239,7 @@ impl Dataplane {
     }
 
     /// The heartbeat is written only while every worker has breathed since the last one.
-    fn start_heartbeat(&mut self, pulse: Pulse) -> Result<(), StartError> {
+    fn start_heartbeat(&mut self, pulse: Pulse, mut flood: Flood) -> Result<(), StartError> {
         let (stats, stop) = (self.stats.clone(), self.stop.clone());
         let body = move || {
             let mut last = vec![u64::MAX; stats.len()];
@@ -239,8 +251,10 @@ impl Dataplane {
                     tracing::error!(%error, "heartbeat");
                 }
                 last = breaths;
+                flood.beat(clock::monotonic_ns(), stats.iter().any(|s| s.is_pressed()));
                 std::thread::sleep(BEAT);
             }
+            flood.end();
         };
         let thread = std::thread::Builder::new().name("weir-heartbeat".into()).spawn(body);
         self.heartbeat = Some(thread.map_err(StartError::Thread)?);
@@ -343,6 +357,7 @@ struct Make<'a> {
     seed: u64,
     /// Of SYN cookies: a client's SYN and its ACK meet the same worker, and still all have one.
     secret: [u8; 32],
+    cookies_until: Arc<AtomicU64>,
     failures: Failures,
 }
 

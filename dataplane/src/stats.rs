@@ -13,6 +13,8 @@ use crate::driver::RingFrames;
 
 /// Fields of [`Totals`].
 const TOTALS: usize = 16;
+/// Fields of [`Gauges`].
+const GAUGES: usize = 8;
 
 /// One worker's numbers, shared.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ pub struct WorkerStats {
     punted: [AtomicU64; PuntReason::COUNT],
     ports: [PortStats; MAX_PORTS],
     totals: [AtomicU64; TOTALS],
-    gauges: [AtomicU64; 7],
+    gauges: [AtomicU64; GAUGES],
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,8 @@ pub struct Gauges {
     pub frames_transmit: u64,
     pub frames_held: u64,
     pub handed_over: u64,
+    /// Workers with as many half-open connections as they may have.
+    pub pressed: u64,
 }
 
 impl Default for WorkerStats {
@@ -74,6 +78,11 @@ impl WorkerStats {
         }
         store(&self.totals, &totals_array(totals));
         store(&self.gauges, &gauges_array(gauges));
+    }
+
+    /// Whether the worker had too many half-open connections when it published last.
+    pub fn is_pressed(&self) -> bool {
+        self.gauges[GAUGES - 1].load(Relaxed) != 0
     }
 
     /// Adds this worker's numbers to `sum`.
@@ -121,7 +130,7 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
     ]
 }
 
-const fn gauges_array(g: &Gauges) -> [u64; 7] {
+const fn gauges_array(g: &Gauges) -> [u64; GAUGES] {
     [
         g.flows_fast,
         g.flows_kernel,
@@ -130,6 +139,7 @@ const fn gauges_array(g: &Gauges) -> [u64; 7] {
         g.frames_transmit,
         g.frames_held,
         g.handed_over,
+        g.pressed,
     ]
 }
 
@@ -154,7 +164,7 @@ pub struct Summary {
     pub counters: Counters,
     pub ports: [(u64, u64); MAX_PORTS],
     totals: [u64; TOTALS],
-    gauges: [u64; 7],
+    gauges: [u64; GAUGES],
 }
 
 impl Summary {
@@ -181,7 +191,7 @@ impl Summary {
     }
 
     pub fn gauges(&self) -> Gauges {
-        let [fast, kernel, pool, fill, transmit, held, handed_over] = self.gauges;
+        let [fast, kernel, pool, fill, transmit, held, handed_over, pressed] = self.gauges;
         Gauges {
             flows_fast: fast,
             flows_kernel: kernel,
@@ -190,6 +200,7 @@ impl Summary {
             frames_transmit: transmit,
             frames_held: held,
             handed_over,
+            pressed,
         }
     }
 }

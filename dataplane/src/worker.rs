@@ -2,6 +2,7 @@
 //! receive, parse, give to the pipeline (here or at the worker that owns the flow), carry out what comes of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
@@ -53,6 +54,8 @@ pub struct Parts<D: Driver> {
     pub stats: Arc<WorkerStats>,
     /// Servers of pools that did not take a connection, for control.
     pub failures: Failures,
+    /// Until when (ns) cookies that the steering program made may come back.
+    pub cookies_until: Arc<AtomicU64>,
     pub frames: Vec<D::Frame>,
     /// For each port, the worker that sends for this one when it has no queue there.
     pub senders: [usize; MAX_PORTS],
@@ -100,6 +103,10 @@ impl<D: Driver> Worker<D> {
         if let Some(snapshot) = self.parts.snapshots.take() {
             self.parts.pipeline.set_snapshot(snapshot.policy.clone(), snapshot.fib.clone());
         }
+        let cookies_until = self.parts.cookies_until.load(Relaxed);
+        if cookies_until != 0 {
+            self.parts.pipeline.expect_cookies(Nanos(cookies_until));
+        }
         let mut work = 0;
         for at in 0..self.parts.driver.ports().len() {
             let port = self.parts.driver.ports()[at];
@@ -115,7 +122,7 @@ impl<D: Driver> Worker<D> {
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
         }
-        self.parts.stats.breaths.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.parts.stats.breaths.fetch_add(1, Relaxed);
         work
     }
 
@@ -378,6 +385,7 @@ impl<D: Driver> Worker<D> {
         let mut gauges = Gauges::new(self.parts.pipeline.flow_counts(), self.out.free.len(), rings, held);
         gauges.handed_over = self.handed_over;
         let pipeline = &self.parts.pipeline;
+        gauges.pressed = u64::from(pipeline.is_pressed());
         self.parts.stats.publish(&pipeline.counters, &pipeline.totals, &self.ports, &gauges);
     }
 

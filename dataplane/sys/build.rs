@@ -7,7 +7,7 @@ use std::{env, process};
 fn main() {
     let source = Path::new(&env_of("CARGO_MANIFEST_DIR")).join("../bpf/weir.bpf.c");
     let object = Path::new(&env_of("OUT_DIR")).join("weir.bpf.o");
-    for file in ["weir.bpf.c", "parse.h", "maps.h"] {
+    for file in ["weir.bpf.c", "parse.h", "cookie.h", "maps.h"] {
         println!("cargo:rerun-if-changed={}", source.with_file_name(file).display());
     }
     println!("cargo:rerun-if-env-changed=CLANG");

@@ -66,6 +66,8 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
         tcp_ports: table.ports.iter().map(|(port, bits)| (*port, *port, *bits)).collect(),
         from: (0..MAX_PORTS as u32).zip(table.from).filter(|(_, bits)| *bits != 0).collect(),
         relay_mask: table.relay_mask,
+        cookies_always: table.cookies_always,
+        cookies_auto: table.cookies_auto,
         exempt: own.to_vec(),
     }
 }
@@ -129,8 +131,16 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         kernel_flows: kernel_flows(config) as usize,
         hold_bytes: hold as usize,
         holds: holds(config.limits.held, hold, config.workers.flows),
+        answer_window: answer_window(config),
         failures: Arc::new(ArrayQueue::new(FAILURES)),
     })
+}
+
+/// The window that every intercept which answers can hold, in octets.
+fn answer_window(config: &Config) -> u16 {
+    let answers = config.intercepts.iter().filter(|intercept| intercept.handshake == Handshake::Answer);
+    let bytes = answers.map(|intercept| intercept.hold_bytes).min().unwrap_or(16 << 10);
+    u16::try_from(bytes).unwrap_or(u16::MAX)
 }
 
 /// Connections that can be held at a time: as many as `held` octets have room for, at `hold` each, and not more than

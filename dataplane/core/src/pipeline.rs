@@ -330,6 +330,16 @@ impl<F: Frame> Pipeline<F> {
         self.due = due;
     }
 
+    /// Cookies that this worker has not made may come back until then.
+    pub fn expect_cookies(&mut self, until: Nanos) {
+        self.cookies_until = self.cookies_until.max(until);
+    }
+
+    /// Whether as many connections are half-open as may be.
+    pub fn is_pressed(&self) -> bool {
+        self.flows.half_open() >= self.half_open_limit()
+    }
+
     /// Connections on the fast road and on the kernel road.
     pub fn flow_counts(&self) -> (usize, usize) {
         self.flows.len()

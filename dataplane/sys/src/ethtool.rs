@@ -10,14 +10,18 @@ use crate::ioctl::{call, control_socket, request};
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSTATS: u32 = 0x1d;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
-/// The set of feature names.
+/// The sets of the names of statistics and of features.
+const ETH_SS_STATS: u32 = 1;
 const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
 /// More features than any kernel has: bounds what is asked for.
 const MAX_FEATURES: u32 = 1024;
+/// More statistics than any driver has.
+const MAX_STATISTICS: u32 = 16_384;
 
 /// Queues of a device (`struct ethtool_channels`), as configured, and the most there can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -201,6 +201,11 @@ impl Intercept {
         first.filter(|(_, rule)| rule.action == Action::Relay).map(|(id, _)| id)
     }
 
+    /// How SYNs may be answered with cookies by who has no rules: not at all where a rule decides on the SYN.
+    pub fn cookies_without_worker(&self) -> Option<SynCookies> {
+        (self.handshake == Handshake::Answer && !self.relays_at_syn).then_some(self.syn_cookies)
+    }
+
     /// First match wins; then `unidentified` when `facts.protocol` is `None` or `Other`, else `otherwise`.
     ///
     /// What could not be identified has no name and no ALPN, whatever `facts` says: only rules on addresses and ports

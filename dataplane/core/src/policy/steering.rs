@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::{Prefix, PrefixMap};
 
-use super::{Handshake, Intercept, Policy};
+use super::{Handshake, Intercept, Policy, SynCookies};
 use crate::ids::{MAX_PORTS, PortId};
 
 /// What control writes into the steering program's maps. weir-dataplane converts it for weir-sys.
@@ -23,19 +23,28 @@ pub struct SteeringTable {
     pub from: [u64; MAX_PORTS],
     /// The intercepts whose handshake is `relay`: the kernel takes all their connections.
     pub relay_mask: u64,
+    /// The intercepts whose SYNs may be answered with cookies before a worker has seen them: always, or under pressure. None
+    /// with a rule that decides on the SYN.
+    pub cookies_always: u64,
+    pub cookies_auto: u64,
 }
 
 impl SteeringTable {
     pub fn new(policy: &Policy) -> Self {
         let intercepts = policy.intercepts();
         let mut ports: BTreeMap<u16, u64> = BTreeMap::new();
-        let mut relay_mask = 0;
+        let (mut relay_mask, mut cookies_always, mut cookies_auto) = (0, 0, 0);
         for (bit, intercept) in bits().zip(intercepts) {
             for port in intercept.tcp().ranges().into_iter().flatten() {
                 *ports.entry(port).or_default() |= bit;
             }
             if intercept.handshake == Handshake::Relay {
                 relay_mask |= bit;
+            }
+            match intercept.cookies_without_worker() {
+                Some(SynCookies::Always) => cookies_always |= bit,
+                Some(SynCookies::Auto) => cookies_auto |= bit,
+                _ => {}
             }
         }
         Self {
@@ -44,6 +53,8 @@ impl SteeringTable {
             ports: ports.into_iter().collect(),
             from: policy.from,
             relay_mask,
+            cookies_always,
+            cookies_auto,
         }
     }
 }

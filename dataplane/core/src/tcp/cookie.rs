@@ -121,6 +121,11 @@ impl Cookies {
         ((now.0 / 1_000_000) as u32).wrapping_add(offset as u32)
     }
 
+    /// The key that hides the clock.
+    pub fn clock_key(&self) -> [u8; 16] {
+        self.clock.key()
+    }
+
     /// The key of a period. An XDP program is given those of the present and the last one, not the secret.
     pub fn key(&self, period: u64) -> [u8; 16] {
         self.periods.hash(&period.to_le_bytes()).as_bytes()

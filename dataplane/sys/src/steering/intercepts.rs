@@ -27,6 +27,9 @@ pub struct InterceptTable {
     pub from: Vec<(u32, u64)>,
     /// Intercepts with handshake = relay: their flows are the kernel's.
     pub relay_mask: u64,
+    /// Intercepts whose SYNs may be answered with cookies without their worker: at any time, or under pressure.
+    pub cookies_always: u64,
+    pub cookies_auto: u64,
     /// Prefixes that are the box's own: nothing in them is intercepted.
     pub exempt: Vec<IpNet>,
 }
@@ -120,8 +123,14 @@ impl Intercepts {
         self.write_tcp_ports(next, table).map_err(|error| ("tcp_ports", error))?;
         self.write_from_ports(next, table).map_err(|error| ("from_ports", error))?;
         let in_config = |error| ("config", error);
-        let relay = if next == 0 { Config::RelayMask } else { Config::RelayMask1 };
-        self.config.set(&(relay as u32), &table.relay_mask).map_err(in_config)?;
+        for (first, mask) in [
+            (Config::RelayMask, table.relay_mask),
+            (Config::CookiesAlways, table.cookies_always),
+            (Config::CookiesAuto, table.cookies_auto),
+        ] {
+            // The second generation's slot follows the first's.
+            self.config.set(&(first as u32 + next as u32), &mask).map_err(in_config)?;
+        }
         self.config.set(&(Config::Generation as u32), &(next as u64)).map_err(in_config)?;
         self.generation = next;
         self.switched = Some(Instant::now());

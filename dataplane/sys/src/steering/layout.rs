@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 /// Ports of a box.
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.
@@ -26,7 +26,15 @@ pub(super) enum Config {
     Generation,
     RelayMask,
     RelayMask1,
+    Cookies,
+    CookiesAlways,
+    CookiesAlways1,
+    CookiesAuto,
+    CookiesAuto1,
 }
+
+/// Entries of the map `cookies`: a period's is at its number modulo this.
+pub(super) const COOKIE_KEYS: u64 = 2;
 
 /// A byte-for-byte key of an address: IPv4 as ::ffff:a.b.c.d, network order.
 #[derive(
@@ -124,6 +132,19 @@ pub(super) struct PoolValue {
     pub last: u16,
 }
 
+/// What cookies of one period are made with, and what is promised with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Cookies {
+    pub period: u64,
+    pub key: [u64; 2],
+    pub clock: [u64; 2],
+    pub mss4: u16,
+    pub mss6: u16,
+    pub window: u16,
+    pub reserved: u16,
+}
+
 /// One bit per intercept, for both generations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -146,6 +167,9 @@ const _: () = {
     assert!(size_of::<PoolValue>() == 8);
     assert!(offset_of!(PoolValue, first) == 4);
     assert!(offset_of!(PoolValue, last) == 6);
+    assert!(size_of::<Cookies>() == 48);
+    assert!(offset_of!(Cookies, clock) == 24);
+    assert!(offset_of!(Cookies, window) == 44);
     assert!(size_of::<Prefix4>() == 8);
     assert!(offset_of!(Prefix4, bytes) == 4);
     assert!(size_of::<Prefix6>() == 20);
@@ -180,6 +204,7 @@ mod tests {
             ("WEIR_MAX_QUEUES", super::MAX_QUEUES),
             ("WEIR_POOL_GATEWAY", super::POOL_GATEWAY),
             ("WEIR_POOL_ADDRESS", super::POOL_ADDRESS),
+            ("WEIR_COOKIE_KEYS", super::COOKIE_KEYS as u32),
         ] {
             let line = format!("#define {name} {value}");
             let is =
@@ -193,6 +218,11 @@ mod tests {
         let slots = names(header, "enum weir_config {");
         assert_eq!(slots[super::Config::RelayMask as usize], "WEIR_CONFIG_RELAY_MASK");
         assert_eq!(slots[super::Config::RelayMask1 as usize], "WEIR_CONFIG_RELAY_MASK_1");
+        assert_eq!(slots[super::Config::Cookies as usize], "WEIR_CONFIG_COOKIES");
+        assert_eq!(slots[super::Config::CookiesAlways as usize], "WEIR_CONFIG_COOKIES_ALWAYS");
+        assert_eq!(slots[super::Config::CookiesAlways1 as usize], "WEIR_CONFIG_COOKIES_ALWAYS_1");
+        assert_eq!(slots[super::Config::CookiesAuto as usize], "WEIR_CONFIG_COOKIES_AUTO");
+        assert_eq!(slots[super::Config::CookiesAuto1 as usize], "WEIR_CONFIG_COOKIES_AUTO_1");
         assert_eq!(slots[super::Config::Heartbeat as usize], "WEIR_CONFIG_HEARTBEAT");
         assert_eq!(slots[super::Config::Limit as usize], "WEIR_CONFIG_LIMIT");
         assert_eq!(slots[super::Config::Closed as usize], "WEIR_CONFIG_CLOSED");

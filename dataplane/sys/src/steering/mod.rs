@@ -9,6 +9,7 @@
 //! everything, and a box that fails closed drops what is intercepted, from the moment of the attachment.
 
 mod attach;
+mod cookies;
 mod error;
 mod flows;
 mod intercepts;
@@ -33,6 +34,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use ipnet::IpNet;
 
 pub use attach::{AttachMode, AttachedMode};
+pub use cookies::{CookieKey, CookiePromise, CookieState, CookieSwitch};
 pub use error::SteeringError;
 pub use flows::{KernelFlow, KernelFlows};
 pub use intercepts::InterceptTable;
@@ -85,6 +87,7 @@ pub struct Steering {
     intercepts: Intercepts,
     pools: Pools,
     counters: PerCpuArray<MapData, u64>,
+    cookies: CookieSwitch,
 }
 
 /// The writer of the heartbeat: cheap to clone, for any thread.
@@ -140,8 +143,11 @@ impl Steering {
             .info()
             .map_err(|error| SteeringError::of_map("own_addresses", "opening")(std::io::Error::other(error)))?
             .max_entries() as usize;
+        let syns = ebpf.take_map("syns").and_then(|map| PerCpuArray::try_from(map).ok());
+        let syns = syns.ok_or(SteeringError::NoMap { map: "syns" })?;
         let counters = ebpf.take_map("counters").and_then(|map| PerCpuArray::try_from(map).ok());
         Ok(Self {
+            cookies: CookieSwitch::new(map_of(&ebpf, "config")?, map_of(&ebpf, "cookies")?, syns),
             config: map_of(&ebpf, "config")?,
             own: map_of(&ebpf, "own_addresses")?,
             own_written: BTreeSet::new(),
@@ -319,6 +325,11 @@ impl Steering {
     /// A handle for writing the heartbeat from another thread.
     pub fn pulse(&self) -> Pulse {
         Pulse { config: self.config.clone() }
+    }
+
+    /// A handle for answering SYNs with cookies in the program, for any thread.
+    pub fn cookies(&self) -> CookieSwitch {
+        self.cookies.clone()
     }
 
     /// A handle on the flows that were given to the kernel.

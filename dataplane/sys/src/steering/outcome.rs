@@ -23,11 +23,13 @@ pub enum Outcome {
     RedirectPool,
     RedirectGateway,
     RedirectIcmp,
+    Cookie,
+    CookieFailed,
 }
 
 impl Outcome {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::NotIp,
         Self::Vlan,
         Self::Malformed,
@@ -48,6 +50,8 @@ impl Outcome {
         Self::RedirectPool,
         Self::RedirectGateway,
         Self::RedirectIcmp,
+        Self::Cookie,
+        Self::CookieFailed,
     ];
 
     /// The name in metrics.
@@ -73,6 +77,8 @@ impl Outcome {
             Self::RedirectPool => "redirect_pool",
             Self::RedirectGateway => "redirect_gateway",
             Self::RedirectIcmp => "redirect_icmp",
+            Self::Cookie => "cookie",
+            Self::CookieFailed => "cookie_failed",
         }
     }
 
@@ -107,6 +113,8 @@ impl Outcome {
                 "from a server of a pool to a port that the gateway connects from: to its worker"
             }
             Self::RedirectIcmp => "an ICMP error about a packet of an intercept or a pool: to its worker",
+            Self::Cookie => "a SYN of an intercept, in a flood of them: answered at once with a SYN cookie",
+            Self::CookieFailed => "a SYN of an intercept that could not be answered at once: dropped",
         }
     }
 
