@@ -45,7 +45,7 @@ pub fn status(value: &Value) -> String {
     for pool in value["pools"].as_array().into_iter().flatten() {
         out += &self::pool(pool);
     }
-    for family in ["flows", "drops", "punts", "steering", "relay"] {
+    for family in ["flows", "drops", "punts", "steering", "relay", "repairs"] {
         for count in value[family].as_array().into_iter().flatten().filter(|c| c["count"] != 0) {
             let (name, meaning) = (plain(&count["name"]), plain(&count["meaning"]));
             let _ = writeln!(out, "{family:<9}{name:<20}{:>12}  {meaning}", plain(&count["count"]));

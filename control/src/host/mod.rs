@@ -16,6 +16,7 @@
 
 pub mod apply;
 pub mod clean;
+pub mod culprit;
 pub mod error;
 pub mod journal;
 pub mod keepalive;
@@ -29,23 +30,28 @@ pub mod observe;
 pub mod picture;
 pub mod plan;
 pub mod preflight;
+mod removals;
 pub mod rule;
 pub mod source;
 pub mod spec;
 pub mod sysctl;
+mod undo;
 pub mod watch;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 pub use apply::Applied;
 pub use clean::Removed;
+pub use culprit::{Culprit, Removal};
 pub use error::HostError;
 pub use link::LinkInfo;
 pub use local_ports::LocalPorts;
 pub use lock::Lock;
 pub use picture::OwnAddresses;
-pub use plan::{Plan, Status, Step};
+pub use plan::{Kind, Plan, Status, Step};
 pub use preflight::preflight;
 pub use spec::{Fail, HostSpec, InterceptSpec};
 pub use watch::{HostEvent, PortChange, Watch};
@@ -87,18 +93,54 @@ impl Paths {
 pub struct Host {
     pub(crate) netlink: Netlink,
     pub(crate) paths: Paths,
+    /// Process ids of the nft children that changed something last: what the kernel announces under them is weir's own.
+    own: Mutex<VecDeque<u32>>,
 }
+
+/// nft children that are remembered.
+const OWN_CHILDREN: usize = 32;
 
 impl Host {
     /// Opens the netlink connection. Must be called on a tokio runtime (see [`wait`]).
     pub fn open(paths: Paths) -> Result<Self, HostError> {
-        Ok(Self { netlink: Netlink::open()?, paths })
+        Ok(Self { netlink: Netlink::open()?, paths, own: Mutex::default() })
     }
 
     /// What `spec` needs and what differs from it now. Changes nothing.
     pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
         spec.validate()?;
         Ok(plan::plan(spec, &observe::observe(&self.netlink, spec).await?))
+    }
+
+    /// Remembers a child that changed something in weir's name.
+    pub(crate) fn note_own(&self, pid: u32) {
+        if let Ok(mut own) = self.own.lock() {
+            own.push_back(pid);
+            let beyond = own.len().saturating_sub(OWN_CHILDREN);
+            own.drain(..beyond);
+        }
+    }
+
+    /// Whether a process was a child of this one that changed something in weir's name, or is this one.
+    pub fn is_own(&self, pid: u32) -> bool {
+        pid == std::process::id() || self.own.lock().is_ok_and(|own| own.contains(&pid))
+    }
+
+    /// Takes the nft table out, and nothing else: new connections are forwarded until the next `apply`.
+    ///
+    /// # Errors
+    /// [`HostError::Command`].
+    pub fn unload_table(&self) -> Result<(), HostError> {
+        if nft::read()?.is_some_and(|table| table.is_ours()) {
+            self.note_own(nft::delete()?);
+        }
+        Ok(())
+    }
+
+    /// Whether a sysctl is not as `spec` needs it. Reads a few files of /proc, and asks nobody.
+    pub fn has_changed_sysctl(&self, spec: &HostSpec) -> Result<bool, HostError> {
+        let seen = observe::observe_sysctls(spec)?;
+        Ok(plan::sysctl_steps(spec, &seen).iter().any(|step| step.is_due() && !step.waits))
     }
 }
 

@@ -11,9 +11,11 @@
 //! Nothing else does: when weir ends by itself, or a start after a crash fails, intercepted traffic stays dropped. A
 //! failed start on a box that was not closed leaves it as it was.
 
+mod contest;
 pub mod convert;
 mod notify;
 mod parts;
+mod repair;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -114,6 +116,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
     let mut health = tokio::time::interval(HEALTH);
     let board = parts.state.health.clone();
     let exit = loop {
+        let look = parts.next_look();
         tokio::select! {
             _ = terminate.recv() => break Ok(Exit::Done),
             _ = interrupt.recv() => break Ok(Exit::Done),
@@ -123,6 +126,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
                 }
             }
             () = board.changed() => parts.publish_pools(),
+            () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
             _ = health.tick() => {
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");

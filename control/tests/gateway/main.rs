@@ -20,6 +20,7 @@ mod proxy;
 mod raw;
 mod refusals;
 mod relayed_sends;
+mod repair;
 mod roads;
 mod send;
 mod stalled;
