@@ -15,7 +15,7 @@ const AT_ONCE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest.
 const CEILING: Duration = Duration::from_secs(60);
-/// How long a thing must stay before its history is forgotten, at least; else twice the last pause.
+/// How long a thing must stay before its history is forgotten, at least; else as long as the last pause.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// One thing that was missing at least once.
@@ -115,7 +115,7 @@ impl Contests {
 
     /// After a round: forgets what has stayed for long enough; returns what of it was contested.
     pub fn settle(&mut self, now: Instant) -> Vec<String> {
-        let over = |item: &Item| !item.is_missing && now >= item.last + QUIET.max(2 * item.pause());
+        let over = |item: &Item| !item.is_missing && now >= item.last + QUIET.max(item.pause());
         let mut holds = Vec::new();
         self.items.retain(|title, item| {
             let stays = !over(item);
@@ -144,6 +144,11 @@ impl Contests {
     /// Whether something of this kind is missing and has to wait.
     pub fn waits(&self, kind: Kind) -> bool {
         self.items.values().any(|item| item.is_missing && item.kind == kind)
+    }
+
+    /// Whether somebody keeps removing something of this kind, be it there just now or not.
+    pub fn contests(&self, kind: Kind) -> bool {
+        self.items.values().any(|item| item.is_contested() && item.kind == kind)
     }
 }
 

@@ -6,6 +6,7 @@
 //! `fail = "open"`, while a rule or route is missing and has to wait, the nft table is taken out too: what it marks would be
 //! dropped for want of a route, and a box that fails open forwards.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub struct Repair {
     board: Arc<Repairs>,
     tuns: Vec<Arc<Tun>>,
     next_look: Instant,
+    /// Who removed something of a kind since its last repair: when that has to wait, the news of it is old by then.
+    culprits: BTreeMap<Kind, Culprit>,
     /// The table is out on purpose: what it marks has no route now.
     opened: bool,
 }
@@ -40,7 +43,9 @@ struct Done {
 
 impl Repair {
     pub fn new(board: Arc<Repairs>, tuns: Vec<Arc<Tun>>) -> Self {
-        Self { contests: Contests::default(), board, tuns, next_look: Instant::now() + LOOK, opened: false }
+        let next_look = Instant::now() + LOOK;
+        let (contests, culprits) = (Contests::default(), BTreeMap::new());
+        Self { contests, board, tuns, next_look, culprits, opened: false }
     }
 
     /// When [`Self::look`] wants to be called.
@@ -60,7 +65,7 @@ impl Repair {
         if its_turn || sysctl || tun || !detached(steering).is_empty() {
             self.round(host, spec, steering, &[]).await;
         } else if !self.contests.is_empty() {
-            self.settle();
+            self.settle(host, spec).await;
         }
     }
 
@@ -72,34 +77,38 @@ impl Repair {
         steering: &Mutex<Option<Steering>>,
         removals: &[Removal],
     ) {
+        for removal in removals.iter().filter(|removal| !host.is_own(removal.by.pid)) {
+            self.culprits.insert(removal.kind, removal.by.clone());
+        }
         self.contests.begin();
         let mut done = self.repair_tuns();
         done.extend(self.repair_programs(steering));
         done.extend(self.repair_host(host, spec).await);
-        self.open_or_close(host, spec).await;
         let now = Instant::now();
-        for Done { title, kind, failure } in done {
-            let by = culprit(host, removals, kind);
-            let contested = self.contests.repaired(&title, kind, by, failure.clone(), now);
+        for Done { title, kind, failure } in &done {
+            let by = self.culprits.get(kind);
+            let contested = self.contests.repaired(title, *kind, by, failure.clone(), now);
             if failure.is_none() {
-                self.board.count(kind);
+                self.board.count(*kind);
             }
-            tell(&title, by, failure.as_deref(), contested, self.item(&title), now);
+            tell(title, by, failure.as_deref(), contested, self.item(title));
         }
-        self.settle();
+        done.iter().for_each(|done| drop(self.culprits.remove(&done.kind)));
+        self.settle(host, spec).await;
     }
 
     fn item(&self, title: &str) -> Option<&Item> {
         self.contests.items().find(|(known, _)| *known == title).map(|(_, item)| item)
     }
 
-    fn settle(&mut self) {
+    async fn settle(&mut self, host: &Host, spec: &HostSpec) {
         let now = Instant::now();
         for command in self.contests.settle(now) {
             tracing::info!(command, "holds again: nobody removes it any more");
         }
         let contested = self.contests.items().filter(|(_, item)| item.is_contested() || item.is_missing);
         self.board.set(contested.map(|(title, item)| of_item(title, item, now)).collect());
+        self.open_or_close(host, spec).await;
     }
 
     fn repair_tuns(&mut self) -> Vec<Done> {
@@ -200,35 +209,25 @@ fn detached(steering: &Mutex<Option<Steering>>) -> Vec<(String, u32)> {
     steering.as_mut().and_then(|steering| steering.detached().ok()).unwrap_or_default()
 }
 
-/// Who removed things of a kind, by the last notification about that; not weir itself.
-fn culprit<'a>(host: &Host, removals: &'a [Removal], kind: Kind) -> Option<&'a Culprit> {
-    let others = removals.iter().filter(|removal| !host.is_own(removal.by.pid));
-    others.filter(|removal| removal.kind == kind).map(|removal| &removal.by).next_back()
-}
-
-fn tell(
-    command: &str,
-    by: Option<&Culprit>,
-    failure: Option<&str>,
-    contested: bool,
-    item: Option<&Item>,
-    now: Instant,
-) {
-    let known = item.and_then(|item| item.by.as_ref());
+/// One line for each event.
+fn tell(command: &str, by: Option<&Culprit>, failure: Option<&str>, contested: bool, item: Option<&Item>) {
+    let name = |by: Option<&Culprit>| by.map_or_else(|| "somebody".to_owned(), ToString::to_string);
     match failure {
         Some(reason) if contested => {
             tracing::error!(command, reason, "cannot be put back; weir goes on trying");
         }
         Some(reason) => tracing::debug!(command, reason, "cannot be put back"),
         None => {
-            let by = by.map_or_else(|| "somebody".to_owned(), ToString::to_string);
-            tracing::warn!(command, by, "was removed or changed; it is put back");
+            tracing::warn!(command, by = name(by), "was removed or changed; it is put back");
         }
     }
     if let (true, None, Some(item)) = (contested, failure, item) {
-        let by = known.map_or_else(|| "somebody".to_owned(), ToString::to_string);
-        let view = of_item(command, item, now);
-        tracing::error!(command, by, repairs = view.repairs, "is removed again and again; weir backs off");
+        tracing::error!(
+            command,
+            by = name(item.by.as_ref()),
+            repairs = item.repairs,
+            "is removed again and again; weir backs off"
+        );
     }
 }
 

@@ -78,7 +78,7 @@ fn whatever_is_removed_is_back_within_a_second_and_counted_once() {
             let before = world.weir.count("repairs", kind);
             world.sh(&world.lab.gateway, removal);
             soon(world, removal, whole);
-            assert!(world.weir.count("repairs", kind) > before, "{removal}: not counted as {kind}");
+            until(&format!("{removal} is counted as {kind}"), || world.weir.count("repairs", kind) > before);
             // So that the next of its kind is no part of a quarrel.
             until("nothing is contested", || world.weir.status()["contested"] == Value::Array(Vec::new()));
             all_roads(world);
@@ -129,7 +129,9 @@ fn program_that_is_detached_is_attached_again_and_one_that_is_held_by_a_link_can
     for fail in ["open", "closed"] {
         play(&Settings { fail, ..Settings::default() }, |world| {
             let gateway = &world.lab.gateway;
-            for device in ["lan0", "wan0"] {
+            let links = links(world);
+            assert_eq!(links.len(), 2);
+            for (device, link) in ["lan0", "wan0"].into_iter().zip(links) {
                 for line in [
                     format!("ip link set dev {device} xdp off"),
                     format!("ip link set dev {device} xdpdrv off"),
@@ -139,10 +141,9 @@ fn program_that_is_detached_is_attached_again_and_one_that_is_held_by_a_link_can
                     world.sh(gateway, &format!("! {line} 2>/dev/null && {PROGRAMS}"));
                 }
                 let before = world.weir.count("repairs", "xdp");
-                let link = link_of(world, device);
                 world.sh(gateway, &format!("bpftool link detach id {link}"));
                 soon(world, "bpftool link detach", PROGRAMS);
-                assert_eq!(world.weir.count("repairs", "xdp"), before + 1);
+                until("it is counted", || world.weir.count("repairs", "xdp") == before + 1);
                 all_roads(world);
             }
             if fail == "closed" {
@@ -155,16 +156,14 @@ fn program_that_is_detached_is_attached_again_and_one_that_is_held_by_a_link_can
     }
 }
 
-/// The id of the BPF link on a device of the gateway.
-fn link_of(world: &World<'_>, device: &str) -> u64 {
+/// The ids of the BPF links by which weir's program is on the ports.
+fn links(world: &World<'_>) -> Vec<u64> {
     let json = |line: &str| -> Value { serde_json::from_str(&world.sh(&world.lab.gateway, line)).unwrap() };
-    let device = &json(&format!("ip -j -d link show {device}"))[0];
+    let device = &json("ip -j -d link show lan0")[0];
     let links = json("bpftool -j link show");
     let links = links.as_array().unwrap().iter();
-    let mut of_device = links.filter(|link| {
-        link["prog_id"] == device["xdp"]["prog"]["id"] && link["ifindex"] == device["ifindex"]
-    });
-    of_device.next().unwrap_or_else(|| panic!("no link on {device}"))["id"].as_u64().unwrap()
+    let ours = links.filter(|link| link["type"] == "xdp" && link["prog_id"] == device["xdp"]["prog"]["id"]);
+    ours.map(|link| link["id"].as_u64().unwrap()).collect()
 }
 
 /// A program that removes something of weir's twenty times a second, until it is dropped.
@@ -182,11 +181,19 @@ impl Manager {
         command.arg(&path).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         Self(world.lab.gateway.spawn_command(command).expect("sh"))
     }
+
+    /// Gives up, with everything that it started.
+    fn give_up(mut self, world: &World<'_>) {
+        world.sh(&world.lab.gateway, "touch /run/give-up");
+        until("the manager ends", || self.0.inner().try_wait().expect("a child").is_some());
+    }
 }
 
-const RULE_MANAGER: &str = "while :; do echo 'rule del priority 1077'; sleep 0.05; done | ip -force -batch -";
-const NFT_MANAGER: &str = "while :; do nft flush ruleset; sleep 0.05; done";
-const ADDRESS_MANAGER: &str = "while :; do ip addr flush dev weir-punt; sleep 0.05; done";
+const RULE_MANAGER: &str =
+    "while test ! -e /run/give-up; do echo 'rule del priority 1077'; sleep 0.05; done | ip -force -batch -";
+const NFT_MANAGER: &str = "while test ! -e /run/give-up; do nft flush ruleset; sleep 0.05; done";
+const ADDRESS_MANAGER: &str =
+    "while test ! -e /run/give-up; do ip addr flush dev weir-punt; sleep 0.05; done";
 
 #[test]
 fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() {
@@ -196,7 +203,7 @@ fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() 
         (ADDRESS_MANAGER, "`ip addr add 192.0.0.8/32 dev weir-punt", "process"),
     ] {
         play(&Settings::default(), |world| {
-            let mut manager = Manager::start(world, "bad-manager", body);
+            let manager = Manager::start(world, "bad-manager", body);
             let mut reason = String::new();
             until("weir says who removes what", || {
                 let status = world.weir.status();
@@ -226,7 +233,7 @@ fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() 
             Family::BOTH
                 .into_iter()
                 .for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 10_000));
-            manager.0.kill().expect("killed");
+            manager.give_up(world);
             until("weir is well again", || world.weir.status()["healthy"] == true);
             world.sh(&world.lab.gateway, "ip rule | grep -q ^1077: && nft list table inet weir >/dev/null");
             world.sh(&world.lab.gateway, "ip addr show weir-punt | grep -q 192.0.0.8/32");
@@ -242,7 +249,7 @@ fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() 
 #[test]
 fn kernel_road_of_a_box_that_fails_open_is_forwarded_while_its_rule_is_missing() {
     play(&Settings { handshake: "relay", ..Settings::default() }, |world| {
-        let mut manager = Manager::start(world, "bad-manager", RULE_MANAGER);
+        let manager = Manager::start(world, "bad-manager", RULE_MANAGER);
         until("the rule is given up for now", || {
             let status = world.weir.status();
             status["contested"].as_array().unwrap().iter().any(|one| one["repairs"].as_u64() >= Some(7))
@@ -253,7 +260,7 @@ fn kernel_road_of_a_box_that_fails_open_is_forwarded_while_its_rule_is_missing()
             fetch_intact(&mut stream, 10_000);
             assert_eq!(world.weir.find_flow(stream.local_addr().unwrap()), None, "not forwarded");
         }
-        manager.0.kill().expect("killed");
+        manager.give_up(world);
         until("weir is well again", || world.weir.status()["healthy"] == true);
         for family in Family::BOTH {
             let mut stream = world.connect(family, HTTP);
