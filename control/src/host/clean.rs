@@ -9,6 +9,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::error::errno;
+use super::instance;
 use super::journal::Journal;
 use super::link;
 use super::netlink::Netlink;
@@ -56,6 +57,7 @@ impl Host {
         }
         keep(self.remove_addresses().await);
         keep(Journal::load(&self.paths.journal).and_then(|mut j| j.restore(&self.paths.journal)));
+        keep(instance::remove_crashed(&self.paths.instance));
         first.map(|()| removed)
     }
 

@@ -4,9 +4,11 @@
 //!
 //! - [`spec`]: what is wanted, as plain data. [`nft`]: the table `inet weir`, as text.
 //! - [`observe`]: what is there. [`plan`]: what differs, and the commands a person would type: a pure function.
+//! - [`iptables`]: the same in the words of iptables, for people.
 //! - [`apply`]: does what the plan says, in the order that never black-holes traffic, and takes it back when a step fails.
 //! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
-//! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace.
+//! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace;
+//!   [`instance`]: which.
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
 //!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true). [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the
 //!   gateway?
@@ -18,6 +20,8 @@ pub mod apply;
 pub mod clean;
 pub mod culprit;
 pub mod error;
+pub mod instance;
+pub mod iptables;
 pub mod journal;
 pub mod keepalive;
 pub mod link;
@@ -47,6 +51,8 @@ pub use apply::Applied;
 pub use clean::Removed;
 pub use culprit::{Culprit, Removal};
 pub use error::HostError;
+pub use instance::Instance;
+pub use iptables::IptablesPlan;
 pub use link::LinkInfo;
 pub use local_ports::LocalPorts;
 pub use lock::Lock;
@@ -72,6 +78,8 @@ pub const PUNT_TUN: &str = "weir-punt";
 pub struct Paths {
     /// Old values of sysctls.
     pub journal: PathBuf,
+    /// Who runs here.
+    pub instance: PathBuf,
     /// weir's folder in bpffs, where links and maps are pinned.
     pub pins: PathBuf,
 }
@@ -83,6 +91,7 @@ impl Paths {
         let inode = journal::netns_inode()?;
         Ok(Self {
             journal: PathBuf::from(format!("/run/weir/journal-{inode}.json")),
+            instance: PathBuf::from(format!("/run/weir/instance-{inode}.json")),
             pins: PathBuf::from(format!("/sys/fs/bpf/weir/{inode}")),
         })
     }
@@ -110,6 +119,11 @@ impl Host {
     pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
         spec.validate()?;
         Ok(plan::plan(spec, &observe::observe(&self.netlink, spec).await?))
+    }
+
+    /// As [`Self::plan`], with iptables in the place of nft.
+    pub async fn plan_iptables(&self, spec: &HostSpec) -> Result<IptablesPlan, HostError> {
+        iptables::iptables_plan(spec, &self.plan(spec).await?)
     }
 
     /// Remembers a child that changed something in weir's name.

@@ -24,7 +24,7 @@ use tokio::task::LocalSet;
 use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
-use crate::host::{Host, Lock, Paths, Removed, preflight};
+use crate::host::{Host, Instance, Lock, Paths, Removed, preflight};
 use parts::Parts;
 
 /// How often the threads are looked after.
@@ -56,6 +56,8 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     for command in &leftovers.commands {
         tracing::info!(command, "removed what an earlier weir left");
     }
+    let here = Instance::here(&config.file, &config.gateway.admin);
+    let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
     let result = match start(config, &host, &paths).await {
         Ok(started) => {
             stays_closed = closed;

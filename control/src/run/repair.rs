@@ -176,8 +176,10 @@ impl Repair {
 
     /// Takes the table out while what it marks has no way, and puts it back when it has.
     async fn open_or_close(&mut self, host: &Host, spec: &HostSpec) {
-        let stuck =
-            spec.fail == Fail::Open && (self.contests.waits(Kind::Rule) || self.contests.waits(Kind::Route));
+        // Once out, the table stays out until nobody has removed a rule for a while.
+        let (contests, opened) = (&self.contests, self.opened);
+        let has_no_way = |kind| contests.waits(kind) || opened && contests.contests(kind);
+        let stuck = spec.fail == Fail::Open && [Kind::Rule, Kind::Route].into_iter().any(has_no_way);
         if stuck == self.opened {
             return;
         }

@@ -15,6 +15,7 @@ mod frames;
 mod idle;
 mod limits;
 mod lost;
+mod ownership;
 mod pools;
 mod proxy;
 mod raw;
