@@ -111,20 +111,28 @@ impl Recipe {
     }
 
     /// How each command stands. `wanted`: what iptables-save prints of this very recipe; without it nothing can be compared.
-    fn lines(&self, seen: &BTreeMap<Family, Saved>, wanted: Option<&BTreeMap<Family, Vec<String>>>) -> Vec<Line> {
+    fn lines(
+        &self,
+        seen: &BTreeMap<Family, Saved>,
+        wanted: Option<&BTreeMap<Family, Vec<String>>>,
+    ) -> Vec<Line> {
         let mut taken: BTreeMap<(Family, String), usize> = BTreeMap::new();
         let nothing = Saved::new();
         let mut lines = Vec::new();
         for entry in &self.entries {
             let seen = seen.get(&entry.family).unwrap_or(&nothing);
-            let chain = format!("{} {}", entry.table, entry.chain());
             let is_rule = !entry.text.starts_with("-N ");
-            // The n-th rule that is added to a chain is the n-th that it has.
-            let place = taken.entry((entry.family, chain.clone())).or_default();
             let expected = wanted.and_then(|wanted| {
                 let start = format!("{} -A {} ", entry.table, entry.chain());
-                let of_chain = wanted.get(&entry.family)?.iter().filter(|line| line.starts_with(&start));
-                if is_rule { of_chain.skip(std::mem::replace(place, *place + 1)).map(String::as_str).next() } else { None }
+                let mut of_chain = wanted.get(&entry.family)?.iter().filter(|line| line.starts_with(&start));
+                if entry.text.starts_with("-I ") {
+                    // The last is the first: known by where it leads.
+                    let target = entry.text.rsplit(' ').next()?;
+                    return of_chain.find(|line| line.ends_with(target));
+                }
+                // The n-th rule that is added to a chain is the n-th that it has.
+                let place = taken.entry((entry.family, start.clone())).or_default();
+                if is_rule { of_chain.nth(std::mem::replace(place, *place + 1)) } else { None }
             });
             let exists = seen.contains(&format!("{} :{}", entry.table, entry.chain()));
             let strange = wanted.and_then(|wanted| strange_rule(entry, seen, wanted.get(&entry.family)?));
@@ -136,7 +144,9 @@ impl Recipe {
                 (false, _, true) => Status::Conflicting,
                 _ => Status::Missing,
             };
-            line.note = strange.filter(|_| line.status != Status::Missing && !is_rule).map(|rule| format!("it has {rule}"));
+            line.note = strange
+                .filter(|_| line.status != Status::Missing && !is_rule)
+                .map(|rule| format!("it has {rule}: a chain of this name must be weir's alone"));
             line.runs = line.status == Status::Missing;
             lines.push(line);
         }
@@ -145,11 +155,16 @@ impl Recipe {
 
     /// Chains of another configuration are taken away first, and everything is made again.
     fn with_conflicts_removed(&self, mut lines: Vec<Line>) -> Vec<Line> {
+        if lines.iter().any(|line| line.status == Status::Foreign) {
+            // Somebody's own DIVERT chain must not get weir's rules.
+            lines.iter_mut().for_each(|line| line.runs = false);
+            return lines;
+        }
         if !lines.iter().any(|line| line.status == Status::Conflicting) {
             return lines;
         }
         let removal = self.removal().into_iter().map(|command| Line::new(command, Status::Conflicting));
-        lines.iter_mut().for_each(|line| line.runs = line.status != Status::Foreign);
+        lines.iter_mut().for_each(|line| line.runs = true);
         removal.chain(lines).collect()
     }
 }
@@ -222,7 +237,9 @@ fn intercept_entries(
 /// The way in: own addresses first, then new connections, then those of the relay.
 fn hooks(family: Family) -> Vec<Entry> {
     let mut texts = vec!["-N WEIR".to_owned()];
-    for kind in ["LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"] {
+    // IPv6 has no broadcast.
+    let broadcast = (family == Family::V4).then_some("BROADCAST");
+    for kind in ["LOCAL", "ANYCAST", "MULTICAST"].into_iter().chain(broadcast) {
         texts.push(format!("-A WEIR -m addrtype --dst-type {kind} {TAG} -j RETURN"));
     }
     texts.push(format!("-A WEIR -p tcp --syn {TAG} -j WEIR_SYN"));
@@ -276,7 +293,8 @@ pub fn iptables_plan(spec: &HostSpec, plan: &Plan) -> Result<IptablesPlan, HostE
     let is_table = |step: &&super::Step| step.action.kind() == super::Kind::Table;
     let at = plan.steps.iter().position(|step| is_table(&step)).unwrap_or(plan.steps.len());
     let (before, after) = plan.steps.split_at(at);
-    let of_steps = |steps: &[super::Step]| -> Vec<Line> { steps.iter().flat_map(super::Step::lines).collect() };
+    let of_steps =
+        |steps: &[super::Step]| -> Vec<Line> { steps.iter().flat_map(super::Step::lines).collect() };
     let mut lines = of_steps(before);
     lines.extend(recipe.lines(&seen, wanted.as_ref()));
     lines.extend(of_steps(after.get(1..).unwrap_or_default()));
@@ -363,7 +381,9 @@ mod tests {
         let recipe = Recipe::of(&HostSpec { intercepts: vec![intercept], ..HostSpec::default() });
         let of = |family| -> Vec<String> {
             let entries = recipe.entries.iter().filter(|entry| entry.family == family);
-            entries.map(|entry| entry.text.replace("2001:db8::/32", "192.0.2.0/24").replace("icmp6", "icmp")).collect()
+            entries
+                .map(|entry| entry.text.replace("2001:db8::/32", "192.0.2.0/24").replace("icmp6", "icmp"))
+                .collect()
         };
         assert_eq!(of(Family::V4), of(Family::V6));
         assert_eq!(of(Family::V4).last().unwrap(), &format!("-A PREROUTING -p tcp {TAG} -j WEIR"));

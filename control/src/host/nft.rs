@@ -255,9 +255,9 @@ fn intercept_rules(
     if prefixes.is_empty() || ports.is_empty() {
         return;
     }
-    let (ip, nfproto, kind, words) = match family {
-        Family::V4 => ("ip", "ipv4", "ipv4_addr", "IPv4"),
-        Family::V6 => ("ip6", "ipv6", "ipv6_addr", "IPv6"),
+    let (ip, nfproto, kind, words, icmp) = match family {
+        Family::V4 => ("ip", "ipv4", "ipv4_addr", "IPv4", "icmp"),
+        Family::V6 => ("ip6", "ipv6", "ipv6_addr", "IPv6", "icmpv6"),
     };
     // An interval set cannot hold the whole of a family in every nft: everything needs no set.
     let daddr = if prefixes.iter().any(|p| p.prefix_len() == 0) {
@@ -291,7 +291,7 @@ fn intercept_rules(
     }
     if intercept.reject_quic && !clients.is_empty() {
         let text = format!(
-            "iifname {{ {} }} {daddr} udp dport {QUIC} counter reject with icmpx type port-unreachable",
+            "iifname {{ {} }} {daddr} udp dport {QUIC} counter reject with {icmp} type port-unreachable",
             clients.join(", ")
         );
         rules.push(Rule { chain: "forward", text, comment: format!("{name} {words}, QUIC") });
