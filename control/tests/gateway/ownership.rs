@@ -196,7 +196,7 @@ fn weir_in_another_namespace_with_the_same_mounts_disturbs_none_and_is_not_distu
             world.sh(gateway, "touch /run/elsewhere && unshare --net=/run/elsewhere true");
             let inside = |line: &str| format!("nsenter --net=/run/elsewhere sh -c '{line}'");
             let links = "ip link add lan0 type veth peer name lanp && ip link add wan0 type veth peer name wanp && \
-                 for d in lo lan0 wan0 lanp wanp; do ip link set $d up; done";
+                 for d in lo lan0 wan0 lanp wanp; do ip link set $d addrgenmode none && ip link set $d up; done";
             world.sh(gateway, &inside(links));
             let state = inside(
                 "ip rule; ip -6 rule; ip route show table all; nft list ruleset; ip -br link; cat /proc/sys/net/ipv4/ip_forward",

@@ -144,6 +144,10 @@ isolated! {
             relay(of, 12377);
             relay(of, 4000);
             echo(Some("server"), at(of.server, 4433));
+            // The first packets wait for neighbours and for link-local addresses.
+            while ask(at(of.client, 19_999), at(of.server, 80)).is_err() {
+                std::thread::sleep(SETTLE);
+            }
         }
         let first = web();
         let numbers = |mark, mask, table, priority, listen| HostSpec { mark, mask, table, priority, listen, ..web() };
