@@ -18,6 +18,8 @@ use weir_sys::tun::Tun;
 use weir_sys::{clock, process};
 
 use super::convert;
+use super::repair::Repair;
+use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
 use crate::config::{Config, Fail, Mode, Pool};
 use crate::exit::Failure;
@@ -48,6 +50,7 @@ pub struct Parts {
     publisher: Publisher,
     pools: Vec<Pool>,
     failures: Passive,
+    repair: Repair,
     _watch: Watch,
 }
 
@@ -94,6 +97,8 @@ impl Parts {
             tracing::warn!("{warning}");
         }
         let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
+        let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
+        let repairs = Arc::<Repairs>::default();
         let state = State {
             started: Instant::now(),
             config: config.file.display().to_string(),
@@ -101,6 +106,7 @@ impl Parts {
             dataplane: Part::new(dataplane),
             relay: Part::new(Some(relay)),
             steering: Mutex::new(road.map(|road| road.steering)),
+            repairs: repairs.clone(),
             attached,
             health: Arc::new(Board::new(&config.pools)),
             lists: Arc::new(board::Board::new(&config.lists)),
@@ -112,7 +118,20 @@ impl Parts {
         let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
-        Ok(Self { state, events, lists, spec, policy, fib, publisher, pools, failures, _watch: watch })
+        let repair = Repair::new(repairs, tuns);
+        Ok(Self {
+            state,
+            events,
+            lists,
+            spec,
+            policy,
+            fib,
+            publisher,
+            pools,
+            failures,
+            repair,
+            _watch: watch,
+        })
     }
 
     /// Watches the servers of the pools until it is dropped.
@@ -171,7 +190,9 @@ impl Parts {
                     *warnings = news;
                 }
             }
-            HostEvent::KernelSideTouched => self.repair(host).await,
+            HostEvent::KernelSideTouched(removals) => {
+                self.repair.round(host, &self.spec, &self.state.steering, &removals).await;
+            }
             HostEvent::Ended(why) => return Err(Failure::refused(why)),
         }
         Ok(())
@@ -203,16 +224,14 @@ impl Parts {
         }
     }
 
-    /// Puts back what somebody removed from the kernel's side; nothing when nothing is missing.
-    async fn repair(&self, host: &Host) {
-        match host.apply(&self.spec).await {
-            Ok(applied) => {
-                for command in applied.commands {
-                    tracing::warn!(command, "somebody removed this; it is put back");
-                }
-            }
-            Err(error) => tracing::error!(%error, "the kernel's side cannot be repaired"),
-        }
+    /// When [`Self::look_after`] wants to be called.
+    pub fn next_look(&self) -> Instant {
+        self.repair.due()
+    }
+
+    /// Puts back what somebody changed without the kernel announcing it, and what has its turn.
+    pub async fn look_after(&mut self, host: &Host) {
+        self.repair.look(host, &self.spec, &self.state.steering).await;
     }
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the
@@ -234,6 +253,7 @@ impl Parts {
 struct Road {
     steering: Steering,
     attached: Vec<(String, &'static str)>,
+    tuns: Vec<Arc<Tun>>,
     punt: Punt,
 }
 
@@ -278,8 +298,9 @@ impl Road {
         }
         let relay = Arc::new(tun(host::RELAY_TUN)?);
         let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
-        Ok(Self { steering, attached, punt })
+        Ok(Self { steering, attached, tuns, punt })
     }
 
     /// Starts the workers and, once all of them breathe, lets steering redirect.
@@ -377,9 +398,14 @@ fn tun(name: &str) -> Result<Tun, Failure> {
         ))
     };
     let tun = Tun::create(name).map_err(failed)?;
-    tun.set_mtu(65_535).map_err(failed)?;
-    tun.set_up(true).map_err(failed)?;
+    ready_tun(&tun).map_err(failed)?;
     Ok(tun)
+}
+
+/// Makes a new TUN device fit for packets.
+pub fn ready_tun(tun: &Tun) -> std::io::Result<()> {
+    tun.set_mtu(65_535)?;
+    tun.set_up(true)
 }
 
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.
