@@ -201,6 +201,24 @@ static __always_inline __u64 pseudo_sum(const struct packet *packet, __u32 lengt
 	return sum;
 }
 
+/* Whether no packet on a wire may have this address: weir-core's `Addr::is_martian`, whose packets the worker drops. */
+static __always_inline int is_martian(const struct weir_address *address, int ipv6)
+{
+	const __u8 *a = address->bytes;
+	__u64 high, low;
+
+	if (!ipv6)
+		return a[12] == 0 || a[12] == 127 || (a[12] & 0xf0) == 224 || (a[12] & a[13] & a[14] & a[15]) == 255;
+	__builtin_memcpy(&high, a, 8);
+	__builtin_memcpy(&low, a + 8, 8);
+	if (!high && !(LE64(low) & 0xffffffffffffff) && a[15] < 2)
+		return 1;
+	/* IPv4 in disguise is dropped, too. */
+	if (!high && (LE64(low) & 0xffffffff) == 0xffff0000)
+		return 1;
+	return a[0] == 0xff || (a[0] == 0xfe && (a[1] & 0xc0) == 0x80);
+}
+
 /* One option of `len` octets. 0: the worker is to look at it. */
 static __always_inline int read_option(struct syn *syn, __u8 *option, __u32 len, void *data_end)
 {
@@ -299,6 +317,8 @@ static __always_inline int read_syn(struct xdp_md *ctx, struct packet *packet, s
 
 	/* Plain headers before it, and so at a place that is known. */
 	if (l4 != ETH_HLEN + (packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)))
+		return 0;
+	if (is_martian(&packet->src, packet->ipv6) || is_martian(&packet->dst, packet->ipv6))
 		return 0;
 	tcp = (void *)(long)ctx->data + l4;
 	if ((void *)(tcp + 1) > data_end)

@@ -189,25 +189,52 @@ pub fn set_tx_checksums(device: &str, offloaded: bool) -> io::Result<()> {
 }
 
 fn feature_count(device: &str) -> io::Result<u32> {
+    count_of(device, ETH_SS_FEATURES, MAX_FEATURES)
+}
+
+fn feature_names(device: &str, count: u32) -> io::Result<Vec<String>> {
+    names_of(device, ETH_SS_FEATURES, count)
+}
+
+/// What the device's driver counts, as `ethtool -S` shows it.
+///
+/// # Errors
+/// ENODEV; EOPNOTSUPP: the driver counts nothing.
+pub fn statistics_of(device: &str) -> io::Result<Vec<(String, u64)>> {
+    let count = count_of(device, ETH_SS_STATS, MAX_STATISTICS)?;
+    let names = names_of(device, ETH_SS_STATS, count)?;
+    // struct ethtool_stats: cmd, n_stats, then 64 bits for each.
+    let mut raw = vec![0u32; 2 + 2 * count as usize];
+    raw[0] = ETHTOOL_GSTATS;
+    raw[1] = count;
+    ethtool(device, &mut raw)?;
+    let bytes: Vec<u8> = raw[2..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let values = bytes.chunks_exact(8).map(|chunk| chunk.try_into().map_or(0, u64::from_ne_bytes));
+    Ok(names.into_iter().zip(values).collect())
+}
+
+/// How many names a set has.
+fn count_of(device: &str, set: u32, most: u32) -> io::Result<u32> {
     // struct ethtool_sset_info: cmd, reserved, sset_mask (64 bits), then one length per bit that is set.
     let mut raw = [ETHTOOL_GSSET_INFO, 0, 0, 0, 0];
-    let mask = (1u64 << ETH_SS_FEATURES).to_ne_bytes();
+    let mask = (1u64 << set).to_ne_bytes();
     raw[2] = u32::from_ne_bytes([mask[0], mask[1], mask[2], mask[3]]);
     raw[3] = u32::from_ne_bytes([mask[4], mask[5], mask[6], mask[7]]);
     ethtool(device, &mut raw)?;
     // The kernel will write that many names: a count that is cut down would make it write past their room.
-    if raw[4] > MAX_FEATURES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{device} has {} features", raw[4])));
+    if raw[4] > most {
+        let text = format!("{device} has {} names in its ethtool set {set}", raw[4]);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(raw[4])
 }
 
-fn feature_names(device: &str, count: u32) -> io::Result<Vec<String>> {
+fn names_of(device: &str, set: u32, count: u32) -> io::Result<Vec<String>> {
     // struct ethtool_gstrings: cmd, string_set, len, then the strings of 32 bytes. The kernel writes as many as it has,
     // whatever `len` says, and that is the count it told.
     let mut raw = vec![0u32; 3 + count as usize * ETH_GSTRING_LEN / 4];
     raw[0] = ETHTOOL_GSTRINGS;
-    raw[1] = ETH_SS_FEATURES;
+    raw[1] = set;
     raw[2] = count;
     ethtool(device, &mut raw)?;
     let bytes: Vec<u8> = raw[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -219,7 +246,7 @@ fn ethtool(device: &str, data: &mut [u32]) -> io::Result<()> {
     let mut request = request(device)?;
     request.ifr_ifru.ifru_data = data.as_mut_ptr().cast();
     // SAFETY: `data` is a command's struct, written by the functions above with the room that the command fills
-    // (feature names: as many as the kernel itself said there are), and outlives the call.
+    // (names and statistics: as many as the kernel itself said there are), and outlives the call.
     unsafe { call(control_socket()?, libc::SIOCETHTOOL as libc::c_ulong, &mut request) }
 }
 

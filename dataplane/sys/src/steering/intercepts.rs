@@ -123,13 +123,12 @@ impl Intercepts {
         self.write_tcp_ports(next, table).map_err(|error| ("tcp_ports", error))?;
         self.write_from_ports(next, table).map_err(|error| ("from_ports", error))?;
         let in_config = |error| ("config", error);
-        for (first, mask) in [
-            (Config::RelayMask, table.relay_mask),
-            (Config::CookiesAlways, table.cookies_always),
-            (Config::CookiesAuto, table.cookies_auto),
+        for (slots, mask) in [
+            ([Config::RelayMask, Config::RelayMask1], table.relay_mask),
+            ([Config::CookiesAlways, Config::CookiesAlways1], table.cookies_always),
+            ([Config::CookiesAuto, Config::CookiesAuto1], table.cookies_auto),
         ] {
-            // The second generation's slot follows the first's.
-            self.config.set(&(first as u32 + next as u32), &mask).map_err(in_config)?;
+            self.config.set(&(slots[next] as u32), &mask).map_err(in_config)?;
         }
         self.config.set(&(Config::Generation as u32), &(next as u64)).map_err(in_config)?;
         self.generation = next;

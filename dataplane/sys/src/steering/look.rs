@@ -7,9 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use aya::TestRun as _;
 use aya::maps::MapData;
-use aya::programs::{TestRunOptions, loaded_programs};
+use aya::programs::loaded_programs;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -18,7 +17,7 @@ use super::layout::{
     Prefix6,
 };
 use super::map::Map;
-use super::{KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, map_of, set, xdp};
+use super::{KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, map_of, set};
 use crate::clock;
 
 /// A TCP packet that came in by a device.
@@ -304,37 +303,13 @@ impl Steering {
     /// Lets the kernel run the program on one frame; which counter moved.
     fn run(&mut self, look: &Look, packet: &Packet, frame: &[u8]) -> Result<Outcome, SteeringError> {
         let before = self.counters()?;
-        let context = XdpMd {
-            data_end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
-            ingress_ifindex: packet.ifindex,
-            ..XdpMd::default()
-        };
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(context.as_bytes()),
-            ..TestRunOptions::new()
-        };
         // As old as it was; the load took longer than the limit.
         self.heartbeat(clock::monotonic_ns().saturating_sub(look.age()))?;
-        xdp(&mut self.ebpf)?.test_run(options).map_err(|error| SteeringError::Load {
-            reason: format!("it cannot be run on a packet: {error}"),
-        })?;
+        self.run_on(packet.ifindex, frame)?;
         let after = self.counters()?;
         let moved = Outcome::ALL.into_iter().find(|outcome| after.of(*outcome) != before.of(*outcome));
         moved.ok_or_else(|| SteeringError::Load { reason: "it counted nothing".into() })
     }
-}
-
-/// `struct xdp_md` of linux/bpf.h, as far as the kernel lets a test say.
-#[derive(Default, IntoBytes, Immutable)]
-#[repr(C)]
-struct XdpMd {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
 }
 
 /// Puts what was found into the maps of a copy. The socket is bound to nothing: enough for the map, as long as it lives.

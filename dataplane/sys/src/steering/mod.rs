@@ -21,6 +21,7 @@ mod pin;
 mod pools;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,6 +44,7 @@ pub use look::{Found, Look, Maps, Packet};
 pub use outcome::{Counters, Outcome};
 pub use pin::{pins, unpin};
 pub use pools::PoolServer;
+pub use trial::Trial;
 
 use attach::Attachment;
 use intercepts::Intercepts;

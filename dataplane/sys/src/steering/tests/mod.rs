@@ -11,10 +11,6 @@ mod table;
 
 use std::net::SocketAddr;
 
-use aya::TestRun as _;
-use aya::programs::TestRunOptions;
-use zerocopy::{Immutable, IntoBytes};
-
 use super::*;
 use crate::netns::Namespace;
 use crate::{clock, ethtool};
@@ -34,18 +30,6 @@ const WEB: u32 = 0;
 const MAIL: u32 = 1;
 
 const SECOND: u64 = 1_000_000_000;
-
-/// `struct xdp_md` of linux/bpf.h, as far as the kernel lets a test say.
-#[derive(Default, IntoBytes, Immutable)]
-#[repr(C)]
-struct XdpMd {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
-}
 
 /// A loaded program with addresses, intercepts, sockets and a fresh heartbeat.
 struct Bench {
@@ -96,20 +80,8 @@ impl Bench {
     /// Runs the program on a packet that came in by `device`: the action, and the one counter that moved.
     fn run(&mut self, device: &str, packet: &[u8]) -> (u32, Outcome) {
         let before = self.steering.counters().unwrap();
-        let context = XdpMd {
-            data_end: packet.len() as u32,
-            ingress_ifindex: ethtool::index_of(device).unwrap(),
-            ..XdpMd::default()
-        };
-        let mut out = vec![0; packet.len()];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(context.as_bytes()),
-            ..TestRunOptions::new()
-        };
-        let result = xdp(&mut self.steering.ebpf).unwrap().test_run(options).unwrap();
-        assert_eq!(out, packet, "steering changes nothing in the packet");
+        let trial = self.steering.run_on(ethtool::index_of(device).unwrap(), packet).unwrap();
+        assert_eq!(trial.frame, packet, "steering changes nothing in the packet");
         let after = self.steering.counters().unwrap();
         let moved: Vec<(Outcome, u64)> = Outcome::ALL
             .map(|outcome| (outcome, after.of(outcome) - before.of(outcome)))
@@ -117,7 +89,7 @@ impl Bench {
             .filter(|(_, by)| *by != 0)
             .collect();
         let [(outcome, 1)] = moved[..] else { panic!("counters moved: {moved:?}") };
-        (result.return_value, outcome)
+        (trial.action, outcome)
     }
 
     fn check(&mut self, name: &str, device: &str, packet: &[u8], expected: (u32, Outcome)) {
