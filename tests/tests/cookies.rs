@@ -112,7 +112,11 @@ impl Bench {
         };
         let mut expected = HeapFrame::from_packet(&frame, 256);
         let made = self.cookies.make(&syn.tuple, syn.seq, &carried, Nanos(to));
-        let made = if made == meta.seq { made } else { self.cookies.make(&syn.tuple, syn.seq, &carried, Nanos(from)) };
+        let made = if made == meta.seq {
+            made
+        } else {
+            self.cookies.make(&syn.tuple, syn.seq, &carried, Nanos(from))
+        };
         syn_ack(&mut expected, &syn, made, PROMISE.window, &options).unwrap();
         assert_eq!(trial.frame, expected.data(), "{what}: {seg:?}");
     }
@@ -197,9 +201,7 @@ fn answers_are_those_of_the_core() {
             seg.seq = random.draw() as u32;
             seg.src.0 = match seg.src.0 {
                 IpAddr::V4(_) => IpAddr::from([10, 1, random.draw() as u8, random.draw() as u8]),
-                IpAddr::V6(_) => {
-                    IpAddr::from((0xfd00_u128 << 112 | u128::from(random.draw())).to_be_bytes())
-                }
+                IpAddr::V6(_) => IpAddr::from((0xfd00_u128 << 112 | u128::from(random.draw())).to_be_bytes()),
             };
             seg.options = random_options(&mut random);
             if random.one_in(8) {
@@ -227,7 +229,8 @@ fn no_plain_syn_is_for_the_worker() {
             bench.to_worker("no SYN", &plain().flags(ACK).frame());
             bench.to_worker("SYN-ACK", &plain().flags(SYN | ACK).frame());
             bench.to_worker("wrong checksum", &plain().damaged().frame());
-            bench.to_worker("TCP-MD5", &plain().options(&[&[19, 18][..], &[0; 16], &[1, 1]].concat()).frame());
+            bench
+                .to_worker("TCP-MD5", &plain().options(&[&[19, 18][..], &[0; 16], &[1, 1]].concat()).frame());
             bench.to_worker("TCP-AO", &plain().options(&[&[29, 16][..], &[0; 14]].concat()).frame());
             bench.to_worker("option without end", &plain().options(&[2, 4, 5, 180, 3, 9, 1, 1]).frame());
             bench.to_worker("option of no length", &plain().options(&[2, 0, 5, 180]).frame());
@@ -259,7 +262,9 @@ fn syn_from_where_none_can_come_from_is_for_the_worker() {
             assert!(parse(&frame).is_err(), "{from}: the worker drops it");
             bench.to_worker(&from.to_string(), &frame);
         }
-        for from in ["10.1.0.2", "126.0.0.1", "223.255.255.255", "fec0::1", "::2", "fd00::1", "100::ffff:a01:2"] {
+        for from in
+            ["10.1.0.2", "126.0.0.1", "223.255.255.255", "fec0::1", "::2", "fd00::1", "100::ffff:a01:2"]
+        {
             let from: IpAddr = from.parse().unwrap();
             let mut seg = syn(if from.is_ipv4() { Family::V4 } else { Family::V6 }, 443);
             seg.src.0 = from;

@@ -375,6 +375,12 @@ impl<F: Frame> Pipeline<F> {
         if packet.meta.flags.opens() {
             return self.syn_again(slot, side, packet, out);
         }
+        let packet = if side == Side::Client && self.now < self.cookies_until {
+            let Some(packet) = self.redeem_over(slot, packet, out) else { return };
+            packet
+        } else {
+            packet
+        };
         if side == Side::Server {
             if !self.comes_from_server(slot, &packet) {
                 return self.discard(packet.frame, DropReason::WrongPort, out);

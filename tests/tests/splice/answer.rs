@@ -1,9 +1,12 @@
 //! `handshake = "answer"`: the client's leg, until the server's is up and packets cross.
 
 use weir_core::drop::DropReason;
+use weir_core::flow::key::Tuple;
 use weir_core::ids::Nanos;
 use weir_core::policy::SynCookies;
-use weir_tests::bench::{Bench, Moved, Setup};
+use weir_core::tcp::cookie::{Carried, Cookies};
+use weir_core::tcp::seq::Seq;
+use weir_tests::bench::{Bench, LAN, Moved, Setup};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{ACK, BOTH, FIN, RST, SYN, Seen, Seg};
 
@@ -264,5 +267,49 @@ fn server_without_the_promised_options_is_translated() {
         b.client.1 += 1;
         let syn_ack = answered(&mut b, &[Moved::Opened]);
         assert_eq!(syn_ack.options, [2, 4, 5, 0x78], "MSS and nothing else");
+    }
+}
+
+/// In a flood the steering program answers SYNs, and knows no connections: what the tuple was before, the ACK that brings the
+/// cookie back begins its next one.
+#[test]
+fn cookie_of_the_steering_program_comes_back_on_a_tuple_in_use_and_begins_anew() {
+    for family in BOTH {
+        for is_spliced in [false, true] {
+            let mut b = Bench::of(family, Setup::answer());
+            let shown = established(&mut b);
+            let mut to_server = 0;
+            if is_spliced {
+                let hello = client_hello("fine.example", 0);
+                b.lan(&b.c(0).options(&ts(102, shown)).payload(&hello), &[Moved::Allowed]);
+                let syn_ack = Seg::new(b.server, b.client, SYN | ACK, 5000, b.c.wrapping_add(1)).options(&GRANTED);
+                b.wan(&syn_ack, &[TO_WEIR]);
+                to_server = 1;
+            }
+            // The client starts over, and the program has answered.
+            let (now, before) = (b.now, b.s);
+            let carried = Carried { mss: 1400, window_scale: Some(7), sack: true };
+            let end = |at: (std::net::IpAddr, u16)| std::net::SocketAddr::from(at).into();
+            let tuple = Tuple { src: end(b.client), dst: end(b.server) };
+            b.c = 0x8000_0000;
+            b.s = Cookies::new([7; 32]).make(&tuple, Seq(b.c), &carried, now).0;
+            let denied = client_hello("denied.example", 0);
+            // As long as no cookie is about, it is a segment that fits nothing.
+            let (_, moved) = b.give_any(LAN, &b.c(0).frame());
+            assert!(!moved.contains(&Moved::CookieAccepted), "{moved:?}");
+            b.pipe.expect_cookies(now.saturating_add(Nanos::from_secs(128)));
+            // Nor is it one with the numbers of the connection before.
+            let old = Seg { ack: before.wrapping_add(1), ..b.c(0) };
+            let (_, moved) = b.give_any(LAN, &old.frame());
+            assert!(!moved.contains(&Moved::CookieAccepted), "{moved:?}");
+            let came = b.lan(&b.c(0), &[Moved::CookieAccepted, Moved::Opened, TO_WEIR]);
+            let resets = came.to_server();
+            assert_eq!(resets.len(), to_server, "the server before is let go: {resets:?}");
+            assert!(resets.iter().all(|seen| seen.flags & RST != 0));
+            // And is inspected anew.
+            let came = b.lan(&b.c(0).payload(&denied), &[Moved::Reset, DROP(DropReason::VerdictReset)]);
+            let reset = came.one_to_client();
+            assert_eq!((reset.flags & RST, reset.seq), (RST, b.s.wrapping_add(1)));
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::hold::Packet;
 use crate::ids::{InterceptId, Nanos};
 use crate::parse::Meta;
 use crate::pipeline::{KernelOp, Output, Pipeline};
-use crate::policy::{Full, SynCookies};
+use crate::policy::{Full, Handshake, SynCookies};
 use crate::tcp::cookie::Carried;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{self, SynOptions, Timestamps};
@@ -36,6 +36,8 @@ const DEFAULT_MSS_V6: u16 = 1220;
 const SMALLEST_WINDOW: u16 = 2048;
 /// How long after the last cookie one may come back.
 const COOKIE_LIFE: Nanos = Nanos::from_secs(128);
+/// Octets behind what was acknowledged that are still near: the largest window without a scale.
+const NEAR: u32 = 1 << 16;
 /// SYN-ACKs that are sent before a client is given up (Linux: tcp_synack_retries 5).
 pub(crate) const SYN_ACKS: u8 = 6;
 
@@ -288,6 +290,41 @@ impl<F: Frame> Pipeline<F> {
         None
     }
 
+    /// An ACK of the client that fits nothing of its connection may be the first of its next one with this tuple, whose SYN the
+    /// steering program has answered: then that before is over, as it is with a SYN that the client acknowledges. Gives the
+    /// packet back when it brings no cookie.
+    pub(crate) fn redeem_over(
+        &mut self,
+        slot: u32,
+        packet: Packet<F>,
+        out: &mut Output<F>,
+    ) -> Option<Packet<F>> {
+        let meta = packet.meta;
+        let Some(flow) = self.flows.get(slot) else { return Some(packet) };
+        let plain = meta.flags.ack() && !meta.flags.syn() && !meta.flags.rst();
+        let elsewhere = matches!(flow.stage, Stage::SynRcvd | Stage::Kernel | Stage::Elsewhere);
+        if elsewhere || !plain || fits(flow, &meta) {
+            return Some(packet);
+        }
+        let dst = meta.tuple.dst;
+        let id = self.policy.intercept(packet.port, dst.addr.ip(), dst.port);
+        let id = id.filter(|id| self.policy.get(*id).is_some_and(|i| i.handshake == Handshake::Answer));
+        if meta.segment_sum(packet.frame.data()) != 0xffff {
+            return Some(packet);
+        }
+        let (Some(id), Some(carried)) = (id, self.cookie_of(&meta)) else { return Some(packet) };
+        if self
+            .flows
+            .get(slot)
+            .is_some_and(|flow| matches!(flow.stage, Stage::Held | Stage::Dialing | Stage::Splice))
+        {
+            self.reset_server(slot, out);
+        }
+        self.forget(slot, out);
+        self.accept(id, &carried, packet, out);
+        None
+    }
+
     /// What the cookie carries that an ACK acknowledges, if it is one of ours.
     fn cookie_of(&self, meta: &Meta) -> Option<Carried> {
         let (isn, cookie) = (meta.seq.add(u32::MAX), meta.ack.add(u32::MAX));
@@ -411,6 +448,14 @@ impl<F: Frame> Pipeline<F> {
         };
         self.send_built(&segment, out);
     }
+}
+
+/// Whether a segment of the client can be of this connection: near what the two have acknowledged, sent, or may send.
+fn fits(flow: &Flow, meta: &Meta) -> bool {
+    let before = |seq: Seq| seq.add(NEAR.wrapping_neg());
+    let acknowledges = !meta.ack.after(flow.server.nxt) && !meta.ack.before(before(flow.client.ack));
+    let end = if flow.server.edge.after(flow.client.nxt) { flow.server.edge } else { flow.client.nxt };
+    acknowledges && !meta.seq.before(before(flow.server.ack)) && !meta.seq.after(end)
 }
 
 /// The server's side of a connection whose SYN weir answers with `isn`.

@@ -42,6 +42,10 @@ impl<F: Frame> Pipeline<F> {
         if packet.meta.flags.rst() {
             return self.punt(packet, PuntReason::Midstream, out);
         }
+        // Its addresses become a record: they must not be what a bit on the wire has made of another's.
+        if !self.is_replay && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+            return self.discard(packet.frame, DropReason::BadChecksum, out);
+        }
         let mut flow = self.kernel_flow(id, PuntReason::Midstream, &packet);
         let from_client =
             self.policy.intercept(packet.port, packet.meta.tuple.dst.addr.ip(), packet.meta.tuple.dst.port);

@@ -108,8 +108,11 @@ impl CookieSwitch {
     /// # Errors
     /// [`SteeringError::Map`].
     pub fn syns(&self) -> Result<u64, SteeringError> {
-        let failed =
-            |error| SteeringError::Map { map: "syns", action: "reading", source: std::io::Error::other(error) };
+        let failed = |error| SteeringError::Map {
+            map: "syns",
+            action: "reading",
+            source: std::io::Error::other(error),
+        };
         Ok(self.syns.get(&0, 0).map_err(failed)?.iter().sum())
     }
 }
