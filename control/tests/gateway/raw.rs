@@ -15,6 +15,11 @@ use crate::world::World;
 
 const CLIENT0: [u8; 6] = [0x02, 0x77, 0, 0, 0, 1];
 const LAN0: [u8; 6] = [0x02, 0x77, 0, 0, 0, 2];
+/// A queue that is full loses frames like any link.
+fn no_room(error: std::io::Error) -> std::io::Result<()> {
+    if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) { Ok(()) } else { Err(error) }
+}
+
 /// Next headers of IPv6 (RFC 8200).
 pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
@@ -169,7 +174,10 @@ impl RawClient {
     fn send_packet(&self, packet: &[u8]) {
         let ether_type = if self.local.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 };
         let ethernet = Ethernet2Header { source: CLIENT0, destination: LAN0, ether_type };
-        self.socket.send(&[ethernet.to_bytes().as_slice(), packet].concat()).expect("the link is up");
+        self.socket
+            .send(&[ethernet.to_bytes().as_slice(), packet].concat())
+            .or_else(no_room)
+            .expect("the link is up");
     }
 
     /// The next segment of the server's that `wanted` takes, if one comes within `patience`.

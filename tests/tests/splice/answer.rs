@@ -282,7 +282,8 @@ fn cookie_of_the_steering_program_comes_back_on_a_tuple_in_use_and_begins_anew()
             if is_spliced {
                 let hello = client_hello("fine.example", 0);
                 b.lan(&b.c(0).options(&ts(102, shown)).payload(&hello), &[Moved::Allowed]);
-                let syn_ack = Seg::new(b.server, b.client, SYN | ACK, 5000, b.c.wrapping_add(1)).options(&GRANTED);
+                let syn_ack =
+                    Seg::new(b.server, b.client, SYN | ACK, 5000, b.c.wrapping_add(1)).options(&GRANTED);
                 b.wan(&syn_ack, &[TO_WEIR]);
                 to_server = 1;
             }
