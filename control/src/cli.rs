@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::admin::{self, Request, table};
 use crate::config::{self, Config};
 use crate::demo;
+use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Host, Paths};
 use crate::replay;
@@ -39,6 +40,8 @@ enum Command {
     Plan(FileJsonArgs),
     /// Remove everything weir ever installed
     Clean(JsonArgs),
+    /// Probe the host: what is in weir's way here, why it matters, and the command that mends it
+    Doctor(DoctorArgs),
     /// Run a capture through the pipeline: per connection the name, ALPN, verdict, rule and road
     Replay(ReplayArgs),
     /// How the running gateway is
@@ -67,6 +70,17 @@ struct JsonArgs {
 struct FileJsonArgs {
     #[command(flatten)]
     file: FileArgs,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// List what is well, too
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     output: JsonArgs,
 }
@@ -147,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::Plan(args) => plan(&args),
         Command::Clean(args) => clean(args.json),
+        Command::Doctor(args) => doctor(&args),
         Command::Replay(args) => replay(&args),
         Command::Status(args) => ask(&args, Request::Status, table::status),
         Command::Flows(args) => ask(&args, Request::Flows, table::flows),
@@ -202,6 +217,12 @@ fn clean(json: bool) -> Result<Exit, Failure> {
         commands => commands.iter().map(|command| format!("{command}\n")).collect(),
     });
     Ok(Exit::Done)
+}
+
+fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
+    let report = doctor::examine(&load(&args.file.config)?)?;
+    print(args.output.json, &report.json(), || report.table(args.verbose));
+    Ok(if report.is_healthy() { Exit::Done } else { Exit::No })
 }
 
 fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
