@@ -56,16 +56,31 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
             return skip(found, &format!("the ruleset cannot be tried in a namespace of its own: {why}"));
         }
     };
+    let alone: Vec<(&Table, BTreeSet<usize>)> = match lost.is_empty() {
+        true => Vec::new(),
+        // One that cannot be loaded without the others is not to be named.
+        false => tables
+            .iter()
+            .filter_map(|t| Some((t, play(ground, &cases, std::slice::from_ref(t)).ok()?)))
+            .collect(),
+    };
     for id in [FORWARD, INPUT] {
         let of: BTreeSet<usize> = lost.iter().copied().filter(|at| cases[*at].id == id).collect();
         if of.is_empty() {
-            found.push(Finding::good(
-                id,
-                "netfilter",
-                "the rules of others let weir's packets through (tried)",
-            ));
-        } else {
-            blame(ground, &cases, &of, &tables, id, found);
+            let good = "the rules of others let weir's packets through (tried)";
+            found.push(Finding::good(id, "netfilter", good));
+            continue;
+        }
+        let before = found.findings.len();
+        for (table, lost) in &alone {
+            let of: Vec<&Case> = lost.intersection(&of).map(|at| &cases[*at]).collect();
+            if !of.is_empty() {
+                found.push(finding(ground, &of, Some(table), id));
+            }
+        }
+        if found.findings.len() == before {
+            let of: Vec<&Case> = of.iter().map(|at| &cases[*at]).collect();
+            found.push(finding(ground, &of, None, id));
         }
     }
 }
@@ -77,28 +92,6 @@ fn play(ground: &Ground<'_>, cases: &[Case], tables: &[Table]) -> Result<BTreeSe
         return Err("no packet comes through even without rules".to_owned());
     }
     Ok(Stage::play(ground, cases, tables)?.difference(&bare).copied().collect())
-}
-
-fn blame(
-    ground: &Ground<'_>,
-    cases: &[Case],
-    lost: &BTreeSet<usize>,
-    tables: &[Table],
-    id: &'static str,
-    found: &mut Findings,
-) {
-    let before = found.findings.len();
-    for table in tables {
-        let Ok(alone) = play(ground, cases, std::slice::from_ref(table)) else { continue };
-        let of: Vec<&Case> = alone.intersection(lost).map(|at| &cases[*at]).collect();
-        if !of.is_empty() {
-            found.push(finding(ground, &of, Some(table), id));
-        }
-    }
-    if found.findings.len() == before {
-        let of: Vec<&Case> = lost.iter().map(|at| &cases[*at]).collect();
-        found.push(finding(ground, &of, None, id));
-    }
 }
 
 fn finding(ground: &Ground<'_>, lost: &[&Case], table: Option<&Table>, id: &'static str) -> Finding {

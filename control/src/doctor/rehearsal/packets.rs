@@ -1,6 +1,6 @@
 //! What is sent in a rehearsal: the packets that weir hands to the kernel, and those that ports hand to its relay.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
@@ -9,7 +9,7 @@ use super::{FORWARD, INPUT};
 use crate::doctor::ground::Ground;
 use crate::host::PUNT_TUN;
 
-/// The client's port.
+/// The client's port in the first case; each has its own.
 const CLIENT_PORT: u16 = 40_077;
 
 /// One packet, and where it must come out.
@@ -21,9 +21,9 @@ pub struct Case {
     pub into: String,
     pub out_of: String,
     pub packet: Vec<u8>,
-    /// What comes out: to this address, from this one.
-    pub to: IpAddr,
-    pub source: IpAddr,
+    /// What comes out: from here to there.
+    pub source: SocketAddr,
+    pub to: SocketAddr,
     /// For people.
     pub words: String,
 }
@@ -34,40 +34,34 @@ pub fn cases(ground: &Ground<'_>) -> Vec<Case> {
     let mut cases = Vec::new();
     for (v4, name) in [(true, "IPv4"), (false, "IPv6")] {
         let Some((lan, wan, client, server, port)) = ends(ground, v4) else { continue };
-        let there = |id, into: &str, packet: Packet, words: &str| Case {
-            id,
-            client,
-            from: lan.clone(),
-            into: into.to_owned(),
-            out_of: if id == INPUT { lan.clone() } else { wan.clone() },
-            packet: build(client, server, CLIENT_PORT, port, packet),
-            to: if id == INPUT { client } else { server },
-            source: if id == INPUT { server } else { client },
-            words: format!("{name}: {words}"),
+        let server = SocketAddr::new(server, port);
+        let mut number = CLIENT_PORT;
+        let mut case = |id, packet: Packet, words: &str| {
+            number += 1;
+            let client = SocketAddr::new(client, number);
+            // The relay answers in the server's name.
+            let (source, to) = if packet.comes_back() { (server, client) } else { (client, server) };
+            cases.push(Case {
+                id,
+                client: client.ip(),
+                from: lan.clone(),
+                into: if id == INPUT { lan.clone() } else { PUNT_TUN.to_owned() },
+                out_of: if packet.comes_back() { lan.clone() } else { wan.clone() },
+                packet: match packet {
+                    Packet::ForRelay => build(client, server, packet),
+                    _ => build(source, to, packet),
+                },
+                source,
+                to,
+                words: format!("{name}: {words}"),
+            });
         };
         if ground.fast {
-            cases.push(there(
-                FORWARD,
-                PUNT_TUN,
-                Packet::Syn,
-                "new connections that weir hands to the kernel",
-            ));
-            cases.push(there(
-                FORWARD,
-                PUNT_TUN,
-                Packet::Data,
-                "connections under way that weir hands to the kernel",
-            ));
-            cases.push(Case {
-                out_of: lan.clone(),
-                packet: build(server, client, port, CLIENT_PORT, Packet::Data),
-                to: client,
-                source: server,
-                words: format!("{name}: servers' answers that weir hands to the kernel"),
-                ..there(FORWARD, PUNT_TUN, Packet::Data, "")
-            });
+            case(FORWARD, Packet::Syn, "new connections that weir hands to the kernel");
+            case(FORWARD, Packet::Data, "connections under way that weir hands to the kernel");
+            case(FORWARD, Packet::Answer, "servers' answers that weir hands to the kernel");
         }
-        cases.push(there(INPUT, &lan, Packet::Syn, "new connections for the relay"));
+        case(INPUT, Packet::ForRelay, "new connections for the relay");
     }
     cases
 }
@@ -118,22 +112,36 @@ fn candidates(net: &IpNet) -> Vec<IpAddr> {
     }
 }
 
+/// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Packet {
+    /// The client's first.
     Syn,
+    /// The client's, of a connection that nobody has seen begin.
     Data,
+    /// The server's, of such a connection.
+    Answer,
+    /// The client's first, which the relay answers.
+    ForRelay,
 }
 
-fn build(from: IpAddr, to: IpAddr, source: u16, destination: u16, packet: Packet) -> Vec<u8> {
-    let builder = match (from, to) {
+impl Packet {
+    /// Whether what comes out goes to the client.
+    const fn comes_back(self) -> bool {
+        matches!(self, Self::Answer | Self::ForRelay)
+    }
+}
+
+fn build(from: SocketAddr, to: SocketAddr, packet: Packet) -> Vec<u8> {
+    let builder = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
         _ => return Vec::new(),
     };
-    let builder = builder.tcp(source, destination, 1_000_000, 64_000);
+    let builder = builder.tcp(from.port(), to.port(), 1_000_000, 64_000);
     let (builder, payload) = match packet {
-        Packet::Syn => (builder.syn(), &b""[..]),
-        Packet::Data => (builder.ack(2_000_000), &b"over the top"[..]),
+        Packet::Syn | Packet::ForRelay => (builder.syn(), &b""[..]),
+        Packet::Data | Packet::Answer => (builder.ack(2_000_000), &b"over the top"[..]),
     };
     let mut octets = Vec::with_capacity(builder.size(payload.len()));
     // A Vec takes whatever is written.

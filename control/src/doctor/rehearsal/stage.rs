@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etherparse::{NetSlice, SlicedPacket};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use weir_sys::netns::Namespace;
 use weir_sys::tun::Tun;
 use weir_sys::{ethtool, sockopt};
@@ -50,9 +50,7 @@ impl Stage {
                 .try_for_each(|table| feed(table.program, &["-f", "-"], &table.text, &table.title))?;
             Ruleset::of(&ground.spec).load()?;
             let _listeners = listen(ground.spec.listen)?;
-            let lost =
-                cases.iter().enumerate().filter(|(_, case)| !stage.comes_through(case)).map(|(at, _)| at);
-            Ok(lost.collect())
+            Ok(stage.send(cases))
         };
         namespace.run(play).map_err(|error| format!("no namespace: {error}"))?
     }
@@ -90,44 +88,50 @@ impl Stage {
         self.devices.iter().find(|device| device.name() == name)
     }
 
-    /// Sends the packet in, and waits for it, or for what answers it.
-    fn comes_through(&self, case: &Case) -> bool {
-        let (Some(into), Some(out)) = (self.device(&case.into), self.device(&case.out_of)) else {
-            return false;
-        };
-        if into.write(&case.packet).is_err() {
-            return false;
+    /// Sends all packets in; the places of those that, or whose answers, have not come out in time.
+    fn send(&self, cases: &[Case]) -> BTreeSet<usize> {
+        let mut lost: BTreeSet<usize> = (0..cases.len()).collect();
+        for case in cases {
+            if let Some(into) = self.device(&case.into) {
+                // One that is not taken does not come out.
+                let _ = into.write(&case.packet);
+            }
         }
         let deadline = Instant::now() + PATIENCE;
         let mut buffer = [0; 2048];
-        loop {
-            match out.read(&mut buffer) {
-                Ok(length) if is_wanted(&buffer[..length], case) => return true,
-                Ok(_) => {}
-                Err(_) if Instant::now() > deadline => return false,
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        while !lost.is_empty() && Instant::now() < deadline {
+            let before = lost.len();
+            for device in &self.devices {
+                while let Ok(length) = device.read(&mut buffer) {
+                    let ends = ends(&buffer[..length]);
+                    lost.retain(|at| {
+                        let case = &cases[*at];
+                        ends != Some((case.source, case.to)) || device.name() != case.out_of
+                    });
+                }
+            }
+            if lost.len() == before {
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
+        lost
     }
 }
 
-/// TCP between the two ends, and not a refusal.
-fn is_wanted(packet: &[u8], case: &Case) -> bool {
-    let Ok(sliced) = SlicedPacket::from_ip(packet) else { return false };
-    let ends = match sliced.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            (IpAddr::from(ip.header().source_addr()), IpAddr::from(ip.header().destination_addr()))
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            (IpAddr::from(ip.header().source_addr()), IpAddr::from(ip.header().destination_addr()))
-        }
-        _ => return false,
+/// The two ends of a TCP packet that is no refusal.
+fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let (source, to): (IpAddr, IpAddr) = match sliced.net? {
+        NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Arp(_) => return None,
     };
-    let refused = match sliced.transport {
-        Some(etherparse::TransportSlice::Tcp(tcp)) => tcp.rst(),
-        _ => true,
-    };
-    ends == (case.source, case.to) && !refused
+    match sliced.transport? {
+        TransportSlice::Tcp(tcp) if !tcp.rst() => {
+            Some((SocketAddr::new(source, tcp.source_port()), SocketAddr::new(to, tcp.destination_port())))
+        }
+        _ => None,
+    }
 }
 
 /// What ip(8) reads: addresses of the ports as on the host, routes to both ends, weir's rule and route.
