@@ -57,8 +57,9 @@ impl<'a> Ground<'a> {
         let spec = convert::host_spec(config);
         let holder = sockets::holder_of_lock();
         let status = admin::client::ask(&config.gateway.admin, Request::Status).ok();
-        // The socket's file may be shared with a weir of another network namespace.
-        let running = status.filter(|status| status["pid"].as_i64() == holder.map(i64::from));
+        // The socket's file may be shared with a weir of another network namespace. 0: whose the lock is cannot be seen.
+        let here = |status: &Value| holder.is_some_and(|pid| pid == 0 || status["pid"] == pid);
+        let running = status.filter(here);
         let dump = host::wait(dump(paths.clone(), &spec)).map_err(Failure::refused)?;
         Ok(Self {
             fast: convert::has_fast_road(config),

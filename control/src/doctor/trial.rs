@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_sys::steering::{Sizes, Steering, SteeringError};
+use weir_sys::steering::{AttachMode, Sizes, Steering, SteeringError};
 use weir_sys::xsk::{self, Area, Queue, RingSizes, XskError};
 
 use super::finding::{Finding, Findings};
@@ -77,15 +77,15 @@ fn told(ground: &Ground<'_>, port: &Port, found: &mut Findings) {
             "the running weir has no such port: it runs with another configuration",
         );
     };
-    let generic = status["xdp"] == "generic";
+    let generic = (status["xdp"] == "generic").then_some("the running weir says so");
     xdp_mode(port, generic, found);
     zero_copy(port, status["zero_copy"] == true, found);
 }
 
 fn trial(steering: &mut Steering, port: &Port, link: &LinkInfo, found: &mut Findings) {
     let device = &port.device;
-    match steering.attach(device, link.ifindex, convert::attach_mode(port.mode)) {
-        Ok(mode) => xdp_mode(port, mode.name() == "generic", found),
+    match attach(steering, port, link) {
+        Ok(refused) => xdp_mode(port, refused.as_deref(), found),
         Err(error) => {
             return found.push(
                 Finding::bad(
@@ -109,6 +109,22 @@ fn trial(steering: &mut Steering, port: &Port, link: &LinkInfo, found: &mut Find
             )
             .on(device),
         ),
+    }
+}
+
+/// Puts the program on the port as its `mode` asks; where it runs in the kernel's stack, why.
+fn attach(steering: &mut Steering, port: &Port, link: &LinkInfo) -> Result<Option<String>, SteeringError> {
+    let mut attach = |mode| steering.attach(&port.device, link.ifindex, mode);
+    match convert::attach_mode(port.mode) {
+        // As `weir run` does, which logs the reason.
+        AttachMode::Auto => match attach(AttachMode::Native) {
+            Err(refused @ SteeringError::NoXdp { .. }) => {
+                attach(AttachMode::Generic).map(|_| Some(refused.to_string()))
+            }
+            other => other.map(|_| None),
+        },
+        AttachMode::Generic => attach(AttachMode::Generic).map(|_| Some(String::new())),
+        AttachMode::Native => attach(AttachMode::Native).map(|_| None),
     }
 }
 
@@ -143,16 +159,17 @@ fn open(area: &Arc<Area>, link: &LinkInfo, queue: u32, mode: xsk::Mode) -> Resul
     Queue::open(area, &link.name, link.ifindex, queue, mode, RingSizes::all(RING))
 }
 
-fn xdp_mode(port: &Port, generic: bool, found: &mut Findings) {
+/// `generic`: it runs in the kernel's stack, and why.
+fn xdp_mode(port: &Port, generic: Option<&str>, found: &mut Findings) {
     let device = &port.device;
     found.push(
         match (generic, port.mode) {
-            (false, _) => Finding::good("xdp-mode", device, "XDP runs in the driver"),
-            (true, Mode::Generic) => Finding::good("xdp-mode", device, "XDP runs in the kernel's stack, as `mode` asks"),
-            (true, _) => Finding::note(
+            (None, _) => Finding::good("xdp-mode", device, "XDP runs in the driver"),
+            (Some(_), Mode::Generic) => Finding::good("xdp-mode", device, "XDP runs in the kernel's stack, as `mode` asks"),
+            (Some(reason), _) => Finding::note(
                 "xdp-mode",
                 device,
-                "the driver has no XDP: it runs in the kernel's stack",
+                format!("the driver takes no XDP, so it runs in the kernel's stack ({reason})"),
                 "every packet is copied and costs several times as much; another NIC or a newer driver would do better",
             ),
         }
