@@ -10,6 +10,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use crate::config::{Fail, Queues};
+use crate::host::preflight;
 use weir_sys::ethtool;
 
 /// Frames of each queue of each port, and octets of a frame.
@@ -90,6 +91,13 @@ fn may(capability: CapabilitySet) -> bool {
 }
 
 fn memlock(found: &mut Findings, bytes: u64) {
+    if !preflight::permissions().is_empty() {
+        return found.skip(
+            "memlock",
+            "RLIMIT_MEMLOCK",
+            "this user's limit is not that of the one that weir runs as",
+        );
+    }
     let hard = getrlimit(Resource::Memlock).maximum;
     let free = may(CapabilitySet::IPC_LOCK) || may(CapabilitySet::SYS_RESOURCE);
     found.push(match hard {
