@@ -10,6 +10,7 @@ use weir_core::policy::Protocol;
 use crate::admin::{self, Request, table};
 use crate::config::{self, Config};
 use crate::demo;
+use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::explain;
 use crate::host::{self, Host, Paths};
@@ -41,6 +42,8 @@ enum Command {
     Plan(PlanArgs),
     /// Remove everything weir ever installed
     Clean(JsonArgs),
+    /// Probe the host: what is in weir's way here, why it matters, and the command that mends it
+    Doctor(DoctorArgs),
     /// Run a capture through the pipeline: per connection the name, ALPN, verdict, rule and road
     Replay(ReplayArgs),
     /// The way of one connection through the box, layer by layer, and why it takes it
@@ -82,6 +85,17 @@ struct PlanArgs {
     /// Print iptables and ip6tables commands instead of nft's
     #[arg(long)]
     iptables: bool,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// List what is well, too
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     output: JsonArgs,
 }
@@ -194,6 +208,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::Plan(args) => plan(&args),
         Command::Clean(args) => clean(args.json),
+        Command::Doctor(args) => doctor(&args),
         Command::Replay(args) => replay(&args),
         Command::Explain(args) => explain(args),
         Command::Status(args) => ask(&args, Request::Status, table::status),
@@ -263,6 +278,12 @@ fn clean(json: bool) -> Result<Exit, Failure> {
         commands => commands.iter().map(|command| format!("{command}\n")).collect(),
     });
     Ok(Exit::Done)
+}
+
+fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
+    let report = doctor::examine(&load(&args.file.config)?)?;
+    print(args.output.json, &report.json(), || report.table(args.verbose));
+    Ok(if report.is_healthy() { Exit::Done } else { Exit::No })
 }
 
 fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {

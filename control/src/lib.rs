@@ -5,6 +5,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod exit;
 pub mod explain;
 pub mod health;

@@ -30,7 +30,8 @@ pub fn preflight() -> Vec<HostError> {
     found
 }
 
-fn permissions() -> Vec<HostError> {
+/// What this process may not do of what weir must.
+pub fn permissions() -> Vec<HostError> {
     let effective = match capabilities(None) {
         Ok(sets) => sets.effective,
         Err(e) => return vec![HostError::Permission(format!("cannot read this process' capabilities: {e}"))],
@@ -47,7 +48,8 @@ fn permissions() -> Vec<HostError> {
         .collect()
 }
 
-fn kernel() -> Vec<HostError> {
+/// What this kernel's nft refuses of what weir's table needs. Asks `nft --check`, which needs CAP_NET_ADMIN.
+pub fn kernel() -> Vec<HostError> {
     let mut found = Vec::new();
     for (rule, what, option) in EXPRESSIONS {
         let script = format!(

@@ -9,6 +9,7 @@ mod admin;
 mod answer;
 mod closed;
 mod crash;
+mod doctor;
 mod endings;
 mod explain;
 mod flood;

@@ -14,6 +14,7 @@ const ETHTOOL_GSTATS: u32 = 0x1d;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_GRSSH: u32 = 0x46;
 /// The sets of the names of statistics and of features.
 const ETH_SS_STATS: u32 = 1;
 const ETH_SS_FEATURES: u32 = 4;
@@ -22,6 +23,8 @@ const ETH_GSTRING_LEN: usize = 32;
 const MAX_FEATURES: u32 = 1024;
 /// More statistics than any driver has.
 const MAX_STATISTICS: u32 = 16_384;
+/// The same of the indirection table's entries and the key's octets.
+const MAX_RSS: u32 = 65_536;
 
 /// Queues of a device (`struct ethtool_channels`), as configured, and the most there can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,19 @@ pub struct Feature {
     pub active: bool,
     /// Whether it can be changed.
     pub changeable: bool,
+}
+
+/// How a device spreads packets over its receive queues (`struct ethtool_rxfh`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rss {
+    /// The queue of each value of the hash, by its remainder.
+    pub indirection: Vec<u32>,
+    /// The key of the hash.
+    pub key: Vec<u8>,
+    /// `ETH_RSS_HASH_*`: 1 is Toeplitz, 2 is XOR, 4 is CRC32.
+    pub function: u8,
+    /// `RXH_XFRM_*`: addresses and ports are mixed before they are hashed, so that both directions look the same.
+    pub mixed: u8,
 }
 
 /// The interface index of a device.
@@ -149,6 +165,37 @@ pub fn channels_of(device: &str) -> io::Result<Channels> {
     }
     let [_, max_rx, max_tx, _, max_combined, rx, tx, _, combined] = raw;
     Ok(Channels { rx, tx, combined, max_rx, max_tx, max_combined })
+}
+
+/// How the device spreads packets over its queues.
+///
+/// # Errors
+/// EOPNOTSUPP: it does not, or does not say. ENODEV. EINVAL: it was changed while it was read.
+pub fn rss_of(device: &str) -> io::Result<Rss> {
+    // struct ethtool_rxfh: cmd, rss_context, indir_size, key_size, hfunc and input_xfrm in one word with two reserved
+    // octets, a reserved word; then the table, then the key.
+    const HEAD: usize = 6;
+    let mut head = [0u32; HEAD];
+    head[0] = ETHTOOL_GRSSH;
+    ethtool(device, &mut head)?;
+    let [_, _, entries, octets, ..] = head;
+    if entries > MAX_RSS || octets > MAX_RSS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{device} has a hash of {entries} queues"),
+        ));
+    }
+    // The kernel refuses other sizes than the device's own, so it writes as much as there is room for.
+    let (entries, octets) = (entries as usize, octets as usize);
+    let mut raw = vec![0u32; HEAD + entries + octets.div_ceil(4)];
+    raw[0] = ETHTOOL_GRSSH;
+    raw[2] = head[2];
+    raw[3] = head[3];
+    ethtool(device, &mut raw)?;
+    let [function, mixed, ..] = raw[4].to_ne_bytes();
+    let mut key: Vec<u8> = raw[HEAD + entries..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    key.truncate(octets);
+    Ok(Rss { indirection: raw[HEAD..HEAD + entries].to_vec(), key, function, mixed })
 }
 
 /// The device's features with their states, in the kernel's order.
@@ -267,6 +314,12 @@ mod tests {
         assert_eq!(code(driver_of("weir-none").unwrap_err()), Some(libc::ENODEV));
         assert_eq!(code(channels_of("weir-none").unwrap_err()), Some(libc::ENODEV));
         assert_eq!(code(features_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn loopback_has_no_hash() {
+        assert_eq!(rss_of("lo").unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
+        assert_eq!(rss_of("weir-none").unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! Who else is weir here: another one that runs, or what one left that does no more.
+
+use std::fs;
+
+use rtnetlink::packet_route::rule::RuleMessage;
+
+use super::finding::{Finding, Findings};
+use super::ground::Ground;
+use crate::host::rule::{SeenRoute, SeenRule};
+use crate::host::{PUNT_TUN, RELAY_TUN, nft, spec::Family};
+
+/// Everything of this file.
+pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    match (&ground.running, ground.holder) {
+        (Some(status), _) => running(status, found),
+        (None, Some(pid)) => other(ground, pid, found),
+        (None, None) => {
+            found.push(Finding::good("instance", "@weir", "no other weir runs in this network namespace"));
+            admin_of_another(ground, found);
+            leftovers(ground, found);
+        }
+    }
+}
+
+fn running(status: &serde_json::Value, found: &mut Findings) {
+    let pid = &status["pid"];
+    let before = found.findings.len();
+    for reason in status["unhealthy"].as_array().into_iter().flatten().filter_map(|r| r.as_str()) {
+        found.push(Finding::bad(
+            "gateway",
+            format!("process {pid}"),
+            reason,
+            "the running weir says so itself",
+        ));
+    }
+    for warning in status["warnings"].as_array().into_iter().flatten().filter_map(|w| w.as_str()) {
+        found.push(Finding::note(
+            "gateway",
+            format!("process {pid}"),
+            warning,
+            "the running weir says so itself",
+        ));
+    }
+    found.good_unless_found(
+        before,
+        Finding::good("gateway", format!("process {pid}"), "runs, and is content"),
+    );
+}
+
+fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
+    let admin = ground.config.gateway.admin.display();
+    let who = if pid == 0 { "a process of another user".to_owned() } else { format!("process {pid}") };
+    let finding = Finding::bad(
+        "instance",
+        "@weir",
+        format!("another weir runs in this network namespace as {who}, and does not answer at {admin}"),
+        "one network namespace has room for one weir: this configuration cannot be started beside it",
+    );
+    found.push(if pid == 0 { finding } else { finding.mend(format!("kill {pid}")) });
+}
+
+/// Somebody listens at the admin socket, and it is not a weir of this namespace.
+fn admin_of_another(ground: &Ground<'_>, found: &mut Findings) {
+    let admin = &ground.config.gateway.admin;
+    match std::os::unix::net::UnixStream::connect(admin) {
+        Ok(_) => found.push(Finding::bad(
+            "admin-socket",
+            admin.display().to_string(),
+            "somebody listens there, and it is no weir of this network namespace",
+            "a weir that starts here refuses to take the place: name another `admin` in [gateway]",
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            found.skip("admin-socket", admin.display().to_string(), "only root may ask there");
+        }
+        Err(_) => match fs::symlink_metadata(admin) {
+            Ok(meta) if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => found.push(Finding::bad(
+                "admin-socket",
+                admin.display().to_string(),
+                "there is a file that is no socket",
+                "weir does not overwrite it and does not start: name another `admin` in [gateway], or remove it",
+            )),
+            _ => found.push(Finding::good("admin-socket", admin.display().to_string(), "the place is free")),
+        },
+    }
+}
+
+fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
+    let mut left = Vec::new();
+    let rule = |(family, rule): &(Family, RuleMessage)| SeenRule::of(*family, rule);
+    left.extend(ground.rules.iter().map(rule).filter(SeenRule::is_ours).map(|rule| rule.command("add")));
+    let route = |(family, route): &(Family, _)| SeenRoute::of(*family, route);
+    left.extend(ground.routes.iter().map(route).filter(SeenRoute::is_ours).map(|route| route.command("add")));
+    let tuns = ground.links.iter().filter(|link| link.name == RELAY_TUN || link.name == PUNT_TUN);
+    left.extend(tuns.map(|link| format!("the device {}", link.name)));
+    if ground.paths.journal.exists() {
+        left.push(format!("old values of sysctls in {}", ground.paths.journal.display()));
+    }
+    let table = nft::read().ok().flatten().is_some_and(|table| table.is_ours());
+    let pins = fs::read_dir(&ground.paths.pins).is_ok_and(|mut folder| folder.next().is_some());
+    let closed = pins || ground.chains.as_ref().is_ok_and(|_| table && closes());
+    if table {
+        left.push(format!("the nft table {}", nft::TABLE));
+    }
+    if pins {
+        left.push(format!("pins in {}", ground.paths.pins.display()));
+    }
+    let subject = "this network namespace";
+    found.push(if left.is_empty() {
+        Finding::good("leftovers", subject, "nothing of an earlier weir is left")
+    } else if closed {
+        Finding::bad(
+            "leftovers",
+            subject,
+            format!("a weir with fail = \"closed\" ended without being asked; it left {}", left.join(", ")),
+            "what it intercepted is dropped until weir runs again, or is cleaned away, which opens the box",
+        )
+        .mend("weir clean")
+    } else {
+        Finding::note(
+            "leftovers",
+            subject,
+            format!("an earlier weir left {}", left.join(", ")),
+            "it ended without being asked; the next start removes it",
+        )
+        .mend("weir clean")
+    });
+}
+
+/// Whether weir's table drops what no listener takes.
+fn closes() -> bool {
+    let output = std::process::Command::new("nft").args(["list", "table", "inet", "weir"]).output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("fail closed"))
+}

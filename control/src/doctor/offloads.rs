@@ -1,0 +1,112 @@
+//! Offloads that do not go together with AF_XDP.
+
+use weir_sys::ethtool::{self, Feature};
+
+use super::finding::{Finding, Findings};
+use super::ground::Ground;
+
+/// Features that merge packets before weir sees them: what ethtool calls them to set, and what they are.
+const MERGING: [(&str, &str, &str, &str); 2] = [
+    ("lro", "rx-lro", "lro", "large receive offload"),
+    ("gro-hw", "rx-gro-hw", "rx-gro-hw", "GRO in hardware"),
+];
+
+/// Everything of this file.
+pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    if !ground.fast {
+        return;
+    }
+    for (port, link) in ground.ports() {
+        let device = &port.device;
+        let features = match ethtool::features_of(device) {
+            Ok(features) => features,
+            Err(error) => {
+                found.skip("offloads", device, error);
+                continue;
+            }
+        };
+        let above = ground.vlans.iter().filter(|(_, lower)| *lower == link.ifindex);
+        let vlans: Vec<&str> = above.map(|(name, _)| name.as_str()).collect();
+        of_features(device, &features, &vlans).into_iter().for_each(|finding| found.push(finding));
+        partial_checksums(device, found);
+    }
+}
+
+fn of_features(device: &str, features: &[Feature], vlans: &[&str]) -> Vec<Finding> {
+    let on = |name: &str| features.iter().any(|feature| feature.name == name && feature.active);
+    let mut findings: Vec<Finding> = MERGING
+        .iter()
+        .map(|(id, feature, option, words)| match on(feature) {
+            true => Finding::bad(
+                id,
+                device,
+                format!("{words} ({feature}) is on"),
+                "the NIC merges segments to packets larger than a frame: they are dropped, and forwarded ones would break \
+                 the path's MTU",
+            )
+            .mend(format!("ethtool -K {device} {option} off")),
+            false => Finding::good(id, device, format!("{words} is off")),
+        })
+        .collect();
+    findings.push(match (on("rx-vlan-hw-parse"), vlans) {
+        (true, [_, ..]) => Finding::bad(
+            "rx-vlan",
+            device,
+            format!(
+                "the NIC takes the VLAN tags off (rx-vlan-hw-parse), and there are {} on it",
+                vlans.join(", ")
+            ),
+            "the steering program sees no tag then: packets of the VLANs look like the port's own",
+        )
+        .mend(format!("ethtool -K {device} rxvlan off")),
+        _ => Finding::good(
+            "rx-vlan",
+            device,
+            "no tag is lost: there are no VLANs on it, or the tags stay in the frames",
+        ),
+    });
+    findings.into_iter().map(|finding| finding.on(device)).collect()
+}
+
+/// The other end of a virtual device leaves checksums to a NIC that there is not.
+fn partial_checksums(device: &str, found: &mut Findings) {
+    const LEFT: &str = "its other end may leave checksums unfinished; weir finishes them";
+    let what = match ethtool::driver_of(device) {
+        Ok(driver) if matches!(driver.as_str(), "veth" | "virtio_net" | "tun" | "vmxnet3") => LEFT,
+        Ok(_) => "frames come with whole checksums",
+        Err(error) => return found.skip("checksums", device, error),
+    };
+    found.push(Finding::good("checksums", device, what).on(device));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::*;
+
+    fn features(on: &[&str]) -> Vec<Feature> {
+        let feature =
+            |name: &str| Feature { name: name.into(), active: on.contains(&name), changeable: true };
+        ["rx-lro", "rx-gro-hw", "rx-vlan-hw-parse", "rx-gro"].map(feature).to_vec()
+    }
+
+    #[test]
+    fn merging_and_lost_tags_are_bad_and_named_with_their_command() {
+        for (on, vlans, bad) in [
+            (&["rx-gro", "rx-vlan-hw-parse"][..], &[][..], &[][..]),
+            (&["rx-lro"], &[], &[("lro", "ethtool -K eth1 lro off")]),
+            (&["rx-gro-hw"], &[], &[("gro-hw", "ethtool -K eth1 rx-gro-hw off")]),
+            (&["rx-vlan-hw-parse"], &["eth1.5"], &[("rx-vlan", "ethtool -K eth1 rxvlan off")]),
+            (&[], &["eth1.5"], &[]),
+        ] {
+            let findings = of_features("eth1", &features(on), vlans);
+            let found: Vec<(&str, &str)> = findings
+                .iter()
+                .filter(|f| f.severity == Severity::Bad)
+                .map(|f| (f.id, f.mend.as_deref().unwrap_or_default()))
+                .collect();
+            assert_eq!(found, bad, "{on:?} {vlans:?}");
+            assert!(findings.iter().all(|f| f.port.as_deref() == Some("eth1")));
+        }
+    }
+}

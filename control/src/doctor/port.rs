@@ -1,0 +1,147 @@
+//! The ports: are they there, up, routed, and of a size that weir takes?
+
+use super::finding::{Finding, Findings};
+use super::ground::Ground;
+use crate::host::LinkInfo;
+
+/// Largest IP packet that a frame of 2,048 octets holds: 256 are the kernel's headroom, 14 Ethernet's header.
+pub const LARGEST_OF_HALF: u32 = 2048 - 256 - 14;
+/// The same of a frame of 4,096 octets, the largest there is.
+const LARGEST: u32 = 4096 - 256 - 14;
+
+/// Everything of this file.
+pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    for port in &ground.config.ports {
+        let device = &port.device;
+        let Some(link) = ground.link(device) else {
+            let names: Vec<&str> = ground.links.iter().map(|link| link.name.as_str()).collect();
+            found.push(
+                Finding::bad(
+                    "port",
+                    device,
+                    format!("there is no such device; there are: {}", names.join(", ")),
+                    format!("weir does not start without its ports: correct `device` at {}", port.origin),
+                )
+                .on(device),
+            );
+            continue;
+        };
+        found.push(
+            Finding::good("port", device, format!("is there ({})", link.kind.as_deref().unwrap_or("NIC")))
+                .on(device),
+        );
+        link_state(link, found);
+        controller(ground, link, found);
+        if ground.fast {
+            program(ground, link, found);
+            mtu(link, found);
+        }
+    }
+    unlike_mtus(ground, found);
+}
+
+fn link_state(link: &LinkInfo, found: &mut Findings) {
+    let device = &link.name;
+    found.push(
+        match (link.up, weir_sys::ethtool::is_up(device).unwrap_or(false)) {
+            (true, _) => Finding::good("link", device, "is up"),
+            (false, false) => Finding::bad("link", device, "is down", "no packet comes in or goes out by it")
+                .mend(format!("ip link set dev {device} up")),
+            (false, true) => Finding::bad(
+                "link",
+                device,
+                "is up and has no carrier",
+                "no packet comes in or goes out by it: look at the cable, the transceiver or the device at the other end",
+            ),
+        }
+        .on(device),
+    );
+}
+
+fn controller(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
+    let Some(index) = link.controller else { return };
+    let device = &link.name;
+    let above = ground.links.iter().find(|other| other.ifindex == index);
+    let (name, kind) = above.map_or(("another device", "?"), |l| (&l.name, l.kind.as_deref().unwrap_or("?")));
+    found.push(
+        Finding::bad(
+            "controller",
+            device,
+            format!("belongs to {name} ({kind})"),
+            "what it receives is that device's: the kernel does not route it by this port, and frames that weir sends pass \
+             the other by",
+        )
+        .on(device)
+        .mend(format!("ip link set dev {device} nomaster")),
+    );
+}
+
+/// Another's XDP program. What an earlier weir pinned is told as a leftover.
+fn program(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
+    let device = &link.name;
+    let pinned = std::fs::read_dir(&ground.paths.pins).is_ok_and(|mut pins| pins.next().is_some());
+    found.push(
+        match (link.xdp, &ground.running) {
+            (Some(id), None) if !pinned => Finding::bad(
+                "xdp-program",
+                device,
+                format!("carries the XDP program {id} of somebody else (see `bpftool prog show id {id}`)"),
+                "a device has room for one, and weir does not replace what it did not put there: it does not start. If the \
+                 command is refused, a process holds the program: stop that",
+            )
+            .mend(format!("ip link set dev {device} xdp off")),
+            (None, Some(_)) => Finding::bad(
+                "xdp-program",
+                device,
+                "somebody took the steering program of the running weir off the device",
+                "what comes in by it takes the kernel's road: restart weir",
+            ),
+            (None, None) => Finding::good("xdp-program", device, "has no XDP program"),
+            (Some(_), _) => Finding::good("xdp-program", device, "carries weir's"),
+        }
+        .on(device),
+    );
+}
+
+fn mtu(link: &LinkInfo, found: &mut Findings) {
+    let (device, mtu) = (&link.name, link.mtu);
+    found.push(
+        if mtu > LARGEST {
+            Finding::bad(
+                "mtu",
+                device,
+                format!("has an MTU of {mtu}, and a frame holds a packet of {LARGEST} octets"),
+                "weir does not start: a packet must fit one frame",
+            )
+            .mend(format!("ip link set dev {device} mtu {LARGEST}"))
+        } else {
+            Finding::good("mtu", device, format!("an MTU of {mtu} fits a frame"))
+        }
+        .on(device),
+    );
+}
+
+/// Packets that are too large for the other side.
+fn unlike_mtus(ground: &Ground<'_>, found: &mut Findings) {
+    let ports: Vec<(&String, u32)> =
+        ground.ports().map(|(port, link)| (&port.device, link.ip_mtu())).collect();
+    let Some(least) = ports.iter().map(|(_, mtu)| *mtu).min() else { return };
+    let larger: Vec<&(&String, u32)> = ports.iter().filter(|(_, mtu)| *mtu > least).collect();
+    let subject = ports.iter().map(|(device, _)| device.as_str()).collect::<Vec<_>>().join(", ");
+    if larger.is_empty() {
+        return found.push(Finding::good("mtu-alike", subject, format!("all have an MTU of {least}")));
+    }
+    let told: Vec<String> = larger.iter().map(|(device, mtu)| format!("{device} has {mtu}")).collect();
+    let commands: Vec<String> =
+        larger.iter().map(|(device, _)| format!("ip link set dev {device} mtu {least}")).collect();
+    found.push(
+        Finding::note(
+            "mtu-alike",
+            subject,
+            format!("{}, the least of the ports is {least}", told.join(", ")),
+            "larger packets are answered with ICMP (packet too big); where that is filtered on the way, connections hang after \
+             their handshake",
+        )
+        .mend(commands.join(" && ")),
+    );
+}

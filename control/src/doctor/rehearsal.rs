@@ -1,0 +1,221 @@
+//! Netfilter rules of others, tried: would they let weir's packets through?
+//!
+//! The ruleset is copied into a network namespace of its own, with stand-ins for the ports and for weir's devices, weir's
+//! table, rules and listener, and the packets that weir hands to the kernel are sent through it. What is lost there would be
+//! lost here. The host sees nothing of it. Where a packet is lost, the tables are tried one by one to name the culprit.
+
+mod packets;
+mod stage;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use super::finding::{Finding, Findings};
+use super::ground::Ground;
+use super::ruleset::Chain;
+use packets::{Case, cases};
+use stage::Stage;
+
+/// The questions: the hook that decides, and what is at stake.
+pub(super) const FORWARD: &str = "forward-chain";
+pub(super) const INPUT: &str = "input-chain";
+
+/// A table of somebody else: what loads it, and with what.
+#[derive(Clone, Debug)]
+struct Table {
+    /// `ip filter`.
+    title: String,
+    program: &'static str,
+    text: String,
+    /// iptables made it, under this name.
+    iptables: Option<&'static str>,
+}
+
+/// Everything of this file.
+pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    let skip = |found: &mut Findings, why: &str| {
+        found.skip(FORWARD, "netfilter", why);
+        found.skip(INPUT, "netfilter", why);
+    };
+    let chains = match &ground.chains {
+        Ok(chains) => chains,
+        Err(why) => return skip(found, why),
+    };
+    if !chains.iter().any(|chain| chain.is_ip() && chain.hook.is_some()) {
+        found.push(Finding::good(FORWARD, "netfilter", "there are no chains of others"));
+        return found.push(Finding::good(INPUT, "netfilter", "there are no chains of others"));
+    }
+    let cases = cases(ground);
+    if cases.is_empty() {
+        return skip(found, "no intercept has a port with an address to send from");
+    }
+    let played = tables().and_then(|tables| Ok((play(ground, &cases, &tables)?, tables)));
+    let (lost, tables) = match played {
+        Ok(played) => played,
+        Err(why) => {
+            return skip(found, &format!("the ruleset cannot be tried in a namespace of its own: {why}"));
+        }
+    };
+    let alone: Vec<(&Table, BTreeSet<usize>)> = match lost.is_empty() {
+        true => Vec::new(),
+        // One that cannot be loaded without the others is not to be named.
+        false => tables
+            .iter()
+            .filter_map(|t| Some((t, play(ground, &cases, std::slice::from_ref(t)).ok()?)))
+            .collect(),
+    };
+    for id in [FORWARD, INPUT] {
+        let of: BTreeSet<usize> = lost.iter().copied().filter(|at| cases[*at].id == id).collect();
+        if of.is_empty() {
+            let good = "the rules of others let weir's packets through (tried)";
+            found.push(Finding::good(id, "netfilter", good));
+            continue;
+        }
+        let before = found.findings.len();
+        for (table, lost) in &alone {
+            let of: Vec<&Case> = lost.intersection(&of).map(|at| &cases[*at]).collect();
+            if !of.is_empty() {
+                found.push(finding(ground, &of, Some(table), id));
+            }
+        }
+        if found.findings.len() == before {
+            let of: Vec<&Case> = of.iter().map(|at| &cases[*at]).collect();
+            found.push(finding(ground, &of, None, id));
+        }
+    }
+}
+
+/// The cases that are lost with these tables, and not without any.
+fn play(ground: &Ground<'_>, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
+    let bare = Stage::play(ground, cases, &[])?;
+    if bare.len() == cases.len() {
+        return Err("no packet comes through even without rules".to_owned());
+    }
+    Ok(Stage::play(ground, cases, tables)?.difference(&bare).copied().collect())
+}
+
+fn finding(ground: &Ground<'_>, lost: &[&Case], table: Option<&Table>, id: &'static str) -> Finding {
+    let mut words: Vec<String> = lost.iter().map(|case| case.words.clone()).collect();
+    words.dedup();
+    let subject = table.map_or("netfilter".to_owned(), |table| table.title.clone());
+    let what = format!("its rules drop {} (tried)", words.join("; "));
+    let why = if id == FORWARD {
+        "these are packets that weir does not carry itself (no next hop yet, connections from before its start, fragments): \
+         they are lost, and with them connections"
+    } else {
+        "connections that the relay should take are never answered"
+    };
+    let mut finding = Finding::bad(id, subject, what, why);
+    finding.mend = table.and_then(|table| mend(ground, table, id));
+    finding
+}
+
+/// A rule that lets weir's packets through, before all others of the chain that drops them.
+fn mend(ground: &Ground<'_>, table: &Table, id: &str) -> Option<String> {
+    let chains = ground.chains.as_ref().ok()?;
+    let hook = if id == FORWARD { "forward" } else { "input" };
+    let of_table =
+        |chain: &&Chain| format!("{} {}", chain.family, chain.table) == table.title && chain.hooks(hook);
+    let (mark, mask) = (ground.spec.mark, ground.spec.mask);
+    let commands: Vec<String> = chains
+        .iter()
+        .filter(of_table)
+        .map(|chain| match (table.iptables, id == FORWARD) {
+            (Some(program), true) => {
+                format!("{program} -t {} -I {} -i weir-+ -j ACCEPT", chain.table, chain.name)
+            }
+            (Some(program), false) => {
+                format!(
+                    "{program} -t {} -I {} -m mark --mark {mark:#x}/{mask:#x} -j ACCEPT",
+                    chain.table, chain.name
+                )
+            }
+            (None, true) => {
+                format!(
+                    "nft 'insert rule {} {} {} iifname \"weir-*\" accept'",
+                    chain.family, chain.table, chain.name
+                )
+            }
+            (None, false) => format!(
+                "nft 'insert rule {} {} {} meta mark & {mask:#x} == {mark:#x} accept'",
+                chain.family, chain.table, chain.name
+            ),
+        })
+        .collect();
+    (!commands.is_empty()).then(|| commands.join(" && "))
+}
+
+/// The tables of others that judge IP, each as what loads it again.
+fn tables() -> Result<Vec<Table>, String> {
+    let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+    let output = output.map_err(|error| format!("cannot run nft: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let warnings = String::from_utf8_lossy(&output.stderr).into_owned() + &text;
+    let mut tables = Vec::new();
+    for block in blocks(&text) {
+        let title = block.lines().next().unwrap_or_default();
+        let title = title.trim_start_matches("table ").split(" {").next().unwrap_or_default().to_owned();
+        let judges = ["ip ", "ip6 ", "inet "].iter().any(|family| title.starts_with(family));
+        if title == "inet weir" || !judges {
+            continue;
+        }
+        if !warnings.contains(&format!("table {title} is managed by iptables-nft")) {
+            tables.push(Table { title, program: "nft", text: block, iptables: None });
+            continue;
+        }
+        let (save, restore, iptables) = match title.split_once(' ') {
+            Some(("ip6", _)) => ("ip6tables-nft-save", "ip6tables-nft-restore", "ip6tables"),
+            _ => ("iptables-nft-save", "iptables-nft-restore", "iptables"),
+        };
+        let name = title.split(' ').nth(1).unwrap_or_default();
+        let text = saved(save, name)?;
+        tables.push(Table { title, program: restore, text, iptables: Some(iptables) });
+    }
+    tables.extend(legacy()?);
+    Ok(tables)
+}
+
+fn saved(program: &str, table: &str) -> Result<String, String> {
+    let output = Command::new(program).args(["-t", table]).output();
+    let output = output.map_err(|error| format!("cannot run {program}: {error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Tables of the old iptables.
+fn legacy() -> Result<Vec<Table>, String> {
+    let mut tables = Vec::new();
+    for (family, names, save, restore, iptables) in [
+        ("ip", "ip_tables_names", "iptables-legacy-save", "iptables-legacy-restore", "iptables-legacy"),
+        ("ip6", "ip6_tables_names", "ip6tables-legacy-save", "ip6tables-legacy-restore", "ip6tables-legacy"),
+    ] {
+        let names = std::fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
+        for name in names.lines() {
+            let text = saved(save, name)?;
+            tables.push(Table {
+                title: format!("{family} {name}"),
+                program: restore,
+                text,
+                iptables: Some(iptables),
+            });
+        }
+    }
+    Ok(tables)
+}
+
+/// The blocks of nft's text that begin at its margin.
+fn blocks(text: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in text.lines() {
+        if line.starts_with("table ") {
+            open = true;
+            blocks.push(String::new());
+        }
+        if let (true, Some(block)) = (open, blocks.last_mut()) {
+            block.push_str(line);
+            block.push('\n');
+        }
+        open &= line != "}";
+    }
+    blocks
+}

@@ -1,0 +1,106 @@
+//! Whose sockets are where, from /proc: nothing is connected to, so nobody notices.
+
+use std::fs;
+use std::net::IpAddr;
+
+/// The abstract socket that a running weir holds in its network namespace.
+const LOCK: &str = "@weir";
+
+/// A process, and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub pid: i32,
+    pub name: String,
+}
+
+/// A TCP socket that listens in the calling thread's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub address: IpAddr,
+    pub port: u16,
+    pub inode: u64,
+}
+
+/// The process that holds weir's lock in the calling thread's network namespace; 0 when it cannot be told which.
+pub fn holder_of_lock() -> Option<i32> {
+    let text = fs::read_to_string("/proc/thread-self/net/unix").ok()?;
+    let line = text.lines().find(|line| line.ends_with(&format!(" {LOCK}")))?;
+    let inode = line.split_whitespace().nth(6)?.parse().ok()?;
+    Some(owner_of(inode).map_or(0, |owner| owner.pid))
+}
+
+/// Who has a socket open. Without privileges only one's own processes are seen.
+pub fn owner_of(inode: u64) -> Option<Owner> {
+    let wanted = format!("socket:[{inode}]");
+    let holds = |pid: &i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .any(|link| link.as_os_str() == wanted.as_str())
+    };
+    processes().find(holds).map(|pid| Owner { pid, name: name_of(pid) })
+}
+
+/// Processes of this name, as far as they can be seen.
+pub fn running(name: &str) -> Option<i32> {
+    processes().find(|pid| name_of(*pid) == name)
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn name_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// The sockets that listen, of both families.
+pub fn listeners() -> Vec<Listener> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    parse(&read("tcp")).chain(parse(&read("tcp6"))).collect()
+}
+
+fn parse(text: &str) -> impl Iterator<Item = Listener> + use<> {
+    const LISTEN: &str = "0A";
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, port) = fields.get(1)?.split_once(':')?;
+        let listens = *fields.get(3)? == LISTEN;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        let inode = fields.get(9)?.parse().ok()?;
+        listens.then_some(Listener { address: parse_address(address)?, port, inode })
+    };
+    text.lines().filter_map(line).collect::<Vec<_>>().into_iter()
+}
+
+/// The kernel prints the words of an address as numbers of the host.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let words: Option<Vec<[u8; 4]>> = (0..text.len() / 8)
+        .map(|at| u32::from_str_radix(text.get(8 * at..8 * at + 8)?, 16).ok().map(u32::to_ne_bytes))
+        .collect();
+    match words?.as_slice() {
+        [word] => Some(IpAddr::from(*word)),
+        words @ [_, _, _, _] => Some(IpAddr::from(<[u8; 16]>::try_from(words.concat()).ok()?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn listener_of_this_process_is_found_with_its_owner() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = TcpListener::bind(address).unwrap();
+            let local = socket.local_addr().unwrap();
+            let all = listeners();
+            let found = all.iter().find(|l| l.port == local.port() && l.address == local.ip());
+            let owner = owner_of(found.unwrap_or_else(|| panic!("{local} is not in {all:?}")).inode).unwrap();
+            assert_eq!(owner.pid, std::process::id() as i32);
+        }
+    }
+}

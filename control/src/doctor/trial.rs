@@ -1,0 +1,221 @@
+//! XDP and AF_XDP as a port really gives them.
+//!
+//! A running gateway says what it got. Else the steering program is put on the port for a moment (it lets everything pass)
+//! and an AF_XDP socket bound to each queue that the configuration takes; the kernel says what they became. A port that
+//! carries a program already, or is down, is left alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_sys::steering::{AttachMode, Sizes, Steering, SteeringError};
+use weir_sys::xsk::{self, Area, Queue, RingSizes, XskError};
+
+use super::finding::{Finding, Findings};
+use super::ground::Ground;
+use super::limits::queues;
+use crate::config::{Mode, Port};
+use crate::host::{self, Host, HostError, LinkInfo, Paths};
+use crate::run::convert;
+
+/// Entries of the rings of a trial, and frames of its area.
+const RING: u32 = 64;
+const FRAMES: usize = 256;
+/// How long the kernel may take to free the devices.
+const DETACH: Duration = Duration::from_secs(2);
+
+/// Everything of this file.
+pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    if !ground.fast {
+        return;
+    }
+    if ground.running.is_some() {
+        for port in &ground.config.ports {
+            told(ground, port, found);
+        }
+        return;
+    }
+    let fit = |link: &LinkInfo| link.up && link.xdp.is_none();
+    for (port, link) in ground.ports().filter(|(_, link)| !fit(link)) {
+        let why =
+            if link.up { "the port carries an XDP program: it is left alone" } else { "the port is down" };
+        found.skip("xdp-mode", &port.device, why);
+        found.skip("zero-copy", &port.device, why);
+    }
+    let mut steering = match Steering::load(&Sizes::default()) {
+        Ok(steering) => steering,
+        Err(error @ SteeringError::NotPermitted { .. }) => {
+            return ground.config.ports.iter().for_each(|port| found.skip("xdp-mode", &port.device, &error));
+        }
+        Err(error) => {
+            return found.push(Finding::bad(
+                "steering-program",
+                "kernel",
+                error.to_string(),
+                "weir does not start",
+            ));
+        }
+    };
+    found.push(Finding::good("steering-program", "kernel", "takes the steering program"));
+    let tried: Vec<&str> = ground
+        .ports()
+        .filter(|(_, link)| fit(link))
+        .map(|(port, link)| {
+            trial(&mut steering, port, link, found);
+            port.device.as_str()
+        })
+        .collect();
+    drop(steering);
+    wait_until_free(&ground.paths, &tried);
+}
+
+/// What the running gateway got.
+fn told(ground: &Ground<'_>, port: &Port, found: &mut Findings) {
+    let Some(status) = ground.status_of(&port.device) else {
+        return found.skip(
+            "xdp-mode",
+            &port.device,
+            "the running weir has no such port: it runs with another configuration",
+        );
+    };
+    let generic = (status["xdp"] == "generic").then_some("the running weir says so");
+    xdp_mode(port, generic, found);
+    zero_copy(port, status["zero_copy"] == true, found);
+}
+
+fn trial(steering: &mut Steering, port: &Port, link: &LinkInfo, found: &mut Findings) {
+    let device = &port.device;
+    match attach(steering, port, link) {
+        Ok(refused) => xdp_mode(port, refused.as_deref(), found),
+        Err(error) => {
+            return found.push(
+                Finding::bad(
+                    "xdp-mode",
+                    device,
+                    error.to_string(),
+                    "weir does not start with this `mode`: say \"auto\"",
+                )
+                .on(device),
+            );
+        }
+    }
+    match sockets(port, link) {
+        Ok(real) => zero_copy(port, real, found),
+        Err(error) => found.push(
+            Finding::bad(
+                "zero-copy",
+                device,
+                error.to_string(),
+                "weir does not start: the fast road needs these sockets",
+            )
+            .on(device),
+        ),
+    }
+}
+
+/// Puts the program on the port as its `mode` asks; where it runs in the kernel's stack, why.
+fn attach(steering: &mut Steering, port: &Port, link: &LinkInfo) -> Result<Option<String>, SteeringError> {
+    let mut attach = |mode| steering.attach(&port.device, link.ifindex, mode);
+    match convert::attach_mode(port.mode) {
+        // As `weir run` does, which logs the reason.
+        AttachMode::Auto => match attach(AttachMode::Native) {
+            Err(refused @ SteeringError::NoXdp { .. }) => {
+                attach(AttachMode::Generic).map(|_| Some(refused.to_string()))
+            }
+            other => other.map(|_| None),
+        },
+        AttachMode::Generic => attach(AttachMode::Generic).map(|_| Some(String::new())),
+        AttachMode::Native => attach(AttachMode::Native).map(|_| None),
+    }
+}
+
+/// Opens a socket on each queue that is configured; whether all of them are zero-copy.
+fn sockets(port: &Port, link: &LinkInfo) -> Result<bool, XskError> {
+    let (area, frames) = Area::new(FRAMES, xsk::FrameSize::Page as usize, false)?;
+    // The area lasts as long as the process, and nobody asks it for its frames.
+    std::mem::forget(frames);
+    let mode = match port.mode {
+        Mode::Auto => xsk::Mode::Auto,
+        Mode::ZeroCopy => xsk::Mode::ZeroCopy,
+        Mode::Copy | Mode::Generic => xsk::Mode::Copy,
+    };
+    let mut all = true;
+    for queue in queues(port) {
+        let socket = match open(&area, link, queue, mode) {
+            // As `weir run` does: a driver without zero-copy.
+            Err(XskError::Socket { source, .. })
+                if mode == xsk::Mode::ZeroCopy && source.kind() == std::io::ErrorKind::Unsupported =>
+            {
+                open(&area, link, queue, xsk::Mode::Copy)?
+            }
+            other => other?,
+        };
+        all &= socket.zero_copy();
+        std::mem::forget(socket.close());
+    }
+    Ok(all)
+}
+
+fn open(area: &Arc<Area>, link: &LinkInfo, queue: u32, mode: xsk::Mode) -> Result<Queue, XskError> {
+    Queue::open(area, &link.name, link.ifindex, queue, mode, RingSizes::all(RING))
+}
+
+/// `generic`: it runs in the kernel's stack, and why.
+fn xdp_mode(port: &Port, generic: Option<&str>, found: &mut Findings) {
+    let device = &port.device;
+    found.push(
+        match (generic, port.mode) {
+            (None, _) => Finding::good("xdp-mode", device, "XDP runs in the driver"),
+            (Some(_), Mode::Generic) => Finding::good("xdp-mode", device, "XDP runs in the kernel's stack, as `mode` asks"),
+            (Some(reason), _) => Finding::note(
+                "xdp-mode",
+                device,
+                format!("the driver takes no XDP, so it runs in the kernel's stack ({reason})"),
+                "every packet is copied and costs several times as much; another NIC or a newer driver would do better",
+            ),
+        }
+        .on(device),
+    );
+}
+
+fn zero_copy(port: &Port, real: bool, found: &mut Findings) {
+    let device = &port.device;
+    let slower = "every packet is copied once in each direction, on the core of its queue";
+    found.push(
+        match (real, port.mode) {
+            (true, _) => Finding::good("zero-copy", device, "the AF_XDP sockets are zero-copy"),
+            (false, Mode::Copy | Mode::Generic) => {
+                Finding::good("zero-copy", device, "the AF_XDP sockets copy, as `mode` asks")
+            }
+            (false, Mode::ZeroCopy) => Finding::bad(
+                "zero-copy",
+                device,
+                "`mode` asks for zero-copy, and the AF_XDP sockets copy",
+                format!("the driver has no zero-copy on these queues: {slower}; say mode = \"auto\" to be content with it"),
+            ),
+            (false, Mode::Auto) => {
+                Finding::note("zero-copy", device, "the AF_XDP sockets copy: the driver has no zero-copy", slower)
+            }
+        }
+        .on(device),
+    );
+}
+
+/// The kernel takes the program off its devices a few milliseconds after it was let go.
+fn wait_until_free(paths: &Paths, devices: &[&str]) {
+    let free = || {
+        let look = async {
+            let host = Host::open(paths.clone())?;
+            for device in devices {
+                if host.link_info(device).await.is_ok_and(|link| link.xdp.is_some()) {
+                    return Ok(false);
+                }
+            }
+            Ok::<bool, HostError>(true)
+        };
+        host::wait(look).unwrap_or(true)
+    };
+    let deadline = Instant::now() + DETACH;
+    while !free() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

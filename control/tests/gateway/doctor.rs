@@ -1,0 +1,421 @@
+//! `weir doctor` on gateways that were broken on purpose: each fault is found by its id and subject, its command mends it,
+//! and on the healthy gateway nothing is found that is not so.
+
+use std::process::Command;
+
+use serde_json::Value;
+use weir_control::lab::{differences, host_state};
+
+use crate::config::Settings;
+use crate::weir::{Finished, until};
+use crate::world::{World, play, prepare};
+
+/// Notes that are true of every gateway of a lab: veth has no zero-copy, and the machine may have no huge pages.
+const TRUE_ANYWHERE: [&str; 3] = ["hugepages", "governor", "open-files"];
+
+/// What the doctor says, and whether it says that all is well.
+fn examine(world: &World<'_>) -> (Value, bool) {
+    let ended = run(world, &["--json"]);
+    let report: Value =
+        serde_json::from_str(&ended.output).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    assert_eq!(ended.code(), i32::from(report["healthy"] == false), "{ended:?}");
+    let healthy = report["healthy"] == true;
+    (report, healthy)
+}
+
+fn run(world: &World<'_>, more: &[&str]) -> Finished {
+    let mut command = world.weir.command("doctor");
+    command.args(more);
+    world.weir.finish(command)
+}
+
+/// Findings that are not good and not true anywhere.
+fn troubles(report: &Value) -> Vec<&Value> {
+    let all = report["findings"].as_array().expect("a list");
+    let is_so = |f: &Value| {
+        TRUE_ANYWHERE.iter().any(|id| f["id"] == *id) || f["id"] == "zero-copy" && f["severity"] == "note"
+    };
+    let trouble = |f: &&Value| f["severity"] != "good" && !is_so(f);
+    all.iter().filter(trouble).collect()
+}
+
+/// A fault: what breaks the gateway, what is found, how bad it is, and a word of the subject.
+struct Fault {
+    broken: &'static str,
+    id: &'static str,
+    severity: &'static str,
+    subject: &'static str,
+    /// The command that is printed mends it.
+    mendable: bool,
+}
+
+const fn bad(broken: &'static str, id: &'static str, subject: &'static str) -> Fault {
+    Fault { broken, id, severity: "bad", subject, mendable: true }
+}
+
+const fn note(broken: &'static str, id: &'static str, subject: &'static str) -> Fault {
+    Fault { severity: "note", ..bad(broken, id, subject) }
+}
+
+/// Breaks the gateway, looks, mends it by the commands that are printed, and looks again.
+#[track_caller]
+fn assert_found_and_mended(world: &World<'_>, fault: &Fault) {
+    let Fault { broken, id, severity, subject, mendable } = fault;
+    let gateway = &world.lab.gateway;
+    world.sh(gateway, broken);
+    let (report, _) = examine(world);
+    let found: Vec<&Value> = troubles(&report).into_iter().filter(|f| f["id"] == *id).collect();
+    let fits = |f: &&Value| {
+        f["severity"] == *severity && f["subject"].as_str().is_some_and(|text| text.contains(subject))
+    };
+    assert!(found.iter().any(fits), "{broken}: no {severity} {id} of {subject} in {report:#}");
+    for finding in &found {
+        assert!(finding["what"] != "" && finding["why"] != "", "{finding:#}");
+    }
+    if !mendable {
+        return;
+    }
+    assert!(found.iter().all(|f| f["mend"].is_string()), "{broken}: no command in {found:#?}");
+    // What else came of the fault may have no command of its own.
+    for command in troubles(&report).iter().filter_map(|finding| finding["mend"].as_str()) {
+        let command = command.replace("weir clean", &format!("{} clean", env!("CARGO_BIN_EXE_weir")));
+        // One command may mend two findings, and then the second has nothing to do.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]);
+        gateway.run(|| shell.output()).expect("sh");
+    }
+    let (report, healthy) = examine(world);
+    let left = troubles(&report);
+    assert!(healthy && left.is_empty(), "{broken}: after the commands there is left {left:#?}");
+}
+
+/// Plays the faults in one gateway, one after the other.
+fn assert_all(faults: &[Fault]) {
+    prepare(&Settings::default(), |world| {
+        faults.iter().for_each(|fault| assert_found_and_mended(world, fault));
+    });
+}
+
+#[test]
+fn healthy_gateway_has_nothing_to_mend_and_stays_as_it_is() {
+    prepare(&Settings::default(), |world| {
+        let before = host_state(&world.lab.gateway).expect("the gateway can be looked at");
+        let (report, healthy) = examine(world);
+        assert!(healthy && troubles(&report).is_empty(), "{report:#}");
+        assert!(report["running"].is_null());
+        let after = host_state(&world.lab.gateway).expect("the gateway can be looked at");
+        let difference = differences(&before, &after);
+        assert!(difference.is_empty(), "the doctor changed the gateway:\n{difference}");
+    });
+}
+
+#[test]
+fn report_is_a_table_for_people_and_names_every_port() {
+    prepare(&Settings::default(), |world| {
+        let ended = run(world, &[]);
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        for words in ["healthy: 0 bad", "weir does not run", "\nhost\n", "port lan (lan0)", "port wan (wan0)"]
+        {
+            assert!(ended.output.contains(words), "no {words:?} in\n{}", ended.output);
+        }
+        assert!(!ended.output.contains("is up"), "good findings are summed up:\n{}", ended.output);
+        assert!(run(world, &["--verbose"]).output.contains("link: lan0: is up"));
+    });
+}
+
+#[test]
+fn json_says_of_each_finding_what_why_and_how_to_mend_it() {
+    prepare(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "ip link set wan0 mtu 1400");
+        let (report, _) = examine(world);
+        let findings = report["findings"].as_array().expect("a list");
+        let count = |severity: &str| findings.iter().filter(|f| f["severity"] == severity).count();
+        for (severity, name) in [("bad", "bad"), ("note", "notes"), ("good", "good")] {
+            assert_eq!(report[name], count(severity), "{report:#}");
+        }
+        for finding in findings {
+            let keys: Vec<&String> = finding.as_object().expect("an object").keys().collect();
+            assert_eq!(keys, ["id", "mend", "port", "severity", "subject", "what", "why"], "{finding:#}");
+            assert!(finding["severity"] == "good" || finding["why"] != "", "{finding:#}");
+        }
+        for skipped in report["not_probed"].as_array().expect("a list") {
+            assert!(skipped["id"].is_string() && skipped["why"] != "", "{skipped:#}");
+        }
+    });
+}
+
+#[test]
+fn ports_that_are_not_fit_are_found() {
+    assert_all(&[
+        bad("ip link set lan0 down && ip addr add 10.77.1.1/24 dev lan0 2>/dev/null; true", "link", "lan0"),
+        note("ip link set wan0 mtu 1400", "mtu-alike", "lan0, wan0"),
+        bad("ip link set lan0 mtu 9000 && ip link set wan0 mtu 9000", "mtu", "lan0"),
+        bad("ip link add br0 type bridge && ip link set lan0 master br0", "controller", "lan0"),
+        Fault { mendable: false, ..bad("ip link del wan0", "port", "wan0") },
+    ]);
+}
+
+#[test]
+fn sysctls_in_the_way_are_found_for_both_families() {
+    let ra = "ip -6 route add default via 2001:db8:2::99 dev wan0 proto ra";
+    assert_all(&[
+        note("sysctl -qw net.ipv4.ip_forward=0", "forwarding-v4", "net.ipv4.ip_forward"),
+        note("sysctl -qw net.ipv4.conf.wan0.forwarding=0", "forwarding-v4", "net.ipv4.conf.wan0.forwarding"),
+        note("sysctl -qw net.ipv6.conf.all.forwarding=0", "forwarding-v6", "net.ipv6.conf.all.forwarding"),
+        note("sysctl -qw net.ipv4.conf.all.src_valid_mark=1", "src-valid-mark", "net.ipv4.conf.all"),
+        note("sysctl -qw net.ipv4.conf.lan0.src_valid_mark=1", "src-valid-mark", "net.ipv4.conf.lan0"),
+        note("sysctl -qw net.ipv4.conf.lan0.rp_filter=1", "rp-filter", "net.ipv4.conf.lan0"),
+        note("sysctl -qw net.ipv4.conf.all.rp_filter=1", "rp-filter", "net.ipv4.conf.wan0"),
+        bad(ra, "accept-ra", "net.ipv6.conf.wan0.accept_ra"),
+        note("sysctl -qw net.ipv6.conf.lan0.disable_ipv6=1", "ipv6", "net.ipv6.conf.lan0"),
+    ]);
+}
+
+#[test]
+fn rules_and_routes_in_the_way_are_found_for_both_families() {
+    assert_all(&[
+        bad("ip rule add priority 100 lookup main", "ip-rule", "ip rule 100"),
+        bad("ip -6 rule add priority 100 lookup main", "ip-rule", "ip -6 rule 100"),
+        bad("ip rule add fwmark 0x1/0x1 priority 100 blackhole", "ip-rule", "ip rule 100"),
+        note("ip rule add from 10.77.1.0/24 priority 100 lookup main", "ip-rule", "ip rule 100"),
+        note("ip -6 rule add fwmark 0x10/0xff priority 2000 lookup 5", "ip-rule", "ip -6 rule 2000"),
+        bad("ip route add 203.0.113.0/24 dev wan0 table 177", "table", "ip route table 177"),
+        bad("ip -6 route add 2001:db8:9::/64 dev wan0 table 177", "table", "ip -6 route table 177"),
+        note("ip route add local 203.0.113.0/24 dev lo", "route-to-self", "203.0.113.0/24"),
+        note("ip -6 route add local 2001:db8:9::/64 dev lo", "route-to-self", "2001:db8:9::/64"),
+    ]);
+}
+
+#[test]
+fn rules_of_other_proxies_are_found_for_both_families() {
+    const PRE: &str =
+        "nft 'add table inet fw; add chain inet fw pre { type filter hook prerouting priority -150; }";
+    let rule = |text: &str| format!("{PRE}; add rule inet fw pre {text}'").leak() as &'static str;
+    assert_all(&[
+        bad(rule("meta nfproto ipv4 tcp dport 80 tproxy ip to :99"), "foreign-tproxy", "inet fw pre"),
+        bad(rule("meta nfproto ipv6 tcp dport 80-90 tproxy ip6 to :99"), "foreign-tproxy", "inet fw pre"),
+        bad(
+            "iptables -t mangle -A PREROUTING -p tcp -j TPROXY --on-port 99 --tproxy-mark 0x100/0x100",
+            "foreign-tproxy",
+            "ip mangle PREROUTING",
+        ),
+        bad(
+            "ip6tables -t mangle -A PREROUTING -p tcp -j TPROXY --on-port 99 --tproxy-mark 0x100/0x100",
+            "foreign-tproxy",
+            "ip6 mangle PREROUTING",
+        ),
+        bad(rule("tcp dport 9999 meta mark set 0x77"), "foreign-mark", "inet fw pre"),
+        bad(
+            "iptables -t mangle -A PREROUTING -j MARK --set-xmark 0x2/0x2",
+            "foreign-mark",
+            "ip mangle PREROUTING",
+        ),
+        bad(
+            "ip6tables -t mangle -A PREROUTING -j MARK --set-xmark 0x2/0x2",
+            "foreign-mark",
+            "ip6 mangle PREROUTING",
+        ),
+        bad(rule("fib saddr . iif oif missing drop"), "rpfilter-rule", "inet fw pre"),
+    ]);
+}
+
+#[test]
+fn rule_for_ports_and_bits_of_nobody_is_no_trouble() {
+    prepare(&Settings::default(), |world| {
+        let rules = "add table inet fw; add chain inet fw pre { type filter hook prerouting priority -160; }; \
+                     add rule inet fw pre tcp dport 9999 tproxy to :99; add rule inet fw pre udp dport 53 meta mark set 0x100; \
+                     add chain inet fw through { type filter hook forward priority 0; policy drop; }; \
+                     add rule inet fw through iifname { \"lan0\", \"wan0\", \"weir-punt\" } accept";
+        world.sh(&world.lab.gateway, &format!("nft '{rules}'"));
+        let (report, healthy) = examine(world);
+        assert!(healthy && troubles(&report).is_empty(), "{:#?}", troubles(&report));
+    });
+}
+
+#[test]
+fn firewalls_that_drop_what_weir_hands_over_are_found_for_both_families() {
+    const STATEFUL: &str = "nft 'add table inet stateful; add chain inet stateful through { type filter hook forward priority 0; policy drop; }; \
+                            add rule inet stateful through ct state established,related accept; \
+                            add rule inet stateful through iifname lan0 oifname wan0 accept'";
+    const INPUT: &str = "nft 'add table inet closed; add chain inet closed in { type filter hook input priority 0; policy drop; }; \
+                         add rule inet closed in tcp dport 22 accept'";
+    const INVALID: &str = "nft 'add table inet strict; add chain inet strict through { type filter hook forward priority 0; }; \
+                           add rule inet strict through ct state invalid drop'";
+    assert_all(&[
+        bad("iptables -P FORWARD DROP", "forward-chain", "ip filter"),
+        bad("ip6tables -P FORWARD DROP", "forward-chain", "ip6 filter"),
+        bad("iptables -P INPUT DROP", "input-chain", "ip filter"),
+        bad("ip6tables -P INPUT DROP", "input-chain", "ip6 filter"),
+        bad(STATEFUL, "forward-chain", "inet stateful"),
+        bad(INPUT, "input-chain", "inet closed"),
+        bad(INVALID, "conntrack-invalid", "inet strict through"),
+        bad(
+            "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP; \
+             sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0",
+            "conntrack-invalid",
+            "ip filter FORWARD",
+        ),
+        bad(
+            "ip6tables -A FORWARD -m conntrack --ctstate INVALID -j DROP; \
+             sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0",
+            "conntrack-invalid",
+            "ip6 filter FORWARD",
+        ),
+    ]);
+}
+
+#[test]
+fn listener_of_somebody_else_on_the_port_is_found_for_both_families() {
+    prepare(&Settings::default(), |world| {
+        for family in ["0.0.0.0:12377", "[::]:12377"] {
+            let socket =
+                world.lab.gateway.run(|| std::net::TcpListener::bind(family)).expect("the port is free");
+            let (report, healthy) = examine(world);
+            let found = troubles(&report);
+            assert!(!healthy && found.len() == 1 && found[0]["id"] == "listen-port", "{family}: {found:#?}");
+            let killed = format!("kill {}", std::process::id());
+            assert_eq!(found[0]["mend"], killed.as_str(), "{found:#?}");
+            drop(socket);
+            assert!(examine(world).1);
+        }
+    });
+}
+
+#[test]
+fn program_of_somebody_else_on_a_port_is_found_and_left_alone() {
+    prepare(&Settings::default(), |world| {
+        let foreign = world.lab.gateway.run(|| {
+            let mut steering =
+                weir_sys::steering::Steering::load(&weir_sys::steering::Sizes::default()).unwrap();
+            let index = weir_sys::ethtool::index_of("lan0").unwrap();
+            steering.attach("lan0", index, weir_sys::steering::AttachMode::Native).unwrap();
+            steering
+        });
+        let (report, healthy) = examine(world);
+        let found = troubles(&report);
+        assert!(!healthy && found.len() == 1 && found[0]["id"] == "xdp-program", "{found:#?}");
+        let skipped = report["not_probed"].as_array().expect("a list");
+        assert!(skipped.iter().any(|s| s["id"] == "zero-copy" && s["subject"] == "lan0"), "{skipped:#?}");
+        let links = world.sh(&world.lab.gateway, "ip link show dev lan0");
+        assert!(links.contains("xdp"), "the program is gone: {links}");
+        drop(foreign);
+        until("the kernel takes the program off", || {
+            !world.sh(&world.lab.gateway, "ip link show dev lan0").contains("xdp")
+        });
+        assert!(examine(world).1);
+    });
+}
+
+#[test]
+fn queues_that_do_not_fit_are_found() {
+    prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
+        // The kernel gives a veth no XDP whose other end sends by more queues than it receives on.
+        world.sh(&world.lab.client, "ethtool -L client0 rx 1 tx 1");
+        world.sh(&world.lab.server, "ethtool -L server0 rx 1 tx 1");
+        let faults = [
+            note("ethtool -L wan0 rx 1 tx 1", "queues-alike", "lan0, wan0"),
+            note("ip link set dev lan0 mtu 1499", "mtu-alike", "lan0, wan0"),
+        ];
+        faults.iter().for_each(|fault| assert_found_and_mended(world, fault));
+        for (queues, severity) in [("[0, 3]", "bad"), ("[0]", "note")] {
+            world.sh(&world.lab.gateway, "ethtool -L lan0 rx 2 tx 2; ethtool -L wan0 rx 2 tx 2; true");
+            let config = Settings::default().to_string();
+            let config =
+                config.replace("device = \"lan0\"", &format!("device = \"lan0\"\nqueues = {queues}"));
+            world.weir.write_config(&config);
+            let (report, _) = examine(world);
+            let found = troubles(&report);
+            let of_port = found.iter().find(|f| f["id"] == "queues" && f["port"] == "lan0");
+            assert_eq!(of_port.unwrap_or_else(|| panic!("{report:#}"))["severity"], severity, "{queues}");
+        }
+    });
+}
+
+#[test]
+fn veth_without_native_xdp_is_found_with_the_kernels_reason() {
+    prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
+        world.sh(&world.lab.gateway, "ethtool -L wan0 rx 1 tx 1");
+        let (report, _) = examine(world);
+        let found = troubles(&report);
+        let generic = found.iter().find(|f| f["id"] == "xdp-mode").unwrap_or_else(|| panic!("{report:#}"));
+        assert_eq!((&generic["port"], &generic["severity"]), (&"wan0".into(), &"note".into()));
+        assert!(generic["what"].as_str().is_some_and(|what| what.contains("native mode")), "{generic:#}");
+    });
+}
+
+#[test]
+fn bpf_file_system_that_a_closed_box_needs_is_found_missing() {
+    for (fail, severity) in [("closed", "bad"), ("open", "note")] {
+        prepare(&Settings { fail, ..Settings::default() }, |world| {
+            let fault = Fault { severity, ..bad("umount /sys/fs/bpf", "bpffs", "/sys/fs/bpf") };
+            assert_found_and_mended(world, &fault);
+        });
+    }
+}
+
+#[test]
+fn intercept_of_own_addresses_is_found_for_both_families() {
+    prepare(&Settings::default(), |world| {
+        let to = "to = [\"203.0.113.7/32\", \"2001:db8:77::7/128\"]";
+        let config = Settings::default().to_string().replace("to = [\"0.0.0.0/0\", \"::/0\"]", to);
+        world.weir.write_config(&config);
+        assert!(examine(world).1);
+        for fault in [
+            bad("ip addr add 203.0.113.7/32 dev wan0", "route-to-self", "intercept web"),
+            bad("ip addr add 2001:db8:77::7/128 dev wan0 nodad", "route-to-self", "intercept web"),
+        ] {
+            assert_found_and_mended(world, &fault);
+        }
+    });
+}
+
+#[test]
+fn mode_that_the_driver_has_not_is_bad() {
+    prepare(&Settings { mode: "zero-copy", ..Settings::default() }, |world| {
+        let (report, healthy) = examine(world);
+        let findings = report["findings"].as_array().expect("a list");
+        let refused = findings.iter().filter(|f| f["id"] == "zero-copy" && f["severity"] == "bad");
+        assert!(!healthy && refused.count() == 2, "{report:#}");
+    });
+}
+
+#[test]
+fn running_gateway_is_asked_and_not_disturbed() {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        let before = host_state(&world.lab.gateway).expect("the gateway can be looked at");
+        let (report, healthy) = examine(world);
+        assert!(healthy && troubles(&report).is_empty(), "{:#?}", troubles(&report));
+        assert_eq!(report["running"], world.weir.status()["pid"]);
+        let modes = report["findings"].as_array().expect("a list").iter().filter(|f| f["id"] == "xdp-mode");
+        assert_eq!(modes.count(), 2, "{report:#}");
+        let after = host_state(&world.lab.gateway).expect("the gateway can be looked at");
+        assert_eq!(differences(&before, &after), "");
+    });
+}
+
+#[test]
+fn other_weir_in_the_namespace_is_found() {
+    play(&Settings::default(), |world| {
+        let gateway = "admin = \"/run/weir/other.sock\"".to_owned();
+        world.weir.write_config(&Settings { gateway, ..Settings::default() }.to_string());
+        let (report, healthy) = examine(world);
+        let found = troubles(&report);
+        let other = found.iter().find(|f| f["id"] == "instance").unwrap_or_else(|| panic!("{report:#}"));
+        assert_eq!(other["mend"], format!("kill {}", world.weir.status()["pid"]));
+        assert!(!healthy);
+    });
+}
+
+#[test]
+fn leftovers_of_a_killed_weir_are_found_and_cleaned() {
+    for (fail, severity) in [("open", "note"), ("closed", "bad")] {
+        prepare(&Settings { fail, ..Settings::default() }, |world| {
+            world.weir.start();
+            world.weir.kill();
+            let fault = Fault { severity, ..bad("true", "leftovers", "this network namespace") };
+            assert_found_and_mended(world, &fault);
+            world.assert_as_before();
+        });
+    }
+}
