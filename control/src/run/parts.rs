@@ -16,8 +16,10 @@ use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::{process, steering};
 
 use super::convert;
+use super::repair::Repair;
 use super::road::{Road, hooks};
 use super::steer::Steer;
+use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
 use crate::config::{Config, Mode, Pool};
 use crate::exit::Failure;
@@ -46,6 +48,7 @@ pub struct Parts {
     publisher: Publisher,
     pools: watch::Sender<Arc<[Pool]>>,
     failures: Passive,
+    repair: Repair,
     _watch: Watch,
 }
 
@@ -92,6 +95,8 @@ impl Parts {
             tracing::warn!("{warning}");
         }
         let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
+        let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
+        let repairs = Arc::<Repairs>::default();
         let state = State {
             started: Instant::now(),
             config: config.file.display().to_string(),
@@ -99,6 +104,7 @@ impl Parts {
             dataplane: Part::new(dataplane),
             relay: Part::new(Some(relay)),
             steering: Mutex::new(road.map(|road| road.steering)),
+            repairs: repairs.clone(),
             attached,
             health: Arc::new(Board::new(&config.pools, FIRST_EPOCH)),
             lists: Arc::new(board::Board::new(&config.lists)),
@@ -110,6 +116,7 @@ impl Parts {
         let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
+        let repair = Repair::new(repairs, tuns);
         let steer = Steer::new(view.own, config);
         let config = config.clone();
         Ok(Self {
@@ -124,6 +131,7 @@ impl Parts {
             publisher,
             pools,
             failures,
+            repair,
             _watch: watch,
         })
     }
@@ -197,7 +205,9 @@ impl Parts {
                     *warnings = news;
                 }
             }
-            HostEvent::KernelSideTouched => self.repair(host).await,
+            HostEvent::KernelSideTouched(removals) => {
+                self.repair.round(host, &self.spec, &self.state.steering, &removals).await;
+            }
             HostEvent::Ended(why) => return Err(Failure::refused(why)),
         }
         Ok(())
@@ -229,16 +239,14 @@ impl Parts {
         }
     }
 
-    /// Puts back what somebody removed from the kernel's side; nothing when nothing is missing.
-    async fn repair(&self, host: &Host) {
-        match host.apply(&self.spec).await {
-            Ok(applied) => {
-                for command in applied.commands {
-                    tracing::warn!(command, "somebody removed this; it is put back");
-                }
-            }
-            Err(error) => tracing::error!(%error, "the kernel's side cannot be repaired"),
-        }
+    /// When [`Self::look_after`] wants to be called.
+    pub fn next_look(&self) -> Instant {
+        self.repair.due()
+    }
+
+    /// Puts back what somebody changed without the kernel announcing it, and what has its turn.
+    pub async fn look_after(&mut self, host: &Host) {
+        self.repair.look(host, &self.spec, &self.state.steering).await;
     }
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the

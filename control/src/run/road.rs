@@ -29,6 +29,7 @@ const FIRST_BEAT: Duration = Duration::from_secs(5);
 pub struct Road {
     pub steering: Steering,
     pub attached: Vec<(String, &'static str)>,
+    pub tuns: Vec<Arc<Tun>>,
     punt: Punt,
 }
 
@@ -74,8 +75,9 @@ impl Road {
         }
         let relay = Arc::new(tun(host::RELAY_TUN)?);
         let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
-        Ok(Self { steering, attached, punt })
+        Ok(Self { steering, attached, tuns, punt })
     }
 
     /// Starts the workers and, once all of them breathe, lets steering redirect.
@@ -113,9 +115,14 @@ fn tun(name: &str) -> Result<Tun, Failure> {
         ))
     };
     let tun = Tun::create(name).map_err(failed)?;
-    tun.set_mtu(65_535).map_err(failed)?;
-    tun.set_up(true).map_err(failed)?;
+    ready_tun(&tun).map_err(failed)?;
     Ok(tun)
+}
+
+/// Makes a new TUN device fit for packets.
+pub fn ready_tun(tun: &Tun) -> std::io::Result<()> {
+    tun.set_mtu(65_535)?;
+    tun.set_up(true)
 }
 
 /// Connections of the relay are entered in the kernel map, also those that came while steering let everything pass.
