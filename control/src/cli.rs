@@ -14,8 +14,8 @@ use crate::exit::{Exit, Failure};
 use crate::explain;
 use crate::host::{self, Host, Paths};
 use crate::replay;
-use crate::shadow;
 use crate::run::{self, convert};
+use crate::shadow;
 
 /// The command line.
 #[derive(Debug, Parser)]

@@ -382,9 +382,7 @@ impl<D: Driver> Worker<D> {
                 let heard = reply.send(views).is_ok();
                 next.filter(|_| heard)
             }
-            Scan::Reevaluate(_, tally) => {
-                pipeline.reevaluate(now, cursor, JUDGE_BATCH, tally, &mut self.out)
-            }
+            Scan::Reevaluate(_, tally) => pipeline.reevaluate(now, cursor, JUDGE_BATCH, tally, &mut self.out),
             Scan::Leaning(_, count) => {
                 let (leaning, next) = pipeline.leaning(cursor, LIST_BATCH);
                 *count += leaning;

@@ -238,7 +238,8 @@ impl State {
 
     /// Judges all flows again by the rules in force, waiting at most so long; whether all have answered.
     pub fn reevaluate(&self, patience: Duration) -> (Tally, bool) {
-        let workers = self.dataplane.ask().as_ref().map_or(Some(Tally::default()), |p| p.reevaluate(patience));
+        let workers =
+            self.dataplane.ask().as_ref().map_or(Some(Tally::default()), |p| p.reevaluate(patience));
         let relay = self.relay.ask().as_ref().map_or(Some(Tally::default()), |r| r.reevaluate(patience));
         let mut sum = workers.unwrap_or_default();
         sum.add(&relay.unwrap_or_default());

@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn key_section_or_file_is_named_with_its_line() {
-        let text = "[gateway]\nfail = \"open\"\n\n[[pool]]\nname = \"a\"\n[[pool]]\nname = \"b\"\nports = \"1-2\"\n";
+        let text =
+            "[gateway]\nfail = \"open\"\n\n[[pool]]\nname = \"a\"\n[[pool]]\nname = \"b\"\nports = \"1-2\"\n";
         let places = Places::new(Path::new("x.toml"), text.to_owned());
         for (section, at, key, wanted) in [
             ("gateway", 0, "fail", "x.toml:2"),

@@ -18,9 +18,8 @@ fn sentence(place: &str, what: &str) -> String {
 }
 
 fn gateway(now: &Config, new: &Config, places: &Places) -> Option<String> {
-    let of = |section: &str, key: &str| {
-        sentence(&places.of(section, 0, key), &format!("`{key}` in [{section}]"))
-    };
+    let of =
+        |section: &str, key: &str| sentence(&places.of(section, 0, key), &format!("`{key}` in [{section}]"));
     let (before, after) = (&now.gateway, &new.gateway);
     [
         (before.fail != after.fail, "gateway", "fail"),
@@ -85,7 +84,7 @@ pub fn moved_ports(now: &Config, new: &Config, places: &Places) -> Option<(Strin
         config.pools.iter().find(|pool| pool.spec.name == name).map(|pool| pool.spec.ports.clone())
     };
     let mut pools = new.pools.iter().enumerate();
-    let (at, pool) = pools
-        .find(|(_, pool)| of(now, &pool.spec.name).is_some_and(|ports| ports != pool.spec.ports))?;
+    let (at, pool) =
+        pools.find(|(_, pool)| of(now, &pool.spec.name).is_some_and(|ports| ports != pool.spec.ports))?;
     Some((pool.spec.name.clone(), places.of("pool", at, "ports")))
 }

@@ -178,8 +178,7 @@ impl Parts {
         convert::check_gateway_ports(&config).map_err(Failure::no)?;
         let policy = policy.replacing(&self.policy);
         let spec = self.spec_of(&config);
-        let widened =
-            self.steer.widen(&self.state, (&self.policy, &policy), convert::pool_servers(&config));
+        let widened = self.steer.widen(&self.state, (&self.policy, &policy), convert::pool_servers(&config));
         if let Err(error) = widened {
             return Err(match live::moved_ports(&self.config, &config, &places) {
                 Some((pool, place)) => Failure::no(format!(

@@ -88,7 +88,9 @@ struct Flow {
 /// The list is that of another version of weir.
 pub fn compare(policy: &Policy, flows: Value) -> Result<Shadow, Failure> {
     let flows: Vec<Flow> = serde_json::from_value(flows).map_err(|error| {
-        Failure::refused(format!("the running weir lists its flows otherwise than this one: {error}; restart it"))
+        Failure::refused(format!(
+            "the running weir lists its flows otherwise than this one: {error}; restart it"
+        ))
     })?;
     let mut shadow = Shadow { flows: 0, tally: Tally::default(), changed: 0, groups: Vec::new() };
     let mut groups: BTreeMap<(Verdict, Verdict, &'static str), Group> = BTreeMap::new();

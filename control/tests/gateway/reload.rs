@@ -48,7 +48,8 @@ fn refuses(world: &World<'_>, family: Family, host: &str) -> bool {
 /// Payload segments of the usual server, in the order of their sequence numbers. On a busy machine TCP sends some again; what
 /// came in at one end of the gateway must have come out at the other.
 fn data(seen: &Seen) -> Vec<(u32, usize)> {
-    let from_server = seen.tcp.iter().filter(|frame| frame.source.port() == HTTP && !frame.payload.is_empty());
+    let from_server =
+        seen.tcp.iter().filter(|frame| frame.source.port() == HTTP && !frame.payload.is_empty());
     let mut data: Vec<_> = from_server.map(|frame| (frame.sequence, frame.payload.len())).collect();
     data.sort_unstable();
     data
@@ -67,7 +68,11 @@ fn twenty_reloads_in_a_row_lose_no_packet_and_end_no_connection() {
                 let tcp = if round % 3 == 0 { "tcp = [80, 443]" } else { "tcp = [80, 443, 7777, 8443]" };
                 let text = Settings { rules, ..settings.clone() }.to_string();
                 let answer = reloaded(world, &text.replace("tcp = [80, 443, 7777]", tcp), &[]);
-                assert_eq!((&answer["ok"], &answer["epoch"]), (&true.into(), &(round + 2).into()), "{answer}");
+                assert_eq!(
+                    (&answer["ok"], &answer["epoch"]),
+                    (&true.into(), &(round + 2).into()),
+                    "{answer}"
+                );
                 downloads.iter().for_each(|download| download.goes_on(1000));
             }
             assert_eq!(world.weir.status()["epoch"], 21);
@@ -87,7 +92,9 @@ fn twenty_reloads_in_a_row_lose_no_packet_and_end_no_connection() {
             }
             let status = world.weir.status();
             let drops = status["drops"].as_array().unwrap().iter().filter(|drop| drop["count"] != 0);
-            assert_eq!(drops.count(), 0, "{handshake}: {}", status["drops"]);
+            // What is for weir itself, a SYN-ACK of a server that it called, is no loss.
+            let lost: Vec<_> = drops.map(|drop| &drop["name"]).filter(|name| **name != "to-weir").collect();
+            assert!(lost.is_empty(), "{handshake}: {lost:?}");
         });
     }
 }
@@ -106,9 +113,8 @@ fn new_refusal_ends_live_connections_only_when_they_are_judged_again_and_as_fore
             });
             let refusing = Settings { rules: REFUSE, ..settings.clone() }.to_string();
             world.weir.write_config(&refusing);
-            let check = |against: &str| {
-                run(world, world.weir.command("check"), &["--against", against, "--json"])
-            };
+            let check =
+                |against: &str| run(world, world.weir.command("check"), &["--against", against, "--json"]);
             let shadow = check("running");
             assert_eq!(shadow.code(), 0, "{shadow:?}");
             let shadow: Value = serde_json::from_str(&shadow.output).expect("JSON");
@@ -162,13 +168,22 @@ fn bad_file_and_what_needs_a_restart_change_nothing_and_are_told_with_their_line
         let before = host_state(&world.lab.gateway).expect("state");
         let rows = [
             (text.replace("action = \"drop\"", "action = \"dorp\""), "dorp"),
-            (text.replace("flows = 4096", "flows = 8192"), "`flows` in [workers] cannot change while weir runs"),
+            (
+                text.replace("flows = 4096", "flows = 8192"),
+                "`flows` in [workers] cannot change while weir runs",
+            ),
             (text.replace("listen = 12377", "listen = 12378"), "`listen` in [fallback] cannot change"),
             (text.replace("fail = \"open\"", "fail = \"closed\""), "`fail` in [gateway] cannot change"),
             (text.replace("\"wan0\"", "\"lo\""), "`device` of port wan (now wan0) cannot change"),
-            (text.replacen("mode = \"auto\"", "mode = \"copy\"", 1), "`mode` of port lan (now auto) cannot change"),
+            (
+                text.replacen("mode = \"auto\"", "mode = \"copy\"", 1),
+                "`mode` of port lan (now auto) cannot change",
+            ),
             (text.replace("\"through\"", "\"relay\""), "has a fast road"),
-            (text.replace("[workers]", "[[port]]\nname = \"x\"\ndevice = \"lo\"\n[workers]"), "the number of ports"),
+            (
+                text.replace("[workers]", "[[port]]\nname = \"x\"\ndevice = \"lo\"\n[workers]"),
+                "the number of ports",
+            ),
         ];
         for (changed, words) in rows {
             assert_ne!(changed, text, "{words}");
@@ -177,7 +192,11 @@ fn bad_file_and_what_needs_a_restart_change_nothing_and_are_told_with_their_line
             by_socket.arg("reload").args(["--admin", "/run/weir/admin.sock"]);
             let done = world.weir.finish(by_socket);
             assert_eq!(done.code(), 1, "{words}: {done:?}");
-            assert!(done.output.contains(words) && done.output.contains("test.toml:"), "{words}: {}", done.output);
+            assert!(
+                done.output.contains(words) && done.output.contains("test.toml:"),
+                "{words}: {}",
+                done.output
+            );
             assert_eq!(world.weir.status()["epoch"], 1);
         }
         let after = host_state(&world.lab.gateway).expect("state");
@@ -210,7 +229,8 @@ fn hangup_reloads_and_the_kernels_side_follows() {
 }
 
 #[test]
-fn intercept_that_is_removed_carries_its_connections_to_their_end_and_one_that_is_added_spares_those_before() {
+fn intercept_that_is_removed_carries_its_connections_to_their_end_and_one_that_is_added_spares_those_before()
+{
     for handshake in ["answer", "through"] {
         let settings = Settings { grace: "1s", ..sending(handshake, &servers(1, HTTP), "") };
         play(&settings, |world| {

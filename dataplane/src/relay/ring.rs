@@ -43,10 +43,17 @@ pub(super) struct Setup {
 
 /// What the handle asks.
 pub(super) enum Request {
-    Flows { limit: usize, reply: Sender<Vec<RelayFlow>> },
+    Flows {
+        limit: usize,
+        reply: Sender<Vec<RelayFlow>>,
+    },
     /// Judge all connections again by the policy in force.
-    Reevaluate { reply: Sender<Tally> },
-    Stop { drain: Duration },
+    Reevaluate {
+        reply: Sender<Tally>,
+    },
+    Stop {
+        drain: Duration,
+    },
 }
 
 /// How far the end is.

@@ -192,7 +192,10 @@ fn runner_follows_servers_and_reads_the_failures_of_connections() {
         // heard.
         board.drain("a", well, true).unwrap();
         let [a, b] = &pools;
-        let turned = Pool { spec: PoolSpec { servers: a.spec.servers.iter().rev().copied().collect(), ..a.spec.clone() }, ..a.clone() };
+        let turned = Pool {
+            spec: PoolSpec { servers: a.spec.servers.iter().rev().copied().collect(), ..a.spec.clone() },
+            ..a.clone()
+        };
         let later = [b.clone(), turned];
         board.replace(&later, 2);
         told.send(Arc::from(later)).unwrap();

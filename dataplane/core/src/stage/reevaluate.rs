@@ -122,9 +122,10 @@ impl<F: Frame> Pipeline<F> {
         }
         let destination = flow.tuple().dst;
         let taken = takes(&self.policy, flow.port, destination);
-        let pooled = self.legs.get(flow.leg).is_none_or(|leg| {
-            leg.target.is_none() || self.policy.has_server(&leg.tuple.dst)
-        });
+        let pooled = self
+            .legs
+            .get(flow.leg)
+            .is_none_or(|leg| leg.target.is_none() || self.policy.has_server(&leg.tuple.dst));
         !(taken && pooled)
     }
 
@@ -149,7 +150,6 @@ impl<F: Frame> Pipeline<F> {
         let newest = missed.map(|(_, since)| *since).fold(self.started, Nanos::max);
         newest.saturating_add(grace)
     }
-
 }
 
 /// Whether connections to `server` that come by `port` are the fast road's.
