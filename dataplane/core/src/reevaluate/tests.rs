@@ -77,10 +77,10 @@ fn what_is_not_known_decides_only_where_addresses_do() {
 #[test]
 fn connection_that_is_not_intercepted_any_more_goes_on() {
     let policy = policy(|spec| InterceptSpec { tcp: vec![80..=80], ..spec }.rule(by_name(Action::Reset)));
-    for family in 0..2 {
+    for (family, server) in POOL.iter().enumerate() {
         let again = judge(&policy, &live(family));
         assert_eq!((again.outcome, again.intercept), (Outcome::Kept, None));
-        let sent = Live { server: POOL[family].parse().unwrap(), ..live(family) };
+        let sent = Live { server: server.parse().unwrap(), ..live(family) };
         assert_eq!(judge(&policy, &sent).outcome, Outcome::Elsewhere);
     }
 }
@@ -88,8 +88,8 @@ fn connection_that_is_not_intercepted_any_more_goes_on() {
 #[test]
 fn connection_that_was_sent_stays_where_its_pool_still_has_the_server() {
     let to_pool = policy(|spec| spec.rule(by_name(SEND)));
-    for family in 0..2 {
-        let sent = Live { server: POOL[family].parse().unwrap(), ..live(family) };
+    for (family, server) in POOL.iter().enumerate() {
+        let sent = Live { server: server.parse().unwrap(), ..live(family) };
         assert_eq!(judge(&to_pool, &sent).outcome, Outcome::Kept);
         let gone = Live { server: "192.0.2.1:443".parse().unwrap(), ..sent };
         assert_eq!(judge(&to_pool, &gone).outcome, Outcome::Elsewhere);

@@ -145,7 +145,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// Until when an unknown connection to `server` by `port` can be one from before: from before the start, or from before
     /// a configuration that takes it to the fast road was in force. `grace`: for so long after either.
-    pub(crate) fn from_before(&self, port: PortId, server: Endpoint, grace: Nanos) -> Nanos {
+    pub(crate) fn spared_until(&self, port: PortId, server: Endpoint, grace: Nanos) -> Nanos {
         let missed = self.before.iter().filter(|(policy, _)| !takes(policy, port, server));
         let newest = missed.map(|(_, since)| *since).fold(self.started, Nanos::max);
         newest.saturating_add(grace)

@@ -47,7 +47,7 @@ impl<F: Frame> Pipeline<F> {
         } else {
             (self.fib.egress(dst.addr.ip()).unwrap_or(packet.port), src)
         };
-        let in_grace = self.now < self.from_before(port, server, midstream.grace);
+        let in_grace = self.now < self.spared_until(port, server, midstream.grace);
         if in_grace || midstream.action == Action::Allow {
             return self.give_midstream(id, packet, out);
         }

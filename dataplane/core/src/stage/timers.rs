@@ -73,7 +73,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn grace_end(&self, slot: u32) -> Nanos {
         let Some(flow) = self.flows.get(slot) else { return self.started };
         let grace = self.intercept_of(flow).map_or(Nanos(0), |(_, intercept)| intercept.midstream.grace);
-        self.from_before(flow.port, flow.tuple().dst, grace)
+        self.spared_until(flow.port, flow.tuple().dst, grace)
     }
 
     /// The client does not answer our SYN-ACK.
