@@ -16,6 +16,7 @@ use crate::explain;
 use crate::host::{self, Host, Paths};
 use crate::replay;
 use crate::run::{self, convert};
+use crate::shadow;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -37,7 +38,7 @@ enum Command {
     /// Run in the foreground
     Run(FileArgs),
     /// Validate a configuration; exit 1 and the line on any error
-    Check(FileJsonArgs),
+    Check(CheckArgs),
     /// The kernel changes as ip and nft commands, and what differs now: a script for sh
     Plan(PlanArgs),
     /// Remove everything weir ever installed
@@ -52,6 +53,8 @@ enum Command {
     Status(AdminArgs),
     /// The flows of the running gateway
     Flows(AdminArgs),
+    /// Put the configuration file in force again, changed, without losing a packet
+    Reload(ReloadArgs),
     /// Give a server of a pool no new connections; it keeps those that it has
     Drain(DrainArgs),
 }
@@ -117,6 +120,26 @@ struct AdminArgs {
     at: Where,
     #[command(flatten)]
     output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Run the rules over the live connections of a running gateway, and show what would change
+    #[arg(long, value_name = "SOCKET | running")]
+    against: Option<PathBuf>,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Judge live connections by it, too, and end those that it refuses
+    #[arg(long)]
+    reevaluate: bool,
 }
 
 #[derive(Debug, Args)]
@@ -213,6 +236,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain(args),
         Command::Status(args) => ask(&args, Request::Status, table::status),
         Command::Flows(args) => ask(&args, Request::Flows, table::flows),
+        Command::Reload(args) => reload(&args),
         Command::Drain(DrainArgs { pool, server, undo, admin }) => {
             ask(&admin, Request::Drain { pool, server, undo }, table::pool)
         }
@@ -246,10 +270,23 @@ fn invalid(report: config::Report) -> Failure {
     Failure::no(report.to_string().trim_end())
 }
 
-fn check(args: &FileJsonArgs) -> Result<Exit, Failure> {
-    let report = config::check(&args.file.config);
-    print(args.output.json, &report.json(), || report.to_string());
-    Ok(if report.is_ok() { Exit::Done } else { Exit::No })
+fn check(args: &CheckArgs) -> Result<Exit, Failure> {
+    let file = &args.file.config;
+    let (config, report) = match config::load(file) {
+        Ok((config, report)) => (Some(config), report),
+        Err(report) => (None, report),
+    };
+    let (Some(config), Some(against)) = (&config, &args.against) else {
+        print(args.output.json, &report.json(), || report.to_string());
+        return Ok(if report.is_ok() { Exit::Done } else { Exit::No });
+    };
+    let socket = if against == Path::new("running") { &config.gateway.admin } else { against };
+    let flows = admin::client::ask(socket, Request::Flows)?;
+    let shadow = shadow::compare(&config.compile(1), flows)?;
+    let mut json = report.json();
+    json["against"] = serde_json::to_value(&shadow).map_err(Failure::refused)?;
+    print(args.output.json, &json, || format!("{report}{}", shadow::table(&shadow)));
+    Ok(Exit::Done)
 }
 
 fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
@@ -318,18 +355,29 @@ fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// The admin socket of the running gateway.
+fn socket(at: &Where) -> Result<PathBuf, Failure> {
+    match (&at.admin, &at.config) {
+        (Some(socket), _) => Ok(socket.clone()),
+        (None, Some(file)) => Ok(config::load_without_lists(file).map_err(invalid)?.gateway.admin),
+        (None, None) => Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() }),
+    }
+}
+
 fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> String) -> Result<Exit, Failure> {
-    let socket = match (&args.at.admin, &args.at.config) {
-        (Some(socket), _) => socket.clone(),
-        (None, Some(file)) => config::load_without_lists(file).map_err(invalid)?.gateway.admin,
-        (None, None) => {
-            return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
-        }
-    };
-    let answer = admin::client::ask(&socket, request)?;
+    let answer = admin::client::ask(&socket(&args.at)?, request)?;
     print(args.output.json, &answer, || table(&answer));
     let healthy = answer.get("healthy").is_none_or(|healthy| healthy == true);
     Ok(if healthy { Exit::Done } else { Exit::No })
+}
+
+fn reload(args: &ReloadArgs) -> Result<Exit, Failure> {
+    let ReloadArgs { admin: AdminArgs { at, output }, reevaluate } = args;
+    let file = at.config.as_ref().map(|file| std::fs::canonicalize(file).unwrap_or_else(|_| file.clone()));
+    let request = Request::Reload { file, reevaluate: *reevaluate };
+    let answer = admin::client::ask(&socket(at)?, request)?;
+    print(output.json, &answer, || table::reload(&answer));
+    Ok(if answer["ok"] == true { Exit::Done } else { Exit::No })
 }
 
 fn demo(args: &DemoArgs) -> ExitCode {

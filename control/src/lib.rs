@@ -14,3 +14,4 @@ pub mod lab;
 pub mod lists;
 pub mod replay;
 pub mod run;
+pub mod shadow;

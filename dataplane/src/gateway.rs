@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
 use weir_core::fragments::MAX_PIECES;
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
+use weir_core::reevaluate::Tally;
 use weir_core::tcp::cookie::Cookies;
 use weir_core::view::FlowView;
 use weir_sys::steering::{Pulse, Steering, SteeringError};
@@ -57,8 +59,17 @@ pub struct PortSpec {
     pub mtu: u32,
 }
 
-/// Servers of pools that did not take a connection, for whoever looks after them.
-pub type Failures = Arc<ArrayQueue<(PoolId, ServerId)>>;
+/// A server of a pool that did not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedServer {
+    pub pool: PoolId,
+    pub server: ServerId,
+    /// The epoch since which they have these numbers.
+    pub numbered: u32,
+}
+
+/// For whoever looks after them.
+pub type Failures = Arc<ArrayQueue<FailedServer>>;
 
 /// What the dataplane is to be.
 #[derive(Clone, Debug)]
@@ -321,6 +332,36 @@ impl Dataplane {
             flows.extend(part);
         }
         flows
+    }
+
+    /// Judges all flows again by the policy that was published last, and ends those that it refuses. `None`: some worker
+    /// has not answered within `patience`; it goes on all the same.
+    pub fn reevaluate(&self, patience: Duration) -> Option<Tally> {
+        let tallies = self.ask_all(Command::Reevaluate, patience)?;
+        let mut sum = Tally::default();
+        tallies.iter().for_each(|tally| sum.add(tally));
+        Some(sum)
+    }
+
+    /// How many flows need steering to go on as before the policy that was published last ([`Pipeline::leaning`]). Whoever
+    /// answers has that policy. `None`: some worker has not answered within `patience`.
+    pub fn leaning(&self, patience: Duration) -> Option<u64> {
+        Some(self.ask_all(Command::Leaning, patience)?.iter().sum())
+    }
+
+    fn ask_all<T>(&self, command: fn(Sender<T>) -> Command, patience: Duration) -> Option<Vec<T>> {
+        let (sender, receiver) = crossbeam::channel::unbounded();
+        for (worker, commands) in self.commands.iter().enumerate() {
+            commands.push(command(sender.clone())).ok()?;
+            self.handoff.wake(worker);
+        }
+        drop(sender);
+        let deadline = Instant::now() + patience;
+        let mut answers = Vec::new();
+        while let Ok(answer) = receiver.recv_deadline(deadline) {
+            answers.push(answer);
+        }
+        (answers.len() == self.commands.len()).then_some(answers)
     }
 
     /// Stops the workers and closes the sockets. Steering must be off the ports, or packets go to nobody for a moment.

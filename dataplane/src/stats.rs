@@ -12,7 +12,7 @@ use weir_core::pipeline::Totals;
 use crate::driver::RingFrames;
 
 /// Fields of [`Totals`].
-const TOTALS: usize = 16;
+const TOTALS: usize = 17;
 /// Fields of [`Gauges`].
 const GAUGES: usize = 8;
 
@@ -127,6 +127,7 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
         t.cookies_accepted,
         t.cookies_failed,
         t.limited,
+        t.reevaluated,
     ]
 }
 
@@ -187,6 +188,7 @@ impl Summary {
             cookies_accepted: t[13],
             cookies_failed: t[14],
             limited: t[15],
+            reevaluated: t[16],
         }
     }
 

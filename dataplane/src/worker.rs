@@ -12,13 +12,14 @@ use weir_core::frame::Frame;
 use weir_core::hold::Packet;
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::parse::{self, FragmentMeta, Parsed};
-use weir_core::pipeline::{LegOp, Output, Pipeline, Punted};
+use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
+use weir_core::reevaluate::Tally;
 use weir_core::view::FlowView;
 use weir_core::wire::edit;
 use weir_core::wire::icmp::IcmpMeta;
 
 use crate::driver::Driver;
-use crate::gateway::Failures;
+use crate::gateway::{FailedServer, Failures};
 use crate::handoff::{Crossing, Handoff};
 use crate::punt::Punt;
 use crate::snapshot::Subscriber;
@@ -28,8 +29,9 @@ use crate::stats::{Gauges, WorkerStats};
 pub const BATCH: usize = 64;
 /// Breaths between two publications of the counters while there is work.
 const PUBLISH_EVERY: u32 = 256;
-/// Flows listed in one breath.
+/// Flows listed in one breath, and flows judged again.
 const LIST_BATCH: usize = 256;
+const JUDGE_BATCH: usize = 64;
 /// Frames that a port may be behind with; beyond it the oldest are dropped.
 const BACKLOG: usize = 1024;
 
@@ -38,6 +40,18 @@ const BACKLOG: usize = 1024;
 pub enum Command {
     /// List flows, in parts; the channel closes with the last.
     Flows(Sender<Vec<FlowView>>),
+    /// Judge all flows again by the policy in force.
+    Reevaluate(Sender<Tally>),
+    /// Count the flows that lean on steering as it was before the policy in force.
+    Leaning(Sender<u64>),
+}
+
+/// A command that is being carried out, a batch a breath.
+#[derive(Debug)]
+enum Scan {
+    Flows(Sender<Vec<FlowView>>),
+    Reevaluate(Sender<Tally>, Tally),
+    Leaning(Sender<u64>, u64),
 }
 
 /// What a worker is made of.
@@ -71,7 +85,8 @@ pub struct Worker<D: Driver> {
     leaving: Vec<Vec<D::Frame>>,
     /// Workers that got something in this breath.
     woken: u64,
-    listing: Option<(Sender<Vec<FlowView>>, u32)>,
+    /// And the slot where it goes on.
+    scan: Option<(Scan, u32)>,
     ports: [(u64, u64); MAX_PORTS],
     handed_over: u64,
     breaths: u32,
@@ -89,7 +104,7 @@ impl<D: Driver> Worker<D> {
             batch: Vec::with_capacity(BATCH),
             leaving: (0..MAX_PORTS).map(|_| Vec::new()).collect(),
             woken: 0,
-            listing: None,
+            scan: None,
             ports: [(0, 0); MAX_PORTS],
             handed_over: 0,
             breaths: 0,
@@ -100,9 +115,7 @@ impl<D: Driver> Worker<D> {
 
     /// One breath at `now`. Returns how many frames it moved.
     pub fn breathe(&mut self, now: Nanos) -> usize {
-        if let Some(snapshot) = self.parts.snapshots.take() {
-            self.parts.pipeline.set_snapshot(snapshot.policy.clone(), snapshot.fib.clone());
-        }
+        self.take_snapshot(now);
         let cookies_until = self.parts.cookies_until.load(Relaxed);
         if cookies_until != 0 {
             self.parts.pipeline.expect_cookies(Nanos(cookies_until));
@@ -114,16 +127,22 @@ impl<D: Driver> Worker<D> {
         }
         work += self.receive_handed_over(now);
         self.parts.pipeline.poll_timers(now, &mut self.out);
+        self.serve_commands(now);
         self.carry_out(now);
         self.parts.driver.supply(&mut self.out.free);
         self.parts.handoff.balance(&mut self.out.free, self.low, self.high);
-        self.serve_commands(now);
         self.breaths = self.breaths.wrapping_add(1);
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
         }
         self.parts.stats.breaths.fetch_add(1, Relaxed);
         work
+    }
+
+    fn take_snapshot(&mut self, now: Nanos) {
+        if let Some(snapshot) = self.parts.snapshots.take() {
+            self.parts.pipeline.set_snapshot(now, snapshot.policy.clone(), snapshot.fib.clone());
+        }
     }
 
     fn receive(&mut self, now: Nanos, port: PortId) -> usize {
@@ -254,7 +273,8 @@ impl<D: Driver> Worker<D> {
         self.out.hand_icmp = errors;
         for failed in self.out.failed.drain(..) {
             // When control is behind, it learns of the next one.
-            let _behind = self.parts.failures.push((failed.pool, failed.server));
+            let ServerFailed { pool, server, numbered, .. } = failed;
+            let _behind = self.parts.failures.push(FailedServer { pool, server, numbered });
         }
     }
 
@@ -349,17 +369,39 @@ impl<D: Driver> Worker<D> {
     }
 
     fn serve_commands(&mut self, now: Nanos) {
-        if self.listing.is_none()
-            && let Some(Command::Flows(reply)) = self.parts.commands.pop()
+        if self.scan.is_none()
+            && let Some(command) = self.parts.commands.pop()
         {
-            self.listing = Some((reply, 0));
+            let scan = match command {
+                Command::Flows(reply) => Scan::Flows(reply),
+                Command::Reevaluate(reply) => Scan::Reevaluate(reply, Tally::default()),
+                Command::Leaning(reply) => Scan::Leaning(reply, 0),
+            };
+            // What was published before the command counts for it.
+            self.take_snapshot(now);
+            self.scan = Some((scan, 0));
         }
-        let Some((reply, cursor)) = self.listing.take() else { return };
-        let (views, next) = self.parts.pipeline.views(now, cursor, LIST_BATCH);
-        if reply.send(views).is_ok()
-            && let Some(next) = next
-        {
-            self.listing = Some((reply, next));
+        let Some((mut scan, cursor)) = self.scan.take() else { return };
+        let pipeline = &mut self.parts.pipeline;
+        let next = match &mut scan {
+            Scan::Flows(reply) => {
+                let (views, next) = pipeline.views(now, cursor, LIST_BATCH);
+                let heard = reply.send(views).is_ok();
+                next.filter(|_| heard)
+            }
+            Scan::Reevaluate(_, tally) => pipeline.reevaluate(now, cursor, JUDGE_BATCH, tally, &mut self.out),
+            Scan::Leaning(_, count) => {
+                let (leaning, next) = pipeline.leaning(cursor, LIST_BATCH);
+                *count += leaning;
+                next
+            }
+        };
+        match (next, scan) {
+            (Some(next), scan) => self.scan = Some((scan, next)),
+            // Whoever has stopped waiting wants no answer.
+            (None, Scan::Reevaluate(reply, tally)) => drop(reply.send(tally)),
+            (None, Scan::Leaning(reply, count)) => drop(reply.send(count)),
+            (None, Scan::Flows(_)) => {}
         }
     }
 
@@ -370,7 +412,7 @@ impl<D: Driver> Worker<D> {
 
     /// Whether there is something to do at once.
     pub fn has_work(&self) -> bool {
-        self.listing.is_some()
+        self.scan.is_some()
             || !self.parts.commands.is_empty()
             || self.parts.handoff.has_mail(self.parts.id)
             || self.leaving.iter().any(|frames| !frames.is_empty())

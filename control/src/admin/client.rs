@@ -13,11 +13,15 @@ use crate::exit::Failure;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a reload may take: lists are read, and all flows may be judged.
+const RELOAD: Duration = Duration::from_secs(90);
+
 /// Sends one request; returns the answer.
 ///
 /// # Errors
-/// Nobody listens on the socket, no answer in 10 s, or a refusal.
+/// Nobody listens on the socket, no answer in 10 s (to a reload: 90 s), or a refusal.
 pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
+    let patience = if matches!(request, Request::Reload { .. }) { RELOAD } else { PATIENCE };
     let path = socket.display();
     let failed =
         |what: &str, error: &dyn std::fmt::Display| Failure::refused(format!("{path}: {what}: {error}"));
@@ -26,7 +30,7 @@ pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
             "{path}: no weir answers there: {error}; is `weir run` running with this socket?"
         ))
     })?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| failed("cannot be used", &e))?;
+    stream.set_read_timeout(Some(patience)).map_err(|e| failed("cannot be used", &e))?;
     let mut line = serde_json::to_string(&request).map_err(|e| failed("the request", &e))?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(|e| failed("the request was not taken", &e))?;

@@ -1,6 +1,7 @@
 //! The admin API: one JSON object a line over a Unix socket, one JSON line in answer.
 //!
-//! [`server`] runs in `weir run`; [`client`] is what `weir status`, `weir flows` and `weir drain` use; [`table`] prints for people.
+//! [`server`] runs in `weir run`; [`client`] is what `weir status`, `weir flows`, `weir drain` and
+//! `weir reload` use; [`table`] prints for people.
 
 pub mod client;
 pub mod repairs;
@@ -9,6 +10,7 @@ pub mod state;
 pub mod table;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,14 @@ pub enum Request {
         server: SocketAddr,
         #[serde(default)]
         undo: bool,
+    },
+    /// Read the configuration file again and put it in force; `file`: the one that the asker believes weir was started
+    /// with. With `reevaluate` live connections are judged by it, too.
+    Reload {
+        #[serde(default)]
+        file: Option<PathBuf>,
+        #[serde(default)]
+        reevaluate: bool,
     },
     /// What becomes of one connection; `device`: the one that the client's packets come in by.
     Explain {

@@ -16,6 +16,7 @@ use super::state::State;
 use super::{Refusal, Request};
 use crate::exit::Failure;
 use crate::explain::gateway;
+use crate::run::reload::Reloader;
 
 /// The longest request.
 const LINE: u64 = 4096;
@@ -86,7 +87,7 @@ pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), Failure> {
 }
 
 /// Serves the admin socket until the task is dropped, and its connections with it.
-pub async fn serve(listener: UnixListener, state: Arc<State>) {
+pub async fn serve(listener: UnixListener, state: Arc<State>, reloader: Reloader) {
     // A list of all flows is large, and threads wait for it: one at a time.
     let listing = Arc::new(Mutex::new(()));
     let mut peers = JoinSet::new();
@@ -94,8 +95,8 @@ pub async fn serve(listener: UnixListener, state: Arc<State>) {
         tokio::select! {
             accepted = listener.accept(), if peers.len() < MOST => match accepted {
                 Ok((stream, _)) => {
-                    let (state, listing) = (state.clone(), listing.clone());
-                    peers.spawn_local(async move { drop(answer(stream, state, listing).await) });
+                    let (state, listing, reloader) = (state.clone(), listing.clone(), reloader.clone());
+                    peers.spawn_local(async move { drop(answer(stream, state, listing, reloader).await) });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "admin socket");
@@ -107,7 +108,12 @@ pub async fn serve(listener: UnixListener, state: Arc<State>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()>>) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    state: Arc<State>,
+    listing: Arc<Mutex<()>>,
+    reloader: Reloader,
+) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(read.take(LINE)).read_line(&mut line)).await??;
@@ -131,6 +137,15 @@ async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()
             };
             spawn_blocking(explain).await?
         }
+        Ok(Request::Reload { file, reevaluate }) => {
+            // Not of this peer's life: what was begun is finished when it leaves.
+            let reload =
+                tokio::task::spawn_local(async move { reloader.reload(file.as_deref(), reevaluate).await });
+            match reload.await? {
+                Ok(answer) => serde_json::to_string(&answer),
+                Err(error) => serde_json::to_string(&Refusal { error: error.to_string() }),
+            }
+        }
         Ok(Request::Drain { pool, server, undo }) => match state.health.drain(&pool, server, !undo) {
             Ok(pool) => serde_json::to_string(&pool),
             Err(error) => serde_json::to_string(&Refusal { error: error.to_string() }),
@@ -138,7 +153,8 @@ async fn answer(mut stream: UnixStream, state: Arc<State>, listing: Arc<Mutex<()
         Err(error) => serde_json::to_string(&Refusal {
             error: format!(
                 "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}, \
-                 {{\"op\":\"drain\",\"pool\":NAME,\"server\":ADDRESS}}, {{\"op\":\"explain\",\"from\":ADDRESS,\"to\":ADDRESS}}"
+                 {{\"op\":\"drain\",\"pool\":NAME,\"server\":ADDRESS}}, {{\"op\":\"explain\",\"from\":ADDRESS,\"to\":ADDRESS}}, \
+                 {{\"op\":\"reload\",\"reevaluate\":true or false}}"
             ),
         }),
     };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use weir_core::drop::{DropReason, PuntReason};
 use weir_core::policy::ServerState;
+use weir_core::reevaluate::Tally;
 use weir_core::view::FlowView;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::relay::{RelayFlow, RelayHandle};
@@ -235,6 +236,21 @@ impl State {
         merge(flows, relayed)
     }
 
+    /// Judges all flows again by the rules in force, waiting at most so long; whether all have answered.
+    pub fn reevaluate(&self, patience: Duration) -> (Tally, bool) {
+        let workers =
+            self.dataplane.ask().as_ref().map_or(Some(Tally::default()), |p| p.reevaluate(patience));
+        let relay = self.relay.ask().as_ref().map_or(Some(Tally::default()), |r| r.reevaluate(patience));
+        let mut sum = workers.unwrap_or_default();
+        sum.add(&relay.unwrap_or_default());
+        (sum, workers.is_some() && relay.is_some())
+    }
+
+    /// How many flows need steering to go on as before the rules in force; `None`: not all workers have answered.
+    pub fn leaning(&self, patience: Duration) -> Option<u64> {
+        self.dataplane.ask().as_ref().map_or(Some(0), |plane| plane.leaning(patience))
+    }
+
     /// All counters in the Prometheus text format.
     pub fn metrics(&self) -> String {
         let status = self.status();
@@ -304,10 +320,17 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
     FlowView {
         client: flow.client,
         destination: flow.destination,
+        port: flow.port,
         server: flow.server,
         host: flow.host,
+        alpn: flow.alpn,
+        ech: flow.ech,
+        signed: false,
+        evidence: flow.evidence,
+        standing: flow.standing,
         protocol: flow.protocol,
         verdict: flow.verdict.or_else(|| given.and_then(|g| g.verdict)),
+        epoch: flow.epoch,
         rule: flow.rule.or_else(|| given.and_then(|g| g.rule.clone())),
         road: "relay",
         lane: None,
@@ -356,6 +379,7 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
         ("cookies-accepted", t.cookies_accepted, "Connections made from a cookie that came back."),
         ("cookies-failed", t.cookies_failed, "ACKs of unknown connections that brought no cookie of ours."),
         ("limited", t.limited, "Connections refused because a bound of `[limits]` was reached."),
+        ("reevaluated", t.reevaluated, "Connections that a reload judged again and ended."),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::shadow;
+
 /// `weir status`: what matters first; counters that moved.
 pub fn status(value: &Value) -> String {
     let text = |key: &str| plain(&value[key]);
@@ -71,6 +73,32 @@ fn list(list: &Value) -> String {
         plain(&list["loaded_ago_s"]),
         plain(&list["load_ms"]),
     )
+}
+
+/// `weir reload`: what was found in the file, and whether it is in force.
+pub fn reload(value: &Value) -> String {
+    let mut out = String::new();
+    for finding in value["findings"].as_array().into_iter().flatten() {
+        let line = finding["line"].as_u64().map(|line| format!(":{line}")).unwrap_or_default();
+        let (file, severity) = (plain(&finding["file"]), plain(&finding["severity"]));
+        let _ = writeln!(out, "{file}{line}: {severity}: {}", plain(&finding["message"]));
+    }
+    if let Some(refused) = value["refused"].as_str() {
+        let _ = writeln!(out, "{refused}");
+    }
+    let (config, epoch) = (plain(&value["config"]), plain(&value["epoch"]));
+    let _ = if value["ok"] == true {
+        writeln!(out, "{config} is in force (epoch {epoch})")
+    } else {
+        writeln!(out, "nothing was changed: the configuration of epoch {epoch} is in force")
+    };
+    if let Ok(tally) = serde_json::from_value(value["reevaluated"].clone()) {
+        let _ = writeln!(out, "live connections, judged again: {}", shadow::counts(&tally));
+    }
+    if let Some(incomplete) = value["incomplete"].as_str() {
+        let _ = writeln!(out, "{incomplete}");
+    }
+    out
 }
 
 /// `weir drain`, and in `weir status`: a row for each server of the pool.

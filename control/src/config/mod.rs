@@ -10,6 +10,7 @@
 mod check;
 pub mod defaults;
 mod model;
+mod place;
 mod read;
 mod report;
 mod section;
@@ -26,6 +27,7 @@ pub use model::{
     Check, Config, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Pool, Port,
     Probe, Queues, Workers,
 };
+pub use place::Places;
 pub use report::{Finding, ListReport, Report, Severity, Summary};
 
 use section::Reader;
@@ -34,7 +36,13 @@ use source::Source;
 /// Reads and checks a file. With the configuration come its warnings; without it, the errors. Lists are looked for in the
 /// file's own folder.
 pub fn load(path: &Path) -> Result<(Config, Report), Report> {
-    parse(path, text_of(path)?)
+    load_with_text(path).map(|(config, report, _)| (config, report))
+}
+
+/// As [`load`], with the text that was read.
+pub fn load_with_text(path: &Path) -> Result<(Config, Report, String), Report> {
+    let text = text_of(path)?;
+    parse(path, text.clone()).map(|(config, report)| (config, report, text))
 }
 
 /// As [`load`], for those who need no rules: the files with lists are not read, and their rules match nothing.

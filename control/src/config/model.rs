@@ -227,6 +227,7 @@ impl Limits {
     pub const fn of_policy(&self) -> policy::Limits {
         policy::Limits {
             half_open: self.half_open,
+            held: Some(self.held),
             held_full: self.held_full,
             source: SourceLimits { flows: self.source_flows, rate: self.source_rate },
             source_over: self.source_over,

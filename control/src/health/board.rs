@@ -29,8 +29,16 @@ pub struct Board {
 }
 
 impl Board {
-    pub fn new(pools: &[Pool]) -> Self {
-        Self { health: Mutex::new(Health::new(pools, now())), changed: Notify::new() }
+    /// `numbered`: the epoch since which the pools and their servers have their numbers.
+    pub fn new(pools: &[Pool], numbered: u32) -> Self {
+        let board = Self { health: Mutex::new(Health::new(&[], now())), changed: Notify::new() };
+        board.replace(pools, numbered);
+        board
+    }
+
+    /// Other pools take the place of these; see [`Health::replace`].
+    pub fn replace(&self, pools: &[Pool], numbered: u32) {
+        self.health().replace(pools, numbered, now());
     }
 
     /// Reports something; `report` says whether a state is another after it.

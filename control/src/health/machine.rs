@@ -19,6 +19,8 @@ const PAUSE: Nanos = Nanos::from_secs(10);
 #[derive(Debug)]
 pub struct Health {
     pools: Vec<Watched>,
+    /// The epoch since which pools and servers have their numbers.
+    numbered: u32,
 }
 
 /// One pool.
@@ -82,7 +84,28 @@ impl Health {
             check: pool.check.clone(),
             servers: pool.spec.servers.iter().map(|s| Watch::new(s.addr, s.weight, now)).collect(),
         };
-        Self { pools: pools.iter().map(watched).collect() }
+        Self { pools: pools.iter().map(watched).collect(), numbered: 0 }
+    }
+
+    /// Other pools take the place of these, under numbers that hold from the epoch `numbered` on. What is known of a
+    /// server, and whether it is drained, is kept where a pool of the same name still has its address.
+    pub fn replace(&mut self, pools: &[Pool], numbered: u32, now: Nanos) {
+        let before = std::mem::replace(self, Self { numbered, ..Self::new(pools, now) });
+        for mut old in before.pools {
+            let Some(new) = self.pools.iter_mut().find(|pool| pool.name == old.name) else { continue };
+            for server in &mut new.servers {
+                if let Some(at) = old.servers.iter().position(|watch| watch.addr == server.addr) {
+                    let known = old.servers.swap_remove(at);
+                    let since = if known.weight == server.weight { known.since } else { now };
+                    *server = Watch { weight: server.weight, since, ..known };
+                }
+            }
+        }
+    }
+
+    /// Whether numbers given since that epoch mean what they mean here.
+    pub const fn is_numbered(&self, epoch: u32) -> bool {
+        self.numbered == epoch
     }
 
     /// What a probe found. Returns whether the server's state is another now.

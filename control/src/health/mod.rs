@@ -14,4 +14,4 @@ mod tests;
 
 pub use board::{Board, DrainError};
 pub use machine::{Health, PoolView, ServerView};
-pub use runner::{Passive, run};
+pub use runner::{Passive, Pools, run};

@@ -13,9 +13,13 @@
 
 mod contest;
 pub mod convert;
+mod live;
 mod notify;
 mod parts;
+pub mod reload;
 mod repair;
+mod road;
+mod steer;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +30,7 @@ use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
 use crate::host::{Host, Instance, Lock, Paths, Removed, preflight};
 use parts::Parts;
+use reload::Reloader;
 
 /// How often the threads are looked after.
 const HEALTH: std::time::Duration = std::time::Duration::from_secs(1);
@@ -89,6 +94,7 @@ struct Started {
     parts: Parts,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     _admin: server::AdminSocket,
     listener: UnixListener,
     metrics: Option<TcpListener>,
@@ -98,19 +104,21 @@ struct Started {
 async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Started, Failure> {
     let terminate = signal(SignalKind::terminate()).map_err(Failure::refused)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(Failure::refused)?;
+    let hangup = signal(SignalKind::hangup()).map_err(Failure::refused)?;
     let (_admin, listener) = server::bind(&config.gateway.admin)?;
     let metrics = match config.gateway.metrics {
         Some(address) => Some(server::bind_metrics(address).await?),
         None => None,
     };
     let parts = Parts::start(config, host, paths).await?;
-    Ok(Started { parts, terminate, interrupt, _admin, listener, metrics })
+    Ok(Started { parts, terminate, interrupt, hangup, _admin, listener, metrics })
 }
 
 /// Serves until a signal, stops everything.
 async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
-    let Started { mut parts, mut terminate, mut interrupt, _admin, listener, metrics } = started;
-    let admin = tokio::task::spawn_local(server::serve(listener, parts.state.clone()));
+    let Started { mut parts, mut terminate, mut interrupt, mut hangup, _admin, listener, metrics } = started;
+    let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
+    let admin = tokio::task::spawn_local(server::serve(listener, parts.state.clone(), reloader.clone()));
     let checks = tokio::task::spawn_local(parts.watch_pools());
     let metrics = metrics.map(|l| tokio::task::spawn_local(server::serve_metrics(l, parts.state.clone())));
     notify::ready();
@@ -127,10 +135,13 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
                     break Err(failure);
                 }
             }
+            _ = hangup.recv() => drop(tokio::task::spawn_local(reloader.clone().on_signal())),
+            Some(order) = orders.recv() => parts.carry_out(host, order).await,
             () = board.changed() => parts.publish_pools(),
             relisted = parts.lists.relisted() => parts.publish_lists(relisted),
             () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
             _ = health.tick() => {
+                parts.settle().await;
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
                     break Ok(Exit::No);

@@ -6,35 +6,30 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
-use weir_dataplane::gateway::{Dataplane, PortState};
-use weir_dataplane::punt::Punt;
+use weir_dataplane::gateway::PortState;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
-use weir_sys::steering::{self, KernelFlows, Sizes, Steering};
-use weir_sys::tun::Tun;
-use weir_sys::{clock, process};
+use weir_sys::{process, steering};
 
 use super::convert;
 use super::repair::Repair;
+use super::road::{Road, hooks};
+use super::steer::Steer;
 use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
-use crate::config::{Config, Fail, Mode, Pool};
+use crate::config::{Config, Mode, Pool};
 use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
-use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
+use crate::host::{Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 
-/// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
-/// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
-const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
-/// How long the first heartbeat may take.
-const FIRST_BEAT: Duration = Duration::from_secs(5);
 /// The epoch of the configuration that a start reads.
 const FIRST_EPOCH: u32 = 1;
 
@@ -44,11 +39,14 @@ pub struct Parts {
     pub state: Arc<State>,
     pub events: Receiver<HostEvent>,
     pub lists: ListWatch,
-    spec: HostSpec,
-    policy: Arc<Policy>,
+    /// The configuration in force.
+    pub(super) config: Config,
+    pub(super) spec: HostSpec,
+    pub(super) policy: Arc<Policy>,
+    pub(super) steer: Steer,
     fib: Arc<Fib>,
     publisher: Publisher,
-    pools: Vec<Pool>,
+    pools: watch::Sender<Arc<[Pool]>>,
     failures: Passive,
     repair: Repair,
     _watch: Watch,
@@ -108,23 +106,27 @@ impl Parts {
             steering: Mutex::new(road.map(|road| road.steering)),
             repairs: repairs.clone(),
             attached,
-            health: Arc::new(Board::new(&config.pools)),
+            health: Arc::new(Board::new(&config.pools, FIRST_EPOCH)),
             lists: Arc::new(board::Board::new(&config.lists)),
             lasting_warnings: lasting,
             lost: Mutex::default(),
             warnings: Mutex::new(view.warnings),
         };
-        let pools = config.pools.clone();
+        let (pools, _) = watch::channel(Arc::from(config.pools.clone()));
         let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
         let repair = Repair::new(repairs, tuns);
+        let steer = Steer::new(view.own, config);
+        let config = config.clone();
         Ok(Self {
             state,
             events,
             lists,
+            config,
             spec,
             policy,
+            steer,
             fib,
             publisher,
             pools,
@@ -136,8 +138,7 @@ impl Parts {
 
     /// Watches the servers of the pools until it is dropped.
     pub fn watch_pools(&self) -> impl Future<Output = ()> + use<> {
-        let (pools, board, failures) = (self.pools.clone(), self.state.health.clone(), self.failures.clone());
-        async move { health::run(&pools, board, failures).await }
+        health::run(self.pools.subscribe(), self.state.health.clone(), self.failures.clone())
     }
 
     /// Tells workers and relay which servers are up.
@@ -159,6 +160,26 @@ impl Parts {
         self.publish_pools();
     }
 
+    /// Puts the rules of the configuration that is in force now in the place of those before, and lets its servers be checked
+    /// and its lists be followed.
+    pub(super) fn publish_replacement(&mut self, policy: Policy) {
+        self.state.health.replace(&self.config.pools, policy.numbered());
+        self.publish_policy(policy);
+        self.pools.send_replace(Arc::from(self.config.pools.clone()));
+        self.state.lists.begin(&self.config.lists);
+        self.lists.follow(&self.config);
+    }
+
+    /// The kernel's side for a configuration, on the devices that are there.
+    pub(super) fn spec_of(&self, config: &Config) -> HostSpec {
+        let mut spec = convert::host_spec(config);
+        if let Ok(lost) = self.state.lost.lock() {
+            let is_back = |port: &String| self.spec.ports.contains(port);
+            spec.ports.retain(|port| !lost.contains(port) || is_back(port));
+        }
+        spec
+    }
+
     fn publish(&self) {
         let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone() };
         self.publisher.publish(&Arc::new(snapshot));
@@ -174,13 +195,7 @@ impl Parts {
                 self.fib = fib;
                 self.publish();
             }
-            HostEvent::Own(own) => {
-                if let Ok(mut steering) = self.state.steering.lock()
-                    && let Some(steering) = steering.as_mut()
-                {
-                    tell_own(steering, &self.policy, &own)?;
-                }
-            }
+            HostEvent::Own(own) => self.steer.set_own(&self.state, &self.policy, own)?,
             HostEvent::Port { device, change, .. } => self.port_changed(device, &change),
             HostEvent::Warnings(news) => {
                 for warning in &news {
@@ -249,88 +264,6 @@ impl Parts {
     }
 }
 
-/// What the fast road needs besides the workers.
-struct Road {
-    steering: Steering,
-    attached: Vec<(String, &'static str)>,
-    tuns: Vec<Arc<Tun>>,
-    punt: Punt,
-}
-
-impl Road {
-    /// Loads the steering program, tells it what is the box's own, what is intercepted and where the
-    /// pools' servers are, and puts it on the ports:
-    /// everything passes; or, on a box that fails closed, what is intercepted is dropped, and the program takes the place
-    /// of the one that a crash left there. Makes the ways into the kernel.
-    fn attach(
-        config: &Config,
-        links: &[LinkInfo],
-        paths: &Paths,
-        policy: &Policy,
-        own: &OwnAddresses,
-    ) -> Result<Self, Failure> {
-        let closed = config.gateway.fail == Fail::Closed;
-        let adopt = closed.then(|| paths.pins.clone());
-        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt };
-        let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
-        tell_own(&mut steering, policy, own)?;
-        steering.set_pool_servers(&convert::pool_servers(config)).map_err(Failure::refused)?;
-        if closed {
-            // There is no heartbeat yet.
-            set_limits(&steering, closed)?;
-        }
-        let mut attached = Vec::new();
-        for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
-            let mode = convert::attach_mode(port.mode);
-            steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
-            if let Some(mac) = link.mac {
-                steering.set_mac(link.ifindex, mac).map_err(Failure::refused)?;
-            }
-            let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
-            tracing::info!(device = port.device, mode = got.name(), "XDP attached");
-            attached.push((port.device.clone(), got.name()));
-        }
-        if closed {
-            steering.pin(&paths.pins).map_err(Failure::refused)?;
-            for pin in steering.unpin_others(&paths.pins).map_err(Failure::refused)? {
-                tracing::info!(pin = %pin.display(), "removed: of a device that is no port any more");
-            }
-        }
-        let relay = Arc::new(tun(host::RELAY_TUN)?);
-        let forward = Arc::new(tun(host::PUNT_TUN)?);
-        let tuns = vec![relay.clone(), forward.clone()];
-        let punt = Punt::new(relay, forward, steering.kernel_flows());
-        Ok(Self { steering, attached, tuns, punt })
-    }
-
-    /// Starts the workers and, once all of them breathe, lets steering redirect.
-    fn start(
-        &mut self,
-        config: &Config,
-        links: &[LinkInfo],
-        snapshot: &Snapshot,
-        publisher: &mut Publisher,
-        failures: &Passive,
-    ) -> Result<Dataplane, Failure> {
-        let mut spec = convert::dataplane_spec(config, links)?;
-        spec.failures = failures.clone();
-        let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
-            .map_err(Failure::refused)?;
-        for port in dataplane.ports() {
-            let copy = if port.zero_copy { "zero-copy" } else { "copy" };
-            tracing::info!(device = port.device, asked = port.asked, got = copy, queues = ?port.queues, "AF_XDP");
-        }
-        dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
-        set_limits(&self.steering, config.gateway.fail == Fail::Closed)?;
-        Ok(dataplane)
-    }
-}
-
-fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
-    let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
-    steering.set_limits(limit, closed).map_err(Failure::refused)
-}
-
 /// What the operator should know of a port that asked for zero-copy and runs without.
 fn short_of_zero_copy(port: &PortState) -> Option<String> {
     (port.asked == Mode::ZeroCopy.name() && !port.zero_copy).then(|| {
@@ -355,14 +288,6 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
             None => return Err(Failure::refused("the kernel's routes cannot be followed")),
         }
     }
-}
-
-/// What is the box's own is never intercepted: single addresses by a map of their own; prefixes, and the addresses that the
-/// map has no room for, as holes in the table.
-fn tell_own(steering: &mut Steering, policy: &Policy, own: &OwnAddresses) -> Result<(), Failure> {
-    let mut exempt = steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
-    exempt.extend(&own.prefixes);
-    steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)
 }
 
 fn log_port(device: &str, change: &PortChange) {
@@ -391,23 +316,6 @@ async fn links(config: &Config, host: &Host) -> Result<Vec<LinkInfo>, Failure> {
     Ok(links)
 }
 
-fn tun(name: &str) -> Result<Tun, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::refused(format!(
-            "the TUN device {name} cannot be made: {error}; is /dev/net/tun there, and not in use?"
-        ))
-    };
-    let tun = Tun::create(name).map_err(failed)?;
-    ready_tun(&tun).map_err(failed)?;
-    Ok(tun)
-}
-
-/// Makes a new TUN device fit for packets.
-pub fn ready_tun(tun: &Tun) -> std::io::Result<()> {
-    tun.set_mtu(65_535)?;
-    tun.set_up(true)
-}
-
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.
 fn start_relay(
     config: &Config,
@@ -428,17 +336,4 @@ fn start_relay(
     );
     let hooks = road.map_or_else(Hooks::default, |road| hooks(road.steering.kernel_flows()));
     RelayHandle::start(&relay, snapshot, publisher, hooks).map_err(Failure::refused)
-}
-
-/// Connections of the relay are entered in the kernel map, also those that came while steering let everything pass.
-fn hooks(flows: KernelFlows) -> Hooks {
-    Hooks {
-        opened: Box::new(move |from, to| {
-            if let Err(error) = flows.insert(from, to, clock::monotonic_ns()) {
-                tracing::debug!(%error, "kernel map");
-            }
-        }),
-        // The entry stays for retransmissions; the worker's record, or the map's own order, ends it.
-        closed: Box::new(|_, _| {}),
-    }
 }

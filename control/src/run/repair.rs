@@ -14,7 +14,7 @@ use weir_sys::steering::Steering;
 use weir_sys::tun::Tun;
 
 use super::contest::{Contests, Item};
-use super::parts::ready_tun;
+use super::road::ready_tun;
 use crate::admin::repairs::{Contested, Repairs};
 use crate::host::{Culprit, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
 

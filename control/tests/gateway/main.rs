@@ -26,6 +26,7 @@ mod proxy;
 mod raw;
 mod refusals;
 mod relayed_sends;
+mod reload;
 mod repair;
 mod roads;
 mod send;

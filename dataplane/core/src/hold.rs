@@ -53,6 +53,20 @@ pub struct Hold<F> {
     pub frames: Vec<Packet<F>>,
 }
 
+impl<F> Hold<F> {
+    fn empty() -> Self {
+        Self {
+            start: Seq(0),
+            budget: 0,
+            fin: None,
+            inspected: None,
+            ranges: Ranges::default(),
+            inspector: Inspector::default(),
+            frames: Vec::with_capacity(MAX_FRAMES),
+        }
+    }
+}
+
 /// All holds of a worker.
 #[derive(Debug)]
 pub struct Holds<F> {
@@ -61,6 +75,8 @@ pub struct Holds<F> {
     /// One buffer of `room` octets a slot.
     bytes: Vec<u8>,
     room: usize,
+    /// Holds in use at a time.
+    most: usize,
     frames: usize,
     max_frames: usize,
 }
@@ -68,23 +84,39 @@ pub struct Holds<F> {
 impl<F> Holds<F> {
     /// `count` holds of up to `room` octets each, with at most `max_frames` frames in all.
     pub fn new(count: usize, room: usize, max_frames: usize) -> Self {
-        let empty = || Hold {
-            start: Seq(0),
-            budget: 0,
-            fin: None,
-            inspected: None,
-            ranges: Ranges::default(),
-            inspector: Inspector::default(),
-            frames: Vec::with_capacity(MAX_FRAMES),
-        };
         Self {
-            slots: (0..count).map(|_| empty()).collect(),
+            slots: (0..count).map(|_| Hold::empty()).collect(),
             free: (0..count as u32).rev().collect(),
             bytes: vec![0; count * room],
             room,
+            most: count,
             frames: 0,
             max_frames,
         }
+    }
+
+    /// From now on there are `count` holds of up to `room` octets each. Those in use keep what they have; memory once taken
+    /// is kept.
+    pub fn resize(&mut self, count: usize, room: usize) {
+        self.most = count;
+        let (slots, wide) = (self.slots.len().max(count), self.room.max(room));
+        if (slots, wide) == (self.slots.len(), self.room) {
+            return;
+        }
+        let mut bytes = vec![0; slots * wide];
+        let mut in_use = vec![true; self.slots.len()];
+        self.free.iter().for_each(|id| {
+            if let Some(used) = in_use.get_mut(*id as usize) {
+                *used = false;
+            }
+        });
+        let old = self.bytes.chunks_exact(self.room.max(1)).enumerate();
+        for (id, old) in old.filter(|(id, _)| in_use.get(*id) == Some(&true)) {
+            crate::wire::put(&mut bytes, id * wide, old);
+        }
+        self.free.extend((self.slots.len()..slots).map(|id| id as u32));
+        self.slots.resize_with(slots, Hold::empty);
+        (self.bytes, self.room) = (bytes, wide);
     }
 
     /// Holds in use, and frames in them.
@@ -99,6 +131,9 @@ impl<F> Holds<F> {
 
     /// Takes a hold for a connection whose first octet is `start`.
     pub fn open(&mut self, start: Seq, budget: u32) -> Option<u32> {
+        if self.slots.len() - self.free.len() >= self.most {
+            return None;
+        }
         let id = self.free.pop()?;
         let hold = self.slots.get_mut(id as usize)?;
         hold.start = start;

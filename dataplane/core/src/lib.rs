@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod ports;
 pub mod proxy;
+pub mod reevaluate;
 pub mod relay;
 pub mod rewrite;
 pub mod sources;

@@ -35,6 +35,9 @@ use crate::wire::icmp::IcmpMeta;
 /// Source prefixes whose connections are counted at once.
 const SOURCES: usize = 65_536;
 
+/// Different lists of ALPN names that are kept: clients have few.
+const ALPNS: usize = 1024;
+
 /// How a pipeline is built. Sizes are per worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -106,6 +109,8 @@ pub enum LegOp<F> {
 pub struct ServerFailed {
     pub pool: PoolId,
     pub server: ServerId,
+    /// The epoch since which they have these numbers.
+    pub numbered: u32,
     pub failure: Failure,
 }
 
@@ -167,6 +172,8 @@ pub struct Totals {
     pub cookies_failed: u64,
     /// Refused since a source had too many, or too many were half-open.
     pub limited: u64,
+    /// Ended since another configuration refuses them.
+    pub reevaluated: u64,
 }
 
 /// One worker's connections and what happens to their packets.
@@ -177,6 +184,10 @@ pub struct Pipeline<F> {
     pub(crate) flows: FlowTable,
     pub(crate) holds: Holds<F>,
     pub(crate) names: NameStore,
+    /// Lists of ALPN names.
+    pub(crate) alpns: NameStore,
+    /// Policies of before, and until when each was in force.
+    pub(crate) before: Vec<(Arc<Policy>, Nanos)>,
     pub(crate) hops: HopCache,
     pub(crate) legs: Legs,
     pub(crate) ports: PortAllocator,
@@ -228,6 +239,8 @@ impl<F: Frame> Pipeline<F> {
             flows: FlowTable::new(config.flows, hasher.clone(), now),
             holds: Holds::new(config.holds, config.hold_bytes, config.hold_frames),
             names: NameStore::new(config.names, hasher.clone()),
+            alpns: NameStore::new(config.names.min(ALPNS), hasher.clone()),
+            before: Vec::new(),
             hops: HopCache::new(hasher),
             now,
             started: now,
@@ -244,11 +257,23 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// New rules or routes. Connections keep the verdict they have.
-    pub fn set_snapshot(&mut self, policy: Arc<Policy>, fib: Arc<Fib>) {
+    pub fn set_snapshot(&mut self, now: Nanos, policy: Arc<Policy>, fib: Arc<Fib>) {
+        self.now = now;
         self.ports.prepare(gateway_ports(&policy));
+        self.note_intercepts(&policy);
+        self.resize_holds(&policy);
         self.policy = policy;
         self.fib = fib;
         self.hops.clear();
+    }
+
+    /// Room for the bytes that clients wait with, as a configuration of the whole box says.
+    fn resize_holds(&mut self, policy: &Policy) {
+        let Some(held) = policy.limits.held else { return };
+        let hold = policy.intercepts().iter().map(|intercept| intercept.hold_bytes).max().unwrap_or(0);
+        let (workers, flows) = (self.workers as u64, self.flows.capacity().fast as u64);
+        let count = (held / u64::from(hold).max(1)).min(flows * workers).div_ceil(workers).max(16);
+        self.holds.resize(count.min(flows) as usize, hold as usize);
     }
 
     /// Takes one TCP segment whose connection this worker owns.
@@ -545,6 +570,7 @@ impl<F: Frame> Pipeline<F> {
         self.drop_leg(slot, out);
         if let Some(flow) = self.flows.remove(slot) {
             self.names.release(flow.name);
+            self.alpns.release(flow.alpn);
             if flow.counted {
                 self.sources.leave(&flow.tuple().src.addr);
             }

@@ -172,6 +172,16 @@ impl Relay {
         }
     }
 
+    /// Another policy refuses a connection that had a verdict: it ends as if that had been its own.
+    pub fn handle_refusal(&mut self, now: Nanos, verdict: Verdict) {
+        if self.phase == Phase::Running && self.gate == Gate::Open {
+            match verdict {
+                Verdict::Reset | Verdict::Drop => self.settle(now, verdict),
+                Verdict::Pass | Verdict::Send { .. } => {}
+            }
+        }
+    }
+
     /// The relay is being stopped: both ends get a RST.
     pub fn handle_stop(&mut self) {
         if !matches!(self.phase, Phase::Over(_)) {

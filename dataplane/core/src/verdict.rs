@@ -1,6 +1,7 @@
 //! The verdict: what was found is put to the rules, and the answer is carried out.
 
 use crate::drop::DropReason;
+use crate::flow::names::NameRef;
 use crate::flow::record::{Flow, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -37,15 +38,18 @@ impl<F: Frame> Pipeline<F> {
         // Another server does not know what a signed connection is signed with.
         let action = if flow.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action };
         let name = facts.host.map(|host| self.names.intern(host));
+        let wire = found.map(|f| f.alpn.wire()).filter(|wire| !wire.is_empty());
+        let alpn = wire.map(|wire| self.alpns.intern_bytes(wire));
         self.last_found = found.copied();
         self.holds.seal(flow.hold);
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         let verdict = Verdict { action, cause };
         (flow.intercept, flow.epoch, flow.verdict) = (id, self.policy.epoch, Some(verdict));
         flow.protocol = facts.protocol;
-        if let Some(name) = name {
-            flow.name = name;
-        }
+        flow.ech = facts.ech;
+        flow.partial = [name, alpn].contains(&Some(NameRef::NONE));
+        flow.name = name.unwrap_or(NameRef::NONE);
+        flow.alpn = alpn.unwrap_or(NameRef::NONE);
         self.totals.unidentified += u64::from(cause == Cause::Unidentified);
         if !verdict.passes() {
             self.refuse(slot, action, refusal(action), out);

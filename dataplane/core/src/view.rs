@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::Pipeline;
 use crate::policy::Cause;
+use crate::reevaluate::{Evidence, Standing};
 
 /// One connection. Times in nanoseconds, volumes in packets and octets of payload.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -15,12 +16,25 @@ pub struct FlowView {
     pub client: SocketAddr,
     /// What the client asked for.
     pub destination: SocketAddr,
+    /// The number of the port that it comes in by, or on the relay of the one that leads back to the client.
+    pub port: Option<u8>,
     /// Where it goes: the same, unless a pool took it.
     pub server: SocketAddr,
     pub host: Option<String>,
+    /// ALPN names that the client offered.
+    pub alpn: Vec<String>,
+    /// It offered Encrypted ClientHello.
+    pub ech: bool,
+    /// Its SYN is signed (TCP-MD5, TCP-AO).
+    pub signed: bool,
+    /// What is known of its first bytes.
+    pub evidence: Evidence,
+    pub standing: Standing,
     pub protocol: Option<&'static str>,
     pub verdict: Option<&'static str>,
-    /// `file:line` of the rule that decided.
+    /// The configuration that it was opened or decided in.
+    pub epoch: u32,
+    /// `file:line` of the rule that decided, as that configuration has it.
     pub rule: Option<String>,
     pub road: &'static str,
     pub lane: Option<&'static str>,
@@ -61,18 +75,25 @@ impl<F: Frame> Pipeline<F> {
 
     fn view(&self, flow: &Flow, now: Nanos) -> FlowView {
         let tuple = flow.tuple();
-        let rules = self.policy.get(flow.intercept).map(|i| i.rules()).unwrap_or_default();
-        let rule = flow.rule().filter(|_| self.policy.numbers_since(flow.epoch));
+        let rule = flow.rule().and_then(|rule| self.policy.origin(flow.epoch, flow.intercept, rule));
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let kernel = flow.stage == Stage::Kernel;
         let relayed = flow.verdict.is_some_and(|v| v.action == crate::policy::Action::Relay);
         FlowView {
             client: tuple.src.socket_addr(),
             destination: tuple.dst.socket_addr(),
-            server: self.legs.get(flow.leg).map_or(tuple.dst, |leg| leg.tuple.dst).socket_addr(),
+            port: Some(flow.port.0),
+            server: self.server_of(flow).socket_addr(),
             host: self.names.get(flow.name).map(str::to_owned),
+            alpn: self.alpn_of(flow).names().map(text).collect(),
+            ech: flow.ech,
+            signed: flow.signed,
+            evidence: flow.evidence(),
+            standing: flow.standing(),
             protocol: flow.protocol.map(crate::policy::Protocol::name),
             verdict: flow.verdict.map(|v| v.action.name()),
-            rule: rule.and_then(|id| rules.get(id.0 as usize)).map(|r| r.origin.clone()),
+            epoch: flow.epoch,
+            rule: rule.map(str::to_owned),
             road: match (kernel, relayed) {
                 (true, true) => "relay",
                 (true, false) => "kernel",

@@ -1,10 +1,13 @@
 //! One connection: the machine, its judge, and what the ring holds for it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use weir_core::ids::Nanos;
-use weir_core::relay::{Event, Failure, Judge, Relay, Side};
-use weir_sys::uring::{BufferId, Errno, Key, Outcome, SocketId};
+use weir_core::policy::{Action, Policy};
+use weir_core::reevaluate::{Outcome, Standing, Tally};
+use weir_core::relay::{Event, Failure, Judge, Relay, Side, Verdict};
+use weir_sys::uring::{self, BufferId, Errno, Key, SocketId};
 
 /// What the loop keeps of a connection.
 #[derive(Debug)]
@@ -32,6 +35,34 @@ pub(super) struct Connection {
 impl Connection {
     pub fn socket(&self, side: Side) -> Option<SocketId> {
         self.sockets[side as usize]
+    }
+
+    /// Whether it is to be judged when the policy changes.
+    pub fn standing(&self) -> Standing {
+        match (self.machine.ending(), self.machine.is_held()) {
+            (Some(_), _) => Standing::Over,
+            (None, true) => Standing::Undecided,
+            (None, false) => Standing::Judged,
+        }
+    }
+
+    /// Judges it again by another policy; it ends where that refuses it. True: it is to be driven.
+    pub fn judge_again(&mut self, now: Nanos, policy: &Arc<Policy>, tally: &mut Tally) -> bool {
+        match self.standing() {
+            Standing::Judged => {}
+            standing => {
+                tally.pass_over(standing);
+                return false;
+            }
+        }
+        let again = self.judge.judge_again(policy, self.server, self.machine.is_connected());
+        tally.count(&again);
+        if again.outcome != Outcome::Ended {
+            return false;
+        }
+        let drops = again.decision.is_some_and(|decision| decision.action == Action::Drop);
+        self.machine.handle_refusal(now, if drops { Verdict::Drop } else { Verdict::Reset });
+        true
     }
 
     /// The buffer of what comes from `side`.
@@ -76,11 +107,11 @@ impl Task {
     }
 
     /// What the machine is told about the outcome.
-    pub fn event(self, outcome: &Outcome) -> Option<Event> {
+    pub fn event(self, outcome: &uring::Outcome) -> Option<Event> {
         let result = match outcome {
-            Outcome::Done(n) => Ok(*n),
-            Outcome::Failed(errno) => Err(failure(*errno)),
-            Outcome::Accepted(_) | Outcome::Woken => return None,
+            uring::Outcome::Done(n) => Ok(*n),
+            uring::Outcome::Failed(errno) => Err(failure(*errno)),
+            uring::Outcome::Accepted(_) | uring::Outcome::Woken => return None,
         };
         Some(match (self, result) {
             (Self::Accept, _) => return None,
@@ -98,7 +129,7 @@ impl Task {
 
     /// The event of an operation that could not even begin.
     pub fn not_begun(self) -> Option<Event> {
-        self.event(&Outcome::Failed(Errno::NOBUFS))
+        self.event(&uring::Outcome::Failed(Errno::NOBUFS))
     }
 }
 
@@ -138,6 +169,6 @@ mod tests {
 
     #[test]
     fn zero_octets_received_are_the_end_of_the_stream() {
-        assert_eq!(Task::Recv(Side::Server).event(&Outcome::Done(0)), Some(Event::Eof(Side::Server)));
+        assert_eq!(Task::Recv(Side::Server).event(&uring::Outcome::Done(0)), Some(Event::Eof(Side::Server)));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use weir_core::ids::Nanos;
 use weir_core::policy::Cause;
+use weir_core::reevaluate::{Evidence, Standing};
 use weir_core::relay::Judge;
 
 use super::conn::Connection;
@@ -21,10 +22,21 @@ pub struct RelayFlow {
     /// Where the server sees the connection come from: the client, unless its port was taken or the pool says otherwise.
     pub source: SocketAddr,
     pub intercept: Option<String>,
+    /// The port that leads back to the client, where it is known.
+    pub port: Option<u8>,
     /// The name the client asked for.
     pub host: Option<String>,
     /// `tls`, `http` or `other`, once recognised.
     pub protocol: Option<&'static str>,
+    /// ALPN names that the client offered.
+    pub alpn: Vec<String>,
+    /// It offered Encrypted ClientHello.
+    pub ech: bool,
+    /// What is known of its first bytes.
+    pub evidence: Evidence,
+    pub standing: Standing,
+    /// The configuration that decides, or has decided.
+    pub epoch: u32,
     /// `allow`, `relay`, `send`, `reset`, `drop`; none while the verdict is sought.
     pub verdict: Option<&'static str>,
     /// Where the rule that decided stands: `file:line`.
@@ -48,6 +60,7 @@ impl RelayFlow {
         let Connection { machine, judge, .. } = conn;
         let judgement = judge.judgement();
         let (bytes_up, bytes_down) = machine.traffic();
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let since = |then: Nanos| Duration::from_nanos(now.saturating_sub(then).0);
         Self {
             client: conn.client,
@@ -55,6 +68,12 @@ impl RelayFlow {
             server: conn.server,
             source: conn.source,
             intercept: judge.intercept().map(|intercept| intercept.name.clone()),
+            port: judge.port().map(|port| port.0),
+            alpn: judgement.map(|j| j.alpn.names().map(text).collect()).unwrap_or_default(),
+            ech: judgement.is_some_and(|j| j.ech),
+            evidence: judge.evidence(),
+            standing: conn.standing(),
+            epoch: judge.epoch(),
             host: judgement.and_then(|j| j.host).map(|name| name.as_str().to_owned()),
             protocol: judgement.and_then(|j| j.protocol).map(protocol_name),
             verdict: judgement.map(|j| j.decision.action.name()),

@@ -4,11 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
+use weir_core::reevaluate::Tally;
 use weir_core::relay::Limits;
 use weir_sys::uring::{UringError, Waker};
 
@@ -159,6 +160,22 @@ impl RelayHandle {
             flows.extend(answer.recv_timeout(ANSWER).unwrap_or_default());
         }
         flows
+    }
+
+    /// Judges all connections again by the policy that was published last, and ends those that it refuses. `None`: some
+    /// thread has not answered within `patience`; it goes on all the same.
+    pub fn reevaluate(&self, patience: Duration) -> Option<Tally> {
+        let (reply, answer) = unbounded();
+        for member in &self.members {
+            member.ask(Request::Reevaluate { reply: reply.clone() });
+        }
+        drop(reply);
+        let deadline = Instant::now() + patience;
+        let mut sum = Tally::default();
+        for _ in &self.members {
+            sum.add(&answer.recv_deadline(deadline).ok()?);
+        }
+        Some(sum)
     }
 
     /// Whether every thread runs.

@@ -15,7 +15,7 @@ use super::conn::{Connection, Task, failure_of};
 use super::handle::Hooks;
 use super::stats::{Counter, Stats};
 use super::timers::Timers;
-use crate::gateway::Failures;
+use crate::gateway::{FailedServer, Failures};
 
 /// What every connection of a worker uses.
 pub(super) struct Pump {
@@ -212,9 +212,10 @@ impl Pump {
     }
 
     fn blame(&self, conn: &Connection, to: Towards) {
-        if let Some(failed) = conn.judge.pooled(to) {
+        if let Some((pool, server)) = conn.judge.pooled(to) {
+            let numbered = conn.judge.numbered();
             // When control is behind, it learns of the next one.
-            let _behind = self.failures.push(failed);
+            let _behind = self.failures.push(FailedServer { pool, server, numbered });
         }
     }
 

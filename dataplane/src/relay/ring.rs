@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
 use weir_core::ids::Nanos;
+use weir_core::reevaluate::Tally;
 use weir_core::relay::{Event, Judge, Relay};
 use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
 use weir_sys::{affinity, sockopt};
@@ -42,8 +43,17 @@ pub(super) struct Setup {
 
 /// What the handle asks.
 pub(super) enum Request {
-    Flows { limit: usize, reply: Sender<Vec<RelayFlow>> },
-    Stop { drain: Duration },
+    Flows {
+        limit: usize,
+        reply: Sender<Vec<RelayFlow>>,
+    },
+    /// Judge all connections again by the policy in force.
+    Reevaluate {
+        reply: Sender<Tally>,
+    },
+    Stop {
+        drain: Duration,
+    },
 }
 
 /// How far the end is.
@@ -118,9 +128,7 @@ impl Worker {
                 return;
             }
             self.pump.now = self.now();
-            if let Some(snapshot) = self.subscriber.take() {
-                self.snapshot = snapshot;
-            }
+            self.take_snapshot();
             for completion in completions.drain(..) {
                 self.completed(completion);
             }
@@ -182,9 +190,36 @@ impl Worker {
                     let flows = self.table.iter().take(limit).map(|(_, conn)| RelayFlow::of(conn, now));
                     let _ = reply.send(flows.collect());
                 }
+                Request::Reevaluate { reply } => {
+                    let _ = reply.send(self.reevaluate());
+                }
                 Request::Stop { drain } => self.stop(drain),
             }
         }
+    }
+}
+
+/// The rules.
+impl Worker {
+    fn take_snapshot(&mut self) {
+        if let Some(snapshot) = self.subscriber.take() {
+            self.snapshot = snapshot;
+        }
+    }
+
+    fn reevaluate(&mut self) -> Tally {
+        // What was published before the request counts for it.
+        self.take_snapshot();
+        let policy = self.snapshot.policy.clone();
+        let mut tally = Tally::default();
+        let keys: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(conn) = self.table.get_mut(key) else { continue };
+            if conn.judge_again(self.pump.now, &policy, &mut tally) && self.pump.drive(key, conn, None) {
+                self.remove(key);
+            }
+        }
+        tally
     }
 }
 

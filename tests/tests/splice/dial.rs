@@ -214,7 +214,7 @@ fn server_that_fails_after_a_reload_is_not_looked_for_in_another_pool() {
         let Setup { spec, pools, .. } = Setup::answer().sending(plain);
         let builder = PolicyBuilder::new(2).pool(PoolSpec::new("new")).intercept(spec);
         let policy = pools.into_iter().fold(builder, PolicyBuilder::pool).build().expect("a policy");
-        b.pipe.set_snapshot(policy.into(), fib(1500).into());
+        b.pipe.set_snapshot(b.now, policy.into(), fib(1500).into());
         let refused = Seg::new(pool_server(family, which), b.client, RST | ACK, 0, b.c.wrapping_add(1));
         let moved = [DROP(DropReason::Ended), DROP(DropReason::NoServer), Moved::Failed, Moved::Reset];
         assert_eq!(b.wan(&refused, &moved).one_to_client().flags & RST, RST);

@@ -11,7 +11,7 @@ use weir_tests::hello::client_hello;
 use weir_tests::packet::BOTH;
 
 fn reload(b: &mut Bench, epoch: u32, specs: Vec<InterceptSpec>) {
-    b.pipe.set_snapshot(Arc::new(policy(epoch, specs)), Arc::new(fib(1500)));
+    b.pipe.set_snapshot(b.now, Arc::new(policy(epoch, specs)), Arc::new(fib(1500)));
 }
 
 /// An intercept of another port, which refuses all.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weir_core::reevaluate::{Evidence, Standing};
 use weir_core::view::FlowView;
 use weir_dataplane::relay::RelayFlow;
 
@@ -18,7 +19,14 @@ fn of_worker(n: u32) -> FlowView {
         client: address("[fd77:1::", n),
         destination: address("[2001:db8::", 0),
         server: address("[2001:db8::", 0),
+        port: Some(0),
         host: None,
+        alpn: Vec::new(),
+        ech: false,
+        signed: false,
+        evidence: Evidence::Nothing,
+        standing: Standing::Over,
+        epoch: 1,
         protocol: None,
         verdict: Some("relay"),
         rule: Some("weir.toml:7".into()),
@@ -43,6 +51,12 @@ fn of_relay(n: u32) -> RelayFlow {
         server,
         source: client,
         intercept: None,
+        port: Some(0),
+        alpn: Vec::new(),
+        ech: false,
+        evidence: Evidence::Found,
+        standing: Standing::Judged,
+        epoch: 1,
         host: Some("www.example".into()),
         protocol: Some("tls"),
         verdict: None,

@@ -85,6 +85,7 @@ fn limits_reach_the_policy() {
     assert_eq!(spoken.limits.held, 1 << 20);
     let expected = weir_core::policy::Limits {
         half_open: 5,
+        held: Some(1 << 20),
         held_full: HeldFull::Reset,
         source: SourceLimits { flows: Some(7), rate: Some(9) },
         source_over: Action::Reset,

@@ -190,7 +190,7 @@ fn server_is_found_by_names_or_what_there_is_is_told() {
 
 #[test]
 fn board_drains_and_tells_who_waits() {
-    let board = Board::new(&[pool("intranet", &addresses(), None)]);
+    let board = Board::new(&[pool("intranet", &addresses(), None)], 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = board.drain("internet", addresses()[0], true).unwrap_err();
     assert_eq!(error.to_string(), "no pool is named `internet`; there are: intranet");

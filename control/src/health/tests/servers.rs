@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use tokio::task::LocalSet;
-use weir_core::policy::ProxyVersion;
+use weir_core::ids::{PoolId, ServerId};
+use weir_core::policy::{PoolSpec, ProxyVersion};
+use weir_dataplane::gateway::FailedServer;
 
 use super::probe::probe;
 use super::*;
@@ -162,7 +164,7 @@ fn runner_follows_servers_and_reads_the_failures_of_connections() {
     });
     let patient = Check { timeout: Duration::from_secs(10), ..check(http("/")) };
     let pools = [pool("a", &[sick, well], Some(patient)), pool("b", &[well], None)];
-    let board = Arc::new(Board::new(&pools));
+    let board = Arc::new(Board::new(&pools, 1));
     let passive: Passive = Arc::new(ArrayQueue::new(16));
     let wait_for = async |expected: [&[ServerState]; 2]| {
         let limit = Duration::from_secs(30);
@@ -174,18 +176,35 @@ fn runner_follows_servers_and_reads_the_failures_of_connections() {
         tokio::time::timeout(limit, changes).await.unwrap_or_else(|_| panic!("{:?}", board.views()));
     };
     block_on(async {
-        let (pools, watched, failures) = (pools.clone(), board.clone(), passive.clone());
-        let runner = tokio::task::spawn_local(async move { run(&pools, watched, failures).await });
+        let (told, heard) = tokio::sync::watch::channel(Arc::from(pools.clone()));
+        let runner = tokio::task::spawn_local(run(heard, board.clone(), passive.clone()));
         wait_for([&[ServerState::Down, ServerState::Up], &[ServerState::Up]]).await;
         assert_eq!(board.views()[0].servers[0].why, "answers with status 503");
         for _ in 0..3 {
-            passive.push((PoolId(1), ServerId(0))).unwrap();
+            passive.push(FailedServer { pool: PoolId(1), server: ServerId(0), numbered: 1 }).unwrap();
         }
         wait_for([&[ServerState::Down, ServerState::Up], &[ServerState::Down]]).await;
         ok.store(true, std::sync::atomic::Ordering::Relaxed);
         wait_for([&[ServerState::Up, ServerState::Up], &[ServerState::Down]]).await;
         // Nothing was reported since: the other try.
         wait_for([&[ServerState::Up, ServerState::Up], &[ServerState::Up]]).await;
+        // Another order of pools and servers: what is known of each goes with it, and what is told by an old number is not
+        // heard.
+        board.drain("a", well, true).unwrap();
+        let [a, b] = &pools;
+        let turned = Pool {
+            spec: PoolSpec { servers: a.spec.servers.iter().rev().copied().collect(), ..a.spec.clone() },
+            ..a.clone()
+        };
+        let later = [b.clone(), turned];
+        board.replace(&later, 2);
+        told.send(Arc::from(later)).unwrap();
+        wait_for([&[ServerState::Up], &[ServerState::Draining, ServerState::Up]]).await;
+        for _ in 0..3 {
+            passive.push(FailedServer { pool: PoolId(0), server: ServerId(0), numbered: 1 }).unwrap();
+        }
+        ok.store(false, std::sync::atomic::Ordering::Relaxed);
+        wait_for([&[ServerState::Up], &[ServerState::Draining, ServerState::Down]]).await;
         runner.abort();
     });
 }

@@ -1,4 +1,5 @@
-//! Names that clients asked for, each kept once however many flows carry it, in a store of fixed size.
+//! Names that clients asked for, and lists of ALPN names that they offered, each kept once however many flows carry it, in
+//! a store of fixed size.
 
 use hashbrown::HashTable;
 
@@ -40,6 +41,11 @@ impl NameStore {
 
     /// Keeps `name` (at most 255 octets) for one more user.
     pub fn intern(&mut self, name: &str) -> NameRef {
+        self.intern_bytes(name.as_bytes())
+    }
+
+    /// As [`Self::intern`], for what need not be text.
+    pub fn intern_bytes(&mut self, name: &[u8]) -> NameRef {
         let hash = self.hasher.hash_any(&name);
         if let Some(&slot) = self.index.find(hash, |&s| get(&self.bytes, s) == name) {
             if let Some(n) = self.users.get_mut(slot as usize) {
@@ -52,7 +58,7 @@ impl NameStore {
         };
         let at = slot as usize * SLOT;
         crate::wire::put(&mut self.bytes, at, &[len]);
-        crate::wire::put(&mut self.bytes, at + 1, name.as_bytes());
+        crate::wire::put(&mut self.bytes, at + 1, name);
         if let Some(n) = self.users.get_mut(slot as usize) {
             *n = 1;
         }
@@ -76,14 +82,18 @@ impl NameStore {
     }
 
     pub fn get(&self, name: NameRef) -> Option<&str> {
+        self.get_bytes(name).map(|bytes| std::str::from_utf8(bytes).unwrap_or(""))
+    }
+
+    pub fn get_bytes(&self, name: NameRef) -> Option<&[u8]> {
         (name != NameRef::NONE).then(|| get(&self.bytes, name.0))
     }
 }
 
-fn get(bytes: &[u8], slot: u32) -> &str {
+fn get(bytes: &[u8], slot: u32) -> &[u8] {
     let at = slot as usize * SLOT;
     let len = usize::from(bytes.get(at).copied().unwrap_or(0));
-    bytes.get(at + 1..at + 1 + len).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or("")
+    bytes.get(at + 1..at + 1 + len).unwrap_or_default()
 }
 
 #[cfg(test)]

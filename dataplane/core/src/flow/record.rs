@@ -151,6 +151,12 @@ pub struct Flow {
     pub punted: Option<PuntReason>,
     pub epoch: u32,
     pub name: NameRef,
+    /// The ALPN names that the client offered, in wire form.
+    pub alpn: NameRef,
+    /// The client offered Encrypted ClientHello.
+    pub ech: bool,
+    /// Its name or its ALPN names found no room in their store.
+    pub partial: bool,
     /// Its hold, if it has one.
     pub hold: u32,
     /// Its server leg, where that is another connection than the client's.
@@ -191,6 +197,9 @@ impl Flow {
             punted: None,
             epoch,
             name: NameRef::NONE,
+            alpn: NameRef::NONE,
+            ech: false,
+            partial: false,
             hold: Self::NO_HOLD,
             leg: Self::NO_LEG,
             offer: Offer::default(),

@@ -82,6 +82,11 @@ impl FlowTable {
         self.slots.get_mut(slot as usize)?.as_mut()
     }
 
+    /// Slots, in use or not.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// Whether a connection of this kind still has room.
     pub fn has_room(&self, stage: Stage) -> bool {
         let (fast, kernel) = self.len();

@@ -26,9 +26,14 @@ impl Alpn {
         (whole && alpn.names().all(|name| !name.is_empty())).then_some(alpn)
     }
 
+    /// The names in wire form.
+    pub fn wire(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
     /// The names in the client's order of preference, without their length octets.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        let mut rest = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
+        let mut rest = self.wire();
         std::iter::from_fn(move || {
             let (&len, tail) = rest.split_first()?;
             let (name, tail) = tail.split_at_checked(usize::from(len))?;

@@ -235,6 +235,16 @@ impl Intercept {
         facts.ech && (names.is_any() || facts.host.is_some_and(|host| names.contains(host)))
     }
 
+    /// What addresses alone decide, whatever the client's bytes are. `None`: they matter.
+    pub fn decide_by_addresses(&self, facts: &Facts<'_>) -> Option<Decision> {
+        let mut known = self.enumerated().take_while(|(_, rule)| !rule.by_content());
+        if let Some((id, rule)) = known.find(|(_, rule)| rule.matches(facts)) {
+            return Some(Decision { action: rule.action, cause: Cause::Rule(id) });
+        }
+        let open = self.otherwise != self.unidentified || self.rules.iter().any(Rule::by_content);
+        (!open).then_some(Decision { action: self.otherwise, cause: Cause::Otherwise })
+    }
+
     fn enumerated(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
         // The builder refuses more rules than a RuleId counts.
         (0..=u16::MAX).map(RuleId).zip(&self.rules)

@@ -23,6 +23,8 @@ pub enum HeldFull {
 pub struct Limits {
     /// Flows whose handshake is not complete.
     pub half_open: u32,
+    /// Octets of clients that wait for a verdict, all workers together. `None`: as many as the pipelines were built for.
+    pub held: Option<u64>,
     /// What becomes of a segment that would have to be held and finds no room.
     pub held_full: HeldFull,
     /// Bounds for each source prefix: an IPv4 address, an IPv6 /64.
@@ -37,6 +39,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             half_open: 131_072,
+            held: None,
             held_full: HeldFull::Wait,
             source: SourceLimits::default(),
             source_over: Action::Drop,

@@ -18,6 +18,7 @@ mod ports;
 mod prefixes;
 mod rule;
 mod steering;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -63,6 +64,8 @@ pub struct Policy {
     from: [u64; MAX_PORTS],
     /// The first epoch whose intercepts and rules have these numbers.
     numbered: u32,
+    /// Configurations before this one, the newest first.
+    earlier: Arc<[Arc<succession::Earlier>]>,
     /// The same without its lists, where there are any.
     bare: Option<Arc<Self>>,
 }
@@ -73,26 +76,14 @@ impl Policy {
         let from = steering::from_bits(&intercepts);
         let servers = pools.iter().flat_map(|pool| &pool.servers).map(Server::endpoint).collect();
         let servers = Arc::new(servers);
-        let (numbered, intercepts) = (epoch, intercepts.into());
-        let policy = Self { epoch, limits, intercepts, pools, servers, to, from, numbered, bare: None };
+        let (numbered, intercepts, earlier) = (epoch, intercepts.into(), Arc::new([]));
+        let policy =
+            Self { epoch, limits, intercepts, pools, servers, to, from, numbered, earlier, bare: None };
         let bare = policy.intercepts.iter().any(Intercept::is_large).then(|| {
             let intercepts = policy.intercepts.iter().map(Intercept::bare).collect();
             Arc::new(Self { intercepts, ..policy.clone() })
         });
         Self { bare, ..policy }
-    }
-
-    /// The same policy under the number of a later configuration that differs from `before` in the contents of lists only:
-    /// its intercepts and rules are the same ones.
-    pub fn succeeding(mut self, before: &Self) -> Self {
-        (self.epoch, self.numbered) = (before.epoch.wrapping_add(1), before.numbered);
-        self
-    }
-
-    /// Whether a number of an intercept or a rule, given in `epoch`, means the same one here.
-    pub const fn numbers_since(&self, epoch: u32) -> bool {
-        // Numbers of configurations go round.
-        epoch.wrapping_sub(self.numbered) <= self.epoch.wrapping_sub(self.numbered)
     }
 
     /// What is left to be asked when the rules have decided: the same without the lists of rules, which would else

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::flow::key::Tuple;
-use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId, RuleId, ServerId};
+use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId, ServerId};
 use crate::inspect::{ALPN_NAMES, Alpn, Found, Inspector, Name, Outcome};
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
 use crate::proxy::ProxyHeader;
+use crate::reevaluate::{self, Again, Evidence, Live};
 
 use super::{Dispatch, Start, Towards, Unread, Verdict};
 
@@ -32,6 +33,8 @@ pub struct Judgement {
     pub host: Option<Name>,
     /// Names that the client offers.
     pub alpn: Alpn,
+    /// It offers Encrypted ClientHello.
+    pub ech: bool,
     /// Why there was nothing to read, if that is so.
     pub unread: Option<Unread>,
 }
@@ -42,6 +45,8 @@ pub struct Judgement {
 pub struct Judge {
     policy: Arc<Policy>,
     intercept: Option<InterceptId>,
+    /// The port that leads back to the client.
+    from: Option<PortId>,
     client: SocketAddr,
     server: SocketAddr,
     inspector: Inspector,
@@ -57,6 +62,7 @@ impl Judge {
         Self {
             policy,
             intercept,
+            from,
             client,
             server,
             inspector: Inspector::default(),
@@ -82,6 +88,7 @@ impl Judge {
             protocol: None,
             host: None,
             alpn: Alpn::EMPTY,
+            ech: false,
             unread: None,
         }))
     }
@@ -100,10 +107,8 @@ impl Judge {
     /// The first rule that takes these addresses, unless one before it needs the client's bytes: nothing that the
     /// client could send changes it, so there is nothing to wait for.
     fn decided_by_addresses(&self, intercept: &Intercept) -> Option<Decision> {
-        let facts = self.addresses();
-        let mut known = intercept.rules().iter().enumerate().take_while(|(_, rule)| !rule.by_content());
-        let (index, rule) = known.find(|(_, rule)| rule.matches(&facts))?;
-        Some(Decision { action: rule.action, cause: Cause::Rule(RuleId(u16::try_from(index).ok()?)) })
+        let decision = intercept.decide_by_addresses(&self.addresses())?;
+        matches!(decision.cause, Cause::Rule(_)).then_some(decision)
     }
 
     fn addresses(&self) -> Facts<'static> {
@@ -176,6 +181,70 @@ impl Judge {
         Some(self.intercept()?.rules().get(usize::from(id.0))?.origin.as_str())
     }
 
+    /// The port that leads back to the client, where it is known.
+    pub const fn port(&self) -> Option<PortId> {
+        self.from
+    }
+
+    /// What is known of the first bytes.
+    pub fn evidence(&self) -> Evidence {
+        match self.judgement {
+            Some(Judgement { protocol: Some(_), .. }) => Evidence::Found,
+            Some(Judgement { unread: Some(_), .. }) => Evidence::Nothing,
+            // Decided at the SYN, by addresses, or never.
+            Some(_) | None => Evidence::Unknown,
+        }
+    }
+
+    /// The number of the configuration that decides, or has decided.
+    pub fn epoch(&self) -> u32 {
+        self.policy.epoch
+    }
+
+    /// The epoch since which pools and servers have the numbers of [`Self::pooled`].
+    pub fn numbered(&self) -> u32 {
+        self.policy.numbered()
+    }
+
+    /// Judges a connection that goes to `server` again, by another policy. The verdict stands where it is what becomes of
+    /// the connection. One that is not `connected` yet may need another server of the policy that it was picked from.
+    pub fn judge_again(&mut self, policy: &Arc<Policy>, server: SocketAddr, connected: bool) -> Again {
+        let mut room = [&[][..]; ALPN_NAMES];
+        let found = self.judgement;
+        let live = Live {
+            port: self.from,
+            on_relay: true,
+            client: self.client,
+            destination: self.server,
+            server,
+            signed: false,
+            evidence: self.evidence(),
+            protocol: found.and_then(|j| j.protocol),
+            host: found.as_ref().and_then(|j| j.host.as_ref()).map(Name::as_str),
+            ech: found.is_some_and(|j| j.ech),
+            alpn: found.as_ref().map_or(&[][..], |j| j.alpn.list(&mut room)),
+        };
+        let again = reevaluate::judge(policy, &live);
+        if let Some(decision) = again.decision
+            && (again.outcome == reevaluate::Outcome::Ended
+                || again.outcome == reevaluate::Outcome::Kept && connected)
+        {
+            let none = Judgement {
+                decision,
+                protocol: None,
+                host: None,
+                alpn: Alpn::EMPTY,
+                ech: false,
+                unread: None,
+            };
+            self.judgement = again.intercept.map(|_| Judgement { decision, ..found.unwrap_or(none) });
+            self.intercept = again.intercept;
+            self.dispatch = None;
+            self.policy = policy.decided();
+        }
+        again
+    }
+
     fn decide(&mut self, found: Option<&Found>, unread: Option<Unread>) -> Verdict {
         let mut room = [&[][..]; ALPN_NAMES];
         let host = found.and_then(|f| f.host);
@@ -189,7 +258,7 @@ impl Judge {
             None => Decision { action: Action::Allow, cause: Cause::Otherwise },
         };
         let alpn = found.map_or(Alpn::EMPTY, |f| f.alpn);
-        self.settle(Judgement { decision, protocol, host, alpn, unread })
+        self.settle(Judgement { decision, protocol, host, alpn, ech, unread })
     }
 
     /// What the machine is told.

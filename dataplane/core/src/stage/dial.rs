@@ -170,21 +170,34 @@ impl<F: Frame> Pipeline<F> {
     /// The server leg did not come about: another server of the pool is tried once, then the client hears of it.
     pub(crate) fn fail(&mut self, slot: u32, failure: Failure, out: &mut Output<F>) {
         let leg = self.drop_leg(slot, out);
-        // In another configuration the numbers of pool and server may mean others.
-        let is_same = self.flows.get(slot).is_some_and(|flow| self.policy.numbers_since(flow.epoch));
         if let Some(leg) = leg
-            && let Some((pool, server)) = leg.target
-            && is_same
+            && let Some((pool, server)) = self.target_now(slot, &leg)
         {
-            out.failed.push(ServerFailed { pool, server, failure });
+            if let Some(server) = server {
+                out.failed.push(ServerFailed { pool, server, numbered: self.policy.numbered(), failure });
+            }
             if !leg.is_retry
-                && let Some(other) = self.make_leg(slot, Some(pool), Some(server))
+                && let Some(other) = self.make_leg(slot, Some(pool), server)
             {
                 self.totals.retried += 1;
                 return self.call(slot, other, out);
             }
         }
         self.give_up(slot, failure, out);
+    }
+
+    /// The pool and the server that a leg goes to, as they are numbered now: in another configuration than the one that it was
+    /// made in the numbers may mean others, and the server may be gone.
+    fn target_now(&self, slot: u32, leg: &Leg) -> Option<(PoolId, Option<ServerId>)> {
+        let (pool, server) = leg.target?;
+        let epoch = self.flows.get(slot)?.epoch;
+        if self.policy.numbers_since(epoch) {
+            return Some((pool, Some(server)));
+        }
+        let pool = self.policy.pool_since(epoch, pool)?;
+        let servers = (0..).map(ServerId).zip(&self.policy.pool(pool)?.servers);
+        let mut same = servers.filter(|(_, server)| server.endpoint() == leg.tuple.dst);
+        Some((pool, same.next().map(|(id, _)| id)))
     }
 
     /// There is no server for the connection: the client hears of it.

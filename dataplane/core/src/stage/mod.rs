@@ -9,6 +9,7 @@ pub mod icmp;
 pub mod join;
 pub mod kernel;
 pub mod open;
+pub mod reevaluate;
 pub mod refused;
 pub mod splice;
 pub mod timers;

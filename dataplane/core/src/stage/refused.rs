@@ -40,7 +40,14 @@ impl<F: Frame> Pipeline<F> {
         } else {
             packet
         };
-        let in_grace = self.now < self.started.saturating_add(midstream.grace);
+        let (src, dst) = (packet.meta.tuple.src, packet.meta.tuple.dst);
+        let from_client = self.policy.intercept(packet.port, dst.addr.ip(), dst.port) == Some(id);
+        let (port, server) = if from_client {
+            (packet.port, dst)
+        } else {
+            (self.fib.egress(dst.addr.ip()).unwrap_or(packet.port), src)
+        };
+        let in_grace = self.now < self.spared_until(port, server, midstream.grace);
         if in_grace || midstream.action == Action::Allow {
             return self.give_midstream(id, packet, out);
         }

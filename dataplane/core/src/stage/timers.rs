@@ -71,12 +71,9 @@ impl<F: Frame> Pipeline<F> {
     /// When the grace time of the connection's intercept ends. Within it an unknown connection is one from before, so that
     /// what has not been allowed is remembered for as long.
     pub(crate) fn grace_end(&self, slot: u32) -> Nanos {
-        let grace = self
-            .flows
-            .get(slot)
-            .and_then(|flow| self.intercept_of(flow))
-            .map_or(Nanos(0), |(_, intercept)| intercept.midstream.grace);
-        self.started.saturating_add(grace)
+        let Some(flow) = self.flows.get(slot) else { return self.started };
+        let grace = self.intercept_of(flow).map_or(Nanos(0), |(_, intercept)| intercept.midstream.grace);
+        self.spared_until(flow.port, flow.tuple().dst, grace)
     }
 
     /// The client does not answer our SYN-ACK.

@@ -1,0 +1,139 @@
+//! The fast road's own parts: the steering program on the ports, the ways into the kernel, and the workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_core::policy::Policy;
+use weir_dataplane::gateway::Dataplane;
+use weir_dataplane::punt::Punt;
+use weir_dataplane::relay::Hooks;
+use weir_dataplane::snapshot::{Publisher, Snapshot};
+use weir_sys::clock;
+use weir_sys::steering::{KernelFlows, Sizes, Steering};
+use weir_sys::tun::Tun;
+
+use super::convert;
+use super::steer::tell_own;
+use crate::config::{Config, Fail};
+use crate::exit::Failure;
+use crate::health::Passive;
+use crate::host::picture::OwnAddresses;
+use crate::host::{self, LinkInfo, Paths};
+
+/// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
+/// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
+const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
+/// How long the first heartbeat may take.
+const FIRST_BEAT: Duration = Duration::from_secs(5);
+/// What the fast road needs besides the workers.
+pub struct Road {
+    pub steering: Steering,
+    pub attached: Vec<(String, &'static str)>,
+    pub tuns: Vec<Arc<Tun>>,
+    punt: Punt,
+}
+
+impl Road {
+    /// Loads the steering program, tells it what is the box's own, what is intercepted and where the
+    /// pools' servers are, and puts it on the ports:
+    /// everything passes; or, on a box that fails closed, what is intercepted is dropped, and the program takes the place
+    /// of the one that a crash left there. Makes the ways into the kernel.
+    pub fn attach(
+        config: &Config,
+        links: &[LinkInfo],
+        paths: &Paths,
+        policy: &Policy,
+        own: &OwnAddresses,
+    ) -> Result<Self, Failure> {
+        let closed = config.gateway.fail == Fail::Closed;
+        let adopt = closed.then(|| paths.pins.clone());
+        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt };
+        let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
+        let exempt = tell_own(&mut steering, own)?;
+        steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)?;
+        steering.set_pool_servers(&convert::pool_servers(config)).map_err(Failure::refused)?;
+        if closed {
+            // There is no heartbeat yet.
+            set_limits(&steering, closed)?;
+        }
+        let mut attached = Vec::new();
+        for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
+            let mode = convert::attach_mode(port.mode);
+            steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
+            if let Some(mac) = link.mac {
+                steering.set_mac(link.ifindex, mac).map_err(Failure::refused)?;
+            }
+            let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
+            tracing::info!(device = port.device, mode = got.name(), "XDP attached");
+            attached.push((port.device.clone(), got.name()));
+        }
+        if closed {
+            steering.pin(&paths.pins).map_err(Failure::refused)?;
+            for pin in steering.unpin_others(&paths.pins).map_err(Failure::refused)? {
+                tracing::info!(pin = %pin.display(), "removed: of a device that is no port any more");
+            }
+        }
+        let relay = Arc::new(tun(host::RELAY_TUN)?);
+        let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let tuns = vec![relay.clone(), forward.clone()];
+        let punt = Punt::new(relay, forward, steering.kernel_flows());
+        Ok(Self { steering, attached, tuns, punt })
+    }
+
+    /// Starts the workers and, once all of them breathe, lets steering redirect.
+    pub fn start(
+        &mut self,
+        config: &Config,
+        links: &[LinkInfo],
+        snapshot: &Snapshot,
+        publisher: &mut Publisher,
+        failures: &Passive,
+    ) -> Result<Dataplane, Failure> {
+        let mut spec = convert::dataplane_spec(config, links)?;
+        spec.failures = failures.clone();
+        let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
+            .map_err(Failure::refused)?;
+        for port in dataplane.ports() {
+            let copy = if port.zero_copy { "zero-copy" } else { "copy" };
+            tracing::info!(device = port.device, asked = port.asked, got = copy, queues = ?port.queues, "AF_XDP");
+        }
+        dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
+        set_limits(&self.steering, config.gateway.fail == Fail::Closed)?;
+        Ok(dataplane)
+    }
+}
+
+fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
+    let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
+    steering.set_limits(limit, closed).map_err(Failure::refused)
+}
+
+fn tun(name: &str) -> Result<Tun, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::refused(format!(
+            "the TUN device {name} cannot be made: {error}; is /dev/net/tun there, and not in use?"
+        ))
+    };
+    let tun = Tun::create(name).map_err(failed)?;
+    ready_tun(&tun).map_err(failed)?;
+    Ok(tun)
+}
+
+/// Makes a new TUN device fit for packets.
+pub fn ready_tun(tun: &Tun) -> std::io::Result<()> {
+    tun.set_mtu(65_535)?;
+    tun.set_up(true)
+}
+
+/// Connections of the relay are entered in the kernel map, also those that came while steering let everything pass.
+pub fn hooks(flows: KernelFlows) -> Hooks {
+    Hooks {
+        opened: Box::new(move |from, to| {
+            if let Err(error) = flows.insert(from, to, clock::monotonic_ns()) {
+                tracing::debug!(%error, "kernel map");
+            }
+        }),
+        // The entry stays for retransmissions; the worker's record, or the map's own order, ends it.
+        closed: Box::new(|_, _| {}),
+    }
+}
