@@ -26,7 +26,7 @@ impl Places {
         let Some((written, value)) = entry(document.get_ref(), section) else { return name };
         let (table, offset) = match value.get_ref() {
             DeValue::Table(table) => (Some(table), written),
-            DeValue::Array(array) => match array.iter().nth(at) {
+            DeValue::Array(array) => match array.get(at) {
                 Some(item) => (item.get_ref().as_table(), item.span().start),
                 None => return name,
             },

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
-use weir_dataplane::gateway::PortState;
+use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::{process, steering};
@@ -94,29 +94,12 @@ impl Parts {
         for warning in lasting.iter().chain(&view.warnings) {
             tracing::warn!("{warning}");
         }
-        let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
         let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
-        let repairs = Arc::<Repairs>::default();
-        let state = State {
-            started: Instant::now(),
-            config: config.file.display().to_string(),
-            epoch: AtomicU32::new(FIRST_EPOCH),
-            dataplane: Part::new(dataplane),
-            relay: Part::new(Some(relay)),
-            steering: Mutex::new(road.map(|road| road.steering)),
-            repairs: repairs.clone(),
-            attached,
-            health: Arc::new(Board::new(&config.pools, FIRST_EPOCH)),
-            lists: Arc::new(board::Board::new(&config.lists)),
-            lasting_warnings: lasting,
-            lost: Mutex::default(),
-            warnings: Mutex::new(view.warnings),
-        };
+        let state = state(config, (dataplane, relay), road, (lasting, view.warnings));
+        let repair = Repair::new(state.repairs.clone(), tuns);
         let (pools, _) = watch::channel(Arc::from(config.pools.clone()));
-        let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
-        let repair = Repair::new(repairs, tuns);
         let steer = Steer::new(view.own, config);
         let config = config.clone();
         Ok(Self {
@@ -262,6 +245,31 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
+}
+
+/// What can be asked of the parts. Of the warnings, the first hold as long as the process.
+fn state(
+    config: &Config,
+    (dataplane, relay): (Option<Dataplane>, RelayHandle),
+    road: Option<Road>,
+    (lasting_warnings, warnings): (Vec<String>, Vec<String>),
+) -> Arc<State> {
+    let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
+    Arc::new(State {
+        started: Instant::now(),
+        config: config.file.display().to_string(),
+        epoch: AtomicU32::new(FIRST_EPOCH),
+        dataplane: Part::new(dataplane),
+        relay: Part::new(Some(relay)),
+        steering: Mutex::new(road.map(|road| road.steering)),
+        repairs: Arc::<Repairs>::default(),
+        attached,
+        health: Arc::new(Board::new(&config.pools, FIRST_EPOCH)),
+        lists: Arc::new(board::Board::new(&config.lists)),
+        lasting_warnings,
+        lost: Mutex::default(),
+        warnings: Mutex::new(warnings),
+    })
 }
 
 /// What the operator should know of a port that asked for zero-copy and runs without.

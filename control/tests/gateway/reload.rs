@@ -150,7 +150,7 @@ fn new_refusal_ends_live_connections_only_when_they_are_judged_again_and_as_fore
                         Some(client) => f.source == client,
                         None => f.destination == client,
                     };
-                    let end = seen.tcp.iter().filter(sent).filter(|f| !f.payload.is_empty()).next_back();
+                    let end = seen.tcp.iter().filter(sent).rfind(|f| !f.payload.is_empty());
                     let end = end.map(|f| f.sequence.wrapping_add(f.payload.len() as u32));
                     let rst = seen.tcp.iter().filter(sent).find(|f| f.rst).map(|f| f.sequence);
                     assert_eq!(rst, end, "{handshake}: the RST is exact");

@@ -176,8 +176,8 @@ fn runner_follows_servers_and_reads_the_failures_of_connections() {
         tokio::time::timeout(limit, changes).await.unwrap_or_else(|_| panic!("{:?}", board.views()));
     };
     block_on(async {
-        let (told, heard) = tokio::sync::watch::channel(Arc::from(pools.clone()));
-        let runner = tokio::task::spawn_local(run(heard, board.clone(), passive.clone()));
+        let (told, news) = tokio::sync::watch::channel(Arc::from(pools.to_vec()));
+        let runner = tokio::task::spawn_local(run(news, board.clone(), passive.clone()));
         wait_for([&[ServerState::Down, ServerState::Up], &[ServerState::Up]]).await;
         assert_eq!(board.views()[0].servers[0].why, "answers with status 503");
         for _ in 0..3 {
@@ -198,7 +198,7 @@ fn runner_follows_servers_and_reads_the_failures_of_connections() {
         };
         let later = [b.clone(), turned];
         board.replace(&later, 2);
-        told.send(Arc::from(later)).unwrap();
+        told.send(Arc::from(later.to_vec())).unwrap();
         wait_for([&[ServerState::Up], &[ServerState::Draining, ServerState::Up]]).await;
         for _ in 0..3 {
             passive.push(FailedServer { pool: PoolId(0), server: ServerId(0), numbered: 1 }).unwrap();
