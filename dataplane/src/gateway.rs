@@ -23,10 +23,11 @@ use weir_sys::{affinity, clock};
 
 use crate::driver::afxdp::{AfXdp, XskFrame};
 use crate::handoff::Handoff;
+use crate::heartbeat::{BEAT, Heartbeat, Stalls};
 use crate::punt::Punt;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::{Summary, WorkerStats};
-use crate::thread::{self, Idle};
+use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
 
 /// Entries of each ring.
@@ -37,8 +38,6 @@ const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 const MAILBOX: usize = 4096;
 /// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
-/// How often the heartbeat is written.
-const BEAT: Duration = Duration::from_millis(10);
 
 /// One port to own.
 #[derive(Clone, Debug)]
@@ -110,11 +109,15 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Dataplane {
     threads: Vec<JoinHandle<Vec<XskFrame>>>,
-    heartbeat: Option<JoinHandle<()>>,
+    heartbeat: Option<Heartbeat>,
     stop: Arc<AtomicBool>,
     stats: Vec<Arc<WorkerStats>>,
     commands: Vec<Arc<ArrayQueue<Command>>>,
+    arrivals: Vec<Arrivals>,
     handoff: Arc<Handoff<XskFrame>>,
+    area: Arc<Area>,
+    /// Which queue of every port each worker has.
+    queues: Vec<u32>,
     ports: Vec<PortState>,
     frames: usize,
 }
@@ -155,13 +158,16 @@ impl Dataplane {
             stop: Arc::new(AtomicBool::new(false)),
             stats: Vec::new(),
             commands: Vec::new(),
+            arrivals: Vec::new(),
             handoff,
+            area,
+            queues: queues.into_iter().collect(),
             ports,
             frames,
         };
         let make = Make {
             spec,
-            queues: queues.into_iter().collect(),
+            queues: plane.queues.clone(),
             punt,
             first,
             seed: random_seed(),
@@ -195,6 +201,7 @@ impl Dataplane {
     ) -> Result<(), StartError> {
         let stats = Arc::new(WorkerStats::default());
         let commands = Arc::new(ArrayQueue::new(16));
+        let arrivals = Arrivals::new(ArrayQueue::new(MAX_PORTS));
         let parts = Parts {
             id,
             pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
@@ -210,41 +217,75 @@ impl Dataplane {
             senders: make.senders(),
         };
         let core = make.spec.cores.get(id % make.spec.cores.len().max(1)).copied();
-        let (idle, stop) = (make.spec.idle, self.stop.clone());
+        let (idle, stop, arriving) = (make.spec.idle, self.stop.clone(), arrivals.clone());
         let body = move || {
             if let Some(core) = core
                 && let Err(error) = affinity::pin_to_cpu(core)
             {
                 tracing::warn!(core, %error, "the worker is not pinned");
             }
-            thread::run(Worker::new(parts), waiter, idle, &stop)
+            affinity::favour();
+            thread::run(Worker::new(parts), waiter, &arriving, idle, &stop)
         };
         let thread = std::thread::Builder::new().name(format!("weir-worker-{id}")).spawn(body);
         self.threads.push(thread.map_err(StartError::Thread)?);
         self.stats.push(stats);
         self.commands.push(commands);
+        self.arrivals.push(arrivals);
         Ok(())
     }
 
-    /// The heartbeat is written only while every worker has breathed since the last one.
+    /// Opens sockets on a port whose device came back, another one of its name, and gives them to the workers. The steering
+    /// program must be on it. Queues that it has not got any more stay away; those that it has besides take the kernel road.
+    ///
+    /// # Errors
+    /// [`StartError`]; then the port stays as it was.
+    pub fn reopen(&self, port: PortId, spec: &PortSpec, steering: &Steering) -> Result<(), StartError> {
+        self.check_mtu(&spec.device, spec.mtu)?;
+        let mut opened = Vec::new();
+        for (worker, queue) in self.queues.iter().enumerate().filter(|(_, q)| spec.queues.contains(q)) {
+            opened.push((worker, *queue, open_queue(&self.area, spec, *queue)?));
+        }
+        if opened.is_empty() {
+            return Err(StartError::NoQueue);
+        }
+        for (worker, number, socket) in opened {
+            steering.set_socket(u32::from(port.0), number, socket.fd())?;
+            if self.arrivals.get(worker).is_some_and(|arrivals| arrivals.push((port, socket)).is_ok()) {
+                self.handoff.wake(worker);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether packets of this size (of IP, in octets) fit the frames that there are.
+    ///
+    /// # Errors
+    /// [`StartError::Mtu`] with the largest that would.
+    pub fn check_mtu(&self, device: &str, mtu: u32) -> Result<(), StartError> {
+        let most = self.area.frame_size() - HEADROOM - weir_core::wire::ETH_LEN;
+        if mtu as usize <= most {
+            return Ok(());
+        }
+        Err(StartError::Mtu { device: device.to_owned(), mtu, most })
+    }
+
+    /// Steering is told the last breath of the worker that breathed longest ago.
     fn start_heartbeat(&mut self, pulse: Pulse) -> Result<(), StartError> {
-        let (stats, stop) = (self.stats.clone(), self.stop.clone());
-        let body = move || {
-            let mut last = vec![u64::MAX; stats.len()];
-            while !stop.load(Relaxed) {
-                let breaths: Vec<u64> = stats.iter().map(|s| s.breaths.load(Relaxed)).collect();
-                if breaths.iter().zip(&last).all(|(now, before)| now != before)
-                    && let Err(error) = pulse.beat(clock::monotonic_ns())
-                {
-                    tracing::error!(%error, "heartbeat");
-                }
-                last = breaths;
-                std::thread::sleep(BEAT);
+        let signs = self.stats.iter().map(|stats| stats.breathed.clone()).collect();
+        let tell = move |sign| {
+            if let Err(error) = pulse.beat(sign) {
+                tracing::error!(%error, "heartbeat");
             }
         };
-        let thread = std::thread::Builder::new().name("weir-heartbeat".into()).spawn(body);
-        self.heartbeat = Some(thread.map_err(StartError::Thread)?);
+        let heartbeat = Heartbeat::start("weir-heartbeat", signs, tell).map_err(StartError::Thread)?;
+        self.heartbeat = Some(heartbeat);
         Ok(())
+    }
+
+    /// How often steering was without a sign of life although the workers live.
+    pub fn stalls(&self) -> Stalls {
+        self.heartbeat.as_ref().map(Heartbeat::stalls).unwrap_or_default()
     }
 
     /// Waits until every worker has breathed and the heartbeat has told steering so.
@@ -254,7 +295,7 @@ impl Dataplane {
     pub fn wait_for_heartbeat(&self, patience: Duration) -> Result<(), StartError> {
         let deadline = Instant::now() + patience;
         // Two beats after every worker's first breath: one of them has seen it.
-        while self.stats.iter().any(|s| s.breaths.load(Relaxed) == 0) {
+        while self.stats.iter().any(|s| s.breathed.load(Relaxed) == 0) {
             if Instant::now() > deadline || !self.is_alive() {
                 return Err(StartError::Thread(io::Error::from(io::ErrorKind::TimedOut)));
             }
@@ -319,9 +360,7 @@ impl Dataplane {
         for worker in 0..self.handoff.workers() {
             self.handoff.wake(worker);
         }
-        if let Some(thread) = self.heartbeat.take() {
-            drop(thread.join());
-        }
+        drop(self.heartbeat.take());
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }

@@ -7,6 +7,7 @@
 pub mod driver;
 pub mod gateway;
 pub mod handoff;
+pub mod heartbeat;
 pub mod punt;
 pub mod relay;
 pub mod snapshot;

@@ -115,7 +115,7 @@ impl<D: Driver> Worker<D> {
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
         }
-        self.parts.stats.breaths.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.parts.stats.breathed.store(now.0, std::sync::atomic::Ordering::Relaxed);
         work
     }
 

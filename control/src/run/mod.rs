@@ -15,6 +15,7 @@ mod contest;
 pub mod convert;
 mod notify;
 mod parts;
+mod ports;
 mod repair;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -131,6 +132,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
             relisted = parts.lists.relisted() => parts.publish_lists(relisted),
             () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
             _ = health.tick() => {
+                parts.tell_stalls();
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
                     break Ok(Exit::No);

@@ -1,5 +1,6 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
+use weir_dataplane::heartbeat::{self, Stalls};
 use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
@@ -18,6 +20,7 @@ use weir_sys::tun::Tun;
 use weir_sys::{clock, process};
 
 use super::convert;
+use super::ports::Ports;
 use super::repair::Repair;
 use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
@@ -30,9 +33,6 @@ use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 
-/// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
-/// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
-const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
 /// How long the first heartbeat may take.
 const FIRST_BEAT: Duration = Duration::from_secs(5);
 /// The epoch of the configuration that a start reads.
@@ -51,6 +51,9 @@ pub struct Parts {
     pools: Vec<Pool>,
     failures: Passive,
     repair: Repair,
+    ports: Ports,
+    /// As told last.
+    stalls: [Stalls; 2],
     _watch: Watch,
 }
 
@@ -107,7 +110,7 @@ impl Parts {
             relay: Part::new(Some(relay)),
             steering: Mutex::new(road.map(|road| road.steering)),
             repairs: repairs.clone(),
-            attached,
+            attached: Mutex::new(attached),
             health: Arc::new(Board::new(&config.pools)),
             lists: Arc::new(board::Board::new(&config.lists)),
             lasting_warnings: lasting,
@@ -119,6 +122,8 @@ impl Parts {
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
         let repair = Repair::new(repairs, tuns);
+        let pins = (config.gateway.fail == Fail::Closed).then(|| paths.pins.clone());
+        let ports = Ports::new(&config.ports, &links, fast, pins);
         Ok(Self {
             state,
             events,
@@ -130,6 +135,8 @@ impl Parts {
             pools,
             failures,
             repair,
+            ports,
+            stalls: Default::default(),
             _watch: watch,
         })
     }
@@ -181,7 +188,7 @@ impl Parts {
                     tell_own(steering, &self.policy, &own)?;
                 }
             }
-            HostEvent::Port { device, change, .. } => self.port_changed(device, &change),
+            HostEvent::Port { port, device, change } => self.port_changed(port, device, &change),
             HostEvent::Warnings(news) => {
                 for warning in &news {
                     tracing::warn!("{warning}");
@@ -198,30 +205,32 @@ impl Parts {
         Ok(())
     }
 
-    /// Steering passes frames for another station by: it must know the port's address.
-    fn tell_mac(&self, link: &LinkInfo) {
-        let Ok(steering) = self.state.steering.lock() else { return };
-        if let (Some(mac), Some(steering)) = (link.mac, steering.as_ref())
-            && let Err(error) = steering.set_mac(link.ifindex, mac)
-        {
-            tracing::error!(device = link.name, %error, "frames to the port's new address pass by");
-        }
-    }
-
-    fn port_changed(&mut self, device: String, change: &PortChange) {
-        log_port(&device, change);
+    fn port_changed(&mut self, port: PortId, device: String, change: &PortChange) {
         match change {
-            PortChange::Removed => {
-                self.spec.ports.retain(|port| *port != device);
-                if let Ok(mut lost) = self.state.lost.lock() {
-                    lost.insert(device);
-                }
-            }
-            PortChange::Changed(link) => self.tell_mac(link),
+            PortChange::Removed => self.spec.ports.retain(|port| *port != device),
             // A device of the same name is another one: nothing of weir's is on it.
             PortChange::Appeared(_) if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
             _ => {}
         }
+        self.ports.changed(port, change, &self.state);
+    }
+
+    /// Logs that a sign of life was late, since whatever was late does not.
+    pub fn tell_stalls(&mut self) {
+        let now = self.state.stalls();
+        for ((what, stalls), before) in ["workers", "relay"].into_iter().zip(now).zip(self.stalls) {
+            if stalls.count > before.count {
+                let times = stalls.count - before.count;
+                let longest_ms = stalls.longest.as_millis();
+                tracing::warn!(
+                    times,
+                    longest_ms,
+                    "the sign of life of the {what} was late (limit {} ms): what came meanwhile passed by",
+                    heartbeat::LIMIT.as_millis()
+                );
+            }
+        }
+        self.stalls = now;
     }
 
     /// When [`Self::look_after`] wants to be called.
@@ -232,6 +241,7 @@ impl Parts {
     /// Puts back what somebody changed without the kernel announcing it, and what has its turn.
     pub async fn look_after(&mut self, host: &Host) {
         self.repair.look(host, &self.spec, &self.state.steering).await;
+        self.ports.look(&self.state);
     }
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the
@@ -252,7 +262,7 @@ impl Parts {
 /// What the fast road needs besides the workers.
 struct Road {
     steering: Steering,
-    attached: Vec<(String, &'static str)>,
+    attached: BTreeMap<String, &'static str>,
     tuns: Vec<Arc<Tun>>,
     punt: Punt,
 }
@@ -279,7 +289,7 @@ impl Road {
             // There is no heartbeat yet.
             set_limits(&steering, closed)?;
         }
-        let mut attached = Vec::new();
+        let mut attached = BTreeMap::new();
         for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
             let mode = convert::attach_mode(port.mode);
             steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
@@ -288,7 +298,7 @@ impl Road {
             }
             let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
             tracing::info!(device = port.device, mode = got.name(), "XDP attached");
-            attached.push((port.device.clone(), got.name()));
+            attached.insert(port.device.clone(), got.name());
         }
         if closed {
             steering.pin(&paths.pins).map_err(Failure::refused)?;
@@ -327,7 +337,7 @@ impl Road {
 }
 
 fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
-    let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
+    let limit = u64::try_from(heartbeat::LIMIT.as_nanos()).unwrap_or(u64::MAX);
     steering.set_limits(limit, closed).map_err(Failure::refused)
 }
 
@@ -363,23 +373,6 @@ fn tell_own(steering: &mut Steering, policy: &Policy, own: &OwnAddresses) -> Res
     let mut exempt = steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
     exempt.extend(&own.prefixes);
     steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)
-}
-
-fn log_port(device: &str, change: &PortChange) {
-    match change {
-        PortChange::Removed => {
-            tracing::warn!(device, "the device is gone; its traffic takes the kernel road")
-        }
-        PortChange::Down => tracing::warn!(device, "link down"),
-        PortChange::Up => tracing::info!(device, "link up"),
-        PortChange::Appeared(_) => {
-            tracing::warn!(
-                device,
-                "the device is back; restart weir, so that its traffic takes the fast road"
-            )
-        }
-        PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
-    }
 }
 
 async fn links(config: &Config, host: &Host) -> Result<Vec<LinkInfo>, Failure> {

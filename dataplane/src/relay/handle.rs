@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::relay::Limits;
+use weir_sys::gate::{Gate, GatePulse};
+use weir_sys::steering::SteeringError;
 use weir_sys::uring::{UringError, Waker};
 
 use super::flows::RelayFlow;
@@ -17,6 +20,7 @@ use super::listener;
 use super::ring::{Request, Setup, Worker};
 use super::stats::{Counters, Stats};
 use crate::gateway::Failures;
+use crate::heartbeat::{self, Heartbeat, Sign, Stalls};
 use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
@@ -88,6 +92,10 @@ pub enum RelayError {
     Listen { address: SocketAddr, source: std::io::Error, advice: &'static str },
     #[error("the relay's thread {name} cannot be started: {source}")]
     Thread { name: String, source: std::io::Error },
+    #[error("the gate of the relay's listeners: {0}")]
+    Gate(#[from] SteeringError),
+    #[error("the gate cannot be put before the relay's listeners: {0}")]
+    Guard(std::io::Error),
     #[error("the relay's thread {name} ended while it started")]
     Died { name: String },
 }
@@ -103,6 +111,9 @@ struct Member {
 pub struct RelayHandle {
     members: Vec<Member>,
     stats: Arc<Stats>,
+    gate: GatePulse,
+    /// Ends before the threads do.
+    heartbeat: Option<Heartbeat>,
 }
 
 impl fmt::Debug for RelayHandle {
@@ -125,8 +136,11 @@ impl RelayHandle {
         // All listeners before any thread: a connection must not arrive at half a group and be lost with it.
         let listeners: Vec<_> =
             (0..workers).map(|_| listener::open(config.listen, config.backlog)).collect::<Result<_, _>>()?;
+        let pulse = guard(&listeners)?;
         let hooks = Arc::new(hooks);
-        let mut handle = Self { members: Vec::new(), stats: Arc::default() };
+        let mut handle =
+            Self { members: Vec::new(), stats: Arc::default(), gate: pulse.clone(), heartbeat: None };
+        let signs: Vec<Sign> = (0..workers).map(|_| Sign::default()).collect();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (requests, inbox) = unbounded();
             let setup = Setup {
@@ -138,16 +152,35 @@ impl RelayHandle {
                 subscriber: publisher.subscribe(),
                 hooks: hooks.clone(),
                 stats: handle.stats.clone(),
+                sign: signs.get(number).cloned().unwrap_or_default(),
                 inbox,
             };
             handle.members.push(spawn(setup, requests)?);
         }
+        let tell = move |sign| {
+            if let Err(error) = pulse.beat(sign) {
+                tracing::error!(%error, "the gate of the relay's listeners");
+            }
+        };
+        let heart = Heartbeat::start("weir-relay-beat", signs, tell);
+        let name = || "weir-relay-beat".to_owned();
+        handle.heartbeat = Some(heart.map_err(|source| RelayError::Thread { name: name(), source })?);
         Ok(handle)
     }
 
     /// What was counted, of all workers.
     pub fn counters(&self) -> Counters {
         self.stats.read()
+    }
+
+    /// New connections that were forwarded since no thread of the relay, or not every one, lived.
+    pub fn passed_by(&self) -> u64 {
+        self.gate.passed_by()
+    }
+
+    /// How often that was so, and is not any more.
+    pub fn stalls(&self) -> Stalls {
+        self.heartbeat.as_ref().map(Heartbeat::stalls).unwrap_or_default()
     }
 
     /// At most `limit` connections that exist now.
@@ -172,6 +205,7 @@ impl RelayHandle {
     }
 
     fn end(&mut self, drain: Duration) {
+        drop(self.heartbeat.take());
         for member in &self.members {
             member.ask(Request::Stop { drain });
         }
@@ -195,6 +229,16 @@ impl Member {
         let _ = self.requests.send(request);
         self.waker.wake();
     }
+}
+
+/// Puts the gate before all listeners: each of an address family stands for those that share its port.
+fn guard(listeners: &[Vec<OwnedFd>]) -> Result<GatePulse, RelayError> {
+    let mut gate = Gate::load(heartbeat::LIMIT)?;
+    for listener in listeners.first().into_iter().flatten() {
+        gate.guard(listener).map_err(RelayError::Guard)?;
+    }
+    // The listeners keep the program, and the program its map.
+    Ok(gate.pulse())
 }
 
 fn spawn(setup: Setup, requests: Sender<Request>) -> Result<Member, RelayError> {

@@ -8,6 +8,7 @@ pub mod affinity;
 pub mod capture;
 pub mod clock;
 pub mod ethtool;
+pub mod gate;
 mod ioctl;
 pub mod mounts;
 pub mod netns;

@@ -48,7 +48,7 @@ pub enum SteeringError {
 }
 
 impl SteeringError {
-    pub(super) fn of_map(map: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn of_map(map: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Map { map, action, source }
     }
 }

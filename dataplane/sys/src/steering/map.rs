@@ -15,7 +15,7 @@ use super::error::SteeringError;
 
 /// A map with keys `K` and values `V`, whose sizes were compared with the kernel's.
 #[derive(Debug)]
-pub(super) struct Map<K, V> {
+pub(crate) struct Map<K, V> {
     fd: Arc<OwnedFd>,
     types: PhantomData<fn(K) -> V>,
 }

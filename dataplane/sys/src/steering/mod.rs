@@ -42,10 +42,11 @@ pub use outcome::{Counters, Outcome};
 pub use pin::{pins, unpin};
 pub use pools::PoolServer;
 
+pub(crate) use map::Map;
+
 use attach::Attachment;
 use intercepts::Intercepts;
 use layout::{Address, Config};
-use map::Map;
 use pools::Pools;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -193,8 +194,17 @@ impl Steering {
         let Some(place) = self.attached.iter().position(|at| at.ifindex == ifindex) else { return Ok(false) };
         self.attached[place].unpin()?;
         self.attached.swap_remove(place);
-        self.port_ids.remove(&ifindex).map_err(SteeringError::of_map("port_ids", "removing from"))?;
+        self.unset_port(ifindex)?;
+        self.port_macs.remove(&ifindex).map_err(SteeringError::of_map("port_macs", "removing from"))?;
         Ok(true)
+    }
+
+    /// Says that a device is no port: its packets pass.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn unset_port(&self, ifindex: u32) -> Result<(), SteeringError> {
+        self.port_ids.remove(&ifindex).map_err(SteeringError::of_map("port_ids", "removing from")).map(drop)
     }
 
     /// Devices that are there and that somebody has taken the program off: name and index.
@@ -463,7 +473,7 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Steer
     }
 }
 
-fn load_error(error: EbpfError) -> SteeringError {
+pub(crate) fn load_error(error: EbpfError) -> SteeringError {
     let code = match &error {
         EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. })
         | EbpfError::ProgramError(ProgramError::LoadError { io_error, .. }) => io_error.raw_os_error(),
