@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
+use weir_core::footprint::{self, Footprint};
 use weir_core::fragments::MAX_PIECES;
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
@@ -373,6 +374,56 @@ impl Drop for Dataplane {
     }
 }
 
+/// What a dataplane takes of memory: its frames, and all workers' tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    pub frames: usize,
+    pub tables: Footprint,
+}
+
+impl Needs {
+    /// Of a dataplane as `spec` says.
+    ///
+    /// # Errors
+    /// [`StartError::Mtu`].
+    pub fn of(spec: &Spec) -> Result<Self, StartError> {
+        let sockets: usize = spec.ports.iter().map(|p| p.queues.len()).sum();
+        let workers = spec.ports.iter().flat_map(|p| &p.queues).collect::<BTreeSet<_>>().len().max(1);
+        let frames = sockets * FRAMES_PER_QUEUE;
+        let one = footprint::of::<XskFrame>(&pipeline_config(spec, 0, frames / workers, workers));
+        let tables = Footprint {
+            held: one.held.saturating_mul(workers),
+            reserved: one.reserved.saturating_mul(workers),
+        };
+        Ok(Self { frames: frames * frame_size(&spec.ports)?, tables })
+    }
+}
+
+/// What a worker's pipeline is made from, but for what is random.
+fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: usize) -> Config {
+    let mut partial = PortSet::default();
+    for (at, _) in spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
+        partial.insert(PortId(at as u8));
+    }
+    let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
+    let flows = per_worker(spec.flows);
+    Config {
+        flows: Capacity { fast: flows, kernel: per_worker(spec.kernel_flows) },
+        holds: per_worker(spec.holds).min(flows),
+        hold_bytes: spec.hold_bytes,
+        hold_frames: frames / 4,
+        names: flows.min(65_536),
+        // An eighth of the frames at most: fragments must not take what whole packets need.
+        fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
+        partial_checksums: partial,
+        worker: id,
+        workers,
+        seed: 0,
+        secret: [0; 32],
+        is_replay: false,
+    }
+}
+
 /// What all workers are made from.
 struct Make<'a> {
     spec: &'a Spec,
@@ -387,26 +438,10 @@ struct Make<'a> {
 
 impl Make<'_> {
     fn pipeline(&self, id: usize, frames: usize, workers: usize) -> Pipeline<XskFrame> {
-        let mut partial = PortSet::default();
-        for (at, _) in self.spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
-            partial.insert(PortId(at as u8));
-        }
-        let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
-        let flows = per_worker(self.spec.flows);
         let config = Config {
-            flows: Capacity { fast: flows, kernel: per_worker(self.spec.kernel_flows) },
-            holds: per_worker(self.spec.holds).min(flows),
-            hold_bytes: self.spec.hold_bytes,
-            hold_frames: frames / 4,
-            names: flows.min(65_536),
-            // An eighth of the frames at most: fragments must not take what whole packets need.
-            fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
-            partial_checksums: partial,
-            worker: id,
-            workers,
             seed: self.seed,
             secret: self.secret,
-            is_replay: false,
+            ..pipeline_config(self.spec, id, frames, workers)
         };
         let now = Nanos(clock::monotonic_ns());
         Pipeline::new(&config, self.first.policy.clone(), self.first.fib.clone(), now)

@@ -13,6 +13,7 @@
 
 mod contest;
 pub mod convert;
+mod memory;
 mod notify;
 mod parts;
 mod ports;

@@ -20,6 +20,7 @@ use weir_sys::tun::Tun;
 use weir_sys::{clock, process};
 
 use super::convert;
+use super::memory;
 use super::ports::Ports;
 use super::repair::Repair;
 use crate::admin::repairs::Repairs;
@@ -71,6 +72,9 @@ impl Parts {
         let links = links(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
+        if fast {
+            memory::check(&convert::dataplane_spec(config, &links)?)?;
+        }
         let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
         // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
         // on. The addresses of the TUN devices follow as an event.

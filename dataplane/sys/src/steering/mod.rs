@@ -122,7 +122,8 @@ impl Steering {
             Some(path) => loader.map_pin_path("kernel_flows", path.clone()),
             None => loader.map_max_entries("kernel_flows", sizes.kernel_flows.max(1)),
         };
-        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+        let entries = sizes.kernel_flows.max(1);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| short_of_memory(error, entries))?;
         xdp(&mut ebpf)?.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
         let flows_data = map_data(&ebpf, "kernel_flows")?;
         let flows_fd = flows_data
@@ -470,6 +471,18 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Steer
             | AyaMap::XskMap(data),
         ) => Ok(data),
         _ => Err(SteeringError::NoMap { map: name }),
+    }
+}
+
+/// The only map whose size is the operator's choice is that of kernel flows.
+fn short_of_memory(error: EbpfError, entries: u32) -> SteeringError {
+    match error {
+        EbpfError::MapError(aya::maps::MapError::CreateError { name, io_error })
+            if matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)) =>
+        {
+            SteeringError::NoMemory { map: name, entries, source: io_error }
+        }
+        other => load_error(other),
     }
 }
 
