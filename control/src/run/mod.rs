@@ -134,6 +134,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
             () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
             _ = health.tick() => {
                 parts.tell_stalls();
+                parts.keep();
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
                     break Ok(Exit::No);

@@ -15,6 +15,7 @@ use weir_dataplane::heartbeat::{self, Stalls};
 use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
+use weir_sys::keeper::{Keeper, SignPlace};
 use weir_sys::steering::{self, KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
 use weir_sys::{clock, process};
@@ -53,6 +54,7 @@ pub struct Parts {
     failures: Passive,
     repair: Repair,
     ports: Ports,
+    keeper: Option<Keeper>,
     /// As told last.
     stalls: [Stalls; 2],
     _watch: Watch,
@@ -128,7 +130,7 @@ impl Parts {
         let repair = Repair::new(repairs, tuns);
         let pins = (config.gateway.fail == Fail::Closed).then(|| paths.pins.clone());
         let ports = Ports::new(&config.ports, &links, fast, pins);
-        Ok(Self {
+        let mut parts = Self {
             state,
             events,
             lists,
@@ -140,9 +142,12 @@ impl Parts {
             failures,
             repair,
             ports,
+            keeper: None,
             stalls: Default::default(),
             _watch: watch,
-        })
+        };
+        parts.keep();
+        Ok(parts)
     }
 
     /// Watches the servers of the pools until it is dropped.
@@ -219,6 +224,32 @@ impl Parts {
         self.ports.changed(port, change, &self.state);
     }
 
+    /// Starts the process that tells at once when this one has died; or again, when somebody has ended it.
+    pub fn keep(&mut self) {
+        if self.keeper.as_mut().is_some_and(Keeper::is_alive) {
+            return;
+        }
+        let is_new = self.keeper.take().is_none();
+        match self.signs_of_life().and_then(|places| Keeper::start(&places)) {
+            Ok(keeper) => self.keeper = Some(keeper),
+            Err(error) if is_new => {
+                tracing::warn!(
+                    %error,
+                    "no keeper: should weir be killed, traffic stops until its memory is given back, or for {} ms",
+                    heartbeat::LIMIT.as_millis()
+                );
+            }
+            Err(error) => tracing::debug!(%error, "no keeper"),
+        }
+    }
+
+    fn signs_of_life(&self) -> std::io::Result<Vec<SignPlace>> {
+        let steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = steering.as_ref().map(|steering| steering.pulse().place());
+        let relay = self.state.relay.ask().as_ref().map(RelayHandle::sign_place);
+        workers.into_iter().chain(relay).collect()
+    }
+
     /// Logs that a sign of life was late, since whatever was late does not.
     pub fn tell_stalls(&mut self) {
         let now = self.state.stalls();
@@ -250,7 +281,8 @@ impl Parts {
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the
     /// state does not keep them.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
+        drop(self.keeper.take());
         let steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(steering);
         if let Some(dataplane) = self.state.dataplane.take() {

@@ -11,6 +11,7 @@ mod closed;
 mod crash;
 mod endings;
 mod explain;
+mod failing;
 mod fragments;
 mod frames;
 mod identity;

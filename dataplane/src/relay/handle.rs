@@ -12,6 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::relay::Limits;
 use weir_sys::gate::{Gate, GatePulse};
+use weir_sys::keeper::SignPlace;
 use weir_sys::steering::SteeringError;
 use weir_sys::uring::{UringError, Waker};
 
@@ -176,6 +177,14 @@ impl RelayHandle {
     /// New connections that were forwarded since no thread of the relay, or not every one, lived.
     pub fn passed_by(&self) -> u64 {
         self.gate.passed_by()
+    }
+
+    /// Where its sign of life is.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn sign_place(&self) -> std::io::Result<SignPlace> {
+        self.gate.place()
     }
 
     /// How often that was so, and is not any more.

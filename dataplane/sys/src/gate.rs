@@ -12,6 +12,7 @@ use aya::maps::{Map as AyaMap, MapData};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
 
+use crate::keeper::SignPlace;
 use crate::steering::{Map, SteeringError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate.bpf.o"));
@@ -41,6 +42,14 @@ impl GatePulse {
     /// What the kernel says; none is expected.
     pub fn beat(&self, sign: u64) -> io::Result<()> {
         self.0.set(&SIGN, &sign)
+    }
+
+    /// Where the sign of life is, for a [`Keeper`](crate::keeper::Keeper).
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn place(&self) -> io::Result<SignPlace> {
+        Ok(SignPlace { map: self.0.duplicate()?, slot: SIGN })
     }
 
     /// Lookups that found no listener for want of a sign of life: one for each SYN that was forwarded.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod ethtool;
 pub mod gate;
 mod ioctl;
+pub mod keeper;
 pub mod mounts;
 pub mod netns;
 pub mod packet;

@@ -177,5 +177,5 @@ fn sample(from: &[CapturedFrame], to: &[CapturedFrame], since: SystemTime) -> Re
         _ => return Err("no packet was seen".into()),
     };
     let pause = pause.unwrap_or_default().max(end);
-    Ok(Sample { outage: pause.saturating_sub(INTERVAL), sent: sent.len(), lost })
+    Ok(Sample { outage: pause.saturating_sub(INTERVAL), lost })
 }

@@ -11,7 +11,6 @@ use super::Failing;
 pub struct Sample {
     /// The longest time without a packet, beyond the interval between two.
     pub outage: Duration,
-    pub sent: usize,
     /// Packets that never arrived.
     pub lost: usize,
 }

@@ -42,6 +42,11 @@ where
         Ok(Self { fd: Arc::new(fd), types: PhantomData })
     }
 
+    /// Another descriptor of it, for another process.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// Stores a value, replacing one that is there.
     pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
         // SAFETY: key and value are initialized and as long as the map's (compared in `new`); the call only reads them.

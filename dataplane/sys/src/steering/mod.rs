@@ -44,6 +44,7 @@ pub use pools::PoolServer;
 
 pub(crate) use map::Map;
 
+use crate::keeper::SignPlace;
 use attach::Attachment;
 use intercepts::Intercepts;
 use layout::{Address, Config};
@@ -101,6 +102,14 @@ impl Pulse {
     /// What the kernel says; none is expected.
     pub fn beat(&self, now: u64) -> Result<(), SteeringError> {
         set(&self.config, "config", &(Config::Heartbeat as u32), &now)
+    }
+
+    /// Where it is, for a [`Keeper`](crate::keeper::Keeper).
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn place(&self) -> std::io::Result<SignPlace> {
+        Ok(SignPlace { map: self.config.duplicate()?, slot: Config::Heartbeat as u32 })
     }
 }
 
