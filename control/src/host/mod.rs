@@ -32,6 +32,7 @@ pub mod nft;
 pub mod notify;
 pub mod observe;
 pub mod picture;
+pub mod port_device;
 pub mod plan;
 pub mod preflight;
 mod removals;

@@ -31,7 +31,7 @@ use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
-use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
+use crate::host::{self, Host, HostSpec, LinkInfo, Paths, port_device};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 
@@ -71,7 +71,7 @@ impl Parts {
     /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
     pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
         convert::check_gateway_ports(config).map_err(Failure::refused)?;
-        let links = links(config, host).await?;
+        let (links, told) = links(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
         if fast {
@@ -100,6 +100,7 @@ impl Parts {
             None => None,
         };
         let mut lasting = applied.warnings;
+        lasting.extend(told);
         lasting
             .extend(dataplane.iter().flat_map(|plane| plane.ports().iter().filter_map(short_of_zero_copy)));
         for warning in lasting.iter().chain(&view.warnings) {
@@ -411,13 +412,23 @@ fn tell_own(steering: &mut Steering, policy: &Policy, own: &OwnAddresses) -> Res
     steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)
 }
 
-async fn links(config: &Config, host: &Host) -> Result<Vec<LinkInfo>, Failure> {
-    let mut links = Vec::new();
+/// The device of each port, which must be fit for one; and what to know about them.
+async fn links(config: &Config, host: &Host) -> Result<(Vec<LinkInfo>, Vec<String>), Failure> {
+    let all = host.all_links().await.map_err(Failure::refused)?;
+    let (mut links, mut warnings) = (Vec::new(), Vec::new());
+    let fast = convert::has_fast_road(config);
     for port in &config.ports {
-        let link = host.link_info(&port.device).await;
-        links.push(link.map_err(|error| Failure::refused(format!("{}: {error}", port.origin)))?);
+        let refused = |why: &dyn std::fmt::Display| Failure::refused(format!("{}: {why}", port.origin));
+        let link = host.link_info(&port.device).await.map_err(|error| refused(&error))?;
+        if fast {
+            if let Some(why) = port_device::unfit(&link, &all) {
+                return Err(refused(&why));
+            }
+            warnings.extend(port_device::warning(&link, &all));
+        }
+        links.push(link);
     }
-    Ok(links)
+    Ok((links, warnings))
 }
 
 fn tun(name: &str) -> Result<Tun, Failure> {

@@ -7,6 +7,7 @@ mod world;
 
 mod admin;
 mod answer;
+mod changes;
 mod closed;
 mod crash;
 mod endings;
