@@ -22,7 +22,9 @@ pub fn unfit(link: &LinkInfo, links: &[LinkInfo]) -> Option<String> {
     let device = &link.name;
     let kind = link.kind.as_deref().unwrap_or(if device == "lo" { "loopback" } else { "" });
     if let Some((_, what, instead)) = KINDS.iter().find(|(name, ..)| *name == kind) {
-        return Some(format!("device {device} is {what}, and has no queues of its own for AF_XDP: {instead}"));
+        return Some(format!(
+            "device {device} is {what}, and has no queues of its own for AF_XDP: {instead}"
+        ));
     }
     let controller = links.iter().find(|other| Some(other.ifindex) == link.controller)?;
     let kind = controller.kind.as_deref().unwrap_or("other device");
@@ -35,9 +37,8 @@ pub fn unfit(link: &LinkInfo, links: &[LinkInfo]) -> Option<String> {
 
 /// What to know about a device that is a port: its VLANs are forwarded, and not looked at.
 pub fn warning(link: &LinkInfo, links: &[LinkInfo]) -> Option<String> {
-    let is_vlan = |other: &&LinkInfo| {
-        other.kind.as_deref() == Some("vlan") && other.lower == Some(link.ifindex)
-    };
+    let is_vlan =
+        |other: &&LinkInfo| other.kind.as_deref() == Some("vlan") && other.lower == Some(link.ifindex);
     let vlans: Vec<&str> = links.iter().filter(is_vlan).map(|vlan| vlan.name.as_str()).collect();
     (!vlans.is_empty()).then(|| {
         format!(

@@ -102,7 +102,10 @@ fn group() -> Option<Bound> {
             break;
         }
     }
-    least.map(|octets| Bound { octets, name: "its control group leaves SIZE (memory.max; MemoryMax= of the service)" })
+    least.map(|octets| Bound {
+        octets,
+        name: "its control group leaves SIZE (memory.max; MemoryMax= of the service)",
+    })
 }
 
 /// What RLIMIT_AS leaves.
@@ -110,7 +113,10 @@ fn address_space() -> Option<Bound> {
     let limit = usize::try_from(getrlimit(Resource::As).current?).ok()?;
     let pages: usize = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').next()?.parse().ok()?;
     let used = pages.saturating_mul(rustix::param::page_size());
-    Some(Bound { octets: limit.saturating_sub(used), name: "its limit of address space leaves SIZE (ulimit -v)" })
+    Some(Bound {
+        octets: limit.saturating_sub(used),
+        name: "its limit of address space leaves SIZE (ulimit -v)",
+    })
 }
 
 #[cfg(test)]

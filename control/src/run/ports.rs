@@ -183,8 +183,9 @@ impl Ports {
         let ifindex = known.link.ifindex;
         match (fits, &known.place) {
             (Err(error), Place::Well) => {
-                let why =
-                    format!("has packets that do not fit, and takes the kernel road: {error}; or start weir again");
+                let why = format!(
+                    "has packets that do not fit, and takes the kernel road: {error}; or start weir again"
+                );
                 tracing::warn!("device {device} {why}");
                 state.set_lost(&device, Some(why));
                 with_steering(state, |steering| drop(steering.unset_port(ifindex)));

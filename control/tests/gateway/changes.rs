@@ -9,7 +9,7 @@ use weir_control::lab::Namespace;
 use crate::config::{ALLOWED, Settings};
 use crate::idle::assert_idle;
 use crate::weir::until;
-use crate::world::{Download, HTTP, World, exchange_intact, fetch_intact, play, upload_intact};
+use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, play, upload_intact};
 
 const BODY: u64 = 3 << 20;
 const RATE: u64 = 1 << 20;
@@ -28,7 +28,10 @@ fn ip(family: Family) -> &'static str {
 
 /// The server answers on an address behind itself, too.
 fn settle_behind(world: &World<'_>) {
-    world.sh(&world.lab.server, "ip addr add 198.51.100.7/32 dev lo; ip addr add 2001:db8:7::7/128 dev lo nodad");
+    world.sh(
+        &world.lab.server,
+        "ip addr add 198.51.100.7/32 dev lo; ip addr add 2001:db8:7::7/128 dev lo nodad",
+    );
 }
 
 /// Until a new connection to `target` is on the fast road.
@@ -40,6 +43,12 @@ fn becomes_fast(world: &World<'_>, family: Family, target: IpAddr) {
         let local = stream.local_addr().expect("connected");
         world.weir.find_flow(local).is_some_and(|flow| flow["road"] == "fast")
     });
+}
+
+/// Whether a new connection gets an answer. Where there is no route, the relay takes it, and resets it.
+fn reaches(world: &World<'_>, family: Family, target: IpAddr) -> bool {
+    let stream = world.connect_to(family, SocketAddr::new(target, HTTP));
+    stream.is_ok_and(|mut stream| fetch(&mut stream, ALLOWED, 1000).is_ok())
 }
 
 fn usual(family: Family) -> IpAddr {
@@ -109,7 +118,9 @@ fn make_again(world: &World<'_>, device: &str) {
     );
     world.sh(namespace, &format!("set -e; {}ip link set {peer} up", add(others, peer)));
     // IPv6 takes routes once the link is up.
-    let wait = format!("for i in $(seq 200); do ip -6 addr show dev {peer} scope link | grep -q fe80 && break; sleep 0.01; done");
+    let wait = format!(
+        "for i in $(seq 200); do ip -6 addr show dev {peer} scope link | grep -q fe80 && break; sleep 0.01; done"
+    );
     world.sh(namespace, &format!("{wait}; {default}"));
 }
 
@@ -140,14 +151,14 @@ fn default_route_that_appears_later_is_used_and_one_that_is_withdrawn_is_not() {
         for family in Family::BOTH {
             let (ip, router, (_, target)) = (ip(family), usual(family), behind(family));
             let add = format!("{ip} route add default via {router}");
-            assert!(world.connect_to(family, SocketAddr::new(target, HTTP)).is_err(), "there is no route");
+            assert!(!reaches(world, family, target), "there is no route");
             world.sh(&world.lab.gateway, &add);
             becomes_fast(world, family, target);
             let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
             fetch_intact(&mut stream, 1000);
             world.sh(&world.lab.gateway, &format!("{ip} route del default"));
             std::thread::sleep(std::time::Duration::from_millis(100));
-            assert!(world.connect_to(family, SocketAddr::new(target, HTTP)).is_err(), "the route is gone");
+            assert!(!reaches(world, family, target), "the route is gone");
             // The connection waits, and goes on when there is a way again.
             world.sh(&world.lab.gateway, &add);
             fetch_intact(&mut stream, 100_000);
@@ -179,9 +190,14 @@ fn route_that_changes_under_a_connection_is_followed() {
 fn multipath_route_keeps_each_connection_on_one_path() {
     play(&Settings::default(), |world| {
         settle_behind(world);
-        // The paths can be told apart by the router's link-layer address.
+        // The paths can be told apart by the router's link-layer address; the server takes what is sent to either.
         let macs = ["02:77:00:00:00:a1", "02:77:00:00:00:a2"];
-        world.sh(&world.lab.server, "ip link set server0 promisc on");
+        world.sh(
+            &world.lab.server,
+            "ip link set server0 promisc on; nft add table netdev paths
+             nft 'add chain netdev paths in { type filter hook ingress device server0 priority 0; }'
+             nft add rule netdev paths in ether daddr '{ 02:77:00:00:00:a1, 02:77:00:00:00:a2 }' meta pkttype set host",
+        );
         for family in Family::BOTH {
             let ((net, target), ip) = (behind(family), ip(family));
             let routers = &family.addresses().servers[1..];
@@ -200,17 +216,14 @@ fn multipath_route_keeps_each_connection_on_one_path() {
                 ),
             );
             let watch = world.watch();
-            for port in 0..12_u16 {
-                let from = SocketAddr::new(family.addresses().client, 43_000 + port);
-                let to = SocketAddr::new(target, 81);
-                let connect = || socket_to(from, to);
-                // Nobody takes frames for these addresses: what leaves is all that counts.
-                let _ = world.lab.client.run(connect);
+            for _ in 0..12 {
+                let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
+                fetch_intact(&mut stream, 20_000);
             }
             let (_, far) = watch.stop_all();
             let mut paths = std::collections::BTreeMap::<u16, std::collections::BTreeSet<Vec<u8>>>::new();
             for frame in far.iter().filter(|frame| !frame.outgoing) {
-                if let Some(tcp) = frame.tcp().filter(|tcp| tcp.destination.ip() == target) {
+                if let Some(tcp) = frame.tcp().filter(|tcp| tcp.destination.ip() == target && !tcp.syn) {
                     paths.entry(tcp.source.port()).or_default().insert(frame.bytes[..6].to_vec());
                 }
             }
@@ -226,16 +239,7 @@ fn multipath_route_keeps_each_connection_on_one_path() {
                 world.sh(&world.lab.gateway, &format!("ip neigh del {router} dev wan0"));
             }
         }
-        world.sh(&world.lab.server, "ip link set server0 promisc off");
     });
-}
-
-/// A SYN and its retransmission after a second.
-fn socket_to(from: SocketAddr, to: SocketAddr) -> std::io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&from.into())?;
-    socket.connect_timeout(&to.into(), std::time::Duration::from_millis(1200))
 }
 
 #[test]
@@ -268,9 +272,21 @@ fn address_that_is_added_is_not_intercepted() {
             let own: SocketAddr = SocketAddr::new(address.parse().expect("an address"), HTTP);
             let length = if own.is_ipv4() { 32 } else { 128 };
             world.sh(&world.lab.gateway, &format!("ip addr add {address}/{length} dev wan0"));
-            let _listener = world.lab.gateway.run(|| std::net::TcpListener::bind(own)).expect("its own");
+            let listener = world.lab.gateway.run(|| std::net::TcpListener::bind(own)).expect("its own");
+            // The first of all, before steering may have heard of the address, is the box's own as well.
+            for _ in 0..3 {
+                let mut stream = world.connect_to(family, own).expect("the box answers");
+                let mut served = listener.accept().expect("a connection").0;
+                std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: denied.example\r\n\r\n")
+                    .expect("sent");
+                let mut word = [0; 4];
+                std::io::Read::read_exact(&mut served, &mut word).expect("it comes through");
+                assert_eq!(&word, b"GET ");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
             let opened = world.weir.count("flows", "opened");
-            until("connections to it are the kernel's", || world.connect_to(family, own).is_ok());
+            world.connect_to(family, own).expect("the box answers");
+            std::thread::sleep(std::time::Duration::from_millis(50));
             assert_eq!(world.weir.count("flows", "opened"), opened);
             world.sh(&world.lab.gateway, &format!("ip addr del {address}/{length} dev wan0"));
         }

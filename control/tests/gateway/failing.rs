@@ -48,7 +48,8 @@ fn hung_box_that_fails_open_forwards_new_connections_to_their_server() {
                 });
                 fetch_intact(&mut world.connect(family, HTTP), 1000);
             }
-            let counted = if handshake == "relay" { ("relay", "passed-by") } else { ("steering", "stale_pass") };
+            let counted =
+                if handshake == "relay" { ("relay", "passed-by") } else { ("steering", "stale_pass") };
             assert!(world.weir.count(counted.0, counted.1) > 0);
             assert!(world.weir.count("relay", "stalls") > 0);
         });

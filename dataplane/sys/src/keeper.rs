@@ -148,7 +148,12 @@ fn spawn(file: &OwnedFd, places: &[SignPlace]) -> io::Result<Child> {
         command.arg(format!("{}:{}", map.as_raw_fd(), place.slot));
     }
     // A group of its own: an interrupt at the terminal is not for it.
-    command.process_group(0).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .process_group(0)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.env_clear();
     command.spawn()
 }

@@ -62,7 +62,8 @@ impl Drop for Frozen {
 
 fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
     // SAFETY: the requests that are made here take neither an address nor data.
-    let code = unsafe { libc::ptrace(request, thread, std::ptr::null_mut::<u8>(), std::ptr::null_mut::<u8>()) };
+    let code =
+        unsafe { libc::ptrace(request, thread, std::ptr::null_mut::<u8>(), std::ptr::null_mut::<u8>()) };
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

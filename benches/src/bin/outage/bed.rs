@@ -63,7 +63,9 @@ impl Bed {
         let local = stream.local_addr()?.to_string();
         let flows = self.ask(Request::Flows)?;
         let flows = flows.as_array().cloned().unwrap_or_default();
-        Ok(flows.iter().any(|flow| flow["client"] == local && flow["road"] == "fast" && flow["verdict"] == "allow"))
+        Ok(flows
+            .iter()
+            .any(|flow| flow["client"] == local && flow["road"] == "fast" && flow["verdict"] == "allow"))
     }
 }
 
@@ -169,7 +171,11 @@ impl<'bed> Weir<'bed> {
 /// The binary beside this one.
 fn binary() -> Result<PathBuf, Failure> {
     let path = std::env::current_exe()?.with_file_name("weir");
-    if path.exists() { Ok(path) } else { Err(format!("{} is not there: build it first", path.display()).into()) }
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(format!("{} is not there: build it first", path.display()).into())
+    }
 }
 
 /// Threads that want all there is of the machine.

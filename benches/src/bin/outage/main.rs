@@ -146,7 +146,10 @@ fn under_load(options: &Options, time: Duration) -> Result<bool, Failure> {
         counts.filter(|count| count["name"] == name).filter_map(|count| count["count"].as_u64()).sum::<u64>()
     };
     let (workers, relay) = (count("steering", "stalls"), count("relay", "stalls"));
-    println!("{} s of load: the workers' sign of life was late {workers} times, the relay's {relay}", time.as_secs());
+    println!(
+        "{} s of load: the workers' sign of life was late {workers} times, the relay's {relay}",
+        time.as_secs()
+    );
     println!("packets that passed by: {}", count("steering", "stale_pass"));
     for (direction, sample) in ["to the server", "to the client"].into_iter().zip(samples) {
         println!("{direction}: longest pause {:.1} ms, {} packets lost", sample.outage_ms(), sample.lost);

@@ -37,7 +37,9 @@ impl Probes {
             let is_it = |frame: &&CapturedFrame| {
                 let tcp = frame.tcp();
                 frame.outgoing == outgoing
-                    && tcp.is_some_and(|tcp| [tcp.source, tcp.destination].iter().all(|a| [client, server].contains(a)))
+                    && tcp.is_some_and(|tcp| {
+                        [tcp.source, tcp.destination].iter().all(|a| [client, server].contains(a))
+                    })
             };
             frames.iter().rfind(is_it).ok_or("the connection says nothing")
         };
@@ -133,7 +135,8 @@ impl Template {
                 frame.extend_from_slice(&ip.to_bytes());
             }
             NetHeaders::Ipv6(ip, _) => {
-                ip.flow_label = etherparse::Ipv6FlowLabel::try_new(u32::from(self.number)).unwrap_or_default();
+                ip.flow_label =
+                    etherparse::Ipv6FlowLabel::try_new(u32::from(self.number)).unwrap_or_default();
                 ip.hop_limit = 64;
                 ip.payload_length = length as u16;
                 tcp.checksum = tcp.calc_checksum_ipv6(ip, &[]).unwrap_or(0);
