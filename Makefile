@@ -8,7 +8,7 @@ PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables 
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak soak-kernel bench bench-flood bench-lists lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-flood bench-lists bench-outage lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -37,6 +37,10 @@ bench-lists: deps
 
 bench-flood: build
 	$(CARGO) run --release --package weir-benches --bin syn_flood -- $(ARGS)
+
+# For how long traffic stops when weir is killed or hangs; ARGS="--load 60": how often a busy machine is taken for a hung weir.
+bench-outage: build
+	$(CARGO) run --release --quiet --package weir-benches --bin outage -- $(ARGS)
 
 lint: deps
 	$(CARGO) fmt --all --check

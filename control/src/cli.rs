@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use weir_core::policy::Protocol;
+use weir_sys::keeper;
 
 use crate::admin::{self, Request, table};
 use crate::config::{self, Config};
@@ -217,6 +218,11 @@ struct DemoArgs {
 
 /// Parses the command line and carries it out. Usage errors exit 2.
 pub fn main() -> ExitCode {
+    // Not for people: `weir run` starts it, and nothing but what it needs is done.
+    if std::env::args().nth(1).as_deref() == Some(keeper::COMMAND) {
+        let kept = keeper::serve(std::env::args().skip(2));
+        return kept.map_or(Exit::Refused, |()| Exit::Done).into();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

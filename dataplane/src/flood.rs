@@ -2,17 +2,23 @@
 //!
 //! A worker is the better one to answer: it knows the servers, and the connections that a SYN may belong to. But each SYN that
 //! comes to it costs the way there, and under a flood that way is all that a core does. So while more SYNs arrive than are
-//! anybody's, and the intercept answers with cookies, the program answers where the packet comes in. The heartbeat's thread
-//! asks ten times as often as it decides.
+//! anybody's, and the intercept answers with cookies, the program answers where the packet comes in.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use weir_core::ids::Nanos;
 use weir_core::tcp::cookie::{self, Cookies};
-use weir_sys::ethtool;
 use weir_sys::steering::{CookieKey, CookiePromise, CookieState, CookieSwitch, SteeringError};
+use weir_sys::{clock, ethtool};
 
+use crate::stats::WorkerStats;
+
+/// How often is looked.
+const TURN: Duration = Duration::from_millis(20);
 /// How long SYNs are counted for a decision.
 const WINDOW: u64 = 100_000_000;
 /// More SYNs than this in a second are a flood; fewer than half of it, for [`CALM`] windows, are none any more.
@@ -111,8 +117,27 @@ impl Flood {
         }
     }
 
-    /// Called with every heartbeat, at `now` (ns, CLOCK_MONOTONIC).
-    pub fn beat(&mut self, now: u64, pressed: bool) {
+    /// Watches on a thread of its own until `stop`.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn watch(
+        mut self,
+        workers: Vec<Arc<WorkerStats>>,
+        stop: Arc<AtomicBool>,
+    ) -> io::Result<JoinHandle<()>> {
+        let body = move || {
+            while !stop.load(Relaxed) {
+                self.look_again(clock::monotonic_ns(), workers.iter().any(|worker| worker.is_pressed()));
+                std::thread::sleep(TURN);
+            }
+            self.end();
+        };
+        std::thread::Builder::new().name("weir-flood".to_owned()).spawn(body)
+    }
+
+    /// Called every few milliseconds, at `now` (ns, CLOCK_MONOTONIC).
+    fn look_again(&mut self, now: u64, pressed: bool) {
         if self.given_up {
             return;
         }
@@ -193,7 +218,7 @@ impl Flood {
     }
 
     /// The workers answer again.
-    pub fn end(&mut self) {
+    fn end(&mut self) {
         if self.state != CookieState::Off
             && let Err(error) = self.switch.set_state(CookieState::Off)
         {

@@ -13,6 +13,7 @@ use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
+use weir_core::footprint::{self, Footprint};
 use weir_core::fragments::MAX_PIECES;
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
@@ -27,10 +28,11 @@ use weir_sys::{affinity, clock};
 use crate::driver::afxdp::{AfXdp, XskFrame};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
+use crate::heartbeat::{BEAT, Heartbeat, Stalls};
 use crate::punt::Punt;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::{Summary, WorkerStats};
-use crate::thread::{self, Idle};
+use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
 
 /// Entries of each ring.
@@ -41,8 +43,6 @@ const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 const MAILBOX: usize = 4096;
 /// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
-/// How often the heartbeat is written.
-const BEAT: Duration = Duration::from_millis(10);
 
 /// One port to own.
 #[derive(Clone, Debug)]
@@ -125,11 +125,16 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Dataplane {
     threads: Vec<JoinHandle<Vec<XskFrame>>>,
-    heartbeat: Option<JoinHandle<()>>,
+    heartbeat: Option<Heartbeat>,
+    flood: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     stats: Vec<Arc<WorkerStats>>,
     commands: Vec<Arc<ArrayQueue<Command>>>,
+    arrivals: Vec<Arrivals>,
     handoff: Arc<Handoff<XskFrame>>,
+    area: Arc<Area>,
+    /// Which queue of every port each worker has.
+    queues: Vec<u32>,
     ports: Vec<PortState>,
     frames: usize,
 }
@@ -167,10 +172,14 @@ impl Dataplane {
         let mut plane = Self {
             threads: Vec::new(),
             heartbeat: None,
+            flood: None,
             stop: Arc::new(AtomicBool::new(false)),
             stats: Vec::new(),
             commands: Vec::new(),
+            arrivals: Vec::new(),
             handoff,
+            area,
+            queues: queues.into_iter().collect(),
             ports,
             frames,
         };
@@ -178,7 +187,7 @@ impl Dataplane {
         let make = Make {
             spec,
             cookies_until: cookies_until.clone(),
-            queues: queues.into_iter().collect(),
+            queues: plane.queues.clone(),
             punt,
             first,
             seed: random_seed(),
@@ -202,7 +211,8 @@ impl Dataplane {
         let promise = flood::promise(mtu, spec.answer_window);
         let flood =
             Flood::new(steering.cookies(), Cookies::new(make.secret), promise, cookies_until, devices);
-        plane.start_heartbeat(steering.pulse(), flood)?;
+        plane.flood = Some(flood.watch(plane.stats.clone(), plane.stop.clone()).map_err(StartError::Thread)?);
+        plane.start_heartbeat(steering.pulse())?;
         Ok(plane)
     }
 
@@ -217,6 +227,7 @@ impl Dataplane {
     ) -> Result<(), StartError> {
         let stats = Arc::new(WorkerStats::default());
         let commands = Arc::new(ArrayQueue::new(16));
+        let arrivals = Arrivals::new(ArrayQueue::new(MAX_PORTS));
         let parts = Parts {
             id,
             pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
@@ -233,43 +244,75 @@ impl Dataplane {
             senders: make.senders(),
         };
         let core = make.spec.cores.get(id % make.spec.cores.len().max(1)).copied();
-        let (idle, stop) = (make.spec.idle, self.stop.clone());
+        let (idle, stop, arriving) = (make.spec.idle, self.stop.clone(), arrivals.clone());
         let body = move || {
             if let Some(core) = core
                 && let Err(error) = affinity::pin_to_cpu(core)
             {
                 tracing::warn!(core, %error, "the worker is not pinned");
             }
-            thread::run(Worker::new(parts), waiter, idle, &stop)
+            affinity::favour();
+            thread::run(Worker::new(parts), waiter, &arriving, idle, &stop)
         };
         let thread = std::thread::Builder::new().name(format!("weir-worker-{id}")).spawn(body);
         self.threads.push(thread.map_err(StartError::Thread)?);
         self.stats.push(stats);
         self.commands.push(commands);
+        self.arrivals.push(arrivals);
         Ok(())
     }
 
-    /// The heartbeat is written only while every worker has breathed since the last one.
-    fn start_heartbeat(&mut self, pulse: Pulse, mut flood: Flood) -> Result<(), StartError> {
-        let (stats, stop) = (self.stats.clone(), self.stop.clone());
-        let body = move || {
-            let mut last = vec![u64::MAX; stats.len()];
-            while !stop.load(Relaxed) {
-                let breaths: Vec<u64> = stats.iter().map(|s| s.breaths.load(Relaxed)).collect();
-                if breaths.iter().zip(&last).all(|(now, before)| now != before)
-                    && let Err(error) = pulse.beat(clock::monotonic_ns())
-                {
-                    tracing::error!(%error, "heartbeat");
-                }
-                last = breaths;
-                flood.beat(clock::monotonic_ns(), stats.iter().any(|s| s.is_pressed()));
-                std::thread::sleep(BEAT);
+    /// Opens sockets on a port whose device came back, another one of its name, and gives them to the workers. The steering
+    /// program must be on it. Queues that it has not got any more stay away; those that it has besides take the kernel road.
+    ///
+    /// # Errors
+    /// [`StartError`]; then the port stays as it was.
+    pub fn reopen(&self, port: PortId, spec: &PortSpec, steering: &Steering) -> Result<(), StartError> {
+        self.check_mtu(&spec.device, spec.mtu)?;
+        let mut opened = Vec::new();
+        for (worker, queue) in self.queues.iter().enumerate().filter(|(_, q)| spec.queues.contains(q)) {
+            opened.push((worker, *queue, open_queue(&self.area, spec, *queue)?));
+        }
+        if opened.is_empty() {
+            return Err(StartError::NoQueue);
+        }
+        for (worker, number, socket) in opened {
+            steering.set_socket(u32::from(port.0), number, socket.fd())?;
+            if self.arrivals.get(worker).is_some_and(|arrivals| arrivals.push((port, socket)).is_ok()) {
+                self.handoff.wake(worker);
             }
-            flood.end();
-        };
-        let thread = std::thread::Builder::new().name("weir-heartbeat".into()).spawn(body);
-        self.heartbeat = Some(thread.map_err(StartError::Thread)?);
+        }
         Ok(())
+    }
+
+    /// Whether packets of this size (of IP, in octets) fit the frames that there are.
+    ///
+    /// # Errors
+    /// [`StartError::Mtu`] with the largest that would.
+    pub fn check_mtu(&self, device: &str, mtu: u32) -> Result<(), StartError> {
+        let most = self.area.frame_size() - HEADROOM - weir_core::wire::ETH_LEN;
+        if mtu as usize <= most {
+            return Ok(());
+        }
+        Err(StartError::Mtu { device: device.to_owned(), mtu, most })
+    }
+
+    /// Steering is told the last breath of the worker that breathed longest ago.
+    fn start_heartbeat(&mut self, pulse: Pulse) -> Result<(), StartError> {
+        let signs = self.stats.iter().map(|stats| stats.breathed.clone()).collect();
+        let tell = move |sign| {
+            if let Err(error) = pulse.beat(sign) {
+                tracing::error!(%error, "heartbeat");
+            }
+        };
+        let heartbeat = Heartbeat::start("weir-heartbeat", signs, tell).map_err(StartError::Thread)?;
+        self.heartbeat = Some(heartbeat);
+        Ok(())
+    }
+
+    /// How often steering was without a sign of life although the workers live.
+    pub fn stalls(&self) -> Stalls {
+        self.heartbeat.as_ref().map(Heartbeat::stalls).unwrap_or_default()
     }
 
     /// Waits until every worker has breathed and the heartbeat has told steering so.
@@ -279,7 +322,7 @@ impl Dataplane {
     pub fn wait_for_heartbeat(&self, patience: Duration) -> Result<(), StartError> {
         let deadline = Instant::now() + patience;
         // Two beats after every worker's first breath: one of them has seen it.
-        while self.stats.iter().any(|s| s.breaths.load(Relaxed) == 0) {
+        while self.stats.iter().any(|s| s.breathed.load(Relaxed) == 0) {
             if Instant::now() > deadline || !self.is_alive() {
                 return Err(StartError::Thread(io::Error::from(io::ErrorKind::TimedOut)));
             }
@@ -374,7 +417,8 @@ impl Dataplane {
         for worker in 0..self.handoff.workers() {
             self.handoff.wake(worker);
         }
-        if let Some(thread) = self.heartbeat.take() {
+        drop(self.heartbeat.take());
+        if let Some(thread) = self.flood.take() {
             drop(thread.join());
         }
         for thread in self.threads.drain(..) {
@@ -386,6 +430,56 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.stop_threads();
+    }
+}
+
+/// What a dataplane takes of memory: its frames, and all workers' tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    pub frames: usize,
+    pub tables: Footprint,
+}
+
+impl Needs {
+    /// Of a dataplane as `spec` says.
+    ///
+    /// # Errors
+    /// [`StartError::Mtu`].
+    pub fn of(spec: &Spec) -> Result<Self, StartError> {
+        let sockets: usize = spec.ports.iter().map(|p| p.queues.len()).sum();
+        let workers = spec.ports.iter().flat_map(|p| &p.queues).collect::<BTreeSet<_>>().len().max(1);
+        let frames = sockets * FRAMES_PER_QUEUE;
+        let one = footprint::of::<XskFrame>(&pipeline_config(spec, 0, frames / workers, workers));
+        let tables = Footprint {
+            held: one.held.saturating_mul(workers),
+            reserved: one.reserved.saturating_mul(workers),
+        };
+        Ok(Self { frames: frames * frame_size(&spec.ports)?, tables })
+    }
+}
+
+/// What a worker's pipeline is made from, but for what is random.
+fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: usize) -> Config {
+    let mut partial = PortSet::default();
+    for (at, _) in spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
+        partial.insert(PortId(at as u8));
+    }
+    let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
+    let flows = per_worker(spec.flows);
+    Config {
+        flows: Capacity { fast: flows, kernel: per_worker(spec.kernel_flows) },
+        holds: per_worker(spec.holds).min(flows),
+        hold_bytes: spec.hold_bytes,
+        hold_frames: frames / 4,
+        names: flows.min(65_536),
+        // An eighth of the frames at most: fragments must not take what whole packets need.
+        fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
+        partial_checksums: partial,
+        worker: id,
+        workers,
+        seed: 0,
+        secret: [0; 32],
+        is_replay: false,
     }
 }
 
@@ -404,26 +498,10 @@ struct Make<'a> {
 
 impl Make<'_> {
     fn pipeline(&self, id: usize, frames: usize, workers: usize) -> Pipeline<XskFrame> {
-        let mut partial = PortSet::default();
-        for (at, _) in self.spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
-            partial.insert(PortId(at as u8));
-        }
-        let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
-        let flows = per_worker(self.spec.flows);
         let config = Config {
-            flows: Capacity { fast: flows, kernel: per_worker(self.spec.kernel_flows) },
-            holds: per_worker(self.spec.holds).min(flows),
-            hold_bytes: self.spec.hold_bytes,
-            hold_frames: frames / 4,
-            names: flows.min(65_536),
-            // An eighth of the frames at most: fragments must not take what whole packets need.
-            fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
-            partial_checksums: partial,
-            worker: id,
-            workers,
             seed: self.seed,
             secret: self.secret,
-            is_replay: false,
+            ..pipeline_config(self.spec, id, frames, workers)
         };
         let now = Nanos(clock::monotonic_ns());
         Pipeline::new(&config, self.first.policy.clone(), self.first.fib.clone(), now)

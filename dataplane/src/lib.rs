@@ -8,6 +8,7 @@ pub mod driver;
 pub mod flood;
 pub mod gateway;
 pub mod handoff;
+pub mod heartbeat;
 pub mod punt;
 pub mod relay;
 pub mod snapshot;

@@ -10,6 +10,7 @@ use weir_core::ids::MAX_PORTS;
 use weir_core::pipeline::Totals;
 
 use crate::driver::RingFrames;
+use crate::heartbeat::Sign;
 
 /// Fields of [`Totals`].
 const TOTALS: usize = 17;
@@ -19,8 +20,8 @@ const GAUGES: usize = 8;
 /// One worker's numbers, shared.
 #[derive(Debug)]
 pub struct WorkerStats {
-    /// Moves with every breath: the heartbeat looks at it.
-    pub breaths: AtomicU64,
+    /// When it breathed last: what the heartbeat tells.
+    pub breathed: Sign,
     dropped: [AtomicU64; DropReason::COUNT],
     punted: [AtomicU64; PuntReason::COUNT],
     ports: [PortStats; MAX_PORTS],
@@ -51,7 +52,7 @@ pub struct Gauges {
 impl Default for WorkerStats {
     fn default() -> Self {
         Self {
-            breaths: AtomicU64::new(0),
+            breathed: Sign::default(),
             dropped: std::array::from_fn(|_| AtomicU64::new(0)),
             punted: std::array::from_fn(|_| AtomicU64::new(0)),
             ports: std::array::from_fn(|_| PortStats::default()),

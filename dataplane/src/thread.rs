@@ -1,13 +1,18 @@
 //! A worker's thread: breathe, and sleep when there is nothing to do.
 
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use weir_core::ids::Nanos;
+use crossbeam::queue::ArrayQueue;
+use weir_core::ids::{Nanos, PortId};
 use weir_sys::clock;
 use weir_sys::waiter::Waiter;
+use weir_sys::xsk::Queue;
 
 use crate::driver::afxdp::{AfXdp, XskFrame};
+use crate::heartbeat::BREATH;
 use crate::worker::Worker;
 
 /// What a worker does while nothing comes.
@@ -21,8 +26,8 @@ pub enum Idle {
 
 /// Breaths without work before a worker goes to sleep.
 const SPINS: u32 = 64;
-/// The longest sleep: a fraction of the heartbeat's limit, and of a flow timer's tick.
-const SLEEP: Duration = Duration::from_millis(5);
+/// The longest sleep; a fraction of a flow timer's tick, too.
+const SLEEP: Duration = BREATH;
 /// The sleep while frames are still to be sent: copy mode may want another kick.
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
@@ -31,8 +36,17 @@ const LOOK_EVERY: u32 = 4096;
 /// A sleep counts as this many.
 const SLEEP_COUNTS: u32 = 64;
 
+/// New sockets for a worker, of ports whose devices came back.
+pub type Arrivals = Arc<ArrayQueue<(PortId, Queue)>>;
+
 /// Runs until `stop`; then closes the sockets and returns all frames.
-pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &AtomicBool) -> Vec<XskFrame> {
+pub fn run(
+    mut worker: Worker<AfXdp>,
+    mut waiter: Waiter,
+    arrivals: &Arrivals,
+    idle: Idle,
+    stop: &AtomicBool,
+) -> Vec<XskFrame> {
     for fd in worker.driver().fds() {
         if let Err(error) = waiter.add(fd) {
             tracing::error!(%error, "the worker cannot wait for a socket and polls it");
@@ -41,6 +55,9 @@ pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &Ato
     let (mut quiet, mut breaths) = (0_u32, 0_u32);
     while !stop.load(Relaxed) {
         breaths += 1;
+        while let Some((port, queue)) = arrivals.pop() {
+            worker.welcome(port, queue, &mut waiter);
+        }
         if breaths >= LOOK_EVERY {
             breaths = 0;
             worker.bury_lost_ports(&mut waiter);
@@ -55,7 +72,7 @@ pub fn run(mut worker: Worker<AfXdp>, mut waiter: Waiter, idle: Idle, stop: &Ato
             continue;
         }
         let patience = if worker.driver().outstanding() > 0 { SHORT_SLEEP } else { SLEEP };
-        if let Err(error) = waiter.wait(patience, || worker.has_work()) {
+        if let Err(error) = waiter.wait(patience, || worker.has_work() || !arrivals.is_empty()) {
             tracing::debug!(%error, "waiting");
         }
         breaths += SLEEP_COUNTS;
@@ -71,10 +88,27 @@ impl Worker<AfXdp> {
     /// A port whose device is gone is closed; its frames come back, and its packets take the kernel road.
     fn bury_lost_ports(&mut self, waiter: &mut Waiter) {
         let (driver, free) = self.driver_and_pool();
-        driver.close_lost(free, |fd| {
-            if let Err(error) = waiter.remove(fd) {
-                tracing::debug!(%error, "the poll of a lost port");
+        driver.close_lost(|fd| forget(waiter, fd));
+        driver.collect_closed(free);
+    }
+
+    /// A port's device is there again.
+    fn welcome(&mut self, port: PortId, queue: Queue, waiter: &mut Waiter) {
+        let (driver, _) = self.driver_and_pool();
+        match driver.replace(port, queue, |fd| forget(waiter, fd)) {
+            Ok(fd) => {
+                if let Err(error) = waiter.add(fd) {
+                    tracing::error!(%error, "the worker cannot wait for a socket and polls it");
+                }
             }
-        });
+            Err(queue) => tracing::error!(device = queue.device(), queue = queue.queue(), "no place for it"),
+        }
+    }
+}
+
+/// Ends the poll of a socket that is about to be closed.
+fn forget(waiter: &mut Waiter, fd: BorrowedFd<'_>) {
+    if let Err(error) = waiter.remove(fd) {
+        tracing::debug!(%error, "the poll of a lost port");
     }
 }

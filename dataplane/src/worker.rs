@@ -135,7 +135,7 @@ impl<D: Driver> Worker<D> {
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
         }
-        self.parts.stats.breaths.fetch_add(1, Relaxed);
+        self.parts.stats.breathed.store(now.0, Relaxed);
         work
     }
 

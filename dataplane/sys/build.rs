@@ -1,26 +1,32 @@
-//! Compiles the steering program with clang into OUT_DIR, where `steering` embeds it.
+//! Compiles the BPF programs with clang into OUT_DIR, where `steering` and `gate` embed them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, process};
 
 fn main() {
-    let source = Path::new(&env_of("CARGO_MANIFEST_DIR")).join("../bpf/weir.bpf.c");
-    let object = Path::new(&env_of("OUT_DIR")).join("weir.bpf.o");
-    for file in ["weir.bpf.c", "parse.h", "cookie.h", "maps.h"] {
-        println!("cargo:rerun-if-changed={}", source.with_file_name(file).display());
+    let folder = Path::new(&env_of("CARGO_MANIFEST_DIR")).join("../bpf");
+    for file in ["weir.bpf.c", "gate.bpf.c", "parse.h", "cookie.h", "maps.h"] {
+        println!("cargo:rerun-if-changed={}", folder.join(file).display());
     }
     println!("cargo:rerun-if-env-changed=CLANG");
+    for program in ["weir.bpf", "gate.bpf"] {
+        compile(&folder.join(format!("{program}.c")), program);
+    }
+}
+
+fn compile(source: &Path, program: &str) {
+    let object = Path::new(&env_of("OUT_DIR")).join(format!("{program}.o"));
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let mut command = Command::new(&clang);
     command.args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]);
     for folder in multiarch_headers() {
         command.arg("-idirafter").arg(folder);
     }
-    command.arg("-c").arg(&source).arg("-o").arg(&object);
+    command.arg("-c").arg(source).arg("-o").arg(&object);
     match command.output() {
         Err(error) => fail(&format!(
-            "cannot run `{clang}` to compile the XDP program: {error}. Install clang (Debian: apt install clang), \
+            "cannot run `{clang}` to compile the BPF programs: {error}. Install clang (Debian: apt install clang), \
              or name it in the environment variable CLANG"
         )),
         Ok(output) if !output.status.success() => fail(&format!(

@@ -1,6 +1,6 @@
 //! What the running gateway tells about itself.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -12,7 +12,8 @@ use weir_core::policy::ServerState;
 use weir_core::reevaluate::Tally;
 use weir_core::view::FlowView;
 use weir_dataplane::gateway::{Dataplane, PortState};
-use weir_dataplane::relay::{RelayFlow, RelayHandle};
+use weir_dataplane::heartbeat::Stalls;
+use weir_dataplane::relay::{Counters, RelayFlow, RelayHandle};
 use weir_sys::steering::Steering;
 
 use super::repairs::{Contested, Repairs};
@@ -31,7 +32,7 @@ impl<T> Part<T> {
         Self(RwLock::new(part))
     }
 
-    fn ask(&self) -> RwLockReadGuard<'_, Option<T>> {
+    pub(crate) fn ask(&self) -> RwLockReadGuard<'_, Option<T>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -58,9 +59,9 @@ pub struct State {
     /// What somebody removed, and weir put back.
     pub repairs: Arc<Repairs>,
     /// How the steering program sits on each port.
-    pub attached: Vec<(String, &'static str)>,
-    /// Devices that went away since the start.
-    pub lost: Mutex<BTreeSet<String>>,
+    pub attached: Mutex<BTreeMap<String, &'static str>>,
+    /// Devices whose traffic takes the kernel road although they are ports of the fast road, and why.
+    pub lost: Mutex<BTreeMap<String, String>>,
     /// Found at the start; they hold as long as the process.
     pub lasting_warnings: Vec<String>,
     /// Those of the host as it is now.
@@ -93,7 +94,7 @@ pub struct PortStatus {
     pub state: PortState,
     /// `native` or `generic`; `none` where the device has gone.
     pub xdp: &'static str,
-    /// The device went away: what comes by another of its name takes the kernel road until weir is started again.
+    /// The device went away, or cannot be used now: its traffic takes the kernel road until it can.
     pub lost: bool,
     pub rx_packets: u64,
     pub tx_packets: u64,
@@ -139,11 +140,7 @@ impl State {
     /// What the operator must see to; nothing when all is well.
     fn unhealthy(&self) -> Vec<String> {
         let ended = (!self.is_running()).then(|| "a thread of weir's ended: it stops".to_owned());
-        let gone = |device| {
-            format!(
-                "device {device} went away: its traffic is not intercepted; start weir again when it is back"
-            )
-        };
+        let gone = |(device, why): (String, String)| format!("device {device} {why}");
         ended.into_iter().chain(self.lost().into_iter().map(gone)).chain(self.repairs.unhealthy()).collect()
     }
 
@@ -181,18 +178,40 @@ impl State {
             drops: counts(DropReason::ALL, &summary.counters.dropped, DropReason::name, DropReason::sentence),
             punts: counts(PuntReason::ALL, &summary.counters.punted, PuntReason::name, PuntReason::sentence),
             steering: self.steering_counts(),
-            relay: relay
-                .iter()
-                .map(|(c, count)| Count { name: c.name(), count, meaning: c.sentence() })
-                .collect(),
+            relay: self.relay_counts(&relay),
             repairs: self.repairs.counts(),
             contested: self.repairs.contested(),
             warnings: self.all_warnings(),
         }
     }
 
-    fn lost(&self) -> BTreeSet<String> {
+    fn lost(&self) -> BTreeMap<String, String> {
         self.lost.lock().map(|lost| lost.clone()).unwrap_or_default()
+    }
+
+    /// Says why a device is not on the fast road, or that it is. Whether that is news.
+    pub fn set_lost(&self, device: &str, why: Option<String>) -> bool {
+        let Ok(mut lost) = self.lost.lock() else { return false };
+        let before = match &why {
+            Some(why) => lost.insert(device.to_owned(), why.clone()),
+            None => lost.remove(device),
+        };
+        before != why
+    }
+
+    /// Says how the steering program sits on a device.
+    pub fn set_attached(&self, device: &str, mode: &'static str) {
+        if let Ok(mut attached) = self.attached.lock() {
+            attached.insert(device.to_owned(), mode);
+        }
+    }
+
+    /// How often each part was late with its sign of life: the workers, the relay's threads.
+    pub fn stalls(&self) -> [Stalls; 2] {
+        [
+            self.dataplane.ask().as_ref().map(Dataplane::stalls).unwrap_or_default(),
+            self.relay.ask().as_ref().map(RelayHandle::stalls).unwrap_or_default(),
+        ]
     }
 
     fn all_warnings(&self) -> Vec<String> {
@@ -207,12 +226,13 @@ impl State {
     fn ports(&self, plane: Option<&Dataplane>, counters: &[(u64, u64)]) -> Vec<PortStatus> {
         let states = plane.map(Dataplane::ports).unwrap_or_default();
         let lost = self.lost();
+        let attached = self.attached.lock().map(|attached| attached.clone()).unwrap_or_default();
         let port = |(state, (rx, tx)): (&PortState, &(u64, u64))| {
-            let lost = lost.contains(&state.device);
-            let attached = self.attached.iter().find(|(device, _)| *device == state.device && !lost);
+            let lost = lost.contains_key(&state.device);
+            let attached = attached.get(&state.device).filter(|_| !lost);
             PortStatus {
                 state: state.clone(),
-                xdp: attached.map_or("none", |(_, mode)| mode),
+                xdp: attached.copied().unwrap_or("none"),
                 lost,
                 rx_packets: *rx,
                 tx_packets: *tx,
@@ -225,7 +245,31 @@ impl State {
         let Ok(steering) = self.steering.lock() else { return Vec::new() };
         let Some(steering) = steering.as_ref() else { return Vec::new() };
         let counters = steering.counters().unwrap_or_default();
-        counters.iter().map(|(o, count)| Count { name: o.name(), count, meaning: o.sentence() }).collect()
+        let stalls = Count {
+            name: "stalls",
+            count: self.stalls()[0].count,
+            meaning: "Times that a worker was late, and packets passed by until it lived again.",
+        };
+        let counters =
+            counters.iter().map(|(o, count)| Count { name: o.name(), count, meaning: o.sentence() });
+        counters.chain([stalls]).collect()
+    }
+
+    fn relay_counts(&self, counters: &Counters) -> Vec<Count> {
+        let passed_by = self.relay.ask().as_ref().map_or(0, RelayHandle::passed_by);
+        let late = [
+            (
+                "passed-by",
+                passed_by,
+                "New connections that were not taken while a thread of the relay was late: forwarded, or dropped where \
+                 `fail = \"closed\"`.",
+            ),
+            ("stalls", self.stalls()[1].count, "Times that a thread of the relay was late, and lived again."),
+        ];
+        let late = late.map(|(name, count, meaning)| Count { name, count, meaning });
+        let counters =
+            counters.iter().map(|(c, count)| Count { name: c.name(), count, meaning: c.sentence() });
+        counters.chain(late).collect()
     }
 
     /// Every flow: those of the workers, and those of the relay. A flow that a worker gave to the relay is one entry,

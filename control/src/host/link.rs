@@ -28,6 +28,8 @@ pub struct LinkInfo {
     pub tx_queues: u32,
     /// The bridge, bond or VRF that it belongs to, by index.
     pub controller: Option<u32>,
+    /// The device below it, by index: of a VLAN sub-interface.
+    pub lower: Option<u32>,
     /// The XDP program that is attached to it, by id.
     pub xdp: Option<u32>,
 }
@@ -49,6 +51,7 @@ impl LinkInfo {
                 LinkAttribute::NumRxQueues(n) => info.rx_queues = *n,
                 LinkAttribute::NumTxQueues(n) => info.tx_queues = *n,
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
+                LinkAttribute::Link(index) => info.lower = Some(*index),
                 LinkAttribute::LinkInfo(infos) => info.kind = kind(infos),
                 LinkAttribute::Xdp(xdp) => {
                     info.xdp = xdp.iter().find_map(|x| match x {
@@ -107,5 +110,13 @@ impl Host {
     /// What `device` is. The error for an unknown name lists the known ones.
     pub async fn link_info(&self, device: &str) -> Result<LinkInfo, HostError> {
         find(&links(&self.netlink).await?, device).cloned()
+    }
+
+    /// All devices of this network namespace.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn all_links(&self) -> Result<Vec<LinkInfo>, HostError> {
+        links(&self.netlink).await
     }
 }

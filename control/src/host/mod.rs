@@ -33,6 +33,7 @@ pub mod notify;
 pub mod observe;
 pub mod picture;
 pub mod plan;
+pub mod port_device;
 pub mod preflight;
 mod removals;
 pub mod rule;

@@ -2,9 +2,10 @@
 //!
 //! The messages themselves are not believed: the watcher dumps what changed. So a lost message, a route that vanished with its
 //! link without a word (IPv4 does that) and an overrun socket are all the same case as an ordinary change. Only who removed
-//! something of weir's is taken from them, since no dump tells that.
+//! something of weir's is taken from them, since no dump tells that; and new addresses, which must not wait for a dump.
 
 use std::io;
+use std::net::IpAddr;
 
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
@@ -97,6 +98,8 @@ pub struct News {
     pub changed: Changed,
     /// What was removed of weir's, and by whom.
     pub removals: Vec<Removal>,
+    /// Addresses that devices of this host got.
+    pub added: Vec<IpAddr>,
 }
 
 impl Notifications {
@@ -122,7 +125,7 @@ impl Notifications {
             heard = self.route.recv_from(&mut self.heard_route) => heard.map(|_| of_route(&self.heard_route)),
             heard = self.nft.recv_from(&mut self.heard_nft) => heard.map(|_| {
                 let removals = messages(&self.heard_nft).filter_map(|message| self.batch.hear(message)).collect();
-                News { changed: Changed { host: true, ..Changed::default() }, removals }
+                News { changed: Changed { host: true, ..Changed::default() }, removals, added: Vec::new() }
             }),
         };
         match heard {
@@ -150,8 +153,36 @@ fn of_route(datagram: &[u8]) -> News {
     for message in messages(datagram) {
         news.changed.add(Changed::by_type(message.kind));
         news.removals.extend(route_removal(message));
+        news.added.extend(added_address(message));
     }
     news
+}
+
+/// RTM_NEWADDR, IFA_ADDRESS and IFA_LOCAL of rtnetlink(7).
+const NEW_ADDRESS: u16 = 20;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+/// The address that a message announces: on a point-to-point link IFA_LOCAL, as IFA_ADDRESS is the other end's.
+fn added_address(message: Message<'_>) -> Option<IpAddr> {
+    // struct ifaddrmsg has eight octets.
+    let mut rest = message.body.get(8..).filter(|_| message.kind == NEW_ADDRESS)?;
+    let (mut local, mut address) = (None, None);
+    while let Some((head, _)) = rest.split_at_checked(4) {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]])).max(4);
+        let value = rest.get(4..length).unwrap_or_default();
+        let read = || {
+            let four = <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
+            four.or_else(|| <[u8; 16]>::try_from(value).ok().map(IpAddr::from))
+        };
+        match u16::from_ne_bytes([head[2], head[3]]) {
+            IFA_ADDRESS => address = read(),
+            IFA_LOCAL => local = read(),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    local.or(address)
 }
 
 /// One message: its type, the port id of whoever asked for what it announces, and what follows its head.
@@ -194,6 +225,26 @@ mod tests {
         let datagram = [message(28, 30), message(24, 16)].concat();
         let changed = of_route(&datagram).changed;
         assert_eq!(changed, Changed { neighbours: true, routes: true, ..Changed::default() });
+    }
+
+    #[test]
+    fn address_that_is_announced_is_read_for_both_families() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = 4 + value.len() as u16;
+            [length.to_ne_bytes().as_slice(), &kind.to_ne_bytes(), value].concat()
+        };
+        let announced = |attributes: &[Vec<u8>]| {
+            let body = [vec![0; 8], attributes.concat()].concat();
+            let mut octets = message(NEW_ADDRESS, 16 + body.len() as u32);
+            octets[16..16 + body.len()].copy_from_slice(&body);
+            of_route(&octets).added
+        };
+        let far = attribute(IFA_ADDRESS, &[192, 0, 2, 9]);
+        let own = attribute(IFA_LOCAL, &[192, 0, 2, 1]);
+        assert_eq!(announced(&[far, own]), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        let six = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap();
+        assert_eq!(announced(&[attribute(IFA_ADDRESS, &six.octets())]), [IpAddr::V6(six)]);
+        assert!(announced(&[attribute(7, &[1, 2])]).is_empty());
     }
 
     #[test]

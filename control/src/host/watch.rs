@@ -5,6 +5,7 @@
 //! [`Options::settle`] and a dump old; where dumps take long (full tables), the loop leaves the kernel four times that long
 //! in peace.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,7 @@ impl Watcher {
                             due = (Instant::now() + self.options.settle).max(quiet_until);
                         }
                         changed.add(news.changed);
+                        self.own_at_once(&news.added).await;
                         // Before any dump: full tables take seconds.
                         if !news.removals.is_empty() {
                             let _ = self.events.send(HostEvent::KernelSideTouched(news.removals)).await;
@@ -172,6 +174,20 @@ impl Watcher {
                 },
                 () = self.events.closed() => return,
             }
+        }
+    }
+
+    /// Tells of new addresses before anything is asked: clients may connect to them at once.
+    async fn own_at_once(&mut self, added: &[IpAddr]) {
+        let Some(picture) = &mut self.picture else { return };
+        let mut own = OwnAddresses::clone(&picture.own);
+        let known = own.addresses.len();
+        own.addresses.extend(added);
+        own.addresses.sort_unstable();
+        own.addresses.dedup();
+        if own.addresses.len() > known {
+            picture.own = Arc::new(own);
+            let _ = self.events.send(HostEvent::Own(picture.own.clone())).await;
         }
     }
 

@@ -189,7 +189,11 @@ fn relay_connections(flows: u32, files: Option<u64>) -> u32 {
     u32::try_from(room).map_or(flows, |room| flows.min(room)).max(1)
 }
 
-fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
+/// One port on its device as it is now.
+///
+/// # Errors
+/// As [`dataplane_spec`].
+pub fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
     let device = &port.device;
     let channels = ethtool::channels_of(device).map(|channels| channels.receiving()).unwrap_or(1).max(1);
     let queues: Vec<u32> = match &port.queues {

@@ -14,8 +14,10 @@
 mod contest;
 pub mod convert;
 mod live;
+mod memory;
 mod notify;
 mod parts;
+mod ports;
 pub mod reload;
 mod repair;
 mod road;
@@ -142,6 +144,8 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
             () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
             _ = health.tick() => {
                 parts.settle().await;
+                parts.tell_stalls();
+                parts.keep();
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
                     break Ok(Exit::No);

@@ -11,22 +11,26 @@ use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
+use weir_dataplane::heartbeat::{self, Stalls};
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
+use weir_sys::keeper::{Keeper, SignPlace};
 use weir_sys::{process, steering};
 
 use super::convert;
+use super::memory;
+use super::ports::Ports;
 use super::repair::Repair;
 use super::road::{Road, hooks};
 use super::steer::Steer;
 use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
-use crate::config::{Config, Mode, Pool};
+use crate::config::{Config, Fail, Mode, Pool};
 use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
-use crate::host::{Host, HostSpec, LinkInfo, Paths};
+use crate::host::{Host, HostSpec, LinkInfo, Paths, port_device};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 
@@ -49,6 +53,10 @@ pub struct Parts {
     pools: watch::Sender<Arc<[Pool]>>,
     failures: Passive,
     repair: Repair,
+    ports: Ports,
+    keeper: Option<Keeper>,
+    /// As told last.
+    stalls: [Stalls; 2],
     _watch: Watch,
 }
 
@@ -63,9 +71,12 @@ impl Parts {
     /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
     pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
         convert::check_gateway_ports(config).map_err(Failure::refused)?;
-        let links = links(config, host).await?;
+        let (links, told) = links(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
+        if fast {
+            memory::check(&convert::dataplane_spec(config, &links)?)?;
+        }
         let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
         // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
         // on. The addresses of the TUN devices follow as an event.
@@ -89,6 +100,7 @@ impl Parts {
             None => None,
         };
         let mut lasting = applied.warnings;
+        lasting.extend(told);
         lasting
             .extend(dataplane.iter().flat_map(|plane| plane.ports().iter().filter_map(short_of_zero_copy)));
         for warning in lasting.iter().chain(&view.warnings) {
@@ -102,7 +114,9 @@ impl Parts {
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
         let steer = Steer::new(view.own, config);
         let config = config.clone();
-        Ok(Self {
+        let pins = (config.gateway.fail == Fail::Closed).then(|| paths.pins.clone());
+        let ports = Ports::new(&config.ports, &links, fast, pins);
+        let mut parts = Self {
             state,
             events,
             lists,
@@ -115,8 +129,13 @@ impl Parts {
             pools,
             failures,
             repair,
+            ports,
+            keeper: None,
+            stalls: Default::default(),
             _watch: watch,
-        })
+        };
+        parts.keep();
+        Ok(parts)
     }
 
     /// Watches the servers of the pools until it is dropped.
@@ -158,7 +177,7 @@ impl Parts {
         let mut spec = convert::host_spec(config);
         if let Ok(lost) = self.state.lost.lock() {
             let is_back = |port: &String| self.spec.ports.contains(port);
-            spec.ports.retain(|port| !lost.contains(port) || is_back(port));
+            spec.ports.retain(|port| !lost.contains_key(port) || is_back(port));
         }
         spec
     }
@@ -179,7 +198,7 @@ impl Parts {
                 self.publish();
             }
             HostEvent::Own(own) => self.steer.set_own(&self.state, &self.policy, own)?,
-            HostEvent::Port { device, change, .. } => self.port_changed(device, &change),
+            HostEvent::Port { port, device, change } => self.port_changed(port, device, &change),
             HostEvent::Warnings(news) => {
                 for warning in &news {
                     tracing::warn!("{warning}");
@@ -196,30 +215,58 @@ impl Parts {
         Ok(())
     }
 
-    /// Steering passes frames for another station by: it must know the port's address.
-    fn tell_mac(&self, link: &LinkInfo) {
-        let Ok(steering) = self.state.steering.lock() else { return };
-        if let (Some(mac), Some(steering)) = (link.mac, steering.as_ref())
-            && let Err(error) = steering.set_mac(link.ifindex, mac)
-        {
-            tracing::error!(device = link.name, %error, "frames to the port's new address pass by");
-        }
-    }
-
-    fn port_changed(&mut self, device: String, change: &PortChange) {
-        log_port(&device, change);
+    fn port_changed(&mut self, port: PortId, device: String, change: &PortChange) {
         match change {
-            PortChange::Removed => {
-                self.spec.ports.retain(|port| *port != device);
-                if let Ok(mut lost) = self.state.lost.lock() {
-                    lost.insert(device);
-                }
-            }
-            PortChange::Changed(link) => self.tell_mac(link),
+            PortChange::Removed => self.spec.ports.retain(|port| *port != device),
             // A device of the same name is another one: nothing of weir's is on it.
             PortChange::Appeared(_) if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
             _ => {}
         }
+        self.ports.changed(port, change, &self.state);
+    }
+
+    /// Starts the process that tells at once when this one has died; or again, when somebody has ended it.
+    pub fn keep(&mut self) {
+        if self.keeper.as_mut().is_some_and(Keeper::is_alive) {
+            return;
+        }
+        let is_new = self.keeper.take().is_none();
+        match self.signs_of_life().and_then(|places| Keeper::start(&places)) {
+            Ok(keeper) => self.keeper = Some(keeper),
+            Err(error) if is_new => {
+                tracing::warn!(
+                    %error,
+                    "no keeper: should weir be killed, traffic stops until its memory is given back, or for {} ms",
+                    heartbeat::LIMIT.as_millis()
+                );
+            }
+            Err(error) => tracing::debug!(%error, "no keeper"),
+        }
+    }
+
+    fn signs_of_life(&self) -> std::io::Result<Vec<SignPlace>> {
+        let steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = steering.as_ref().map(|steering| steering.pulse().place());
+        let relay = self.state.relay.ask().as_ref().map(RelayHandle::sign_place);
+        workers.into_iter().chain(relay).collect()
+    }
+
+    /// Logs that a sign of life was late, since whatever was late does not.
+    pub fn tell_stalls(&mut self) {
+        let now = self.state.stalls();
+        for ((what, stalls), before) in ["workers", "relay"].into_iter().zip(now).zip(self.stalls) {
+            if stalls.count > before.count {
+                let times = stalls.count - before.count;
+                let longest_ms = stalls.longest.as_millis();
+                tracing::warn!(
+                    times,
+                    longest_ms,
+                    "the sign of life of the {what} was late (limit {} ms): what came meanwhile passed by",
+                    heartbeat::LIMIT.as_millis()
+                );
+            }
+        }
+        self.stalls = now;
     }
 
     /// When [`Self::look_after`] wants to be called.
@@ -230,11 +277,13 @@ impl Parts {
     /// Puts back what somebody changed without the kernel announcing it, and what has its turn.
     pub async fn look_after(&mut self, host: &Host) {
         self.repair.look(host, &self.spec, &self.state.steering).await;
+        self.ports.look(&self.state);
     }
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the
     /// state does not keep them.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
+        drop(self.keeper.take());
         let steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(steering);
         if let Some(dataplane) = self.state.dataplane.take() {
@@ -263,7 +312,7 @@ fn state(
         relay: Part::new(Some(relay)),
         steering: Mutex::new(road.map(|road| road.steering)),
         repairs: Arc::<Repairs>::default(),
-        attached,
+        attached: Mutex::new(attached),
         health: Arc::new(Board::new(&config.pools, FIRST_EPOCH)),
         lists: Arc::new(board::Board::new(&config.lists)),
         lasting_warnings,
@@ -298,30 +347,23 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
     }
 }
 
-fn log_port(device: &str, change: &PortChange) {
-    match change {
-        PortChange::Removed => {
-            tracing::warn!(device, "the device is gone; its traffic takes the kernel road")
-        }
-        PortChange::Down => tracing::warn!(device, "link down"),
-        PortChange::Up => tracing::info!(device, "link up"),
-        PortChange::Appeared(_) => {
-            tracing::warn!(
-                device,
-                "the device is back; restart weir, so that its traffic takes the fast road"
-            )
-        }
-        PortChange::Changed(_) => tracing::info!(device, "the device has changed"),
-    }
-}
-
-async fn links(config: &Config, host: &Host) -> Result<Vec<LinkInfo>, Failure> {
-    let mut links = Vec::new();
+/// The device of each port, which must be fit for one; and what to know about them.
+async fn links(config: &Config, host: &Host) -> Result<(Vec<LinkInfo>, Vec<String>), Failure> {
+    let all = host.all_links().await.map_err(Failure::refused)?;
+    let (mut links, mut warnings) = (Vec::new(), Vec::new());
+    let fast = convert::has_fast_road(config);
     for port in &config.ports {
-        let link = host.link_info(&port.device).await;
-        links.push(link.map_err(|error| Failure::refused(format!("{}: {error}", port.origin)))?);
+        let refused = |why: &dyn std::fmt::Display| Failure::refused(format!("{}: {why}", port.origin));
+        let link = host.link_info(&port.device).await.map_err(|error| refused(&error))?;
+        if fast {
+            if let Some(why) = port_device::unfit(&link, &all) {
+                return Err(refused(&why));
+            }
+            warnings.extend(port_device::warning(&link, &all));
+        }
+        links.push(link);
     }
-    Ok(links)
+    Ok((links, warnings))
 }
 
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.

@@ -1,10 +1,12 @@
 //! The fast road's own parts: the steering program on the ports, the ways into the kernel, and the workers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::Dataplane;
+use weir_dataplane::heartbeat;
 use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::Hooks;
 use weir_dataplane::snapshot::{Publisher, Snapshot};
@@ -20,15 +22,13 @@ use crate::health::Passive;
 use crate::host::picture::OwnAddresses;
 use crate::host::{self, LinkInfo, Paths};
 
-/// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
-/// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
-const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
 /// How long the first heartbeat may take.
 const FIRST_BEAT: Duration = Duration::from_secs(5);
+
 /// What the fast road needs besides the workers.
 pub struct Road {
     pub steering: Steering,
-    pub attached: Vec<(String, &'static str)>,
+    pub attached: BTreeMap<String, &'static str>,
     pub tuns: Vec<Arc<Tun>>,
     punt: Punt,
 }
@@ -56,7 +56,7 @@ impl Road {
             // There is no heartbeat yet.
             set_limits(&steering, closed)?;
         }
-        let mut attached = Vec::new();
+        let mut attached = BTreeMap::new();
         for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
             let mode = convert::attach_mode(port.mode);
             steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
@@ -65,7 +65,7 @@ impl Road {
             }
             let got = steering.attach(&port.device, link.ifindex, mode).map_err(Failure::refused)?;
             tracing::info!(device = port.device, mode = got.name(), "XDP attached");
-            attached.push((port.device.clone(), got.name()));
+            attached.insert(port.device.clone(), got.name());
         }
         if closed {
             steering.pin(&paths.pins).map_err(Failure::refused)?;
@@ -104,7 +104,7 @@ impl Road {
 }
 
 fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
-    let limit = u64::try_from(HEARTBEAT_LIMIT.as_nanos()).unwrap_or(u64::MAX);
+    let limit = u64::try_from(heartbeat::LIMIT.as_nanos()).unwrap_or(u64::MAX);
     steering.set_limits(limit, closed).map_err(Failure::refused)
 }
 

@@ -7,11 +7,13 @@ mod world;
 
 mod admin;
 mod answer;
+mod changes;
 mod closed;
 mod crash;
 mod doctor;
 mod endings;
 mod explain;
+mod failing;
 mod flood;
 mod fragments;
 mod frames;

@@ -119,6 +119,12 @@ impl<F> Holds<F> {
         (self.bytes, self.room) = (bytes, wide);
     }
 
+    /// Octets that so many holds of that room hold.
+    pub const fn octets(count: usize, room: usize) -> usize {
+        let slot = size_of::<Hold<F>>() + MAX_FRAMES * size_of::<Packet<F>>() + size_of::<u32>();
+        count.saturating_mul(slot.saturating_add(room))
+    }
+
     /// Holds in use, and frames in them.
     pub fn in_use(&self) -> (usize, usize) {
         (self.slots.len() - self.free.len(), self.frames)

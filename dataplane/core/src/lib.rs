@@ -12,6 +12,7 @@
 pub mod drop;
 pub mod fib;
 pub mod flow;
+pub mod footprint;
 pub mod fragments;
 pub mod frame;
 pub mod hold;

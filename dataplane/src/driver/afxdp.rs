@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 
 use weir_core::ids::PortId;
-use weir_sys::xsk::{self, Queue};
+use weir_sys::xsk::{self, Closing, Queue};
 
 use super::{Driver, RingFrames};
 
@@ -35,6 +35,8 @@ impl weir_core::frame::Frame for XskFrame {
 pub struct AfXdp {
     ports: Vec<PortId>,
     queues: Vec<Option<Queue>>,
+    /// Closed, and their frames are not back yet.
+    closing: Vec<Closing>,
     /// Frames on their way between the two frame types.
     scratch: Vec<xsk::Frame>,
 }
@@ -43,7 +45,7 @@ impl AfXdp {
     /// A driver of these queues; each port at most once.
     pub fn new(queues: Vec<(PortId, Queue)>) -> Self {
         let (ports, queues) = queues.into_iter().map(|(port, queue)| (port, Some(queue))).unzip();
-        Self { ports, queues, scratch: Vec::with_capacity(4096) }
+        Self { ports, queues, closing: Vec::new(), scratch: Vec::with_capacity(4096) }
     }
 
     /// Descriptors that become readable when packets arrive.
@@ -61,6 +63,33 @@ impl AfXdp {
         for queue in self.queues.iter_mut().filter_map(Option::take) {
             free.extend(queue.close().into_iter().map(XskFrame));
         }
+        for closing in self.closing.drain(..) {
+            free.extend(closing.frames().into_iter().map(XskFrame));
+        }
+    }
+
+    /// Takes a new socket of a port whose device came back. `before` is called with the one that is still there, if so,
+    /// before that is closed. Gives the socket back when this worker has no place for the port.
+    pub fn replace(
+        &mut self,
+        port: PortId,
+        queue: Queue,
+        before: impl FnOnce(BorrowedFd<'_>),
+    ) -> Result<BorrowedFd<'_>, Queue> {
+        let at = self.ports.iter().position(|p| *p == port);
+        let Some(place) = at.and_then(|at| self.queues.get_mut(at)) else { return Err(queue) };
+        if let Some(old) = place.take() {
+            before(old.fd());
+            self.closing.push(old.shut());
+        }
+        Ok(place.insert(queue).fd())
+    }
+
+    /// Takes back the frames of closed sockets whose drivers have let go of them.
+    pub fn collect_closed(&mut self, free: &mut Vec<XskFrame>) {
+        for settled in self.closing.extract_if(.., |closing| closing.is_settled()) {
+            free.extend(settled.frames().into_iter().map(XskFrame));
+        }
     }
 
     fn queue(&mut self, port: PortId) -> Option<&mut Queue> {
@@ -68,16 +97,16 @@ impl AfXdp {
         self.queues.get_mut(at)?.as_mut()
     }
 
-    /// Closes the sockets of ports whose device is gone; their frames come back. `before` is called with each socket
-    /// that is about to be closed.
-    pub fn close_lost(&mut self, free: &mut Vec<XskFrame>, mut before: impl FnMut(BorrowedFd<'_>)) {
+    /// Closes the sockets of ports whose device is gone; their frames come back with [`AfXdp::collect_closed`]. `before` is
+    /// called with each socket that is about to be closed.
+    pub fn close_lost(&mut self, mut before: impl FnMut(BorrowedFd<'_>)) {
         for place in &mut self.queues {
             if place.as_mut().is_some_and(|queue| !queue.alive())
                 && let Some(queue) = place.take()
             {
                 tracing::warn!(device = queue.device(), queue = queue.queue(), "the port is gone");
                 before(queue.fd());
-                free.extend(queue.close().into_iter().map(XskFrame));
+                self.closing.push(queue.shut());
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::reevaluate::Tally;
 use weir_core::relay::Limits;
+use weir_sys::gate::{Gate, GatePulse};
+use weir_sys::keeper::SignPlace;
+use weir_sys::steering::SteeringError;
 use weir_sys::uring::{UringError, Waker};
 
 use super::flows::RelayFlow;
@@ -18,6 +22,7 @@ use super::listener;
 use super::ring::{Request, Setup, Worker};
 use super::stats::{Counters, Stats};
 use crate::gateway::Failures;
+use crate::heartbeat::{self, Heartbeat, Sign, Stalls};
 use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
@@ -89,6 +94,10 @@ pub enum RelayError {
     Listen { address: SocketAddr, source: std::io::Error, advice: &'static str },
     #[error("the relay's thread {name} cannot be started: {source}")]
     Thread { name: String, source: std::io::Error },
+    #[error("the gate of the relay's listeners: {0}")]
+    Gate(#[from] SteeringError),
+    #[error("the gate cannot be put before the relay's listeners: {0}")]
+    Guard(std::io::Error),
     #[error("the relay's thread {name} ended while it started")]
     Died { name: String },
 }
@@ -104,6 +113,9 @@ struct Member {
 pub struct RelayHandle {
     members: Vec<Member>,
     stats: Arc<Stats>,
+    gate: GatePulse,
+    /// Ends before the threads do.
+    heartbeat: Option<Heartbeat>,
 }
 
 impl fmt::Debug for RelayHandle {
@@ -126,8 +138,11 @@ impl RelayHandle {
         // All listeners before any thread: a connection must not arrive at half a group and be lost with it.
         let listeners: Vec<_> =
             (0..workers).map(|_| listener::open(config.listen, config.backlog)).collect::<Result<_, _>>()?;
+        let pulse = guard(&listeners)?;
         let hooks = Arc::new(hooks);
-        let mut handle = Self { members: Vec::new(), stats: Arc::default() };
+        let mut handle =
+            Self { members: Vec::new(), stats: Arc::default(), gate: pulse.clone(), heartbeat: None };
+        let signs: Vec<Sign> = (0..workers).map(|_| Sign::default()).collect();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (requests, inbox) = unbounded();
             let setup = Setup {
@@ -139,16 +154,43 @@ impl RelayHandle {
                 subscriber: publisher.subscribe(),
                 hooks: hooks.clone(),
                 stats: handle.stats.clone(),
+                sign: signs.get(number).cloned().unwrap_or_default(),
                 inbox,
             };
             handle.members.push(spawn(setup, requests)?);
         }
+        let tell = move |sign| {
+            if let Err(error) = pulse.beat(sign) {
+                tracing::error!(%error, "the gate of the relay's listeners");
+            }
+        };
+        let heart = Heartbeat::start("weir-relay-beat", signs, tell);
+        let name = || "weir-relay-beat".to_owned();
+        handle.heartbeat = Some(heart.map_err(|source| RelayError::Thread { name: name(), source })?);
         Ok(handle)
     }
 
     /// What was counted, of all workers.
     pub fn counters(&self) -> Counters {
         self.stats.read()
+    }
+
+    /// New connections that were forwarded since no thread of the relay, or not every one, lived.
+    pub fn passed_by(&self) -> u64 {
+        self.gate.passed_by()
+    }
+
+    /// Where its sign of life is.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn sign_place(&self) -> std::io::Result<SignPlace> {
+        self.gate.place()
+    }
+
+    /// How often that was so, and is not any more.
+    pub fn stalls(&self) -> Stalls {
+        self.heartbeat.as_ref().map(Heartbeat::stalls).unwrap_or_default()
     }
 
     /// At most `limit` connections that exist now.
@@ -189,6 +231,7 @@ impl RelayHandle {
     }
 
     fn end(&mut self, drain: Duration) {
+        drop(self.heartbeat.take());
         for member in &self.members {
             member.ask(Request::Stop { drain });
         }
@@ -212,6 +255,16 @@ impl Member {
         let _ = self.requests.send(request);
         self.waker.wake();
     }
+}
+
+/// Puts the gate before all listeners: each of an address family stands for those that share its port.
+fn guard(listeners: &[Vec<OwnedFd>]) -> Result<GatePulse, RelayError> {
+    let mut gate = Gate::load(heartbeat::LIMIT)?;
+    for listener in listeners.first().into_iter().flatten() {
+        gate.guard(listener).map_err(RelayError::Guard)?;
+    }
+    // The listeners keep the program, and the program its map.
+    Ok(gate.pulse())
 }
 
 fn spawn(setup: Setup, requests: Sender<Request>) -> Result<Member, RelayError> {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
@@ -10,7 +11,7 @@ use weir_core::ids::Nanos;
 use weir_core::reevaluate::Tally;
 use weir_core::relay::{Event, Judge, Relay};
 use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
-use weir_sys::{affinity, sockopt};
+use weir_sys::{affinity, clock, sockopt};
 
 use super::conn::{Connection, Task};
 use super::flows::RelayFlow;
@@ -18,6 +19,7 @@ use super::handle::{Hooks, RelayConfig};
 use super::listener::{is_gone, is_own};
 use super::pump::Pump;
 use super::stats::{Counter, Stats};
+use crate::heartbeat::{BREATH, Sign};
 use crate::snapshot::{Snapshot, Subscriber};
 
 /// How long accepting pauses when descriptors or memory are short.
@@ -38,6 +40,8 @@ pub(super) struct Setup {
     pub subscriber: Subscriber,
     pub hooks: Arc<Hooks>,
     pub stats: Arc<Stats>,
+    /// When it breathed last.
+    pub sign: Sign,
     pub inbox: Receiver<Request>,
 }
 
@@ -76,6 +80,7 @@ pub(super) struct Worker {
     snapshot: Arc<Snapshot>,
     subscriber: Subscriber,
     inbox: Receiver<Request>,
+    sign: Sign,
     clock: Instant,
     /// Accepting pauses until then, on these listeners.
     paused: Option<(Nanos, Vec<usize>)>,
@@ -88,6 +93,7 @@ impl Worker {
     pub fn new(setup: Setup) -> Result<Self, UringError> {
         let Setup { number, config, connections, listeners, .. } = setup;
         pin(number, &config.cores);
+        affinity::favour();
         let mut ring = Ring::new(RingConfig {
             entries: 1024,
             buffers: connections.saturating_mul(2),
@@ -104,6 +110,7 @@ impl Worker {
             snapshot: setup.snapshot,
             subscriber: setup.subscriber,
             inbox: setup.inbox,
+            sign: setup.sign,
             clock: Instant::now(),
             paused: None,
             trimmed: Nanos(0),
@@ -122,8 +129,9 @@ impl Worker {
         }
         let mut completions = Vec::new();
         while !self.is_over() {
-            let timeout = self.timeout();
-            if let Err(error) = self.pump.ring.wait(timeout, &mut completions) {
+            self.sign.store(clock::monotonic_ns(), Relaxed);
+            let timeout = self.timeout().map_or(BREATH, |due| due.min(BREATH));
+            if let Err(error) = self.pump.ring.wait(Some(timeout), &mut completions) {
                 tracing::error!(%error, "the relay's ring failed: this thread of the relay ends");
                 return;
             }

@@ -40,6 +40,36 @@ pub fn run_when_idle() -> io::Result<()> {
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Runs the calling thread before every ordinary one of its CPU (SCHED_FIFO, the lowest priority): for one that must not be late
+/// and does next to nothing.
+///
+/// # Errors
+/// EPERM without CAP_SYS_NICE, or where RLIMIT_RTPRIO or the control group leaves no room.
+pub fn run_promptly() -> io::Result<()> {
+    // SAFETY: as in `run_when_idle`; a priority is set below.
+    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+    param.sched_priority = 1;
+    // SAFETY: `param` is valid for reading; 0 is the calling thread. Children, if there ever are any, are ordinary again.
+    let code = unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const param)
+    };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Nice value of threads that carry traffic: nine tenths of a CPU that others want too.
+const FAVOURED: libc::c_int = -10;
+
+/// Gives the calling thread, which carries traffic, more of its CPU than threads that do not. Not all of it, as SCHED_FIFO
+/// would: a worker that never sleeps must leave room. Without CAP_SYS_NICE nothing changes, and nothing is said: it is a help
+/// on a busy machine, not a need.
+pub fn favour() {
+    // SAFETY: no memory is passed; 0 is the calling thread.
+    let code = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FAVOURED) };
+    if code < 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "the thread has no more of its CPU than others");
+    }
+}
+
 /// Binds another thread, of any process or of the kernel, to one CPU.
 ///
 /// # Errors

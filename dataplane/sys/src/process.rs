@@ -29,6 +29,44 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     }
 }
 
+/// A thread of another process that stands still while its others go on, as one that hangs does; it goes on when this is
+/// dropped, or ends. For tests and measurements.
+#[derive(Debug)]
+pub struct Frozen {
+    thread: libc::pid_t,
+    /// ptrace knows the thread that called it, not the process.
+    of_this_thread: std::marker::PhantomData<*const ()>,
+}
+
+impl Frozen {
+    /// Stops a thread: ptrace(2), PTRACE_SEIZE and PTRACE_INTERRUPT. Returns when it is asked to, which it does at once.
+    ///
+    /// # Errors
+    /// EPERM: it may not be traced. ESRCH: there is no such thread.
+    pub fn thread(thread: i32) -> io::Result<Self> {
+        ptrace(libc::PTRACE_SEIZE, thread)?;
+        let frozen = Self { thread, of_this_thread: std::marker::PhantomData };
+        ptrace(libc::PTRACE_INTERRUPT, thread)?;
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Only what has stopped can be let go; a thread that was killed is gone.
+        // SAFETY: no memory is passed.
+        unsafe { libc::waitpid(self.thread, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+        let _ = ptrace(libc::PTRACE_DETACH, self.thread);
+    }
+}
+
+fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
+    // SAFETY: the requests that are made here take neither an address nor data.
+    let code =
+        unsafe { libc::ptrace(request, thread, std::ptr::null_mut::<u8>(), std::ptr::null_mut::<u8>()) };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Raises the limits of locked memory (UMEMs, maps on kernels before 5.11) and of open files: to what weir may ever need
 /// where the process is allowed to, else as far as it may go. Never fails: whether the limits suffice shows when they
 /// are met.

@@ -6,6 +6,7 @@
 use hashbrown::HashTable;
 
 use super::key::{FlowHasher, FlowKey, Tuple};
+use crate::footprint::index_octets;
 use crate::ids::{Nanos, PoolId, ServerId};
 use crate::policy::ProxyVersion;
 use crate::tcp::seq::Seq;
@@ -61,6 +62,12 @@ pub struct Legs {
 }
 
 impl Legs {
+    /// Octets of the index, and of the room that is only used as far as there are legs.
+    pub const fn octets(capacity: usize) -> (usize, usize) {
+        let slot = size_of::<Option<Leg>>() + size_of::<u32>();
+        (index_octets(capacity.saturating_mul(2)), capacity.saturating_mul(slot))
+    }
+
     /// Room for `capacity` legs. Memory is used as far as there ever were legs at once.
     pub fn new(capacity: usize, hasher: FlowHasher) -> Self {
         let capacity = capacity.min(u32::MAX as usize - 1);

@@ -3,6 +3,8 @@
 
 use hashbrown::HashTable;
 
+use crate::footprint::index_octets;
+
 use super::key::FlowHasher;
 
 /// A stored name; `NONE` where there is none.
@@ -37,6 +39,12 @@ impl NameStore {
             users: vec![0; capacity],
             free: (0..capacity as u32).rev().collect(),
         }
+    }
+
+    /// Octets that a store of this capacity holds.
+    pub const fn octets(capacity: usize) -> usize {
+        let slot = SLOT + 2 * size_of::<u32>();
+        index_octets(capacity.saturating_mul(2)).saturating_add(capacity.saturating_mul(slot))
     }
 
     /// Keeps `name` (at most 255 octets) for one more user.

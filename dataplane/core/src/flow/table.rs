@@ -2,6 +2,7 @@
 
 use hashbrown::HashTable;
 
+use crate::footprint::index_octets;
 use crate::ids::Nanos;
 
 use super::key::{FlowHasher, FlowKey};
@@ -47,6 +48,13 @@ impl FlowTable {
             half_open: 0,
             wheel: Wheel::new(total, TICK, now),
         }
+    }
+
+    /// Octets that a table of this capacity holds.
+    pub const fn octets(capacity: Capacity) -> usize {
+        let total = capacity.fast.saturating_add(capacity.kernel);
+        let slot = size_of::<Option<Flow>>() + size_of::<u32>() + Wheel::OCTETS_PER_SLOT;
+        index_octets(total.saturating_mul(2)).saturating_add(total.saturating_mul(slot))
     }
 
     pub const fn capacity(&self) -> Capacity {

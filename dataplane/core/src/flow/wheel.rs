@@ -27,6 +27,9 @@ pub struct Wheel {
 }
 
 impl Wheel {
+    /// Two links and a deadline.
+    pub(crate) const OCTETS_PER_SLOT: usize = 3 * size_of::<u32>();
+
     /// Timers for slots `0..capacity` that fire at most one `tick` late. Time starts at `now`.
     pub fn new(capacity: usize, tick: Nanos, now: Nanos) -> Self {
         Self {

@@ -19,6 +19,11 @@ pub enum SteeringError {
              XDP_SOCKETS"
     )]
     Load { reason: String },
+    #[error(
+        "the kernel has no memory for the map {map} of {entries} entries: {source}; lower `flows` in [workers], of which it has a \
+             quarter, or raise the limit of locked memory (LimitMEMLOCK=infinity)"
+    )]
+    NoMemory { map: String, entries: u32, source: io::Error },
     #[error("the XDP program has no map {map}: weir was built from sources that do not fit together")]
     NoMap { map: &'static str },
     #[error("map {map} is not laid out as weir expects: remove pins of another version with weir clean")]
@@ -48,7 +53,7 @@ pub enum SteeringError {
 }
 
 impl SteeringError {
-    pub(super) fn of_map(map: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn of_map(map: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Map { map, action, source }
     }
 }

@@ -15,7 +15,7 @@ use super::error::SteeringError;
 
 /// A map with keys `K` and values `V`, whose sizes were compared with the kernel's.
 #[derive(Debug)]
-pub(super) struct Map<K, V> {
+pub(crate) struct Map<K, V> {
     fd: Arc<OwnedFd>,
     types: PhantomData<fn(K) -> V>,
 }
@@ -40,6 +40,11 @@ where
         }
         let fd = data.fd().as_fd().try_clone_to_owned().map_err(failed)?;
         Ok(Self { fd: Arc::new(fd), types: PhantomData })
+    }
+
+    /// Another descriptor of it, for another process.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     /// Stores a value, replacing one that is there.

@@ -46,10 +46,12 @@ pub use pin::{pins, unpin};
 pub use pools::PoolServer;
 pub use trial::Trial;
 
+pub(crate) use map::Map;
+
+use crate::keeper::SignPlace;
 use attach::Attachment;
 use intercepts::Intercepts;
 use layout::{Address, Config};
-use map::Map;
 use pools::Pools;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -106,6 +108,14 @@ impl Pulse {
     pub fn beat(&self, now: u64) -> Result<(), SteeringError> {
         set(&self.config, "config", &(Config::Heartbeat as u32), &now)
     }
+
+    /// Where it is, for a [`Keeper`](crate::keeper::Keeper).
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn place(&self) -> std::io::Result<SignPlace> {
+        Ok(SignPlace { map: self.config.duplicate()?, slot: Config::Heartbeat as u32 })
+    }
 }
 
 impl Steering {
@@ -126,7 +136,8 @@ impl Steering {
             Some(path) => loader.map_pin_path("kernel_flows", path.clone()),
             None => loader.map_max_entries("kernel_flows", sizes.kernel_flows.max(1)),
         };
-        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+        let entries = sizes.kernel_flows.max(1);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| short_of_memory(error, entries))?;
         xdp(&mut ebpf)?.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
         let flows_data = map_data(&ebpf, "kernel_flows")?;
         let flows_fd = flows_data
@@ -201,8 +212,17 @@ impl Steering {
         let Some(place) = self.attached.iter().position(|at| at.ifindex == ifindex) else { return Ok(false) };
         self.attached[place].unpin()?;
         self.attached.swap_remove(place);
-        self.port_ids.remove(&ifindex).map_err(SteeringError::of_map("port_ids", "removing from"))?;
+        self.unset_port(ifindex)?;
+        self.port_macs.remove(&ifindex).map_err(SteeringError::of_map("port_macs", "removing from"))?;
         Ok(true)
+    }
+
+    /// Says that a device is no port: its packets pass.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn unset_port(&self, ifindex: u32) -> Result<(), SteeringError> {
+        self.port_ids.remove(&ifindex).map_err(SteeringError::of_map("port_ids", "removing from")).map(drop)
     }
 
     /// Devices that are there and that somebody has taken the program off: name and index.
@@ -476,7 +496,19 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Steer
     }
 }
 
-fn load_error(error: EbpfError) -> SteeringError {
+/// The only map whose size is the operator's choice is that of kernel flows.
+fn short_of_memory(error: EbpfError, entries: u32) -> SteeringError {
+    match error {
+        EbpfError::MapError(aya::maps::MapError::CreateError { name, io_error })
+            if matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)) =>
+        {
+            SteeringError::NoMemory { map: name, entries, source: io_error }
+        }
+        other => load_error(other),
+    }
+}
+
+pub(crate) fn load_error(error: EbpfError) -> SteeringError {
     let code = match &error {
         EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. })
         | EbpfError::ProgramError(ProgramError::LoadError { io_error, .. }) => io_error.raw_os_error(),

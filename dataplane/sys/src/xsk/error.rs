@@ -13,7 +13,9 @@ pub enum XskError {
         "a memory area of {asked} frames is not possible: ask for at least one, and for less than the memory"
     )]
     NoFrames { asked: usize },
-    #[error("no {bytes} bytes of memory for frames: {source}; lower the number of flows or of queues")]
+    #[error(
+        "no {bytes} bytes of memory for frames: {source}; list fewer `queues` in each [[port]], or give the process more memory"
+    )]
     Memory { bytes: usize, source: io::Error },
     #[error("a ring of {asked} entries is not possible: use a power of two from 64 to 4096")]
     RingSize { asked: u32 },

@@ -19,5 +19,5 @@ mod socket;
 pub use area::{Area, FrameSize};
 pub use error::XskError;
 pub use frame::{Frame, frames_lost};
-pub use queue::{Queue, RingSizes};
+pub use queue::{Closing, Queue, RingSizes};
 pub use socket::{Mode, QueueStats};

@@ -5,7 +5,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use afxdp::PENDING_LEN;
 use arraydeque::{ArrayDeque, Wrapping};
@@ -311,17 +311,32 @@ impl Queue {
         self.release()
     }
 
+    /// Closes the socket without waiting for the driver: for threads that must not stand still.
+    pub fn shut(mut self) -> Closing {
+        self.take_down();
+        Closing { queue: self, since: Instant::now() }
+    }
+
     fn release(&mut self) -> Vec<Frame> {
         if !self.is_open {
             return Vec::new();
         }
-        self.is_open = false;
-        // SAFETY: `is_open` was true, so this is the first and only drop; afterwards nothing uses the rings, since
-        // `release` runs only from `close` and `drop`.
-        unsafe { ManuallyDrop::drop(&mut self.rings) };
+        self.take_down();
         if self.zero_copy {
             std::thread::sleep(DRIVER_LETS_GO);
         }
+        self.held_frames()
+    }
+
+    fn take_down(&mut self) {
+        self.is_open = false;
+        // SAFETY: called by `shut` and `release`, the one by value, the other where `is_open` was true: so this is the first and
+        // only drop. Afterwards nothing uses the rings: both end the queue, and `Closing` only asks for its frames.
+        unsafe { ManuallyDrop::drop(&mut self.rings) };
+    }
+
+    /// What the rings held, of a queue that is closed and whose driver has let go.
+    fn held_frames(&mut self) -> Vec<Frame> {
         let Self { area, rx_held, tx_held, .. } = self;
         rx_held
             .drain()
@@ -336,6 +351,28 @@ impl Queue {
         if matches!(code, Some(libc::ENXIO | libc::ENODEV | libc::EBADF)) {
             self.is_alive = false;
         }
+    }
+}
+
+/// A queue whose socket is closed, and whose frames a driver may still write to.
+#[derive(Debug)]
+pub struct Closing {
+    queue: Queue,
+    since: Instant,
+}
+
+impl Closing {
+    /// Whether the driver has let go of the frames.
+    pub fn is_settled(&self) -> bool {
+        !self.queue.zero_copy || self.since.elapsed() >= DRIVER_LETS_GO
+    }
+
+    /// The frames that the rings held. Waits for what is left of the driver's time.
+    pub fn frames(mut self) -> Vec<Frame> {
+        if self.queue.zero_copy {
+            std::thread::sleep(DRIVER_LETS_GO.saturating_sub(self.since.elapsed()));
+        }
+        self.queue.held_frames()
     }
 }
 
@@ -358,6 +395,7 @@ impl fmt::Debug for Queue {
             .field("device", &self.device)
             .field("queue", &self.queue)
             .field("zero_copy", &self.zero_copy)
+            .field("is_open", &self.is_open)
             .field("in_fill", &self.in_fill())
             .field("outstanding", &self.outstanding())
             .finish_non_exhaustive()

@@ -1,0 +1,238 @@
+//! The lab with an origin and weir in it, and what is done to weir.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use weir_control::admin::{self, Request};
+use weir_control::demo::client;
+use weir_control::demo::stage::Family;
+use weir_control::lab::{Lab, LabOptions, NamespaceChild};
+use weir_sys::process::Frozen;
+
+use super::Failure;
+
+const PORT: u16 = 80;
+const PATIENCE: Duration = Duration::from_secs(20);
+const ADMIN: &str = "/run/weir/admin.sock";
+const CONFIG: &str = "/run/weir/outage.toml";
+
+/// The lab, with origins that answer a line with a line.
+#[derive(Debug)]
+pub struct Bed {
+    pub lab: Lab,
+}
+
+impl Bed {
+    pub fn new() -> Result<Self, Failure> {
+        let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true) })?;
+        for family in Family::BOTH {
+            let listener = lab.server.run(|| TcpListener::bind(family.origin(PORT)))?;
+            // Ends with the process: nobody else can reach it.
+            std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+        }
+        Ok(Self { lab })
+    }
+
+    /// A connection that has been allowed.
+    pub fn connect(&self, family: Family) -> Result<TcpStream, Failure> {
+        // Twice: until the neighbours are known, the kernel forwards.
+        for _ in 0..50 {
+            let from = SocketAddr::new(family.addresses().client, 0);
+            let mut stream = client::connect(&self.lab.client, from, family.origin(PORT))?;
+            talk(&mut stream)?;
+            if self.is_fast(&stream)? {
+                return Ok(stream);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err("no connection is on the fast road".into())
+    }
+
+    fn ask(&self, request: Request) -> Result<serde_json::Value, Failure> {
+        self.lab.gateway.run(|| admin::client::ask(ADMIN.as_ref(), request)).map_err(|e| e.to_string().into())
+    }
+
+    fn is_fast(&self, stream: &TcpStream) -> Result<bool, Failure> {
+        let local = stream.local_addr()?.to_string();
+        let flows = self.ask(Request::Flows)?;
+        let flows = flows.as_array().cloned().unwrap_or_default();
+        Ok(flows
+            .iter()
+            .any(|flow| flow["client"] == local && flow["road"] == "fast" && flow["verdict"] == "allow"))
+    }
+}
+
+fn serve(mut stream: TcpStream) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while stream.read(&mut buffer).is_ok_and(|got| got > 0) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+}
+
+/// One request and its answer, of a connection that is shared.
+pub fn speak(stream: &TcpStream) -> Result<(), Failure> {
+    let mut stream = stream.try_clone()?;
+    talk(&mut stream)?;
+    // The acknowledgment of the answer is the last word.
+    std::thread::sleep(Duration::from_millis(60));
+    Ok(())
+}
+
+fn talk(stream: &mut TcpStream) -> Result<(), Failure> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: www.example\r\n\r\n")?;
+    let mut answer = [0; 256];
+    match stream.read(&mut answer)? {
+        0 => Err("the origin hung up".into()),
+        _ => Ok(()),
+    }
+}
+
+/// `weir run` in the gateway.
+#[derive(Debug)]
+pub struct Weir<'bed> {
+    bed: &'bed Bed,
+    child: NamespaceChild,
+    frozen: Option<Frozen>,
+}
+
+impl<'bed> Weir<'bed> {
+    pub fn start(bed: &'bed Bed, flows: u32) -> Result<Self, Failure> {
+        let text = WEIR.replace("FLOWS", &flows.to_string());
+        bed.lab.gateway.run(|| std::fs::write(CONFIG, text))?;
+        let mut command = Command::new(binary()?);
+        command.args(["run", "-c", CONFIG]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = bed.lab.gateway.spawn_command(command)?;
+        let deadline = Instant::now() + PATIENCE;
+        while bed.ask(Request::Status).is_err() {
+            if let Some(status) = child.inner().try_wait()? {
+                return Err(format!("weir ended: {status}").into());
+            }
+            if Instant::now() > deadline {
+                return Err("weir is not ready".into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Self { bed, child, frozen: None })
+    }
+
+    pub fn expect_fast(&self, stream: &TcpStream) -> Result<(), Failure> {
+        if self.bed.is_fast(stream)? { Ok(()) } else { Err("the connection is not on the fast road".into()) }
+    }
+
+    pub fn status(&self, bed: &Bed) -> Result<serde_json::Value, Failure> {
+        bed.ask(Request::Status)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
+        Ok(kill_process(Pid::from_child(self.child.inner()), signal)?)
+    }
+
+    /// Returns as soon as the signal is sent.
+    pub fn kill(&mut self) -> Result<(), Failure> {
+        self.signal(Signal::KILL)
+    }
+
+    pub fn stop(&mut self) -> Result<(), Failure> {
+        self.signal(Signal::STOP)
+    }
+
+    pub fn resume(&mut self) -> Result<(), Failure> {
+        self.signal(Signal::CONT)
+    }
+
+    /// One worker stands still; all other threads go on.
+    pub fn freeze_worker(&mut self) -> Result<(), Failure> {
+        for entry in std::fs::read_dir(format!("/proc/{}/task", self.child.inner().id()))? {
+            let path = entry?.path();
+            if std::fs::read_to_string(path.join("comm"))?.trim() == "weir-worker-0" {
+                let thread = path.file_name().and_then(|name| name.to_str()).and_then(|id| id.parse().ok());
+                self.frozen = Some(Frozen::thread(thread.ok_or("a thread without a number")?)?);
+                return Ok(());
+            }
+        }
+        Err("weir has no thread weir-worker-0".into())
+    }
+
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+    }
+}
+
+/// The binary beside this one.
+fn binary() -> Result<PathBuf, Failure> {
+    let path = std::env::current_exe()?.with_file_name("weir");
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(format!("{} is not there: build it first", path.display()).into())
+    }
+}
+
+/// Threads that want all there is of the machine.
+#[derive(Debug)]
+pub struct Load {
+    end: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    pub fn start(each: usize) -> Self {
+        let end = Arc::<AtomicBool>::default();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let busy = |_| {
+            let end = end.clone();
+            std::thread::spawn(move || {
+                let mut memory = vec![0_u64; 1 << 20];
+                while !end.load(Ordering::Relaxed) {
+                    memory.iter_mut().for_each(|word| *word = word.wrapping_mul(3).wrapping_add(1));
+                }
+                std::hint::black_box(memory);
+            })
+        };
+        let threads = (0..cores * each).map(busy).collect();
+        Self { end, threads }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+const WEIR: &str = r#"
+[gateway]
+fail = "open"
+
+[[port]]
+name   = "lan"
+device = "lan0"
+
+[[port]]
+name   = "wan"
+device = "wan0"
+
+[workers]
+flows = FLOWS
+
+[[intercept]]
+name = "web"
+from = "lan"
+to   = ["0.0.0.0/0", "::/0"]
+tcp  = [80]
+handshake = "through"
+rules = [{ host = ["denied.example"], action = "reset" }]
+"#;

@@ -1,0 +1,184 @@
+//! The packet counters at both ends: a packet of the connection every millisecond each way, and what arrives of them.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+use weir_control::lab::{Capture, CapturedFrame, Lab, Namespace};
+use weir_sys::affinity;
+use weir_sys::packet::PacketSocket;
+
+use super::Failure;
+use super::report::Sample;
+
+/// Between two packets.
+pub const INTERVAL: Duration = Duration::from_millis(1);
+
+/// Both senders and both recordings.
+#[derive(Debug)]
+pub struct Probes {
+    end: Arc<AtomicBool>,
+    senders: Vec<JoinHandle<Result<(), std::io::Error>>>,
+    at_client: Capture,
+    at_server: Capture,
+}
+
+impl Probes {
+    /// Begins to send, and to count. The packets look like keep-alives of the connection, whose ends ignore them.
+    pub fn start(lab: &Lab, connection: &TcpStream) -> Result<Self, Failure> {
+        let (client, server) = (connection.local_addr()?, connection.peer_addr()?);
+        let capture = lab.capture(&lab.client, "client0")?;
+        super::bed::speak(connection)?;
+        let frames = capture.stop();
+        let last = |outgoing| {
+            let is_it = |frame: &&CapturedFrame| {
+                let tcp = frame.tcp();
+                frame.outgoing == outgoing
+                    && tcp.is_some_and(|tcp| {
+                        [tcp.source, tcp.destination].iter().all(|a| [client, server].contains(a))
+                    })
+            };
+            frames.iter().rfind(is_it).ok_or("the connection says nothing")
+        };
+        let (up, down) = (Template::of(last(true)?, true)?, Template::of(last(false)?, false)?);
+        let end = Arc::<AtomicBool>::default();
+        let at_client = lab.capture(&lab.client, "client0")?;
+        let at_server = lab.capture(&lab.server, "server0")?;
+        let senders = [(&lab.client, "client0", up), (&lab.server, "server0", down)]
+            .into_iter()
+            .map(|(namespace, device, template)| send(namespace, device, template, end.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { end, senders, at_client, at_server })
+    }
+
+    /// Ends it: what happened `since` then, to the server and to the client.
+    pub fn stop(self, since: SystemTime) -> Result<[Sample; 2], Failure> {
+        self.end.store(true, Ordering::Relaxed);
+        for sender in self.senders {
+            sender.join().map_err(|_| "a sender panicked")??;
+        }
+        // What is under way arrives.
+        std::thread::sleep(Duration::from_millis(20));
+        let (client, server) = (self.at_client.stop(), self.at_server.stop());
+        Ok([sample(&client, &server, since)?, sample(&server, &client, since)?])
+    }
+}
+
+fn send(
+    namespace: &Namespace,
+    device: &'static str,
+    mut template: Template,
+    end: Arc<AtomicBool>,
+) -> Result<JoinHandle<Result<(), std::io::Error>>, Failure> {
+    let socket = namespace.run(|| PacketSocket::open(device))?;
+    let body = move || {
+        // A sender that is late looks like an outage.
+        affinity::run_promptly()?;
+        let mut due = Instant::now();
+        while !end.load(Ordering::Relaxed) {
+            match socket.send(&template.next()) {
+                Err(error) if error.raw_os_error() == Some(105) => {}
+                other => other?,
+            }
+            due += INTERVAL;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        Ok(())
+    };
+    Ok(std::thread::spawn(body))
+}
+
+/// A frame of the connection without payload, to be numbered.
+struct Template {
+    ethernet: [u8; 14],
+    net: NetHeaders,
+    tcp: etherparse::TcpHeader,
+    number: u16,
+}
+
+/// The numbers of probes are in the identification of IPv4 and the low bits of IPv6's flow label, under this mark: a window
+/// that no kernel sends.
+const MARK: u16 = 0x7e57;
+
+impl Template {
+    /// From a frame seen at the client. One to the client gets the server's link-layer addresses.
+    fn of(frame: &CapturedFrame, to_server: bool) -> Result<Self, Failure> {
+        let headers = PacketHeaders::from_ethernet_slice(&frame.bytes)?;
+        let (Some(net), Some(TransportHeader::Tcp(mut tcp))) = (headers.net, headers.transport) else {
+            return Err("a frame without headers".into());
+        };
+        let mut ethernet: [u8; 14] = frame.bytes.get(..14).ok_or("a short frame")?.try_into()?;
+        if !to_server {
+            // wan0 and server0 of the lab.
+            ethernet[..6].copy_from_slice(&[0x02, 0x77, 0, 0, 0, 3]);
+            ethernet[6..12].copy_from_slice(&[0x02, 0x77, 0, 0, 0, 4]);
+        }
+        (tcp.psh, tcp.ack, tcp.window_size) = (false, true, MARK);
+        Ok(Self { ethernet, net, tcp, number: 0 })
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        self.number = self.number.wrapping_add(1);
+        let length = self.tcp.header_len();
+        let mut frame = self.ethernet.to_vec();
+        let tcp = &mut self.tcp;
+        match &mut self.net {
+            NetHeaders::Ipv4(ip, _) => {
+                ip.identification = self.number;
+                ip.time_to_live = 64;
+                ip.total_len = (ip.header_len() + length) as u16;
+                ip.header_checksum = ip.calc_header_checksum();
+                tcp.checksum = tcp.calc_checksum_ipv4(ip, &[]).unwrap_or(0);
+                frame.extend_from_slice(&ip.to_bytes());
+            }
+            NetHeaders::Ipv6(ip, _) => {
+                ip.flow_label =
+                    etherparse::Ipv6FlowLabel::try_new(u32::from(self.number)).unwrap_or_default();
+                ip.hop_limit = 64;
+                ip.payload_length = length as u16;
+                tcp.checksum = tcp.calc_checksum_ipv6(ip, &[]).unwrap_or(0);
+                frame.extend_from_slice(&ip.to_bytes());
+            }
+            NetHeaders::Arp(_) => {}
+        }
+        frame.extend_from_slice(&tcp.to_bytes());
+        frame
+    }
+}
+
+/// A probe's number.
+fn number(frame: &CapturedFrame) -> Option<u16> {
+    let headers = PacketHeaders::from_ethernet_slice(&frame.bytes).ok()?;
+    match headers.transport? {
+        TransportHeader::Tcp(tcp) if tcp.window_size == MARK => {}
+        _ => return None,
+    }
+    match headers.net? {
+        NetHeaders::Ipv4(ip, _) => Some(ip.identification),
+        NetHeaders::Ipv6(ip, _) => u16::try_from(ip.flow_label.value()).ok(),
+        NetHeaders::Arp(_) => None,
+    }
+}
+
+/// What was sent at one end and arrived at the other.
+fn sample(from: &[CapturedFrame], to: &[CapturedFrame], since: SystemTime) -> Result<Sample, Failure> {
+    let probes = |frames: &[CapturedFrame], outgoing: bool| -> Vec<(SystemTime, u16)> {
+        let of = |frame: &CapturedFrame| Some((frame.time, number(frame)?));
+        frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(of).collect()
+    };
+    let sent: Vec<_> = probes(from, true).into_iter().filter(|(time, _)| *time >= since).collect();
+    let arrived = probes(to, false);
+    let before = arrived.iter().rposition(|(time, _)| *time < since).unwrap_or(0);
+    let watched = arrived.get(before..).unwrap_or_default();
+    let lost = sent.iter().filter(|(_, number)| !watched.iter().any(|(_, other)| other == number)).count();
+    let pause = watched.windows(2).filter_map(|pair| pair[1].0.duration_since(pair[0].0).ok()).max();
+    let end = match (watched.last(), sent.last()) {
+        (Some(arrived), Some(sent)) => sent.0.duration_since(arrived.0).unwrap_or_default(),
+        _ => return Err("no packet was seen".into()),
+    };
+    let pause = pause.unwrap_or_default().max(end);
+    Ok(Sample { outage: pause.saturating_sub(INTERVAL), lost })
+}

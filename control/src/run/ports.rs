@@ -1,0 +1,212 @@
+//! The devices of the ports while weir runs: one that goes, one of its name that comes, one whose address or MTU changes.
+//!
+//! A port without a fit device is on the kernel road, and that is told: in the log, in `weir status`, in the metrics. What is
+//! in the way is tried again with every change of the device, and once a second.
+
+use std::path::PathBuf;
+
+use weir_core::ids::PortId;
+use weir_sys::steering::Steering;
+
+use super::convert;
+use crate::admin::state::State;
+use crate::config::Port;
+use crate::exit::Failure;
+use crate::host::LinkInfo;
+use crate::host::watch::PortChange;
+
+/// How a port stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// On the fast road, or on no road that has to do with XDP.
+    Well,
+    Gone,
+    /// There is a device again, and something is in the way.
+    Returning,
+    /// Its packets do not fit the frames.
+    TooLarge,
+}
+
+/// One port, and its device as it was seen last.
+#[derive(Debug)]
+struct Known {
+    port: Port,
+    link: LinkInfo,
+    place: Place,
+}
+
+/// All ports.
+#[derive(Debug)]
+pub struct Ports {
+    known: Vec<Known>,
+    /// Without it no device has a program or sockets.
+    fast: bool,
+    /// Where links are pinned, on a box that fails closed.
+    pins: Option<PathBuf>,
+}
+
+impl Ports {
+    /// All are well. `links`: the device of each.
+    pub fn new(ports: &[Port], links: &[LinkInfo], fast: bool, pins: Option<PathBuf>) -> Self {
+        let known = |(port, link): (&Port, &LinkInfo)| Known {
+            port: port.clone(),
+            link: link.clone(),
+            place: Place::Well,
+        };
+        Self { known: ports.iter().zip(links).map(known).collect(), fast, pins }
+    }
+
+    /// Does what a change of a port's device asks for.
+    pub fn changed(&mut self, port: PortId, change: &PortChange, state: &State) {
+        let at = usize::from(port.0);
+        let Some(known) = self.known.get_mut(at) else { return };
+        let device = known.port.device.clone();
+        match change {
+            PortChange::Removed => {
+                tracing::warn!(device, "the device is gone; its traffic takes the kernel road");
+                state.set_lost(&device, Some("went away: its traffic takes the kernel road".to_owned()));
+                known.place = Place::Gone;
+                self.forget(at, state);
+            }
+            PortChange::Appeared(link) => {
+                known.link = link.clone();
+                known.place = Place::Returning;
+                self.bring_back(at, state);
+            }
+            PortChange::Up => {
+                tracing::info!(device, "link up");
+                known.link.up = true;
+                self.bring_back(at, state);
+            }
+            PortChange::Down => {
+                tracing::warn!(device, "link down");
+                known.link.up = false;
+            }
+            PortChange::Changed(link) => {
+                tracing::info!(device, mtu = link.mtu, "the device has changed");
+                known.link = link.clone();
+                self.tell_address(at, state);
+                self.bring_back(at, state);
+                self.measure(at, state);
+            }
+        }
+    }
+
+    /// Tries again what was in the way.
+    pub fn look(&mut self, state: &State) {
+        for at in 0..self.known.len() {
+            self.bring_back(at, state);
+        }
+    }
+
+    /// Takes the device that has gone out of steering.
+    fn forget(&self, at: usize, state: &State) {
+        let Some(Known { link, .. }) = self.known.get(at) else { return };
+        with_steering(state, |steering| {
+            if let Err(error) = steering.detach(link.ifindex) {
+                tracing::debug!(%error, "of a device that is gone");
+            }
+        });
+    }
+
+    /// Steering passes frames for another station by: it must know the port's address.
+    fn tell_address(&self, at: usize, state: &State) {
+        let Some(Known { link, .. }) = self.known.get(at) else { return };
+        with_steering(state, |steering| {
+            if let Some(mac) = link.mac
+                && let Err(error) = steering.set_mac(link.ifindex, mac)
+            {
+                tracing::error!(device = link.name, %error, "frames to the port's new address pass by");
+            }
+        });
+    }
+
+    fn bring_back(&mut self, at: usize, state: &State) {
+        let Some(known) = self.known.get(at).filter(|known| known.place == Place::Returning) else { return };
+        let device = known.port.device.clone();
+        if !self.fast {
+            tracing::info!(device, "the device is back");
+            state.set_lost(&device, None);
+        } else if let Err(failure) = self.reopen(at, known, state) {
+            let why = format!("is back, and is not on the fast road yet: {}", failure.message);
+            if state.set_lost(&device, Some(why.clone())) {
+                tracing::warn!("device {device} {why}");
+            }
+            return;
+        } else {
+            tracing::info!(device, "the device is back, and on the fast road again");
+            state.set_lost(&device, None);
+        }
+        if let Some(known) = self.known.get_mut(at) {
+            known.place = Place::Well;
+        }
+        self.measure(at, state);
+    }
+
+    /// Puts the program on a new device, and opens its sockets.
+    fn reopen(&self, at: usize, known: &Known, state: &State) -> Result<(), Failure> {
+        let Known { port, link, .. } = known;
+        let number = u32::try_from(at).unwrap_or(u32::MAX);
+        let mut steering = state.steering.lock().map_err(Failure::refused)?;
+        let Some(steering) = steering.as_mut() else { return Ok(()) };
+        if !steering.attached().any(|(_, index)| index == link.ifindex) {
+            steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
+            if let Some(mac) = link.mac {
+                steering.set_mac(link.ifindex, mac).map_err(Failure::refused)?;
+            }
+            let mode = steering.attach(&port.device, link.ifindex, convert::attach_mode(port.mode));
+            let mode = mode.map_err(Failure::refused)?;
+            tracing::info!(device = port.device, mode = mode.name(), "XDP attached");
+            state.set_attached(&port.device, mode.name());
+            if let Some(pins) = &self.pins {
+                steering.pin(pins).map_err(Failure::refused)?;
+            }
+        }
+        if !link.up {
+            return Err(Failure::refused(format!("it is down: ip link set {} up", port.device)));
+        }
+        let spec = convert::port_spec(port, link)?;
+        match state.dataplane.ask().as_ref() {
+            Some(plane) => plane.reopen(PortId(at as u8), &spec, steering).map_err(Failure::refused),
+            None => Ok(()),
+        }
+    }
+
+    /// A port whose packets do not fit the frames any more is left to the kernel until they do.
+    fn measure(&mut self, at: usize, state: &State) {
+        let Some(known) = self.known.get_mut(at).filter(|_| self.fast) else { return };
+        let device = known.port.device.clone();
+        let fits = match state.dataplane.ask().as_ref() {
+            Some(plane) => plane.check_mtu(&device, known.link.mtu),
+            None => Ok(()),
+        };
+        let ifindex = known.link.ifindex;
+        match (fits, &known.place) {
+            (Err(error), Place::Well) => {
+                let why = format!(
+                    "has packets that do not fit, and takes the kernel road: {error}; or start weir again"
+                );
+                tracing::warn!("device {device} {why}");
+                state.set_lost(&device, Some(why));
+                with_steering(state, |steering| drop(steering.unset_port(ifindex)));
+                known.place = Place::TooLarge;
+            }
+            (Ok(()), Place::TooLarge) => {
+                tracing::info!(device, "packets fit again: the port is on the fast road");
+                state.set_lost(&device, None);
+                let number = u32::try_from(at).unwrap_or(u32::MAX);
+                with_steering(state, |steering| drop(steering.set_port(ifindex, number)));
+                known.place = Place::Well;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn with_steering(state: &State, work: impl FnOnce(&mut Steering)) {
+    if let Ok(mut steering) = state.steering.lock()
+        && let Some(steering) = steering.as_mut()
+    {
+        work(steering);
+    }
+}

@@ -1,0 +1,294 @@
+//! The host changes under traffic: devices, routes, neighbours, MTUs. weir follows without a restart.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+
+use weir_control::demo::stage::Family;
+use weir_control::lab::Namespace;
+
+use crate::config::{ALLOWED, Settings};
+use crate::idle::assert_idle;
+use crate::weir::until;
+use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, play, upload_intact};
+
+const BODY: u64 = 3 << 20;
+const RATE: u64 = 1 << 20;
+
+/// A network behind the usual server.
+fn behind(family: Family) -> (&'static str, IpAddr) {
+    match family {
+        Family::V4 => ("198.51.100.0/24", "198.51.100.7".parse().expect("an address")),
+        Family::V6 => ("2001:db8:7::/64", "2001:db8:7::7".parse().expect("an address")),
+    }
+}
+
+fn ip(family: Family) -> &'static str {
+    if family == Family::V4 { "ip" } else { "ip -6" }
+}
+
+/// The server answers on an address behind itself, too.
+fn settle_behind(world: &World<'_>) {
+    world.sh(
+        &world.lab.server,
+        "ip addr add 198.51.100.7/32 dev lo; ip addr add 2001:db8:7::7/128 dev lo nodad",
+    );
+}
+
+/// Until a new connection to `target` is on the fast road.
+#[track_caller]
+fn becomes_fast(world: &World<'_>, family: Family, target: IpAddr) {
+    until("a new connection is on the fast road", || {
+        let Ok(mut stream) = world.connect_to(family, SocketAddr::new(target, HTTP)) else { return false };
+        fetch_intact(&mut stream, 1000);
+        let local = stream.local_addr().expect("connected");
+        world.weir.find_flow(local).is_some_and(|flow| flow["road"] == "fast")
+    });
+}
+
+/// Whether a new connection gets an answer. Where there is no route, the relay takes it, and resets it.
+fn reaches(world: &World<'_>, family: Family, target: IpAddr) -> bool {
+    let stream = world.connect_to(family, SocketAddr::new(target, HTTP));
+    stream.is_ok_and(|mut stream| fetch(&mut stream, ALLOWED, 1000).is_ok())
+}
+
+fn usual(family: Family) -> IpAddr {
+    family.addresses().servers[0]
+}
+
+#[test]
+fn device_that_is_removed_and_made_again_is_taken_back() {
+    for (device, fail) in [("lan0", "open"), ("wan0", "open"), ("lan0", "closed")] {
+        play(&Settings { fail, ..Settings::default() }, |world| {
+            Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+            let downloads = (device == "wan0")
+                .then(|| Family::BOTH.map(|family| Download::start(world, family, BODY, RATE)));
+            world.sh(&world.lab.gateway, &format!("ip link del {device}"));
+            until("the port is lost", || lost(world, device));
+            make_again(world, device);
+            until("the port is back", || !lost(world, device));
+            // What the server's side had sent on is sent again: the addresses are the same.
+            downloads.into_iter().flatten().for_each(Download::finish);
+            for family in Family::BOTH {
+                becomes_fast(world, family, usual(family));
+                exchange_intact(&mut world.connect(family, HTTP), ALLOWED, 100_000);
+            }
+            assert_eq!(world.weir.status()["healthy"], true);
+            assert_idle(&world.weir);
+            world.weir.stop();
+        });
+    }
+}
+
+fn lost(world: &World<'_>, device: &str) -> bool {
+    let status = world.weir.status();
+    let ports = status["ports"].as_array().expect("ports");
+    ports.iter().any(|port| port["device"] == device && port["lost"] == true)
+}
+
+/// As the lab made it.
+fn make_again(world: &World<'_>, device: &str) {
+    let (peer, namespace): (_, &Namespace) = match device {
+        "lan0" => ("client0", &world.lab.client),
+        _ => ("server0", &world.lab.server),
+    };
+    let (inner, outer) = if device == "lan0" { (2, 1) } else { (3, 4) };
+    let file = format!("/proc/{}/fd/{}", std::process::id(), namespace.net_fd().as_raw_fd());
+    let (own, others, default) = match device {
+        "lan0" => (
+            "10.77.1.1/24 fd77:1::1/64",
+            "10.77.1.2/24 10.77.1.9/24 fd77:1::2/64 fd77:1::9/64",
+            "ip route add default via 10.77.1.1 src 10.77.1.2; ip -6 route add default via fd77:1::1 src fd77:1::2",
+        ),
+        _ => (
+            "192.0.2.1/24 2001:db8:2::1/64",
+            "192.0.2.10/24 192.0.2.11/24 192.0.2.12/24 2001:db8:2::10/64 2001:db8:2::11/64 2001:db8:2::12/64",
+            "ip route add default via 192.0.2.1 src 192.0.2.10; ip -6 route add default via 2001:db8:2::1 src 2001:db8:2::10",
+        ),
+    };
+    let add = |addresses: &str, device: &str| -> String {
+        addresses.split(' ').map(|a| format!("ip addr add {a} dev {device}; ")).collect()
+    };
+    world.sh(
+        &world.lab.gateway,
+        &format!(
+            "set -e; ip link add {device} address 02:77:00:00:00:0{inner} type veth peer name {peer} address 02:77:00:00:00:0{outer}
+             ip link set {peer} netns {file}; {}ip link set {device} up",
+            add(own, device)
+        ),
+    );
+    world.sh(namespace, &format!("set -e; {}ip link set {peer} up", add(others, peer)));
+    // IPv6 takes routes once the link is up.
+    let wait = format!(
+        "for i in $(seq 200); do ip -6 addr show dev {peer} scope link | grep -q fe80 && break; sleep 0.01; done"
+    );
+    world.sh(namespace, &format!("{wait}; {default}"));
+}
+
+#[test]
+fn neighbour_that_moves_under_a_download_is_followed() {
+    play(&Settings::default(), |world| {
+        Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+        let downloads = Family::BOTH.map(|family| Download::start(world, family, BODY, RATE));
+        world.sh(&world.lab.server, "ip link set server0 address 02:77:00:00:00:99");
+        // What a gratuitous ARP reply and an unsolicited advertisement do.
+        for address in [Family::V4, Family::V6].map(usual) {
+            world.sh(
+                &world.lab.gateway,
+                &format!("ip neigh replace {address} lladdr 02:77:00:00:00:99 dev wan0 nud reachable"),
+            );
+        }
+        downloads.into_iter().for_each(Download::finish);
+        for family in Family::BOTH {
+            becomes_fast(world, family, usual(family));
+        }
+    });
+}
+
+#[test]
+fn default_route_that_appears_later_is_used_and_one_that_is_withdrawn_is_not() {
+    play(&Settings::default(), |world| {
+        settle_behind(world);
+        for family in Family::BOTH {
+            let (ip, router, (_, target)) = (ip(family), usual(family), behind(family));
+            let add = format!("{ip} route add default via {router}");
+            assert!(!reaches(world, family, target), "there is no route");
+            world.sh(&world.lab.gateway, &add);
+            becomes_fast(world, family, target);
+            let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
+            fetch_intact(&mut stream, 1000);
+            world.sh(&world.lab.gateway, &format!("{ip} route del default"));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert!(!reaches(world, family, target), "the route is gone");
+            // The connection waits, and goes on when there is a way again.
+            world.sh(&world.lab.gateway, &add);
+            fetch_intact(&mut stream, 100_000);
+            world.sh(&world.lab.gateway, &format!("{ip} route del default"));
+        }
+    });
+}
+
+#[test]
+fn route_that_changes_under_a_connection_is_followed() {
+    play(&Settings::default(), |world| {
+        settle_behind(world);
+        for family in Family::BOTH {
+            let ((net, target), ip, servers) = (behind(family), ip(family), family.addresses().servers);
+            world.sh(&world.lab.gateway, &format!("{ip} route add {net} via {}", servers[0]));
+            becomes_fast(world, family, target);
+            let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
+            fetch_intact(&mut stream, 1000);
+            for router in [servers[1], servers[2], servers[0]] {
+                world.sh(&world.lab.gateway, &format!("{ip} route replace {net} via {router}"));
+                fetch_intact(&mut stream, 100_000);
+            }
+            world.sh(&world.lab.gateway, &format!("{ip} route del {net}"));
+        }
+    });
+}
+
+#[test]
+fn multipath_route_keeps_each_connection_on_one_path() {
+    play(&Settings::default(), |world| {
+        settle_behind(world);
+        // The paths can be told apart by the router's link-layer address; the server takes what is sent to either.
+        let macs = ["02:77:00:00:00:a1", "02:77:00:00:00:a2"];
+        world.sh(
+            &world.lab.server,
+            "ip link set server0 promisc on; nft add table netdev paths
+             nft 'add chain netdev paths in { type filter hook ingress device server0 priority 0; }'
+             nft add rule netdev paths in ether daddr '{ 02:77:00:00:00:a1, 02:77:00:00:00:a2 }' meta pkttype set host",
+        );
+        for family in Family::BOTH {
+            let ((net, target), ip) = (behind(family), ip(family));
+            let routers = &family.addresses().servers[1..];
+            for (router, mac) in routers.iter().zip(macs) {
+                world.sh(
+                    &world.lab.gateway,
+                    &format!("ip neigh replace {router} lladdr {mac} dev wan0 nud permanent"),
+                );
+            }
+            let hash = if family == Family::V4 { "net.ipv4" } else { "net.ipv6" };
+            world.sh(
+                &world.lab.gateway,
+                &format!(
+                    "{ip} route add {net} nexthop via {} nexthop via {}; sysctl -qw {hash}.fib_multipath_hash_policy=1",
+                    routers[0], routers[1]
+                ),
+            );
+            let watch = world.watch();
+            for _ in 0..12 {
+                let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
+                fetch_intact(&mut stream, 20_000);
+            }
+            let (_, far) = watch.stop_all();
+            let mut paths = std::collections::BTreeMap::<u16, std::collections::BTreeSet<Vec<u8>>>::new();
+            for frame in far.iter().filter(|frame| !frame.outgoing) {
+                if let Some(tcp) = frame.tcp().filter(|tcp| tcp.destination.ip() == target && !tcp.syn) {
+                    paths.entry(tcp.source.port()).or_default().insert(frame.bytes[..6].to_vec());
+                }
+            }
+            assert!(paths.len() >= 10, "{paths:?}");
+            assert!(paths.values().all(|macs| macs.len() == 1), "a connection changed its path: {paths:?}");
+            let all: std::collections::BTreeSet<_> = paths.values().flatten().collect();
+            assert_eq!(all.len(), 2, "only one path was used: {paths:?}");
+            world.sh(
+                &world.lab.gateway,
+                &format!("{ip} route del {net}; sysctl -qw {hash}.fib_multipath_hash_policy=0"),
+            );
+            for router in routers {
+                world.sh(&world.lab.gateway, &format!("ip neigh del {router} dev wan0"));
+            }
+        }
+    });
+}
+
+#[test]
+fn mtu_that_shrinks_is_told_to_senders_and_one_that_grows_takes_the_port_off_the_fast_road() {
+    play(&Settings::default(), |world| {
+        Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+        world.sh(&world.lab.gateway, "ip link set wan0 mtu 1400");
+        for family in Family::BOTH {
+            let mut stream = world.connect(family, HTTP);
+            upload_intact(&mut stream, ALLOWED, 200_000);
+        }
+        world.sh(&world.lab.gateway, "ip link set wan0 mtu 1500");
+        world.sh(&world.lab.gateway, "ip link set lan0 mtu 3000");
+        until("the port is off the fast road", || lost(world, "lan0"));
+        let status = world.weir.status();
+        assert!(status["unhealthy"].to_string().contains("MTU of 3000"), "{status}");
+        for family in Family::BOTH {
+            fetch_intact(&mut world.connect(family, HTTP), 1000);
+        }
+        world.sh(&world.lab.gateway, "ip link set lan0 mtu 1500");
+        until("the port is on the fast road", || !lost(world, "lan0"));
+        Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+    });
+}
+
+#[test]
+fn address_that_is_added_is_not_intercepted() {
+    play(&Settings::default(), |world| {
+        for (family, address) in [(Family::V4, "192.0.2.200"), (Family::V6, "2001:db8:2::200")] {
+            let own: SocketAddr = SocketAddr::new(address.parse().expect("an address"), HTTP);
+            let length = if own.is_ipv4() { 32 } else { 128 };
+            world.sh(&world.lab.gateway, &format!("ip addr add {address}/{length} dev wan0"));
+            let listener = world.lab.gateway.run(|| std::net::TcpListener::bind(own)).expect("its own");
+            // The first of all, before steering may have heard of the address, is the box's own as well.
+            for _ in 0..3 {
+                let mut stream = world.connect_to(family, own).expect("the box answers");
+                let mut served = listener.accept().expect("a connection").0;
+                std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: denied.example\r\n\r\n")
+                    .expect("sent");
+                let mut word = [0; 4];
+                std::io::Read::read_exact(&mut served, &mut word).expect("it comes through");
+                assert_eq!(&word, b"GET ");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            let opened = world.weir.count("flows", "opened");
+            world.connect_to(family, own).expect("the box answers");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert_eq!(world.weir.count("flows", "opened"), opened);
+            world.sh(&world.lab.gateway, &format!("ip addr del {address}/{length} dev wan0"));
+        }
+    });
+}
