@@ -76,7 +76,8 @@ fn limits_reach_the_policy() {
     let limits = |text: &str| read(&format!("{PORTS}{WEB}{text}")).unwrap().0;
     let silent = limits("");
     assert_eq!(silent.limits, defaults::limits(1 << 20));
-    assert_eq!(silent.compile(1).limits, weir_core::policy::Limits::default());
+    let wanted = weir_core::policy::Limits { held: Some(64 << 20), ..weir_core::policy::Limits::default() };
+    assert_eq!(silent.compile(1).limits, wanted);
     assert_eq!(limits("[workers]\nflows = 4096\n").limits.half_open, 512);
     let spoken = limits(
         "[limits]\nhalf_open = 5\nheld = \"1MiB\"\nheld_full = \"reset\"\nsource_flows = 7\nsource_rate = 9\n\
