@@ -90,8 +90,7 @@ impl Parts {
         }
         let spec = convert::host_spec(config);
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
-        let fib = view.fib;
-        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
+        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: view.fib.clone() });
         let mut publisher = Publisher::new();
         let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
         let relay = start_relay(config, &links, &snapshot, &mut publisher, &failures, road.as_ref())?;
@@ -106,29 +105,11 @@ impl Parts {
         for warning in lasting.iter().chain(&view.warnings) {
             tracing::warn!("{warning}");
         }
-        let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
         let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
-        let repairs = Arc::<Repairs>::default();
-        let state = State {
-            started: Instant::now(),
-            config: config.file.display().to_string(),
-            epoch: AtomicU32::new(FIRST_EPOCH),
-            dataplane: Part::new(dataplane),
-            relay: Part::new(Some(relay)),
-            steering: Mutex::new(road.map(|road| road.steering)),
-            repairs: repairs.clone(),
-            attached: Mutex::new(attached),
-            health: Arc::new(Board::new(&config.pools)),
-            lists: Arc::new(board::Board::new(&config.lists)),
-            lasting_warnings: lasting,
-            lost: Mutex::default(),
-            warnings: Mutex::new(view.warnings),
-        };
-        let pools = config.pools.clone();
-        let state = Arc::new(state);
+        let state = Arc::new(state_of(config, relay, dataplane, road, [lasting, view.warnings]));
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
-        let repair = Repair::new(repairs, tuns);
+        let repair = Repair::new(state.repairs.clone(), tuns);
         let pins = (config.gateway.fail == Fail::Closed).then(|| paths.pins.clone());
         let ports = Ports::new(&config.ports, &links, fast, pins);
         let mut parts = Self {
@@ -137,9 +118,9 @@ impl Parts {
             lists,
             spec,
             policy,
-            fib,
+            fib: view.fib,
             publisher,
-            pools,
+            pools: config.pools.clone(),
             failures,
             repair,
             ports,
@@ -370,6 +351,32 @@ impl Road {
         dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
         set_limits(&self.steering, config.gateway.fail == Fail::Closed)?;
         Ok(dataplane)
+    }
+}
+
+/// What can be asked of all parts. `warnings`: those that last, and those of the host as it is now.
+fn state_of(
+    config: &Config,
+    relay: RelayHandle,
+    dataplane: Option<Dataplane>,
+    road: Option<Road>,
+    warnings: [Vec<String>; 2],
+) -> State {
+    let [lasting_warnings, warnings] = warnings;
+    State {
+        started: Instant::now(),
+        config: config.file.display().to_string(),
+        epoch: AtomicU32::new(FIRST_EPOCH),
+        dataplane: Part::new(dataplane),
+        relay: Part::new(Some(relay)),
+        attached: Mutex::new(road.as_ref().map(|road| road.attached.clone()).unwrap_or_default()),
+        steering: Mutex::new(road.map(|road| road.steering)),
+        repairs: Arc::<Repairs>::default(),
+        health: Arc::new(Board::new(&config.pools)),
+        lists: Arc::new(board::Board::new(&config.lists)),
+        lasting_warnings,
+        lost: Mutex::default(),
+        warnings: Mutex::new(warnings),
     }
 }
 
