@@ -2,7 +2,6 @@
 //! the heartbeat that tells the steering program that all of them are alive.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -20,7 +19,7 @@ use weir_core::pipeline::{Config, Pipeline};
 use weir_core::reevaluate::Tally;
 use weir_core::tcp::cookie::Cookies;
 use weir_core::view::FlowView;
-use weir_sys::steering::{Pulse, Steering, SteeringError};
+use weir_sys::steering::{CookieSwitch, Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
 use weir_sys::xsk::{Area, Mode, Queue, RingSizes, XskError};
 use weir_sys::{affinity, clock};
@@ -30,6 +29,7 @@ use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
 use crate::punt::Punt;
+use crate::random;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
@@ -190,8 +190,8 @@ impl Dataplane {
             queues: plane.queues.clone(),
             punt,
             first,
-            seed: random_seed(),
-            secret: random_secret(),
+            seed: random::seed(),
+            secret: random::secret(),
             failures: spec.failures.clone(),
         };
         let share = frames / drivers.len();
@@ -206,14 +206,25 @@ impl Dataplane {
                 publisher,
             )?;
         }
-        let devices = spec.ports.iter().map(|port| port.device.clone()).collect();
-        let mtu = spec.ports.iter().map(|port| port.mtu).min().unwrap_or(1500);
-        let promise = flood::promise(mtu, spec.answer_window);
-        let flood =
-            Flood::new(steering.cookies(), Cookies::new(make.secret), promise, cookies_until, devices);
-        plane.flood = Some(flood.watch(plane.stats.clone(), plane.stop.clone()).map_err(StartError::Thread)?);
+        plane.start_flood(spec, steering.cookies(), Cookies::new(make.secret), cookies_until)?;
         plane.start_heartbeat(steering.pulse())?;
         Ok(plane)
+    }
+
+    /// Watches for floods of SYNs, which the steering program then answers.
+    fn start_flood(
+        &mut self,
+        spec: &Spec,
+        switch: CookieSwitch,
+        cookies: Cookies,
+        until: Arc<AtomicU64>,
+    ) -> Result<(), StartError> {
+        let devices = spec.ports.iter().map(|port| port.device.clone()).collect();
+        let mtu = spec.ports.iter().map(|port| port.mtu).min().unwrap_or(1500);
+        let flood = Flood::new(switch, cookies, flood::promise(mtu, spec.answer_window), until, devices);
+        let thread = flood.watch(self.stats.clone(), self.stop.clone());
+        self.flood = Some(thread.map_err(StartError::Thread)?);
+        Ok(())
     }
 
     fn start_worker(
@@ -574,18 +585,4 @@ fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
             Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most })
         }
     }
-}
-
-/// From the system's random numbers, so that nobody outside can choose colliding flows.
-fn random_seed() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-/// From the same.
-fn random_secret() -> [u8; 32] {
-    let mut secret = [0; 32];
-    for part in secret.chunks_exact_mut(8) {
-        part.copy_from_slice(&random_seed().to_ne_bytes());
-    }
-    secret
 }

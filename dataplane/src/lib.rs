@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod handoff;
 pub mod heartbeat;
 pub mod punt;
+mod random;
 pub mod relay;
 pub mod snapshot;
 pub mod stats;

@@ -95,13 +95,11 @@ impl Worker<AfXdp> {
     /// A port's device is there again.
     fn welcome(&mut self, port: PortId, queue: Queue, waiter: &mut Waiter) {
         let (driver, _) = self.driver_and_pool();
-        match driver.replace(port, queue, |fd| forget(waiter, fd)) {
-            Ok(fd) => {
-                if let Err(error) = waiter.add(fd) {
-                    tracing::error!(%error, "the worker cannot wait for a socket and polls it");
-                }
-            }
-            Err(queue) => tracing::error!(device = queue.device(), queue = queue.queue(), "no place for it"),
+        let Some(fd) = driver.replace(port, queue, |fd| forget(waiter, fd)) else {
+            return tracing::error!(port = port.0, "the worker has no place for a new socket");
+        };
+        if let Err(error) = waiter.add(fd) {
+            tracing::error!(%error, "the worker cannot wait for a socket and polls it");
         }
     }
 }

@@ -99,13 +99,8 @@ impl Parts {
             Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &failures)?),
             None => None,
         };
-        let mut lasting = applied.warnings;
-        lasting.extend(told);
-        lasting
-            .extend(dataplane.iter().flat_map(|plane| plane.ports().iter().filter_map(short_of_zero_copy)));
-        for warning in lasting.iter().chain(&view.warnings) {
-            tracing::warn!("{warning}");
-        }
+        let lasting = lasting_warnings([applied.warnings, told], dataplane.as_ref());
+        lasting.iter().chain(&view.warnings).for_each(|warning| tracing::warn!("{warning}"));
         let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
         let state = state(config, (dataplane, relay), road, (lasting, view.warnings));
         let repair = Repair::new(state.repairs.clone(), tuns);
@@ -319,6 +314,12 @@ fn state(
         lost: Mutex::default(),
         warnings: Mutex::new(warnings),
     })
+}
+
+/// What holds as long as the process: what was found before the start, and what the ports did not get.
+fn lasting_warnings(found: [Vec<String>; 2], dataplane: Option<&Dataplane>) -> Vec<String> {
+    let short = dataplane.into_iter().flat_map(|plane| plane.ports().iter().filter_map(short_of_zero_copy));
+    found.into_iter().flatten().chain(short).collect()
 }
 
 /// What the operator should know of a port that asked for zero-copy and runs without.

@@ -69,20 +69,23 @@ impl AfXdp {
     }
 
     /// Takes a new socket of a port whose device came back. `before` is called with the one that is still there, if so,
-    /// before that is closed. Gives the socket back when this worker has no place for the port.
+    /// before that is closed. `None`: this worker has no place for the port, and the socket is closed.
     pub fn replace(
         &mut self,
         port: PortId,
         queue: Queue,
         before: impl FnOnce(BorrowedFd<'_>),
-    ) -> Result<BorrowedFd<'_>, Queue> {
+    ) -> Option<BorrowedFd<'_>> {
         let at = self.ports.iter().position(|p| *p == port);
-        let Some(place) = at.and_then(|at| self.queues.get_mut(at)) else { return Err(queue) };
+        let Some(place) = at.and_then(|at| self.queues.get_mut(at)) else {
+            self.closing.push(queue.shut());
+            return None;
+        };
         if let Some(old) = place.take() {
             before(old.fd());
             self.closing.push(old.shut());
         }
-        Ok(place.insert(queue).fd())
+        Some(place.insert(queue).fd())
     }
 
     /// Takes back the frames of closed sockets whose drivers have let go of them.
