@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::Pipeline;
 use crate::policy::Cause;
+use crate::verify::HostCheck;
 
 /// One connection. Times in nanoseconds, volumes in packets and octets of payload.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -19,6 +20,10 @@ pub struct FlowView {
     pub server: SocketAddr,
     pub host: Option<String>,
     pub protocol: Option<&'static str>,
+    /// The client offers Encrypted ClientHello: `host` may be an outer name.
+    pub ech: bool,
+    /// What `verify_host` found: `matches`, `differs`, `unknown`; `waiting` for the resolver; none where nobody looks.
+    pub host_check: Option<&'static str>,
     pub verdict: Option<&'static str>,
     /// `file:line` of the rule that decided.
     pub rule: Option<String>,
@@ -71,6 +76,8 @@ impl<F: Frame> Pipeline<F> {
             server: self.legs.get(flow.leg).map_or(tuple.dst, |leg| leg.tuple.dst).socket_addr(),
             host: self.names.get(flow.name).map(str::to_owned),
             protocol: flow.protocol.map(crate::policy::Protocol::name),
+            ech: flow.ech,
+            host_check: flow.check.name(),
             verdict: flow.verdict.map(|v| v.action.name()),
             rule: rule.and_then(|id| rules.get(id.0 as usize)).map(|r| r.origin.clone()),
             road: match (kernel, relayed) {
@@ -119,6 +126,9 @@ fn reason(flow: &Flow) -> String {
         (None, Some(Cause::Rule(_))) => "rule".to_owned(),
         (None, Some(Cause::Otherwise)) => "otherwise".to_owned(),
         (None, Some(Cause::Unidentified)) => "unidentified".to_owned(),
+        (None, Some(Cause::HostMismatch)) => "host-mismatch".to_owned(),
+        (None, Some(Cause::HostUnknown)) => "host-unknown".to_owned(),
+        (None, None) if flow.check == HostCheck::Waiting => "host-waiting".to_owned(),
         (None, None) => "no verdict yet".to_owned(),
     }
 }

@@ -12,3 +12,4 @@ pub mod open;
 pub mod refused;
 pub mod splice;
 pub mod timers;
+pub mod verifying;
