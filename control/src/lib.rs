@@ -12,4 +12,5 @@ pub mod host;
 pub mod lab;
 pub mod lists;
 pub mod replay;
+pub mod resolve;
 pub mod run;

@@ -8,6 +8,7 @@ pub mod driver;
 pub mod gateway;
 pub mod handoff;
 pub mod punt;
+pub mod questions;
 pub mod relay;
 pub mod snapshot;
 pub mod stats;

@@ -12,7 +12,7 @@ use weir_core::pipeline::Totals;
 use crate::driver::RingFrames;
 
 /// Fields of [`Totals`].
-const TOTALS: usize = 16;
+const TOTALS: usize = 20;
 
 /// One worker's numbers, shared.
 #[derive(Debug)]
@@ -118,6 +118,10 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
         t.cookies_accepted,
         t.cookies_failed,
         t.limited,
+        t.host_asked,
+        t.host_unasked,
+        t.host_mismatch,
+        t.host_unknown,
     ]
 }
 
@@ -177,6 +181,10 @@ impl Summary {
             cookies_accepted: t[13],
             cookies_failed: t[14],
             limited: t[15],
+            host_asked: t[16],
+            host_unasked: t[17],
+            host_mismatch: t[18],
+            host_unknown: t[19],
         }
     }
 

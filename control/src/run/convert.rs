@@ -130,6 +130,7 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         hold_bytes: hold as usize,
         holds: holds(config.limits.held, hold, config.workers.flows),
         failures: Arc::new(ArrayQueue::new(FAILURES)),
+        questions: None,
     })
 }
 

@@ -11,6 +11,7 @@ use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::punt::Punt;
+use weir_dataplane::questions::Questions;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::steering::{self, KernelFlows, Sizes, Steering};
@@ -27,6 +28,7 @@ use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
+use crate::resolve;
 
 /// A heartbeat older than this, and steering lets everything pass. Longer than a busy machine keeps a worker waiting, since
 /// what passes by is not inspected; a process that dies takes its program with it, and nobody waits for this.
@@ -48,6 +50,7 @@ pub struct Parts {
     publisher: Publisher,
     pools: Vec<Pool>,
     failures: Passive,
+    questions: Arc<Questions>,
     _watch: Watch,
 }
 
@@ -82,9 +85,11 @@ impl Parts {
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
         let mut publisher = Publisher::new();
         let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
-        let relay = start_relay(config, &links, &snapshot, &mut publisher, &failures, road.as_ref())?;
+        let questions = Questions::new().map_err(Failure::refused)?;
+        let tell = Tell { failures: &failures, questions: &questions };
+        let relay = start_relay(config, &links, &snapshot, &mut publisher, &tell, road.as_ref())?;
         let dataplane = match &mut road {
-            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &failures)?),
+            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &tell)?),
             None => None,
         };
         let mut lasting = applied.warnings;
@@ -112,13 +117,30 @@ impl Parts {
         let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
-        Ok(Self { state, events, lists, spec, policy, fib, publisher, pools, failures, _watch: watch })
+        Ok(Self {
+            state,
+            events,
+            lists,
+            spec,
+            policy,
+            fib,
+            publisher,
+            pools,
+            failures,
+            questions,
+            _watch: watch,
+        })
     }
 
     /// Watches the servers of the pools until it is dropped.
     pub fn watch_pools(&self) -> impl Future<Output = ()> + use<> {
         let (pools, board, failures) = (self.pools.clone(), self.state.health.clone(), self.failures.clone());
         async move { health::run(&pools, board, failures).await }
+    }
+
+    /// Answers what workers and relay ask about names until it is dropped.
+    pub fn resolve_names(&self) -> impl Future<Output = ()> + use<> {
+        resolve::run(self.questions.clone(), self.state.clone())
     }
 
     /// Tells workers and relay which servers are up.
@@ -230,6 +252,12 @@ impl Parts {
     }
 }
 
+/// How workers and relay tell control what they find, and ask it.
+struct Tell<'a> {
+    failures: &'a Passive,
+    questions: &'a Arc<Questions>,
+}
+
 /// What the fast road needs besides the workers.
 struct Road {
     steering: Steering,
@@ -289,10 +317,11 @@ impl Road {
         links: &[LinkInfo],
         snapshot: &Snapshot,
         publisher: &mut Publisher,
-        failures: &Passive,
+        tell: &Tell<'_>,
     ) -> Result<Dataplane, Failure> {
         let mut spec = convert::dataplane_spec(config, links)?;
-        spec.failures = failures.clone();
+        spec.failures = tell.failures.clone();
+        spec.questions = Some(tell.questions.clone());
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
         for port in dataplane.ports() {
@@ -388,13 +417,14 @@ fn start_relay(
     links: &[LinkInfo],
     snapshot: &Arc<Snapshot>,
     publisher: &mut Publisher,
-    failures: &Passive,
+    tell: &Tell<'_>,
     road: Option<&Road>,
 ) -> Result<RelayHandle, Failure> {
     // Without a fast road nobody has raised them yet.
     process::raise_limits();
     let mut relay = convert::relay_config(config, links)?;
-    relay.failures = failures.clone();
+    relay.failures = tell.failures.clone();
+    relay.questions = Some(tell.questions.clone());
     tracing::info!(
         workers = relay.workers,
         connections = relay.connections,

@@ -10,13 +10,15 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::relay::Limits;
-use weir_sys::uring::{UringError, Waker};
+use weir_core::verify::Answer;
+use weir_sys::uring::{Key, UringError, Waker};
 
 use super::flows::RelayFlow;
 use super::listener;
 use super::ring::{Request, Setup, Worker};
 use super::stats::{Counters, Stats};
 use crate::gateway::Failures;
+use crate::questions::Questions;
 use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
@@ -39,6 +41,8 @@ pub struct RelayConfig {
     pub backlog: i32,
     /// Where it tells of servers of pools that failed.
     pub failures: Failures,
+    /// Where it asks about names; none: every name is unknown.
+    pub questions: Option<Arc<Questions>>,
 }
 
 impl Default for RelayConfig {
@@ -51,6 +55,7 @@ impl Default for RelayConfig {
             limits: Limits::default(),
             backlog: 4096,
             failures: Arc::new(ArrayQueue::new(64)),
+            questions: None,
         }
     }
 }
@@ -159,6 +164,13 @@ impl RelayHandle {
             flows.extend(answer.recv_timeout(ANSWER).unwrap_or_default());
         }
         flows
+    }
+
+    /// Gives a thread the answer to a question of its.
+    pub fn answer(&self, thread: usize, key: Key, answer: Answer) {
+        if let Some(member) = self.members.get(thread) {
+            member.ask(Request::Answer { key, answer });
+        }
     }
 
     /// Whether every thread runs.

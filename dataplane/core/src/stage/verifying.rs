@@ -71,8 +71,7 @@ impl<F: Frame> Pipeline<F> {
         match flow.check {
             HostCheck::Waiting if matches!(flow.stage, Stage::Held | Stage::Answered) => {
                 let Some(found) = self.holds.found(flow.hold) else { return };
-                let same =
-                    |name: &str| answer.waits && self.answers.tag(name, &destination) == answer.tag;
+                let same = |name: &str| answer.waits && self.answers.tag(name, &destination) == answer.tag;
                 if found.host.is_some_and(|name| same(name.as_str())) {
                     self.conclude(slot, Some(&found), Some(answer.verified), out);
                 }
