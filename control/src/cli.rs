@@ -37,8 +37,8 @@ enum Command {
     Run(FileArgs),
     /// Validate a configuration; exit 1 and the line on any error
     Check(FileJsonArgs),
-    /// The kernel changes as ip and nft commands, and what differs now
-    Plan(FileJsonArgs),
+    /// The kernel changes as ip and nft commands, and what differs now: a script for sh
+    Plan(PlanArgs),
     /// Remove everything weir ever installed
     Clean(JsonArgs),
     /// Run a capture through the pipeline: per connection the name, ALPN, verdict, rule and road
@@ -71,6 +71,17 @@ struct JsonArgs {
 struct FileJsonArgs {
     #[command(flatten)]
     file: FileArgs,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Print iptables and ip6tables commands instead of nft's
+    #[arg(long)]
+    iptables: bool,
     #[command(flatten)]
     output: JsonArgs,
 }
@@ -133,6 +144,9 @@ struct ExplainArgs {
     /// ALPN protocol that the client offers; may be given more than once
     #[arg(long, value_name = "PROTOCOL")]
     alpn: Vec<String>,
+    /// The client offers Encrypted ClientHello.
+    #[arg(long)]
+    ech: bool,
     /// What the client speaks: tls, http or other
     #[arg(long, value_parser = protocol)]
     protocol: Option<Protocol>,
@@ -223,14 +237,20 @@ fn check(args: &FileJsonArgs) -> Result<Exit, Failure> {
     Ok(if report.is_ok() { Exit::Done } else { Exit::No })
 }
 
-fn plan(args: &FileJsonArgs) -> Result<Exit, Failure> {
+fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     let config = load(&args.file.config)?;
     let spec = convert::host_spec(&config);
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
-    let plan = host::wait(async { Host::open(paths)?.plan(&spec).await }).map_err(Failure::refused)?;
-    let json = serde_json::to_value(&plan).map_err(Failure::refused)?;
-    print(args.output.json, &json, || plan.to_string());
-    Ok(if plan.is_done() { Exit::Done } else { Exit::No })
+    let (json, text, done) = if args.iptables {
+        let plan = host::wait(async { Host::open(paths)?.plan_iptables(&spec).await });
+        let plan = plan.map_err(Failure::refused)?;
+        (serde_json::to_value(&plan), plan.to_string(), plan.is_done())
+    } else {
+        let plan = host::wait(async { Host::open(paths)?.plan(&spec).await }).map_err(Failure::refused)?;
+        (serde_json::to_value(&plan), plan.to_string(), plan.is_done())
+    };
+    print(args.output.json, &json.map_err(Failure::refused)?, || text);
+    Ok(if done { Exit::Done } else { Exit::No })
 }
 
 fn clean(json: bool) -> Result<Exit, Failure> {
@@ -266,8 +286,8 @@ fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
     let Some(admin) = admin else {
         return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
     };
-    let ExplainArgs { from, to, ingress, host, alpn, protocol, why, output, .. } = args;
-    let question = explain::Question { from, to, ingress, host, alpn, protocol };
+    let ExplainArgs { from, to, ingress, host, alpn, ech, protocol, why, output, .. } = args;
+    let question = explain::Question { from, to, ingress, host, alpn, ech, protocol };
     let explanation = explain::explain(question, explain::Place { config, admin })?;
     let json = serde_json::to_value(&explanation).map_err(Failure::refused)?;
     print(output.json, &json, || match why {

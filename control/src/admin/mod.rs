@@ -3,6 +3,7 @@
 //! [`server`] runs in `weir run`; [`client`] is what `weir status`, `weir flows` and `weir drain` use; [`table`] prints for people.
 
 pub mod client;
+pub mod repairs;
 pub mod server;
 pub mod state;
 pub mod table;

@@ -16,6 +16,7 @@ use weir_dataplane::questions::Asker;
 use weir_dataplane::relay::{RelayFlow, RelayHandle};
 use weir_sys::steering::Steering;
 
+use super::repairs::{Contested, Repairs};
 use crate::health::{Board, PoolView};
 use crate::lists::board::{self as lists, ListView};
 
@@ -55,6 +56,8 @@ pub struct State {
     pub health: Arc<Board>,
     /// The lists of rules.
     pub lists: Arc<lists::Board>,
+    /// What somebody removed, and weir put back.
+    pub repairs: Arc<Repairs>,
     /// How the steering program sits on each port.
     pub attached: Vec<(String, &'static str)>,
     /// Devices that went away since the start.
@@ -121,6 +124,9 @@ pub struct Status {
     pub punts: Vec<Count>,
     pub steering: Vec<Count>,
     pub relay: Vec<Count>,
+    pub repairs: Vec<Count>,
+    /// What is missing now, or somebody keeps removing.
+    pub contested: Vec<Contested>,
     pub warnings: Vec<String>,
 }
 
@@ -155,7 +161,7 @@ impl State {
                 "device {device} went away: its traffic is not intercepted; start weir again when it is back"
             )
         };
-        ended.into_iter().chain(self.lost().into_iter().map(gone)).collect()
+        ended.into_iter().chain(self.lost().into_iter().map(gone)).chain(self.repairs.unhealthy()).collect()
     }
 
     pub fn status(&self) -> Status {
@@ -196,6 +202,8 @@ impl State {
                 .iter()
                 .map(|(c, count)| Count { name: c.name(), count, meaning: c.sentence() })
                 .collect(),
+            repairs: self.repairs.counts(),
+            contested: self.repairs.contested(),
             warnings: self.all_warnings(),
         }
     }
@@ -257,6 +265,7 @@ impl State {
             ("weir_frames_free", status.frames.free),
             ("weir_frames_lost", status.frames.lost),
             ("weir_healthy", u64::from(status.healthy)),
+            ("weir_contested", status.contested.iter().filter(|one| one.is_contested).count() as u64),
         ];
         for (name, value) in gauges {
             let _ = writeln!(text, "{name} {value}");
@@ -267,6 +276,7 @@ impl State {
             ("weir_punts_total", "reason", &status.punts),
             ("weir_steering_total", "outcome", &status.steering),
             ("weir_relay_total", "event", &status.relay),
+            ("weir_repairs_total", "kind", &status.repairs),
         ];
         for (family, label, counts) in families {
             let _ = writeln!(text, "# TYPE {family} counter");

@@ -48,7 +48,7 @@ pub fn status(value: &Value) -> String {
     for list in value["lists"].as_array().into_iter().flatten() {
         out += &self::list(list);
     }
-    for family in ["flows", "drops", "punts", "steering", "relay"] {
+    for family in ["flows", "drops", "punts", "steering", "relay", "repairs"] {
         for count in value[family].as_array().into_iter().flatten().filter(|c| c["count"] != 0) {
             let (name, meaning) = (plain(&count["name"]), plain(&count["meaning"]));
             let _ = writeln!(out, "{family:<9}{name:<20}{:>12}  {meaning}", plain(&count["count"]));

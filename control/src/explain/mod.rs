@@ -53,6 +53,8 @@ pub struct Question {
     pub ingress: Option<String>,
     pub host: Option<String>,
     pub alpn: Vec<String>,
+    /// The client offers Encrypted ClientHello.
+    pub ech: bool,
     pub protocol: Option<Protocol>,
 }
 
@@ -64,8 +66,8 @@ impl Question {
             *at = SocketAddr::new(at.ip().to_canonical(), at.port());
         }
         self.host = self.host.map(|host| host.trim_end_matches('.').to_ascii_lowercase());
-        if self.protocol.is_none() && (self.host.is_some() || !self.alpn.is_empty()) {
-            let tls = self.to.port() == 443 || !self.alpn.is_empty();
+        if self.protocol.is_none() && (self.host.is_some() || !self.alpn.is_empty() || self.ech) {
+            let tls = self.to.port() == 443 || !self.alpn.is_empty() || self.ech;
             self.protocol = Some(if tls { Protocol::Tls } else { Protocol::Http });
         }
         self

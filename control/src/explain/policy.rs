@@ -165,6 +165,7 @@ fn by_content(
         server_port: question.to.port(),
         protocol,
         host: question.host.as_deref(),
+        ech: question.ech,
         alpn: &alpn,
     };
     let decide = |protocol| intercept.decide(&facts(protocol));

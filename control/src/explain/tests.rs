@@ -9,6 +9,7 @@ fn question(to: &str) -> Question {
         ingress: None,
         host: None,
         alpn: Vec::new(),
+        ech: false,
         protocol: None,
     }
 }

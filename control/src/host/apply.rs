@@ -1,20 +1,19 @@
 //! Makes a host what a [`HostSpec`] asks for: the due steps of its plan, in order, and back again when one fails.
 //!
 //! The order (addresses and sysctls, routes, rules, the nft table) means that no packet is marked before there is a route for
-//! marked packets; removal goes the other way round. Applying twice changes nothing the second time.
-
-use std::io;
+//! marked packets. What an earlier configuration left goes last, when no packet is marked for it any more; removal goes the
+//! other way round. Applying twice changes nothing the second time.
 
 use rtnetlink::AddressMessageBuilder;
 use rtnetlink::packet_route::address::AddressScope;
 
-use super::clean;
 use super::error::errno;
 use super::journal::{Entry, Journal};
 use super::link::{self, find};
 use super::plan::{Action, DUMMY_ADDRESS, Plan};
 use super::sysctl::Key;
-use super::{Host, HostError, HostSpec, nft};
+use super::undo::Undo;
+use super::{Host, HostError, HostSpec, Step, clean};
 
 /// What `apply` did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -22,101 +21,124 @@ pub struct Applied {
     /// The commands that it came to; empty when everything was there.
     pub commands: Vec<String>,
     pub warnings: Vec<String>,
+    /// The same as steps.
+    #[serde(skip)]
+    pub steps: Vec<Step>,
 }
 
 impl Host {
-    /// Installs what is missing and replaces what is stale. On an error nothing is left of what this call did.
+    /// Installs what is missing and replaces what is stale. On an error nothing is left of what this call did, and what it
+    /// replaced or removed is back.
     ///
-    /// Errors: the spec is invalid, a device is missing, somebody else's table or route is in the way, or the kernel refused
+    /// # Errors
+    /// The spec is invalid, a device is missing, somebody else's table or route is in the way, or the kernel refused
     /// a step; the text names the step as a command and the kernel's reason.
     pub async fn apply(&self, spec: &HostSpec) -> Result<Applied, HostError> {
-        let plan = self.plan(spec).await?;
-        if let Some(step) = plan.blocker() {
-            return Err(HostError::Foreign(step.note.clone().unwrap_or_else(|| step.action.title())));
-        }
         let links = link::links(&self.netlink).await?;
         for device in spec.devices() {
             find(&links, device)?;
         }
+        self.apply_chosen(spec, &mut |_| Ok(true)).await
+    }
+
+    /// As [`Self::apply`], of the due steps for which `chosen` says so, and without what belongs to a device that is missing. It is asked before each, in their order; an error of
+    /// its ends the work as a refusal of the kernel's does.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], and those of `chosen`.
+    pub async fn apply_chosen(
+        &self,
+        spec: &HostSpec,
+        chosen: &mut dyn FnMut(&Step) -> Result<bool, HostError>,
+    ) -> Result<Applied, HostError> {
+        let plan = self.plan(spec).await?;
+        if let Some(step) = plan.blocker() {
+            return Err(HostError::Foreign(step.note.clone().unwrap_or_else(|| step.action.title())));
+        }
         let Plan { steps, warnings } = plan;
-        let mut applied = Applied { commands: Vec::new(), warnings };
-        let mut done: Vec<Action> = Vec::new();
-        for step in steps.into_iter().filter(super::Step::is_due) {
-            if let Err(error) = self.execute(&step.action).await {
-                let left = self.roll_back(done).await;
-                return Err(with_leftovers(error, &left));
+        let mut applied = Applied { warnings, ..Applied::default() };
+        let mut done: Vec<Undo> = Vec::new();
+        for step in steps.into_iter().filter(|step| step.is_due() && !step.waits) {
+            let result = match chosen(&step) {
+                Ok(true) => self.execute(&step.action).await,
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(undo) => done.extend(undo),
+                Err(error) => {
+                    let left = self.roll_back(done).await;
+                    return Err(with_leftovers(error, &left));
+                }
             }
             applied.commands.extend(step.action.commands());
-            done.push(step.action);
+            applied.steps.push(step);
         }
         Ok(applied)
     }
 
-    async fn execute(&self, action: &Action) -> Result<(), HostError> {
+    /// Does one step; how to take it back. None when there was nothing to do.
+    async fn execute(&self, action: &Action) -> Result<Option<Undo>, HostError> {
         let handle = self.netlink.handle();
         let failed = |reason: String| HostError::Command { command: action.title(), reason };
-        let result = match action {
-            Action::AddAddress { device } => self.address(device, true).await?,
-            Action::SetSysctl { key, value } => self.set_sysctl(key, value)?,
-            Action::AddRoute(route) => route.add(handle, self.index_of("lo").await?).await,
-            Action::AddRule(rule) => rule.add(handle).await,
-            Action::LoadTable(ruleset) => return ruleset.load().map_err(failed),
-            Action::DeleteRule(rule) => return clean::delete_rule(&self.netlink, rule).await,
-            Action::DeleteRoute(route) => return clean::delete_route(&self.netlink, route).await,
-        };
-        result.map_err(|e| failed(with_hint(action, &e)))
-    }
-
-    /// Undoes in reverse; returns what could not be undone.
-    async fn roll_back(&self, done: Vec<Action>) -> Vec<HostError> {
-        let handle = self.netlink.handle();
-        let mut left = Vec::new();
-        for action in done.into_iter().rev() {
-            let undone = match &action {
-                Action::AddAddress { device } => self.address(device, false).await,
-                Action::SetSysctl { key, .. } => Journal::load(&self.paths.journal)
-                    .and_then(|mut journal| journal.take_back(key, &self.paths.journal))
-                    .map(Ok),
-                Action::AddRoute(route) => match self.index_of("lo").await {
-                    Ok(lo) => Ok(route.delete(handle, lo).await),
-                    Err(e) => Err(e),
-                },
-                Action::AddRule(rule) => Ok(rule.delete(handle).await),
-                Action::LoadTable(_) => nft::delete().map(Ok),
-                // Of an earlier configuration, and nobody's wish any more.
-                Action::DeleteRule(_) | Action::DeleteRoute(_) => Ok(Ok(())),
-            };
-            match undone {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => {
-                    left.push(HostError::Command {
-                        command: action.title(),
-                        reason: format!("taking it back: {e}"),
-                    });
-                }
-                Err(e) => left.push(e),
+        let refused = |error: std::io::Error| failed(with_hint(action, &error));
+        Ok(match action {
+            Action::AddAddress { device } => {
+                self.address(device, true).await?.map_err(refused)?;
+                Some(Undo::Address(device.clone()))
             }
-        }
-        left
+            Action::SetSysctl { key, value } => Some(self.set_sysctl(key, value)?),
+            Action::AddRoute(route) => {
+                route.add(handle, self.index_of("lo").await?).await.map_err(refused)?;
+                Some(Undo::Route(*route))
+            }
+            Action::AddRule(rule) => {
+                rule.add(handle).await.map_err(refused)?;
+                Some(Undo::Rule(*rule))
+            }
+            Action::LoadTable(ruleset) => {
+                let before = super::nft::read()?;
+                self.note_own(ruleset.load().map_err(failed)?);
+                Some(Undo::Table(before.map(|table| table.text)))
+            }
+            Action::DeleteRule(rule) => {
+                clean::delete_rule(&self.netlink, rule).await?.map(|was| Undo::DeletedRule(Box::new(was)))
+            }
+            Action::DeleteRoute(route) => {
+                clean::delete_route(&self.netlink, route).await?.map(|was| Undo::DeletedRoute(Box::new(was)))
+            }
+        })
     }
 
     /// The old value is on disk before the new one is in force.
-    fn set_sysctl(&self, key: &Key, value: &str) -> Result<io::Result<()>, HostError> {
+    fn set_sysctl(&self, key: &Key, value: &str) -> Result<Undo, HostError> {
+        let failed = |reason: String| HostError::Command { command: key.command(value), reason };
         let Some(old) = key.read()? else {
-            return Ok(Err(io::Error::from(io::ErrorKind::NotFound)));
+            return Err(failed("there is no such sysctl".to_owned()));
         };
-        let mut journal = Journal::load(&self.paths.journal)?;
-        let also = key.side_effects()?.into_iter().collect();
-        journal.remember(Entry { key: key.clone(), old, new: value.to_owned(), also });
+        let before = Journal::load(&self.paths.journal)?;
+        let also = key.side_effects()?;
+        let undo = Undo::Sysctl {
+            values: also.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            main: (key.clone(), old.clone()),
+            journal: before.clone(),
+        };
+        let mut journal = before;
+        journal.remember(Entry::new(key.clone(), old, value.to_owned(), also));
         journal.store(&self.paths.journal)?;
-        Ok(key.write(value))
+        key.write(value).map_err(|error| failed(error.to_string()))?;
+        if journal.note_side_effects(key)? {
+            journal.store(&self.paths.journal)?;
+        }
+        Ok(undo)
     }
 
-    async fn index_of(&self, device: &str) -> Result<u32, HostError> {
+    pub(super) async fn index_of(&self, device: &str) -> Result<u32, HostError> {
         Ok(self.link_info(device).await?.ifindex)
     }
 
-    async fn address(&self, device: &str, add: bool) -> Result<io::Result<()>, HostError> {
+    /// Adds or removes the address that weir's TUN devices have.
+    pub(super) async fn address(&self, device: &str, add: bool) -> Result<std::io::Result<()>, HostError> {
         let index = self.index_of(device).await?;
         let handle = self.netlink.handle().address();
         let mut message = AddressMessageBuilder::<std::net::Ipv4Addr>::new()
@@ -136,7 +158,7 @@ impl Host {
 }
 
 /// What the errno alone does not tell.
-fn with_hint(action: &Action, error: &io::Error) -> String {
+fn with_hint(action: &Action, error: &std::io::Error) -> String {
     let down = error.raw_os_error() == Some(rustix::io::Errno::NETDOWN.raw_os_error());
     match action {
         Action::AddRoute(_) if down => format!("{error}: the device lo is down; run `ip link set lo up`"),

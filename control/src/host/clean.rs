@@ -6,8 +6,10 @@ use std::path::Path;
 
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::error::errno;
+use super::instance;
 use super::journal::Journal;
 use super::link;
 use super::netlink::Netlink;
@@ -55,6 +57,7 @@ impl Host {
         }
         keep(self.remove_addresses().await);
         keep(Journal::load(&self.paths.journal).and_then(|mut j| j.restore(&self.paths.journal)));
+        keep(instance::remove_crashed(&self.paths.instance));
         first.map(|()| removed)
     }
 
@@ -177,25 +180,29 @@ fn is_ours(route: &RouteMessage) -> bool {
     u8::from(route.header.protocol) == PROTOCOL
 }
 
-/// Removes weir's own rule that looks like `rule`.
-pub(crate) async fn delete_rule(netlink: &Netlink, rule: &SeenRule) -> Result<(), HostError> {
+/// Removes weir's own rule that looks like `rule`; as it was.
+pub(crate) async fn delete_rule(
+    netlink: &Netlink,
+    rule: &SeenRule,
+) -> Result<Option<RuleMessage>, HostError> {
     let found = netlink.rules(rule.family).await?.into_iter().find(|m| SeenRule::of(rule.family, m) == *rule);
-    match found {
-        Some(message) => refused(netlink.handle().rule().del(message).execute().await, &rule.command("del")),
-        None => Ok(()),
+    if let Some(message) = found.clone() {
+        refused(netlink.handle().rule().del(message).execute().await, &rule.command("del"))?;
     }
+    Ok(found)
 }
 
-/// Removes weir's own route that looks like `route`.
-pub(crate) async fn delete_route(netlink: &Netlink, route: &SeenRoute) -> Result<(), HostError> {
+/// Removes weir's own route that looks like `route`; as it was.
+pub(crate) async fn delete_route(
+    netlink: &Netlink,
+    route: &SeenRoute,
+) -> Result<Option<RouteMessage>, HostError> {
     let found =
         netlink.routes(route.family).await?.into_iter().find(|m| SeenRoute::of(route.family, m) == *route);
-    match found {
-        Some(message) => {
-            refused(netlink.handle().route().del(message).execute().await, &route.command("del"))
-        }
-        None => Ok(()),
+    if let Some(message) = found.clone() {
+        refused(netlink.handle().route().del(message).execute().await, &route.command("del"))?;
     }
+    Ok(found)
 }
 
 /// An error, unless it says that the thing is gone already.

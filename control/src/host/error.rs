@@ -25,10 +25,11 @@ pub enum HostError {
     #[error("the program nft is missing: install the package nftables")]
     NftMissing,
     #[error(
-        "another weir runs in this network namespace{}: stop it first (it holds the socket @weir)",
-        holder.map(|pid| format!(" as process {pid}")).unwrap_or_default()
+        "another weir runs in this network namespace{}{}: stop it first (it holds the socket @weir)",
+        holder.map(|pid| format!(" as process {pid}")).unwrap_or_default(),
+        config.as_ref().map(|file| format!(" with the configuration {}", file.display())).unwrap_or_default()
     )]
-    Locked { holder: Option<i32> },
+    Locked { holder: Option<i32>, config: Option<PathBuf> },
     #[error("{0}")]
     Permission(String),
     #[error("{0}")]

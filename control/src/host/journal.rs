@@ -1,8 +1,10 @@
 //! The old values of the sysctls that weir changes, on disk before the first of them changes.
 //!
 //! `apply` writes it, stop and `weir clean` read it. It names the boot and the network namespace that it is about: sysctls
-//! die with either, so an older journal is about nothing that still exists.
+//! die with either, so an older journal is about nothing that still exists. One JSON object a line, so that a file that is
+//! damaged in one place still tells the rest.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -20,17 +22,42 @@ pub struct Entry {
     pub old: String,
     /// What weir wrote. A key that has another value by now was changed by somebody else, and is left to them.
     pub new: String,
-    /// Keys that the kernel changed along with it, and their old values.
-    pub also: Vec<(Key, String)>,
+    /// Keys that the kernel changed along with it.
+    pub also: Vec<SideEffect>,
+}
+
+/// A sysctl that the kernel changes by itself when another is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideEffect {
+    pub key: Key,
+    pub old: String,
+    /// What the kernel made of it; none when weir ended before it could look.
+    pub new: Option<String>,
+}
+
+impl Entry {
+    /// A change that is about to be made; `also`: what goes with it, and the values before.
+    pub fn new(key: Key, old: String, new: String, also: BTreeMap<Key, String>) -> Self {
+        let also = also.into_iter().map(|(key, old)| SideEffect { key, old, new: None }).collect();
+        Self { key, old, new, also }
+    }
+}
+
+/// What a journal is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    boot_id: String,
+    netns: u64,
 }
 
 /// The file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Journal {
-    boot_id: String,
-    netns: u64,
+    head: Head,
     /// In the order of the changes.
     pub entries: Vec<Entry>,
+    /// Lines that cannot be read.
+    pub damaged: Vec<String>,
 }
 
 /// The inode of the calling thread's network namespace.
@@ -46,45 +73,86 @@ fn boot_id() -> Result<String, HostError> {
 
 impl Journal {
     /// The journal at `path` if it is about this boot and this namespace, else an empty one.
+    ///
+    /// # Errors
+    /// [`HostError::File`]. A damaged file is none: what can be read of it counts.
     pub fn load(path: &Path) -> Result<Self, HostError> {
-        let empty = Self { boot_id: boot_id()?, netns: netns_inode()?, entries: Vec::new() };
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(empty),
-            Err(e) => return Err(HostError::file("read", path, e)),
-        };
-        let found: Self = serde_json::from_str(&text).map_err(|e| {
-            HostError::Kernel(format!(
-                "{} is not a journal of weir ({e}): look at it and delete it; sysctls that it named keep their values",
-                path.display()
-            ))
-        })?;
-        let current = found.boot_id == empty.boot_id && found.netns == empty.netns;
-        Ok(if current { found } else { empty })
+        let head = Head { boot_id: boot_id()?, netns: netns_inode()? };
+        match fs::read(path) {
+            Ok(octets) => Ok(Self::parse(&String::from_utf8_lossy(&octets), head)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self { head, ..Self::default() }),
+            Err(e) => Err(HostError::file("read", path, e)),
+        }
+    }
+
+    fn parse(text: &str, here: Head) -> Self {
+        let mut journal = Self { head: here, ..Self::default() };
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            if let Ok(entry) = serde_json::from_str(line) {
+                journal.entries.push(entry);
+            } else if let Ok(head) = serde_json::from_str::<Head>(line) {
+                if head != journal.head {
+                    return Self { head: journal.head, ..Self::default() };
+                }
+            } else {
+                journal.damaged.push(line.to_owned());
+            }
+        }
+        journal
     }
 
     /// Remembers a change that is about to be made. A key that is there already keeps its first old value.
     pub fn remember(&mut self, entry: Entry) {
         match self.entries.iter_mut().find(|e| e.key == entry.key) {
-            Some(known) => known.new = entry.new,
+            Some(known) => {
+                known.new = entry.new;
+                // Devices that appeared since have old values of their own.
+                let fresh = |new: &SideEffect| !known.also.iter().any(|old| old.key == new.key);
+                let fresh: Vec<SideEffect> = entry.also.into_iter().filter(fresh).collect();
+                known.also.extend(fresh);
+            }
             None => self.entries.push(entry),
         }
     }
 
+    /// Notes what the kernel made of the keys that go with `key`, now that it is written. Whether there are any.
+    pub(super) fn note_side_effects(&mut self, key: &Key) -> Result<bool, HostError> {
+        let Some(entry) = self.entries.iter_mut().find(|e| e.key == *key) else { return Ok(false) };
+        for effect in &mut entry.also {
+            effect.new = effect.key.read()?;
+        }
+        Ok(!entry.also.is_empty())
+    }
+
     /// Replaces the file, or removes it when there is nothing to remember. It is complete at every moment.
     pub fn store(&self, path: &Path) -> Result<(), HostError> {
-        if self.entries.is_empty() {
-            return match fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(HostError::file("remove", path, e)),
-                _ => Ok(()),
-            };
+        let draft = PathBuf::from(format!("{}.new", path.display()));
+        if self.entries.is_empty() && self.damaged.is_empty() {
+            // A draft is what a weir leaves that is killed while it writes.
+            for file in [path, &draft] {
+                match fs::remove_file(file) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(HostError::file("remove", file, e));
+                    }
+                    _ => {}
+                }
+            }
+            return Ok(());
         }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| HostError::file("create", folder, e))?;
         }
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|e| HostError::Kernel(format!("cannot write down old sysctls: {e}")))?;
-        let draft = PathBuf::from(format!("{}.new", path.display()));
+        let failed = |e: serde_json::Error| HostError::Kernel(format!("cannot write down old sysctls: {e}"));
+        let mut text = serde_json::to_string(&self.head).map_err(failed)?;
+        for entry in &self.entries {
+            text.push('\n');
+            text.push_str(&serde_json::to_string(entry).map_err(failed)?);
+        }
+        for line in &self.damaged {
+            text.push('\n');
+            text.push_str(line);
+        }
+        text.push('\n');
         let written = File::create(&draft)
             .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&draft, path));
@@ -92,7 +160,7 @@ impl Journal {
     }
 
     /// Restores everything, last change first, and forgets it. Returns the commands that it came to, with a remark where
-    /// somebody else's value was left alone.
+    /// somebody else's value was left alone, and for each line of the file that cannot be read.
     pub fn restore(&mut self, path: &Path) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         while let Some(entry) = self.entries.last().cloned() {
@@ -100,17 +168,12 @@ impl Journal {
             self.entries.pop();
             self.store(path)?;
         }
+        done.extend(self.damaged.drain(..).map(|line| {
+            let path = path.display();
+            format!("# {path} was damaged: a sysctl that this line named keeps its value: {line}")
+        }));
         self.store(path)?;
         Ok(done)
-    }
-
-    /// Restores one key only: what `apply` does when a later step fails.
-    pub(crate) fn take_back(&mut self, key: &Key, path: &Path) -> Result<(), HostError> {
-        if let Some(at) = self.entries.iter().position(|e| e.key == *key) {
-            restore(&self.entries[at], &mut Vec::new())?;
-            self.entries.remove(at);
-        }
-        self.store(path)
     }
 }
 
@@ -118,22 +181,38 @@ fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<(), HostError> {
     // No such key: its device is gone, and its value with it.
     let Some(now) = entry.key.read()? else { return Ok(()) };
     if now == entry.old {
+        // Killed before it was written, or restored by somebody.
         return Ok(());
     }
     if now != entry.new {
         done.push(format!("# {} is {now} by somebody else's hand: left alone", entry.key));
         return Ok(());
     }
-    for (key, old) in std::iter::once((&entry.key, &entry.old)).chain(entry.also.iter().map(|(k, o)| (k, o)))
-    {
-        if key.read()?.is_some_and(|now| now != *old) {
-            let command = key.command(old);
-            key.write(old)
-                .map_err(|e| HostError::Command { command: command.clone(), reason: e.to_string() })?;
-            if *key == entry.key {
-                done.push(command);
+    // Looked at before the key itself is written, since that changes them all.
+    let mut after = Vec::new();
+    for effect in &entry.also {
+        match effect.key.read()? {
+            Some(now) if effect.new.as_ref().is_some_and(|new| now != *new) && now != effect.old => {
+                done.push(format!("# {} is {now} by somebody else's hand: left alone", effect.key));
+                after.push((&effect.key, now));
             }
+            Some(_) => after.push((&effect.key, effect.old.clone())),
+            None => {}
+        }
+    }
+    write(&entry.key, &entry.old)?;
+    done.push(entry.key.command(&entry.old));
+    for (key, value) in after {
+        if key.read()?.is_some_and(|now| now != value) {
+            write(key, &value)?;
         }
     }
     Ok(())
 }
+
+fn write(key: &Key, value: &str) -> Result<(), HostError> {
+    key.write(value).map_err(|e| HostError::Command { command: key.command(value), reason: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,10 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::HostError;
+use super::{HostError, Instance, Paths};
 
 const NAME: &str = "weir";
 /// How long the name of a process that has ended may still be taken: by a child of its that has not come to its exec, or
@@ -34,7 +35,7 @@ impl Lock {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                     let holder = holder(&name);
                     if holder.is_some_and(is_alive) || Instant::now() > deadline {
-                        return Err(HostError::Locked { holder });
+                        return Err(HostError::Locked { holder, config: config_of(holder) });
                     }
                     std::thread::sleep(PAUSE);
                 }
@@ -42,6 +43,12 @@ impl Lock {
             }
         }
     }
+}
+
+/// The configuration of the process that has the lock, as it wrote down.
+fn config_of(holder: Option<i32>) -> Option<PathBuf> {
+    let instance = Instance::read(&Paths::of_this_namespace().ok()?.instance)?;
+    (i32::try_from(instance.pid).ok() == holder).then_some(instance.config)
 }
 
 /// Whether the process has not ended. One that has may be a zombie still.

@@ -4,9 +4,11 @@
 //!
 //! - [`spec`]: what is wanted, as plain data. [`nft`]: the table `inet weir`, as text.
 //! - [`observe`]: what is there. [`plan`]: what differs, and the commands a person would type: a pure function.
+//! - [`iptables`]: the same in the words of iptables, for people.
 //! - [`apply`]: does what the plan says, in the order that never black-holes traffic, and takes it back when a step fails.
 //! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
-//! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace.
+//! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace;
+//!   [`instance`]: which.
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
 //!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true). [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the
 //!   gateway?
@@ -16,7 +18,10 @@
 
 pub mod apply;
 pub mod clean;
+pub mod culprit;
 pub mod error;
+pub mod instance;
+pub mod iptables;
 pub mod journal;
 pub mod keepalive;
 pub mod link;
@@ -29,23 +34,30 @@ pub mod observe;
 pub mod picture;
 pub mod plan;
 pub mod preflight;
+mod removals;
 pub mod rule;
 pub mod source;
 pub mod spec;
 pub mod sysctl;
+mod undo;
 pub mod watch;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 pub use apply::Applied;
 pub use clean::Removed;
+pub use culprit::{Culprit, Removal};
 pub use error::HostError;
+pub use instance::Instance;
+pub use iptables::IptablesPlan;
 pub use link::LinkInfo;
 pub use local_ports::LocalPorts;
 pub use lock::Lock;
 pub use picture::OwnAddresses;
-pub use plan::{Plan, Status, Step};
+pub use plan::{Kind, Plan, Status, Step};
 pub use preflight::preflight;
 pub use spec::{Fail, HostSpec, InterceptSpec};
 pub use watch::{HostEvent, PortChange, Watch};
@@ -66,6 +78,8 @@ pub const PUNT_TUN: &str = "weir-punt";
 pub struct Paths {
     /// Old values of sysctls.
     pub journal: PathBuf,
+    /// Who runs here.
+    pub instance: PathBuf,
     /// weir's folder in bpffs, where links and maps are pinned.
     pub pins: PathBuf,
 }
@@ -77,6 +91,7 @@ impl Paths {
         let inode = journal::netns_inode()?;
         Ok(Self {
             journal: PathBuf::from(format!("/run/weir/journal-{inode}.json")),
+            instance: PathBuf::from(format!("/run/weir/instance-{inode}.json")),
             pins: PathBuf::from(format!("/sys/fs/bpf/weir/{inode}")),
         })
     }
@@ -87,18 +102,59 @@ impl Paths {
 pub struct Host {
     pub(crate) netlink: Netlink,
     pub(crate) paths: Paths,
+    /// Process ids of the nft children that changed something last: what the kernel announces under them is weir's own.
+    own: Mutex<VecDeque<u32>>,
 }
+
+/// nft children that are remembered.
+const OWN_CHILDREN: usize = 32;
 
 impl Host {
     /// Opens the netlink connection. Must be called on a tokio runtime (see [`wait`]).
     pub fn open(paths: Paths) -> Result<Self, HostError> {
-        Ok(Self { netlink: Netlink::open()?, paths })
+        Ok(Self { netlink: Netlink::open()?, paths, own: Mutex::default() })
     }
 
     /// What `spec` needs and what differs from it now. Changes nothing.
     pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
         spec.validate()?;
         Ok(plan::plan(spec, &observe::observe(&self.netlink, spec).await?))
+    }
+
+    /// As [`Self::plan`], with iptables in the place of nft.
+    pub async fn plan_iptables(&self, spec: &HostSpec) -> Result<IptablesPlan, HostError> {
+        iptables::iptables_plan(spec, &self.plan(spec).await?)
+    }
+
+    /// Remembers a child that changed something in weir's name.
+    pub(crate) fn note_own(&self, pid: u32) {
+        if let Ok(mut own) = self.own.lock() {
+            own.push_back(pid);
+            let beyond = own.len().saturating_sub(OWN_CHILDREN);
+            own.drain(..beyond);
+        }
+    }
+
+    /// Whether a process was a child of this one that changed something in weir's name, or is this one.
+    pub fn is_own(&self, pid: u32) -> bool {
+        pid == std::process::id() || self.own.lock().is_ok_and(|own| own.contains(&pid))
+    }
+
+    /// Takes the nft table out, and nothing else: new connections are forwarded until the next `apply`.
+    ///
+    /// # Errors
+    /// [`HostError::Command`].
+    pub fn unload_table(&self) -> Result<(), HostError> {
+        if nft::read()?.is_some_and(|table| table.is_ours()) {
+            self.note_own(nft::delete()?);
+        }
+        Ok(())
+    }
+
+    /// Whether a sysctl is not as `spec` needs it. Reads a few files of /proc, and asks nobody.
+    pub fn has_changed_sysctl(&self, spec: &HostSpec) -> Result<bool, HostError> {
+        let seen = observe::observe_sysctls(spec)?;
+        Ok(plan::sysctl_steps(spec, &seen).iter().any(|step| step.is_due() && !step.waits))
     }
 }
 

@@ -1,8 +1,9 @@
 //! The table `inet weir`: as text that nft reads, and as what nft says is there.
 //!
-//! The text is the only rendering: what `weir plan` prints is what `apply` feeds to `nft -f -` in one transaction. The
-//! nftables crate reads nft's JSON back; its writing half is not used, because the JSON of nft 1.0 has no table comments,
-//! and the comment is weir's tag.
+//! The text is the only rendering: what `weir plan` prints is what `apply` feeds to `nft -f -` in one transaction. What is
+//! there is nft's text as well ([`listing`]), and it is compared with what the same nft prints of the wanted table when that is
+//! loaded into an empty namespace ([`kernel`]): so a rule that somebody rewrote is seen, however nft spells it. nft's JSON is
+//! not used: it has no table comments, and the comment is weir's tag.
 //!
 //! The order in the chain matters. Own addresses first: nothing below can lock the operator out. Then SYNs: tproxy looks
 //! for an established socket itself and, unlike the socket match, gives a SYN that hits a TIME_WAIT socket to the
@@ -12,18 +13,20 @@
 //!
 //! QUIC that is refused is in a chain of its own, at the forward hook: what is for the box itself never comes there.
 
+mod kernel;
+mod listing;
+
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
-use nftables::helper::{self, NftablesError};
-use nftables::schema::{NfListObject, NfObject};
 use sha2::{Digest as _, Sha256};
-use weir_sys::process::die_with_parent;
 
+use super::plan::{Line, Status};
 use super::spec::Family;
-use super::{Fail, HostError, HostSpec, InterceptSpec};
+use super::{Fail, HostSpec, InterceptSpec};
+
+pub use kernel::{check, delete, read, rendered, run_script};
+pub use listing::SeenTable;
 
 /// Family and name of the table.
 pub const TABLE: &str = "inet weir";
@@ -52,27 +55,21 @@ pub struct Ruleset {
 /// The chains in the order in which nft lists them: that of their making.
 const CHAINS: [&str; 3] = ["prerouting", "syn", "forward"];
 
+/// What one command makes.
+enum Part<'a> {
+    Table,
+    /// A chain, by its heading in nft's listing.
+    Section(String),
+    /// A set and what is in it.
+    Set(String),
+    Rule(&'a Rule),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     chain: &'static str,
     text: String,
     comment: String,
-}
-
-/// A table `inet weir` as it was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SeenTable {
-    pub comment: Option<String>,
-    /// `chain: comment` of every rule, in order.
-    pub rules: Vec<String>,
-    pub sets: Vec<String>,
-}
-
-impl SeenTable {
-    /// Whether weir made it.
-    pub fn is_ours(&self) -> bool {
-        self.comment.as_deref().is_some_and(|c| c.starts_with(TAG))
-    }
 }
 
 impl Ruleset {
@@ -100,51 +97,104 @@ impl Ruleset {
 
     /// One command of nft each, without the word `nft`.
     pub fn commands(&self) -> Vec<String> {
-        let mut commands = vec![
-            format!("add table {TABLE} {{ comment \"{TAG}{}\"; }}", self.fingerprint),
-            format!(
-                "add chain {TABLE} prerouting {{ type filter hook prerouting priority mangle; policy accept; }}"
-            ),
-            format!("add chain {TABLE} syn"),
+        self.parts().into_iter().map(|(_, command)| command).collect()
+    }
+
+    /// Every command and the part of the table that it makes.
+    fn parts(&self) -> Vec<(Part<'_>, String)> {
+        let chain = |name, head: &str| {
+            (Part::Section(format!("chain {name}")), format!("add chain {TABLE} {name}{head}"))
+        };
+        let mut parts = vec![
+            (Part::Table, format!("add table {TABLE} {{ comment \"{TAG}{}\"; }}", self.fingerprint)),
+            chain("prerouting", " { type filter hook prerouting priority mangle; policy accept; }"),
+            chain("syn", ""),
         ];
         if self.rules.iter().any(|rule| rule.chain == "forward") {
-            commands.push(format!(
-                "add chain {TABLE} forward {{ type filter hook forward priority filter; policy accept; }}"
-            ));
+            parts.push(chain("forward", " { type filter hook forward priority filter; policy accept; }"));
         }
         for (name, kind, prefixes) in &self.sets {
-            commands.push(format!("add set {TABLE} {name} {{ type {kind}; flags interval; auto-merge; }}"));
+            let part = || Part::Set(format!("set {name}"));
+            parts.push((
+                part(),
+                format!("add set {TABLE} {name} {{ type {kind}; flags interval; auto-merge; }}"),
+            ));
             for chunk in prefixes.chunks(ELEMENTS_PER_COMMAND) {
-                commands.push(format!("add element {TABLE} {name} {{ {} }}", join(chunk)));
+                parts.push((part(), format!("add element {TABLE} {name} {{ {} }}", join(chunk))));
             }
         }
         for rule in &self.rules {
-            commands
-                .push(format!("add rule {TABLE} {} {} comment \"{}\"", rule.chain, rule.text, rule.comment));
+            let command =
+                format!("add rule {TABLE} {} {} comment \"{}\"", rule.chain, rule.text, rule.comment);
+            parts.push((Part::Rule(rule), command));
         }
-        commands
+        parts
     }
 
-    /// Whether `seen` is this very table. Rules are known by their comments and the fingerprint: somebody who rewrites a
-    /// rule and keeps both goes unnoticed.
-    pub fn matches(&self, seen: &SeenTable) -> bool {
+    /// How each command stands. `wanted`: what nft makes of this very table; without it, rules are known by their comments.
+    pub fn lines(&self, seen: Option<&SeenTable>, wanted: Option<&SeenTable>) -> Vec<Line> {
+        let all = |status| move |_: &Part<'_>| status;
+        let statuses: Box<dyn Fn(&Part<'_>) -> Status> = match seen {
+            None => Box::new(all(Status::Missing)),
+            Some(seen) if !seen.is_ours() => Box::new(all(Status::Foreign)),
+            Some(seen) if self.matches(seen, wanted) => Box::new(all(Status::Present)),
+            Some(seen) => Box::new(move |part| self.part_status(part, seen, wanted)),
+        };
+        self.parts()
+            .into_iter()
+            .map(|(part, command)| Line::new(format!("nft '{command}'"), statuses(&part)))
+            .collect()
+    }
+
+    fn part_status(&self, part: &Part<'_>, seen: &SeenTable, wanted: Option<&SeenTable>) -> Status {
+        let found = |is_same: bool, is_there: bool| match (is_same, is_there) {
+            (true, _) => Status::Present,
+            (false, true) => Status::Conflicting,
+            (false, false) => Status::Missing,
+        };
+        match part {
+            Part::Table => found(seen.comment == Some(format!("{TAG}{}", self.fingerprint)), true),
+            Part::Section(name) => {
+                let head = |table: &SeenTable| table.head_of(name).map(str::to_owned);
+                let there = seen.sections.contains_key(name);
+                found(there && wanted.is_none_or(|wanted| head(wanted) == head(seen)), there)
+            }
+            Part::Set(name) => {
+                let there = seen.sections.contains_key(name);
+                found(there && wanted.is_none_or(|w| w.sections.get(name) == seen.sections.get(name)), there)
+            }
+            Part::Rule(rule) => {
+                let of = |table: &SeenTable| table.rule(rule.chain, &rule.comment).map(str::to_owned);
+                let now = of(seen);
+                found(now.is_some() && wanted.is_none_or(|wanted| of(wanted) == now), now.is_some())
+            }
+        }
+    }
+
+    /// Whether `seen` is this very table. Without `wanted` (see [`Self::lines`]) somebody who rewrites a rule and keeps its
+    /// comment goes unnoticed.
+    pub fn matches(&self, seen: &SeenTable, wanted: Option<&SeenTable>) -> bool {
+        if let Some(wanted) = wanted {
+            return wanted.is_same(seen);
+        }
         let chain = |name| self.rules.iter().filter(move |r| r.chain == name);
         let rules: Vec<String> =
             CHAINS.into_iter().flat_map(chain).map(|r| format!("{}: {}", r.chain, r.comment)).collect();
-        let mut seen_rules = seen.rules.clone();
-        seen_rules.sort_by_key(|r| CHAINS.iter().position(|c| r.starts_with(&format!("{c}: "))));
-        let mut sets: Vec<&str> = self.sets.iter().map(|(name, ..)| name.as_str()).collect();
-        let mut seen_sets: Vec<&str> = seen.sets.iter().map(String::as_str).collect();
+        let seen_rules: Vec<String> = CHAINS.into_iter().flat_map(|name| seen.comments(name)).collect();
+        let mut sets: Vec<String> = self.sets.iter().map(|(name, ..)| format!("set {name}")).collect();
         sets.sort_unstable();
-        seen_sets.sort_unstable();
         seen.comment.as_deref() == Some(&format!("{TAG}{}", self.fingerprint))
             && rules == seen_rules
-            && sets == seen_sets
+            && seen.sections.keys().filter(|name| name.starts_with("set ")).eq(sets.iter())
     }
 
-    /// Replaces the table, whatever was in it, in one transaction.
-    pub fn load(&self) -> Result<(), String> {
-        nft_script(&self.transaction(), &[]).map_err(|e| e.to_string())
+    /// Replaces the table, whatever was in it, in one transaction. Returns the process id of the nft that did it: the kernel
+    /// announces the change under it.
+    ///
+    /// # Errors
+    /// Why nft or the kernel refused.
+    pub fn load(&self) -> Result<u32, String> {
+        run_script(&self.transaction(), &[]).map_err(|e| e.to_string())
     }
 
     /// What `nft -f -` reads to get from any table `inet weir`, or none, to this one.
@@ -205,9 +255,9 @@ fn intercept_rules(
     if prefixes.is_empty() || ports.is_empty() {
         return;
     }
-    let (ip, nfproto, kind, words) = match family {
-        Family::V4 => ("ip", "ipv4", "ipv4_addr", "IPv4"),
-        Family::V6 => ("ip6", "ipv6", "ipv6_addr", "IPv6"),
+    let (ip, nfproto, kind, words, icmp) = match family {
+        Family::V4 => ("ip", "ipv4", "ipv4_addr", "IPv4", "icmp"),
+        Family::V6 => ("ip6", "ipv6", "ipv6_addr", "IPv6", "icmpv6"),
     };
     // An interval set cannot hold the whole of a family in every nft: everything needs no set.
     let daddr = if prefixes.iter().any(|p| p.prefix_len() == 0) {
@@ -241,7 +291,7 @@ fn intercept_rules(
     }
     if intercept.reject_quic && !clients.is_empty() {
         let text = format!(
-            "iifname {{ {} }} {daddr} udp dport {QUIC} counter reject with icmpx type port-unreachable",
+            "iifname {{ {} }} {daddr} udp dport {QUIC} counter reject with {icmp} type port-unreachable",
             clients.join(", ")
         );
         rules.push(Rule { chain: "forward", text, comment: format!("{name} {words}, QUIC") });
@@ -250,88 +300,4 @@ fn intercept_rules(
 
 fn join(prefixes: &[IpNet]) -> String {
     prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// The table of this namespace, if there is one.
-pub fn read() -> Result<Option<SeenTable>, HostError> {
-    let args = ["list", "table", "inet", "weir"];
-    let listing = match helper::get_current_ruleset_with_args(helper::DEFAULT_NFT, args) {
-        Ok(listing) => Some(listing),
-        Err(NftablesError::NftExecution { inner, .. }) if inner.kind() == io::ErrorKind::NotFound => {
-            return Err(HostError::NftMissing);
-        }
-        Err(NftablesError::NftFailed { stderr, .. }) if stderr.contains("No such file or directory") => {
-            return Ok(None);
-        }
-        // Somebody else's table may hold what the crate cannot read; its comment still tells whose it is.
-        Err(NftablesError::NftInvalidJson(_)) => None,
-        Err(NftablesError::NftFailed { stderr, .. }) => return Err(read_failed(&stderr)),
-        Err(other) => return Err(read_failed(&other.to_string())),
-    };
-    let mut seen = SeenTable { comment: read_comment()?, ..SeenTable::default() };
-    for object in listing.iter().flat_map(|l| l.objects.iter()) {
-        match object {
-            NfObject::ListObject(NfListObject::Rule(rule)) => {
-                seen.rules.push(format!("{}: {}", rule.chain, rule.comment.as_deref().unwrap_or("")));
-            }
-            NfObject::ListObject(NfListObject::Set(set)) => seen.sets.push(set.name.to_string()),
-            _ => {}
-        }
-    }
-    Ok(Some(seen))
-}
-
-fn read_failed(reason: &str) -> HostError {
-    HostError::Command { command: format!("nft list table {TABLE}"), reason: one_line(reason) }
-}
-
-/// The comment of the table, from nft's text: its JSON leaves it out.
-fn read_comment() -> Result<Option<String>, HostError> {
-    let output = Command::new("nft").args(["list", "table", "inet", "weir"]).output().map_err(cannot_run)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().find_map(|line| {
-        let comment = line.strip_prefix("\tcomment \"")?.strip_suffix('"')?;
-        Some(comment.to_owned())
-    }))
-}
-
-/// Removes the table.
-pub fn delete() -> Result<(), HostError> {
-    nft_script(&format!("delete table {TABLE}\n"), &[]).map_err(|reason| HostError::Command {
-        command: format!("nft delete table {TABLE}"),
-        reason: reason.to_string(),
-    })
-}
-
-/// Whether this kernel would take `script`; nothing is changed (`nft --check` stops before the commit).
-pub fn check(script: &str) -> Result<(), HostError> {
-    nft_script(script, &["--check"])
-}
-
-fn nft_script(script: &str, args: &[&str]) -> Result<(), HostError> {
-    let mut command = Command::new("nft");
-    command.args(args).args(["-f", "-"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // A weir that is killed must not install a table afterwards, behind the back of `weir clean`.
-    let mut child = die_with_parent(&mut command).spawn().map_err(cannot_run)?;
-    let fed = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
-    let output = child.wait_with_output().map_err(cannot_run)?;
-    if output.status.success() {
-        return fed.map_err(cannot_run);
-    }
-    Err(HostError::Kernel(one_line(&String::from_utf8_lossy(&output.stderr))))
-}
-
-fn cannot_run(error: io::Error) -> HostError {
-    match error.kind() {
-        io::ErrorKind::NotFound => HostError::NftMissing,
-        _ => HostError::Kernel(format!("cannot run nft: {error}")),
-    }
-}
-
-/// nft's complaints take several lines with a drawing of carets; the first says what is wrong.
-fn one_line(stderr: &str) -> String {
-    let line =
-        stderr.lines().find(|l| l.contains("Error")).or(stderr.lines().next()).unwrap_or("no reason given");
-    line.rsplit_once("Error: ").map_or(line, |(_, reason)| reason).trim().to_owned()
 }

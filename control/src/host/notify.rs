@@ -1,7 +1,8 @@
 //! The kernel's notifications, read only for what kind of thing changed.
 //!
 //! The messages themselves are not believed: the watcher dumps what changed. So a lost message, a route that vanished with its
-//! link without a word (IPv4 does that) and an overrun socket are all the same case as an ordinary change.
+//! link without a word (IPv4 does that) and an overrun socket are all the same case as an ordinary change. Only who removed
+//! something of weir's is taken from them, since no dump tells that.
 
 use std::io;
 
@@ -10,6 +11,8 @@ use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 
 use super::HostError;
+use super::culprit::Removal;
+use super::removals::{Batch, route_removal};
 
 /// Kinds of things that may have changed, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +87,16 @@ pub(crate) struct Notifications {
     nft: TokioSocket,
     heard_route: Vec<u8>,
     heard_nft: Vec<u8>,
+    /// The transaction of nft that is being announced.
+    batch: Batch,
+}
+
+/// What one datagram told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    pub changed: Changed,
+    /// What was removed of weir's, and by whom.
+    pub removals: Vec<Removal>,
 }
 
 impl Notifications {
@@ -97,21 +110,26 @@ impl Notifications {
             nft: nft.map_err(failed)?,
             heard_route: Vec::with_capacity(DATAGRAM),
             heard_nft: Vec::with_capacity(DATAGRAM),
+            batch: Batch::default(),
         })
     }
 
     /// Waits for the next news. May be dropped at any time without losing any.
-    pub async fn next(&mut self) -> Result<Changed, HostError> {
+    pub async fn next(&mut self) -> Result<News, HostError> {
         self.heard_route.clear();
         self.heard_nft.clear();
-        let host = Changed { host: true, ..Changed::default() };
         let heard = tokio::select! {
-            heard = self.route.recv_from(&mut self.heard_route) => heard.map(|_| changes(&self.heard_route)),
-            heard = self.nft.recv_from(&mut self.heard_nft) => heard.map(|_| host),
+            heard = self.route.recv_from(&mut self.heard_route) => heard.map(|_| of_route(&self.heard_route)),
+            heard = self.nft.recv_from(&mut self.heard_nft) => heard.map(|_| {
+                let removals = messages(&self.heard_nft).filter_map(|message| self.batch.hear(message)).collect();
+                News { changed: Changed { host: true, ..Changed::default() }, removals }
+            }),
         };
         match heard {
-            Ok(changed) => Ok(changed),
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => Ok(Changed::ALL),
+            Ok(news) => Ok(news),
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
+                Ok(News { changed: Changed::ALL, ..News::default() })
+            }
             Err(source) => Err(HostError::Netlink { what: "notifications", source }),
         }
     }
@@ -127,19 +145,37 @@ fn socket(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<Toki
     Ok(socket)
 }
 
-/// Walks the messages of a datagram: length, then type, at the head of each (struct nlmsghdr).
-fn changes(datagram: &[u8]) -> Changed {
-    let mut changed = Changed::default();
-    let mut rest = datagram;
-    while let Some((head, _)) = rest.split_at_checked(16) {
-        let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        changed.add(Changed::by_type(u16::from_ne_bytes([head[4], head[5]])));
-        match rest.get(length.max(16).next_multiple_of(4)..) {
-            Some(next) => rest = next,
-            None => break,
-        }
+fn of_route(datagram: &[u8]) -> News {
+    let mut news = News::default();
+    for message in messages(datagram) {
+        news.changed.add(Changed::by_type(message.kind));
+        news.removals.extend(route_removal(message));
     }
-    changed
+    news
+}
+
+/// One message: its type, the port id of whoever asked for what it announces, and what follows its head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message<'a> {
+    pub kind: u16,
+    pub port: u32,
+    pub body: &'a [u8],
+}
+
+/// Walks the messages of a datagram: length, type, flags, sequence number and port id at the head of each (struct nlmsghdr).
+fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = Some(datagram);
+    std::iter::from_fn(move || {
+        let from = rest?;
+        let (head, _) = from.split_at_checked(16)?;
+        let length = (u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize).max(16);
+        rest = from.get(length.next_multiple_of(4)..);
+        Some(Message {
+            kind: u16::from_ne_bytes([head[4], head[5]]),
+            port: u32::from_ne_bytes([head[12], head[13], head[14], head[15]]),
+            body: from.get(16..length).unwrap_or_default(),
+        })
+    })
 }
 
 #[cfg(test)]
@@ -156,16 +192,16 @@ mod tests {
     #[test]
     fn datagram_of_several_messages_yields_every_kind() {
         let datagram = [message(28, 30), message(24, 16)].concat();
-        let changed = changes(&datagram);
+        let changed = of_route(&datagram).changed;
         assert_eq!(changed, Changed { neighbours: true, routes: true, ..Changed::default() });
     }
 
     #[test]
     fn datagram_with_a_nonsensical_length_ends_the_walk() {
-        assert_eq!(changes(&message(32, 16)[..10]), Changed::default());
+        assert_eq!(of_route(&message(32, 16)[..10]), News::default());
         let zero = message(32, 0);
-        assert!(changes(&zero).rules);
+        assert!(of_route(&zero).changed.rules);
         let huge = [u32::MAX.to_ne_bytes().as_slice(), &[0; 12]].concat();
-        assert_eq!(changes(&huge), Changed::default());
+        assert_eq!(of_route(&huge), News::default());
     }
 }

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
 
 use super::link::{LinkInfo, name_of};
 use super::netlink::Netlink;
-use super::nft::{self, SeenTable};
+use super::nft::{self, Ruleset, SeenTable};
 use super::plan::DUMMY_ADDRESS;
 use super::rule::{SeenRoute, SeenRule, table_of};
 use super::spec::Family;
@@ -23,6 +23,8 @@ pub struct Observed {
     /// Routes in the wanted table and routes that carry weir's protocol number, of both families.
     pub routes: Vec<SeenRoute>,
     pub nft: Option<SeenTable>,
+    /// What nft makes of the wanted table; only asked where there is one to compare with.
+    pub nft_wanted: Option<SeenTable>,
     /// Values of the keys that matter; a key that does not exist is missing.
     pub sysctls: BTreeMap<Key, String>,
     pub links: Vec<LinkInfo>,
@@ -35,6 +37,9 @@ pub struct Observed {
 /// Asks the kernel, nft and /proc/sys.
 pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, HostError> {
     let mut seen = Observed { ipv6: sysctl::has_ipv6(), nft: nft::read()?, ..Observed::default() };
+    if seen.nft.as_ref().is_some_and(SeenTable::is_ours) {
+        seen.nft_wanted = nft::rendered(&Ruleset::of(spec));
+    }
     seen.links = netlink.links().await?.iter().map(LinkInfo::of).collect();
     for family in Family::BOTH {
         seen.rules.extend(netlink.rules(family).await?.iter().map(|m| SeenRule::of(family, m)));
@@ -58,12 +63,27 @@ pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, Hos
             seen.with_dummy_address.extend(name_of(&seen.links, address.header.index));
         }
     }
+    read_sysctls(spec, &mut seen)?;
+    Ok(seen)
+}
+
+/// The sysctls alone, which nobody announces: cheap enough to ask for every second.
+///
+/// # Errors
+/// [`HostError::File`].
+pub fn observe_sysctls(spec: &HostSpec) -> Result<Observed, HostError> {
+    let mut seen = Observed { ipv6: sysctl::has_ipv6(), ..Observed::default() };
+    read_sysctls(spec, &mut seen)?;
+    Ok(seen)
+}
+
+fn read_sysctls(spec: &HostSpec, seen: &mut Observed) -> Result<(), HostError> {
     for key in keys(spec, &seen.ra_default_routes) {
         if let Some(value) = key.read()? {
             seen.sysctls.insert(key, value);
         }
     }
-    Ok(seen)
+    Ok(())
 }
 
 /// Keys that [`super::plan::plan`] looks at.

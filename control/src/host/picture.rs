@@ -20,9 +20,11 @@ use weir_core::fib::{Fib, Link, Mac, Route};
 use weir_core::ids::{MAX_PORTS, PortId};
 
 use super::link::LinkInfo;
-use super::rule::{SeenRule, table_of};
+use super::plan::DUMMY_ADDRESS;
+use super::rule::{SeenRoute, SeenRule, table_of};
 use super::source;
 use super::spec::Family;
+use super::{PUNT_TUN, RELAY_TUN};
 
 const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
@@ -72,7 +74,8 @@ pub struct Picture {
     /// Routers that routes through the ports lead to.
     pub routers: BTreeSet<(PortId, IpAddr)>,
     pub warnings: Vec<String>,
-    /// weir's own rules and routes, as text: when this changes, somebody has touched them.
+    /// weir's own rules, routes, TUN devices and their addresses, and the programs on the ports, as text: when this changes,
+    /// somebody has touched them.
     pub ours: Vec<String>,
 }
 
@@ -120,11 +123,11 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
     Picture {
         fib: Arc::new(fib),
         own: Arc::new(own_addresses(dumps)),
+        ours: ours(dumps, &devices),
         ports: devices,
         neighbours,
         routers,
         warnings: warnings(dumps),
-        ours: ours(dumps),
     }
 }
 
@@ -306,8 +309,22 @@ fn warnings(dumps: &Dumps) -> Vec<String> {
     warnings
 }
 
-fn ours(dumps: &Dumps) -> Vec<String> {
+fn ours(dumps: &Dumps, ports: &[Option<LinkInfo>]) -> Vec<String> {
     let rules = dumps.rules.iter().filter(|r| r.is_ours()).map(|r| r.command("add"));
-    let routes = dumps.routes.iter().map(|(family, m)| super::rule::SeenRoute::of(*family, m));
-    rules.chain(routes.filter(super::rule::SeenRoute::is_ours).map(|r| r.command("add"))).collect()
+    let routes = dumps.routes.iter().map(|(family, m)| SeenRoute::of(*family, m));
+    let routes = routes.filter(SeenRoute::is_ours).map(|r| r.command("add"));
+    let tuns: Vec<&LinkInfo> =
+        dumps.links.iter().filter(|l| [RELAY_TUN, PUNT_TUN].contains(&l.name.as_str())).collect();
+    let devices = tuns.iter().map(|l| format!("link {} {} up {}", l.ifindex, l.name, l.up));
+    let has_dummy =
+        |m: &&AddressMessage| m.attributes.contains(&AddressAttribute::Local(DUMMY_ADDRESS.into()));
+    let addresses = dumps.addresses.iter().filter(has_dummy).map(|m| m.header.index);
+    let addresses = addresses.filter(|index| tuns.iter().any(|tun| tun.ifindex == *index));
+    let programs = ports.iter().flatten().map(|l| format!("xdp {} {:?}", l.ifindex, l.xdp));
+    rules
+        .chain(routes)
+        .chain(devices)
+        .chain(addresses.map(|index| format!("address {index}")))
+        .chain(programs)
+        .collect()
 }

@@ -3,14 +3,17 @@
 //! A plan's commands are what a person would type; a test pipes them into a shell and finds everything present. `apply`
 //! executes the same steps over rtnetlink, /proc/sys and one nft transaction.
 
-use std::fmt;
+mod script;
+
 use std::net::Ipv4Addr;
 
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
+pub use script::{Line, write_script};
+
 use super::HostSpec;
-use super::nft::{Ruleset, TABLE};
+use super::nft::{Ruleset, SeenTable, TABLE};
 use super::observe::Observed;
 use super::rule::{LocalRoute, MarkRule, SeenRoute, SeenRule};
 use super::spec::Family;
@@ -45,6 +48,56 @@ pub struct Step {
     pub note: Option<String>,
     /// Nothing can be applied until a person has decided.
     pub blocks: bool,
+    /// It is about a device that is not there yet: one of weir's own TUN devices while weir does not run.
+    pub waits: bool,
+    /// How each command stands, where that is not as the step itself does.
+    lines: Option<Vec<Line>>,
+}
+
+/// What steps are about, for those who count repairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Address,
+    Sysctl,
+    Route,
+    Rule,
+    /// The nft table.
+    Table,
+    /// The steering program on a device; no step of a plan.
+    Xdp,
+    /// One of weir's TUN devices; no step of a plan.
+    Tun,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] =
+        [Self::Address, Self::Sysctl, Self::Route, Self::Rule, Self::Table, Self::Xdp, Self::Tun];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Sysctl => "sysctl",
+            Self::Route => "route",
+            Self::Rule => "rule",
+            Self::Table => "table",
+            Self::Xdp => "xdp",
+            Self::Tun => "tun",
+        }
+    }
+
+    /// What it means that one was repaired.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Address => "Addresses of weir's TUN devices that somebody removed, put back.",
+            Self::Sysctl => "Sysctls that somebody changed, set again.",
+            Self::Route => "Routes of weir's table that somebody removed, put back.",
+            Self::Rule => "Policy rules of weir's that somebody removed, put back.",
+            Self::Table => "Times that the nft table was removed or changed, and loaded again.",
+            Self::Xdp => "Times that the steering program was taken off a device, and attached again.",
+            Self::Tun => "TUN devices of weir's that somebody deleted or set down, made again.",
+        }
+    }
 }
 
 /// What a step does.
@@ -81,6 +134,17 @@ impl Action {
         }
     }
 
+    /// What it is about.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::AddAddress { .. } => Kind::Address,
+            Self::SetSysctl { .. } => Kind::Sysctl,
+            Self::AddRoute(_) | Self::DeleteRoute(_) => Kind::Route,
+            Self::AddRule(_) | Self::DeleteRule(_) => Kind::Rule,
+            Self::LoadTable(_) => Kind::Table,
+        }
+    }
+
     /// The action in one line, for errors.
     pub fn title(&self) -> String {
         match self {
@@ -92,21 +156,46 @@ impl Action {
 
 impl Step {
     fn new(action: Action, status: Status) -> Self {
-        Self { action, status, note: None, blocks: false }
+        Self { action, status, note: None, blocks: false, waits: false, lines: None }
+    }
+
+    /// Notes that the device is not there, if so.
+    fn wait_for(&mut self, device: &str, seen: &Observed) {
+        if !seen.links.iter().any(|l| l.name == device) {
+            self.waits = true;
+            self.note = Some("the device appears when weir runs".to_owned());
+        }
     }
 
     /// Whether `apply` has something to do here.
     pub fn is_due(&self) -> bool {
         matches!(self.status, Status::Missing | Status::Conflicting)
     }
+
+    /// Its commands, each with how it stands.
+    pub fn lines(&self) -> Vec<Line> {
+        let mut lines = match &self.lines {
+            Some(lines) => lines.clone(),
+            None => self.action.commands().into_iter().map(|c| Line::new(c, self.status)).collect(),
+        };
+        for line in &mut lines {
+            // The table is replaced as a whole: what is right in it is loaded again too.
+            line.runs = self.is_due() && !self.waits && !self.blocks;
+        }
+        if let Some(first) = lines.first_mut() {
+            first.note.clone_from(&self.note);
+        }
+        lines
+    }
 }
 
 impl Serialize for Step {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut step = serializer.serialize_struct("Step", 3)?;
+        let mut step = serializer.serialize_struct("Step", 4)?;
         step.serialize_field("commands", &self.action.commands())?;
         step.serialize_field("status", &self.status)?;
         step.serialize_field("note", &self.note)?;
+        step.serialize_field("lines", &self.lines())?;
         step.end()
     }
 }
@@ -131,38 +220,6 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Plan {
-    /// A shell script: commands as they are, everything else as comments.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |status| self.steps.iter().filter(|s| s.status == status).count();
-        writeln!(
-            f,
-            "# present {}, missing {}, conflicting {}, foreign {}",
-            count(Status::Present),
-            count(Status::Missing),
-            count(Status::Conflicting),
-            count(Status::Foreign)
-        )?;
-        for step in &self.steps {
-            let status = match step.status {
-                Status::Present => "present",
-                Status::Missing => "missing",
-                Status::Foreign => "foreign",
-                Status::Conflicting => "conflicting",
-            };
-            let note = step.note.as_ref().map(|n| format!(": {n}")).unwrap_or_default();
-            let commands = step.action.commands();
-            if commands.len() > 1 {
-                writeln!(f, "# {status}{note}")?;
-                commands.iter().try_for_each(|c| writeln!(f, "{c}"))?;
-            } else {
-                commands.iter().try_for_each(|c| writeln!(f, "{c}  # {status}{note}"))?;
-            }
-        }
-        self.warnings.iter().try_for_each(|w| writeln!(f, "# warning: {w}"))
-    }
-}
-
 /// Compares. Order: what packets need to be accepted, then routes, rules, and the table that sets the marks last; what is
 /// left of an earlier configuration goes after that.
 pub fn plan(spec: &HostSpec, seen: &Observed) -> Plan {
@@ -183,15 +240,13 @@ fn address_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
             false => Status::Missing,
         };
         let mut step = Step::new(Action::AddAddress { device: device.clone() }, status);
-        if !seen.links.iter().any(|l| l.name == *device) {
-            step.note = Some("the device appears when weir runs".to_owned());
-        }
+        step.wait_for(device, seen);
         step
     };
     spec.tuns().map(step).collect()
 }
 
-fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
+pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     let value = |key: &Key| seen.sysctls.get(key).map(String::as_str);
     let mut want = |key: Key, wanted: &str, satisfied: bool| {
@@ -199,6 +254,9 @@ fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         let status = if satisfied { Status::Present } else { Status::Missing };
         let mut step = Step::new(Action::SetSysctl { key, value: wanted.to_owned() }, status);
         step.note = now.filter(|now| *now != wanted).map(|now| format!("now {now}"));
+        if let (None, Some(device)) = (now, step_device(&step)) {
+            step.wait_for(&device, seen);
+        }
         steps.push(step);
     };
     let forward = Key::new("net/ipv4/ip_forward");
@@ -239,6 +297,14 @@ fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
     steps
 }
 
+/// The device that a sysctl is one of; none for those of all.
+fn step_device(step: &Step) -> Option<String> {
+    match &step.action {
+        Action::SetSysctl { key, .. } => key.device().map(str::to_owned),
+        _ => None,
+    }
+}
+
 fn route_step(spec: &HostSpec, seen: &Observed, family: Family) -> Step {
     let route = LocalRoute { family, table: spec.table };
     let mut step = Step::new(Action::AddRoute(route), Status::Missing);
@@ -272,16 +338,35 @@ fn rule_step(spec: &HostSpec, seen: &Observed, family: Family) -> Step {
 
 fn table_step(spec: &HostSpec, seen: &Observed) -> Step {
     let ruleset = Ruleset::of(spec);
+    let wanted = seen.nft_wanted.as_ref();
     let (status, note) = match &seen.nft {
         None => (Status::Missing, None),
         Some(table) if !table.is_ours() => (
             Status::Foreign,
             Some(format!("a table {TABLE} is there that weir did not make: rename it or delete it")),
         ),
-        Some(table) if ruleset.matches(table) => (Status::Present, None),
-        Some(_) => (Status::Conflicting, Some(format!("weir's table {TABLE} is of another configuration"))),
+        Some(table) if ruleset.matches(table, wanted) => (Status::Present, None),
+        Some(table) => (Status::Conflicting, Some(difference(&ruleset, table, wanted))),
     };
-    Step { action: Action::LoadTable(ruleset), status, note, blocks: status == Status::Foreign }
+    let mut lines = ruleset.lines(seen.nft.as_ref(), wanted);
+    if status == Status::Conflicting {
+        lines.insert(0, Line::new(format!("nft 'delete table {TABLE}'"), Status::Conflicting));
+    }
+    let blocks = status == Status::Foreign;
+    Step { note, blocks, lines: Some(lines), ..Step::new(Action::LoadTable(ruleset), status) }
+}
+
+/// In what weir's own table is not the wanted one.
+fn difference(ruleset: &Ruleset, table: &SeenTable, wanted: Option<&SeenTable>) -> String {
+    if !table.comment.as_ref().is_some_and(|comment| comment.ends_with(&ruleset.fingerprint)) {
+        return format!("weir's table {TABLE} is of another configuration");
+    }
+    let beyond: Vec<String> = wanted.into_iter().flat_map(|wanted| table.beyond(wanted)).collect();
+    match (beyond.first(), table.flags.first()) {
+        (Some(line), _) => format!("somebody changed weir's table {TABLE}; it has {line}"),
+        (None, Some(flag)) => format!("somebody changed weir's table {TABLE}: it has {flag}"),
+        (None, None) => format!("somebody took something out of weir's table {TABLE}"),
+    }
 }
 
 fn stale_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {

@@ -22,6 +22,13 @@ impl Key {
         Self(format!("net/ipv{version}/conf/{device}/{name}"))
     }
 
+    /// The device that it is a switch of; none for `all`, `default` and what belongs to no device.
+    pub fn device(&self) -> Option<&str> {
+        let (device, _) =
+            self.0.strip_prefix("net/ipv")?.get(1..)?.strip_prefix("/conf/")?.rsplit_once('/')?;
+        (!matches!(device, "all" | "default")).then_some(device)
+    }
+
     fn path(&self) -> PathBuf {
         PathBuf::from("/proc/sys").join(&self.0)
     }

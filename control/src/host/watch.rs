@@ -16,6 +16,7 @@ use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 
 use super::HostError;
+use super::culprit::Removal;
 use super::keepalive::Keepalive;
 use super::link::{self, LinkInfo};
 use super::netlink::Netlink;
@@ -44,9 +45,10 @@ pub enum HostEvent {
     },
     /// All that should be known now about rules that the fast road does not follow; empty when there is nothing any more.
     Warnings(Vec<String>),
-    /// Somebody (a network manager, `nft flush ruleset`) changed rules, routes, tables or forwarding, perhaps weir's own: `apply`
-    /// again, which changes nothing when nothing is missing. weir's own changes are announced like anybody's.
-    KernelSideTouched,
+    /// Somebody (a network manager, `nft flush ruleset`) changed rules, routes, addresses, tables, programs or forwarding, perhaps
+    /// weir's own: `apply` again, which changes nothing when nothing is missing. weir's own changes are announced like anybody's.
+    /// With it comes who removed something of weir's, as far as the kernel told.
+    KernelSideTouched(Vec<Removal>),
     /// The kernel does not answer any more: the last picture stays, and the watch has ended.
     Ended(String),
 }
@@ -141,7 +143,11 @@ impl Watcher {
                         if !changed.any() {
                             due = (Instant::now() + self.options.settle).max(quiet_until);
                         }
-                        changed.add(news);
+                        changed.add(news.changed);
+                        // Before any dump: full tables take seconds.
+                        if !news.removals.is_empty() {
+                            let _ = self.events.send(HostEvent::KernelSideTouched(news.removals)).await;
+                        }
                     }
                     Err(error) => {
                         let _ = self.events.send(HostEvent::Ended(error.to_string())).await;
@@ -222,7 +228,7 @@ impl Watcher {
             events.push(HostEvent::Warnings(new.warnings.clone()));
         }
         if changed.host || (!first && old.ours != new.ours) {
-            events.push(HostEvent::KernelSideTouched);
+            events.push(HostEvent::KernelSideTouched(Vec::new()));
         }
         let new_routers = first || old.routers != new.routers;
         self.picture = Some(new);

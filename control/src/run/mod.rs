@@ -11,9 +11,11 @@
 //! Nothing else does: when weir ends by itself, or a start after a crash fails, intercepted traffic stays dropped. A
 //! failed start on a box that was not closed leaves it as it was.
 
+mod contest;
 pub mod convert;
 mod notify;
 mod parts;
+mod repair;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,7 +24,7 @@ use tokio::task::LocalSet;
 use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
-use crate::host::{Host, Lock, Paths, Removed, preflight};
+use crate::host::{Host, Instance, Lock, Paths, Removed, preflight};
 use parts::Parts;
 
 /// How often the threads are looked after.
@@ -57,6 +59,8 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     for command in &leftovers.commands {
         tracing::info!(command, "removed what an earlier weir left");
     }
+    let here = Instance::here(&config.file, &config.gateway.admin);
+    let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
     let result = match start(config, &host, &paths).await {
         Ok(started) => {
             stays_closed = closed;
@@ -118,6 +122,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
     let mut health = tokio::time::interval(HEALTH);
     let board = parts.state.health.clone();
     let exit = loop {
+        let look = parts.next_look();
         tokio::select! {
             _ = terminate.recv() => break Ok(Exit::Done),
             _ = interrupt.recv() => break Ok(Exit::Done),
@@ -128,6 +133,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
             }
             () = board.changed() => parts.publish_pools(),
             relisted = parts.lists.relisted() => parts.publish_lists(relisted),
+            () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
             _ = health.tick() => {
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");

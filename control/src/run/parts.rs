@@ -19,6 +19,8 @@ use weir_sys::tun::Tun;
 use weir_sys::{clock, process};
 
 use super::convert;
+use super::repair::Repair;
+use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
 use crate::config::{Config, Fail, Mode, Pool};
 use crate::exit::Failure;
@@ -51,6 +53,7 @@ pub struct Parts {
     pools: Vec<Pool>,
     failures: Passive,
     questions: Arc<Questions>,
+    repair: Repair,
     _watch: Watch,
 }
 
@@ -99,6 +102,8 @@ impl Parts {
             tracing::warn!("{warning}");
         }
         let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
+        let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
+        let repairs = Arc::<Repairs>::default();
         let state = State {
             started: Instant::now(),
             config: config.file.display().to_string(),
@@ -106,6 +111,7 @@ impl Parts {
             dataplane: Part::new(dataplane),
             relay: Part::new(Some(relay)),
             steering: Mutex::new(road.map(|road| road.steering)),
+            repairs: repairs.clone(),
             attached,
             health: Arc::new(Board::new(&config.pools)),
             lists: Arc::new(board::Board::new(&config.lists)),
@@ -117,6 +123,7 @@ impl Parts {
         let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
+        let repair = Repair::new(repairs, tuns);
         Ok(Self {
             state,
             events,
@@ -128,6 +135,7 @@ impl Parts {
             pools,
             failures,
             questions,
+            repair,
             _watch: watch,
         })
     }
@@ -193,7 +201,9 @@ impl Parts {
                     *warnings = news;
                 }
             }
-            HostEvent::KernelSideTouched => self.repair(host).await,
+            HostEvent::KernelSideTouched(removals) => {
+                self.repair.round(host, &self.spec, &self.state.steering, &removals).await;
+            }
             HostEvent::Ended(why) => return Err(Failure::refused(why)),
         }
         Ok(())
@@ -225,16 +235,14 @@ impl Parts {
         }
     }
 
-    /// Puts back what somebody removed from the kernel's side; nothing when nothing is missing.
-    async fn repair(&self, host: &Host) {
-        match host.apply(&self.spec).await {
-            Ok(applied) => {
-                for command in applied.commands {
-                    tracing::warn!(command, "somebody removed this; it is put back");
-                }
-            }
-            Err(error) => tracing::error!(%error, "the kernel's side cannot be repaired"),
-        }
+    /// When [`Self::look_after`] wants to be called.
+    pub fn next_look(&self) -> Instant {
+        self.repair.due()
+    }
+
+    /// Puts back what somebody changed without the kernel announcing it, and what has its turn.
+    pub async fn look_after(&mut self, host: &Host) {
+        self.repair.look(host, &self.spec, &self.state.steering).await;
     }
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the
@@ -262,6 +270,7 @@ struct Tell<'a> {
 struct Road {
     steering: Steering,
     attached: Vec<(String, &'static str)>,
+    tuns: Vec<Arc<Tun>>,
     punt: Punt,
 }
 
@@ -306,8 +315,9 @@ impl Road {
         }
         let relay = Arc::new(tun(host::RELAY_TUN)?);
         let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
-        Ok(Self { steering, attached, punt })
+        Ok(Self { steering, attached, tuns, punt })
     }
 
     /// Starts the workers and, once all of them breathe, lets steering redirect.
@@ -406,9 +416,14 @@ fn tun(name: &str) -> Result<Tun, Failure> {
         ))
     };
     let tun = Tun::create(name).map_err(failed)?;
-    tun.set_mtu(65_535).map_err(failed)?;
-    tun.set_up(true).map_err(failed)?;
+    ready_tun(&tun).map_err(failed)?;
     Ok(tun)
+}
+
+/// Makes a new TUN device fit for packets.
+pub fn ready_tun(tun: &Tun) -> std::io::Result<()> {
+    tun.set_mtu(65_535)?;
+    tun.set_up(true)
 }
 
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.

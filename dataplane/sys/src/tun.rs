@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags, open};
 
@@ -17,7 +18,8 @@ use crate::ioctl::{call, control_socket, request};
 pub struct Tun {
     file: File,
     name: String,
-    index: u32,
+    /// Another one after [`Tun::restore`].
+    index: AtomicU32,
 }
 
 impl Tun {
@@ -27,19 +29,40 @@ impl Tun {
     /// EBUSY: there is a device with this name. EPERM without CAP_NET_ADMIN. ENOENT: the host has no /dev/net/tun.
     /// EINVAL: not a name for a device.
     pub fn create(name: &str) -> io::Result<Self> {
-        let mut request = request(name)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd: OwnedFd = open("/dev/net/tun", flags, Mode::empty())?;
-        let kind = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
-        request.ifr_ifru.ifru_flags = kind as libc::c_short;
-        // SAFETY: TUNSETIFF takes an ifreq with a name and flags, and follows no pointer.
-        unsafe { call(&fd, libc::TUNSETIFF as libc::c_ulong, &mut request) }?;
-        Ok(Self { file: File::from(fd), name: name.into(), index: ethtool::index_of(name)? })
+        make(&fd, name)?;
+        let index = AtomicU32::new(ethtool::index_of(name)?);
+        Ok(Self { file: File::from(fd), name: name.into(), index })
+    }
+
+    /// Makes the device again after somebody has deleted it (`ip link del`): the descriptor stays the same, so whoever
+    /// writes to it need not know. It is down, and has MTU 1500 and another index.
+    ///
+    /// # Errors
+    /// EEXIST: the device is still there. EBUSY: another has its name. EPERM without CAP_NET_ADMIN.
+    pub fn restore(&self) -> io::Result<()> {
+        make(&self.file, &self.name)?;
+        self.index.store(ethtool::index_of(&self.name)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the device is there, and is the one that this made.
+    pub fn exists(&self) -> bool {
+        ethtool::index_of(&self.name).is_ok_and(|index| index == self.index())
+    }
+
+    /// Whether the device is up.
+    ///
+    /// # Errors
+    /// ENODEV: it is gone.
+    pub fn is_up(&self) -> io::Result<bool> {
+        ethtool::is_up(&self.name)
     }
 
     /// The interface index.
     pub fn index(&self) -> u32 {
-        self.index
+        self.index.load(Ordering::Relaxed)
     }
 
     /// The device's name.
@@ -103,6 +126,15 @@ impl Tun {
     }
 }
 
+/// Attaches a new device to a descriptor of /dev/net/tun that has none.
+fn make(fd: &impl AsFd, name: &str) -> io::Result<()> {
+    let mut request = request(name)?;
+    let kind = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
+    request.ifr_ifru.ifru_flags = kind as libc::c_short;
+    // SAFETY: TUNSETIFF takes an ifreq with a name and flags, and follows no pointer.
+    unsafe { call(fd, libc::TUNSETIFF as libc::c_ulong, &mut request) }
+}
+
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -138,6 +170,24 @@ mod tests {
             assert_eq!(ethtool::mtu_of("weir-punt").unwrap(), 65_535);
             drop(tun);
             assert_eq!(ethtool::index_of("weir-punt").unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        });
+    }
+
+    #[test]
+    fn tun_deleted_by_somebody_is_made_again_for_the_same_descriptor() {
+        in_namespace(|| {
+            let tun = Tun::create("weir-punt").unwrap();
+            tun.set_up(true).unwrap();
+            assert_eq!(tun.restore().unwrap_err().raw_os_error(), Some(libc::EEXIST));
+            let deleted = std::process::Command::new("ip").args(["link", "del", "weir-punt"]).status();
+            assert!(deleted.unwrap().success() && !tun.exists());
+            assert!(tun.is_up().is_err() && tun.write(&[0x45; 20]).is_err());
+            tun.restore().unwrap();
+            assert!(tun.exists() && !tun.is_up().unwrap());
+            tun.set_mtu(65_535).unwrap();
+            tun.set_up(true).unwrap();
+            assert_eq!(ethtool::mtu_of("weir-punt").unwrap(), 65_535);
+            assert!(tun.write(&[0x45; 20]).is_ok());
         });
     }
 

@@ -59,7 +59,7 @@ impl Watched {
             HostEvent::Own(own) => self.own = own,
             HostEvent::Port { port, change, .. } => self.changes.push((port, change)),
             HostEvent::Warnings(warnings) => self.warnings = warnings,
-            HostEvent::KernelSideTouched => self.touched += 1,
+            HostEvent::KernelSideTouched(_) => self.touched += 1,
             HostEvent::Ended(why) => panic!("the watch ended: {why}"),
         }
     }

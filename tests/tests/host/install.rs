@@ -153,7 +153,7 @@ isolated! {
         gateway();
         sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1");
         host(async |h| h.apply(&spec()).await).unwrap();
-        sh("sed -i 's/\"boot_id\": \"[0-9a-f]*/\"boot_id\": \"0/' /run/weir/journal-*.json");
+        sh("sed -i 's/\"boot_id\":\"[0-9a-f]*/\"boot_id\":\"0/' /run/weir/journal-*.json");
         host(async |h| h.clean().await).unwrap();
         assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward"), "1\n");
         assert_eq!(sh("find /run -type f"), "", "a journal about nothing is removed");

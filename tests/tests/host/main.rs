@@ -3,5 +3,8 @@
 mod fib;
 mod install;
 mod plans;
+mod recipe;
+mod rollback;
 mod space;
+mod swap;
 mod tproxy;

@@ -45,6 +45,56 @@ isolated! {
 }
 
 isolated! {
+    fn every_line_of_the_table_is_marked_and_the_script_mends_what_differs() {
+        gateway();
+        host(async |h| h.apply(&spec()).await).unwrap();
+        let handle = |comment: &str| {
+            sh(&format!("nft -a list table inet weir | sed -n 's/.*\\\"{comment}\\\".*handle //p'")).trim().to_owned()
+        };
+        let syn = handle("web IPv6");
+        for (change, line, status, note) in [
+            (format!("nft delete rule inet weir syn handle {syn}"), "web IPv6\"", Status::Missing, "took something out"),
+            (
+                format!("nft replace rule inet weir prerouting handle {} accept comment '\"only TCP is intercepted\"'", handle("only TCP is intercepted")),
+                "only TCP is intercepted",
+                Status::Conflicting,
+                "it has chain prerouting: accept",
+            ),
+            ("nft 'add element inet weir to_0_ipv4 { 10.99.0.0/16 }'".to_owned(), "10.9.0.0/16", Status::Conflicting, "10.99.0.0/16"),
+            ("nft 'add rule inet weir syn drop'".to_owned(), "add table inet weir", Status::Present, "it has chain syn: drop"),
+        ] {
+            assert!(plan().is_done(), "before {change}");
+            sh(&change);
+            let now = plan();
+            let step = find(&now, "nft ");
+            let lines = step.lines();
+            let of_line = lines.iter().find(|l| l.command.contains(line)).unwrap();
+            assert_eq!((step.status, of_line.status), (Status::Conflicting, status), "after {change}:\n{now}");
+            assert!(step.note.as_ref().unwrap().contains(note), "after {change}: {:?}", step.note);
+            let others = lines.iter().filter(|l| l.status == Status::Present).count();
+            assert!(others >= lines.len() - 4, "after {change}:\n{now}");
+            std::fs::write("/run/plan.sh", now.to_string()).unwrap();
+            sh("sh -e /run/plan.sh && rm /run/plan.sh");
+        }
+        assert!(plan().is_done());
+    }
+}
+
+isolated! {
+    fn devices_that_come_with_weir_are_comments_in_the_script() {
+        gateway();
+        sh("ip link del weir-relay && ip link del weir-punt && sysctl -qw net.ipv4.conf.all.rp_filter=1");
+        let before = plan().to_string();
+        assert!(before.contains("# ip addr add 192.0.0.8/32 dev weir-relay scope link  # missing: the device appears"), "{before}");
+        std::fs::write("/run/plan.sh", before).unwrap();
+        sh("sh -e /run/plan.sh");
+        let after = plan().to_string();
+        let commands: Vec<&str> = after.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(commands, Vec::<&str>::new(), "what is there is no command any more");
+    }
+}
+
+isolated! {
     fn plan_as_json_has_commands_and_statuses() {
         gateway();
         let json = serde_json::to_value(plan()).unwrap();

@@ -76,6 +76,12 @@ pub fn gateway() {
     sh("for d in weir-relay weir-punt; do ip tuntap add $d mode tun && ip link set $d up; done");
 }
 
+/// Waits until the devices of [`gateway`] have their link-local addresses, which come by themselves.
+pub fn settled() {
+    let there = "test $(ip -6 addr show scope link | grep -c inet6) = 4 && ! ip addr | grep -q tentative";
+    sh(&format!("for i in $(seq 500); do if {there}; then exit 0; fi; sleep 0.02; done; exit 1"));
+}
+
 /// Everything intercepted from `lan`, and some of it twice.
 pub fn spec() -> HostSpec {
     HostSpec {

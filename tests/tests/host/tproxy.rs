@@ -13,21 +13,21 @@ use crate::space::{enter, host, isolated, sh};
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// One family of the lab.
-struct Addresses {
-    client: &'static str,
-    gateway: &'static str,
-    server: &'static str,
+pub struct Addresses {
+    pub client: &'static str,
+    pub gateway: &'static str,
+    pub server: &'static str,
 }
 
-const V4: Addresses = Addresses { client: "10.1.0.2", gateway: "10.1.0.1", server: "10.2.0.2" };
-const V6: Addresses = Addresses { client: "fd01::2", gateway: "fd01::1", server: "fd02::2" };
+pub const V4: Addresses = Addresses { client: "10.1.0.2", gateway: "10.1.0.1", server: "10.2.0.2" };
+pub const V6: Addresses = Addresses { client: "fd01::2", gateway: "fd01::1", server: "fd02::2" };
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse::<IpAddr>().unwrap(), port)
 }
 
 /// The test's own namespace is the gateway.
-fn lab() {
+pub fn lab() {
     for (name, device, v4, v6) in
         [("client", "lan", "10.1.0", "fd01::"), ("server", "wan", "10.2.0", "fd02::")]
     {
@@ -44,7 +44,7 @@ fn lab() {
     sh("for d in weir-relay weir-punt; do ip tuntap add $d mode tun && ip link set $d up; done");
 }
 
-fn web() -> HostSpec {
+pub fn web() -> HostSpec {
     HostSpec {
         ports: vec!["lan".into(), "wan".into()],
         intercepts: vec![InterceptSpec {
@@ -58,12 +58,12 @@ fn web() -> HostSpec {
     }
 }
 
-fn apply(spec: &HostSpec) {
+pub fn apply(spec: &HostSpec) {
     host(async |h| h.apply(spec).await).unwrap();
 }
 
 /// Runs `work` in a thread that is in the namespace.
-fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -113,7 +113,7 @@ fn any(of: &Addresses, port: u16) -> SocketAddr {
 }
 
 /// The origin says who it thinks is there, and repeats what it is told.
-fn origin(of: &Addresses, port: u16) {
+pub fn origin(of: &Addresses, port: u16) {
     let here = any(of, port);
     let listener = inside("server", || listen(here, socket(here)));
     serve(listener, |mut stream| {
@@ -124,8 +124,8 @@ fn origin(of: &Addresses, port: u16) {
 }
 
 /// A relay as weir has one, in the simplest form: connects on from the client's own address and port.
-fn relay(of: &Addresses) {
-    let here = any(of, 12377);
+pub fn relay(of: &Addresses, port: u16) {
+    let here = any(of, port);
     serve(listen(here, transparent(here)), |mut down| {
         let (client, server) = (down.peer_addr()?, down.local_addr()?);
         let socket = transparent(client);
@@ -141,7 +141,7 @@ fn relay(of: &Addresses) {
 }
 
 /// Connects from the client's namespace, says something, and returns what it heard; lines joined by spaces.
-fn ask(client: SocketAddr, server: SocketAddr) -> io::Result<String> {
+pub fn ask(client: SocketAddr, server: SocketAddr) -> io::Result<String> {
     let mut stream = open(client, server)?;
     stream.write_all(b"hello")?;
     stream.shutdown(std::net::Shutdown::Write)?;
@@ -161,7 +161,7 @@ fn open(client: SocketAddr, server: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Every kind of connection through the gateway, and what must be heard.
-fn assert_roads(of: &Addresses) {
+pub fn assert_roads(of: &Addresses) {
     for (server, port, from, heard) in [
         (of.server, 80, 40001, "relay origin CLIENT:40001 hello"),
         (of.server, 8000, 40002, "relay origin CLIENT:40002 hello"),
@@ -179,11 +179,11 @@ fn assert_roads(of: &Addresses) {
     }
 }
 
-fn everything(of: &Addresses) {
+pub fn everything(of: &Addresses) {
     for port in [80, 8000, 2222, 12377] {
         origin(of, port);
     }
-    relay(of);
+    relay(of, 12377);
     let own = at(of.gateway, 80);
     serve(listen(own, socket(own)), |mut stream| {
         let mut said = [0; 5];
@@ -286,7 +286,7 @@ isolated! {
         sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         for of in [&V4, &V6] {
             origin(of, 80);
-            relay(of);
+            relay(of, 12377);
             let client = at(of.client, 40001);
             let mut stream = open(client, at(of.server, 80)).unwrap();
             let mut say = stream.try_clone().unwrap();
@@ -310,7 +310,7 @@ isolated! {
 }
 
 /// A server that sends every datagram back.
-fn echo(namespace: Option<&str>, here: SocketAddr) {
+pub fn echo(namespace: Option<&str>, here: SocketAddr) {
     let bind = || UdpSocket::bind(here).unwrap();
     let socket = namespace.map_or_else(bind, |name| inside(name, bind));
     std::thread::spawn(move || {
@@ -322,7 +322,7 @@ fn echo(namespace: Option<&str>, here: SocketAddr) {
 }
 
 /// What becomes of a datagram: it comes back, or its sender is told that nobody is there.
-fn send(namespace: &str, from: SocketAddr, to: SocketAddr) -> &'static str {
+pub fn send(namespace: &str, from: SocketAddr, to: SocketAddr) -> &'static str {
     inside(namespace, || {
         let socket = UdpSocket::bind(from).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();

@@ -55,6 +55,8 @@ impl AttachedMode {
 pub(super) struct Attachment {
     pub device: String,
     pub ifindex: u32,
+    /// As it was attached, and is again after somebody has taken the program off.
+    mode: AttachedMode,
     link: Option<Link>,
 }
 
@@ -98,7 +100,7 @@ impl Attachment {
             },
         };
         let link = Some(Link::Held(link));
-        Ok((Self { device: device.into(), ifindex, link }, mode))
+        Ok((Self { device: device.into(), ifindex, mode, link }, mode))
     }
 
     /// Takes over the link that a process before left pinned on this device: its program is replaced in one step, so
@@ -119,7 +121,7 @@ impl Attachment {
             Ok(_) if attached_to(ifindex).unwrap_or(0) == program_id(program) => {
                 let link = PinnedLink::from_pin(&path).ok().map(Link::Pinned);
                 let mode = mode_on(ifindex);
-                Some((Self { device: device.into(), ifindex, link }, mode))
+                Some((Self { device: device.into(), ifindex, mode, link }, mode))
             }
             Ok(_) => {
                 let _ = std::fs::remove_file(&path);
@@ -131,6 +133,26 @@ impl Attachment {
                 None
             }
         }
+    }
+
+    /// Whether the device is there without this program: `bpftool link detach` does that, also to a pinned link.
+    pub fn is_off(&self, program: &Xdp) -> bool {
+        attached_to(self.ifindex).is_ok_and(|id| id != program_id(program))
+            && ethtool::index_of(&self.device).is_ok_and(|index| index == self.ifindex)
+    }
+
+    /// Puts the program on again, in the mode that it had. The link that was detached is of no more use, nor is its pin.
+    pub fn renew(&mut self, program: &mut Xdp) -> Result<(), SteeringError> {
+        // Somebody may have removed the pin as well.
+        drop(self.unpin());
+        self.link = None;
+        let mode = match self.mode {
+            AttachedMode::Native => AttachMode::Native,
+            AttachedMode::Generic => AttachMode::Generic,
+        };
+        let (new, _) = Self::new(program, &self.device, self.ifindex, mode)?;
+        self.link = new.link;
+        Ok(())
     }
 
     /// Pins the link, so that the program stays when the process ends.

@@ -197,6 +197,33 @@ impl Steering {
         Ok(true)
     }
 
+    /// Devices that are there and that somebody has taken the program off: name and index.
+    ///
+    /// # Errors
+    /// [`SteeringError::Load`]: there is no program; not expected.
+    pub fn detached(&mut self) -> Result<Vec<(String, u32)>, SteeringError> {
+        let program = xdp(&mut self.ebpf)?;
+        let off = self.attached.iter().filter(|at| at.is_off(program));
+        Ok(off.map(|at| (at.device.clone(), at.ifindex)).collect())
+    }
+
+    /// Puts the program on a device again that it was taken off, in the mode that it had, and pins it where it was pinned.
+    /// Sockets, maps and counters stay as they are.
+    ///
+    /// # Errors
+    /// As [`Steering::attach`] and [`Steering::pin`]; [`SteeringError::NoDevice`] when it never was on that device.
+    pub fn reattach(&mut self, ifindex: u32) -> Result<(), SteeringError> {
+        let program = xdp(&mut self.ebpf)?;
+        let Some(attachment) = self.attached.iter_mut().find(|at| at.ifindex == ifindex) else {
+            return Err(SteeringError::NoDevice { device: format!("with index {ifindex}") });
+        };
+        attachment.renew(program)?;
+        match &self.pinned {
+            Some(folder) => attachment.pin(folder),
+            None => Ok(()),
+        }
+    }
+
     /// The devices that the program is on: name and index.
     pub fn attached(&self) -> impl Iterator<Item = (&str, u32)> {
         self.attached.iter().map(|at| (at.device.as_str(), at.ifindex))

@@ -1,0 +1,246 @@
+//! Puts back what somebody takes from a running gateway: rules, routes, the nft table, sysctls, the steering program, the TUN
+//! devices and their addresses.
+//!
+//! A round compares everything with what is wanted. It is due when the kernel announced a change (see `host::watch`), when
+//! the look once a second found one that nobody announces, and when something that is contested has its turn. With
+//! `fail = "open"`, while a rule or route is missing and has to wait, the nft table is taken out too: what it marks would be
+//! dropped for want of a route, and a box that fails open forwards.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use weir_sys::steering::Steering;
+use weir_sys::tun::Tun;
+
+use super::contest::{Contests, Item};
+use super::parts::ready_tun;
+use crate::admin::repairs::{Contested, Repairs};
+use crate::host::{Culprit, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
+
+/// How often what nobody announces is looked at: sysctls, programs on devices.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The repairing part of a gateway.
+#[derive(Debug)]
+pub struct Repair {
+    contests: Contests,
+    board: Arc<Repairs>,
+    tuns: Vec<Arc<Tun>>,
+    next_look: Instant,
+    /// Who removed something of a kind since its last repair: when that has to wait, the news of it is old by then.
+    culprits: BTreeMap<Kind, Culprit>,
+    /// The table is out on purpose: what it marks has no route now.
+    opened: bool,
+}
+
+/// Something that was put back.
+struct Done {
+    title: String,
+    kind: Kind,
+    failure: Option<String>,
+}
+
+impl Repair {
+    pub fn new(board: Arc<Repairs>, tuns: Vec<Arc<Tun>>) -> Self {
+        let next_look = Instant::now() + LOOK;
+        let (contests, culprits) = (Contests::default(), BTreeMap::new());
+        Self { contests, board, tuns, next_look, culprits, opened: false }
+    }
+
+    /// When [`Self::look`] wants to be called.
+    pub fn due(&self) -> Instant {
+        self.contests.next().map_or(self.next_look, |next| next.min(self.next_look))
+    }
+
+    /// Looks whether a round is due, cheaply, and does one then.
+    pub async fn look(&mut self, host: &Host, spec: &HostSpec, steering: &Mutex<Option<Steering>>) {
+        let now = Instant::now();
+        let its_turn = self.contests.next().is_some_and(|next| next <= now);
+        if now >= self.next_look {
+            self.next_look = now + LOOK;
+        }
+        let sysctl = host.has_changed_sysctl(spec).unwrap_or(false);
+        let tun = self.tuns.iter().any(|tun| !is_whole(tun));
+        if its_turn || sysctl || tun || !detached(steering).is_empty() {
+            self.round(host, spec, steering, &[]).await;
+        } else if !self.contests.is_empty() {
+            self.settle(host, spec).await;
+        }
+    }
+
+    /// Compares everything and puts back what is missing and not waiting.
+    pub async fn round(
+        &mut self,
+        host: &Host,
+        spec: &HostSpec,
+        steering: &Mutex<Option<Steering>>,
+        removals: &[Removal],
+    ) {
+        for removal in removals.iter().filter(|removal| !host.is_own(removal.by.pid)) {
+            self.culprits.insert(removal.kind, removal.by.clone());
+        }
+        self.contests.begin();
+        let mut done = self.repair_tuns();
+        done.extend(self.repair_programs(steering));
+        done.extend(self.repair_host(host, spec).await);
+        let now = Instant::now();
+        for Done { title, kind, failure } in &done {
+            let by = self.culprits.get(kind);
+            let contested = self.contests.repaired(title, *kind, by, failure.clone(), now);
+            if failure.is_none() {
+                self.board.count(*kind);
+            }
+            tell(title, by, failure.as_deref(), contested, self.item(title));
+        }
+        done.iter().for_each(|done| drop(self.culprits.remove(&done.kind)));
+        self.settle(host, spec).await;
+    }
+
+    fn item(&self, title: &str) -> Option<&Item> {
+        self.contests.items().find(|(known, _)| *known == title).map(|(_, item)| item)
+    }
+
+    async fn settle(&mut self, host: &Host, spec: &HostSpec) {
+        let now = Instant::now();
+        for command in self.contests.settle(now) {
+            tracing::info!(command, "holds again: nobody removes it any more");
+        }
+        let contested = self.contests.items().filter(|(_, item)| item.is_contested() || item.is_missing);
+        self.board.set(contested.map(|(title, item)| of_item(title, item, now)).collect());
+        self.open_or_close(host, spec).await;
+    }
+
+    fn repair_tuns(&mut self) -> Vec<Done> {
+        let mut done = Vec::new();
+        for tun in self.tuns.clone() {
+            let title = format!("ip tuntap add {} mode tun", tun.name());
+            if is_whole(&tun) || !self.contests.may(&title, Kind::Tun, Instant::now()) {
+                continue;
+            }
+            let made = if tun.exists() { Ok(()) } else { tun.restore() };
+            let failure = made.and_then(|()| ready_tun(&tun)).err().map(|error| error.to_string());
+            done.push(Done { title, kind: Kind::Tun, failure });
+        }
+        done
+    }
+
+    fn repair_programs(&mut self, steering: &Mutex<Option<Steering>>) -> Vec<Done> {
+        let mut done = Vec::new();
+        for (device, ifindex) in detached(steering) {
+            let title = format!("attach XDP to {device}");
+            if !self.contests.may(&title, Kind::Xdp, Instant::now()) {
+                continue;
+            }
+            let Ok(mut steering) = steering.lock() else { continue };
+            let Some(steering) = steering.as_mut() else { continue };
+            let failure = steering.reattach(ifindex).err().map(|error| error.to_string());
+            done.push(Done { title, kind: Kind::Xdp, failure });
+        }
+        done
+    }
+
+    async fn repair_host(&mut self, host: &Host, spec: &HostSpec) -> Vec<Done> {
+        let (contests, opened) = (&mut self.contests, self.opened);
+        let mut last = None;
+        let mut chosen = |step: &Step| {
+            let kind = step.action.kind();
+            if kind == Kind::Table && opened {
+                return Ok(false);
+            }
+            let title = step.action.title();
+            let may = contests.may(&title, kind, Instant::now());
+            if may {
+                last = Some((title, kind));
+            }
+            Ok(may)
+        };
+        match host.apply_chosen(spec, &mut chosen).await {
+            Ok(applied) => {
+                let of =
+                    |step: Step| Done { title: step.action.title(), kind: step.action.kind(), failure: None };
+                applied.steps.into_iter().map(of).collect()
+            }
+            Err(error) => {
+                let (title, kind) = match (last, &error) {
+                    (Some(last), _) => last,
+                    (None, HostError::Foreign(_)) => ("nft add table inet weir ...".to_owned(), Kind::Table),
+                    (None, _) => ("the kernel's side".to_owned(), Kind::Rule),
+                };
+                let may = self.contests.may(&title, kind, Instant::now());
+                let failed = Done { title, kind, failure: Some(error.to_string()) };
+                if may { vec![failed] } else { Vec::new() }
+            }
+        }
+    }
+
+    /// Takes the table out while what it marks has no way, and puts it back when it has.
+    async fn open_or_close(&mut self, host: &Host, spec: &HostSpec) {
+        // Once out, the table stays out until nobody has removed a rule for a while.
+        let (contests, opened) = (&self.contests, self.opened);
+        let has_no_way = |kind| contests.waits(kind) || opened && contests.contests(kind);
+        let stuck = spec.fail == Fail::Open && [Kind::Rule, Kind::Route].into_iter().any(has_no_way);
+        if stuck == self.opened {
+            return;
+        }
+        self.opened = stuck;
+        let result = if stuck {
+            host.unload_table()
+        } else {
+            host.apply_chosen(spec, &mut |_| Ok(true)).await.map(drop)
+        };
+        match (result, stuck) {
+            (Ok(()), true) => tracing::warn!(
+                "while rules or routes are missing, new connections of the kernel road are forwarded (fail = \"open\")"
+            ),
+            (Ok(()), false) => tracing::info!("the kernel road is whole again"),
+            (Err(error), _) => {
+                tracing::error!(%error, "the nft table");
+                self.opened = !stuck;
+            }
+        }
+    }
+}
+
+fn is_whole(tun: &Tun) -> bool {
+    tun.exists() && tun.is_up().unwrap_or(false)
+}
+
+fn detached(steering: &Mutex<Option<Steering>>) -> Vec<(String, u32)> {
+    let Ok(mut steering) = steering.lock() else { return Vec::new() };
+    steering.as_mut().and_then(|steering| steering.detached().ok()).unwrap_or_default()
+}
+
+/// One line for each event.
+fn tell(command: &str, by: Option<&Culprit>, failure: Option<&str>, contested: bool, item: Option<&Item>) {
+    let name = |by: Option<&Culprit>| by.map_or_else(|| "somebody".to_owned(), ToString::to_string);
+    match failure {
+        Some(reason) if contested => {
+            tracing::error!(command, reason, "cannot be put back; weir goes on trying");
+        }
+        Some(reason) => tracing::debug!(command, reason, "cannot be put back"),
+        None => {
+            tracing::warn!(command, by = name(by), "was removed or changed; it is put back");
+        }
+    }
+    if let (true, None, Some(item)) = (contested, failure, item) {
+        tracing::error!(
+            command,
+            by = name(item.by.as_ref()),
+            repairs = item.repairs,
+            "is removed again and again; weir backs off"
+        );
+    }
+}
+
+fn of_item(title: &str, item: &Item, now: Instant) -> Contested {
+    Contested {
+        what: title.to_owned(),
+        kind: item.kind,
+        repairs: item.repairs,
+        is_contested: item.is_contested(),
+        by: item.by.as_ref().map(ToString::to_string),
+        retry_ms: item.wait(now).map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        failure: item.failure.clone(),
+    }
+}

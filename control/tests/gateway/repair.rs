@@ -1,0 +1,295 @@
+//! What somebody takes from a running gateway is put back, counted and told; who keeps taking it is named and backed off from.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use weir_control::demo::stage::Family;
+use weir_control::lab::{NamespaceChild, host_state};
+
+use crate::config::Settings;
+use crate::weir::until;
+use crate::world::{HTTP, World, fetch_intact, play};
+
+/// How long a removal may go unseen and unmended, on a machine that does other things too.
+const SOON: Duration = Duration::from_millis(1500);
+/// weir's program is on both ports.
+const PROGRAMS: &str = "test $(ip -d link show | grep -c 'prog/xdp id') = 2";
+
+/// What somebody does, what it is counted as, and what must be true again.
+const REMOVALS: [(&str, &str, &str); 18] = [
+    ("ip rule del priority 1077", "rule", "ip rule | grep -q '^1077:.*0x77/0xff lookup 177 proto 119'"),
+    ("ip -6 rule del priority 1077", "rule", "ip -6 rule | grep -q '^1077:.*0x77/0xff lookup 177 proto 119'"),
+    ("ip rule flush && ip rule add priority 32766 lookup main", "rule", "ip rule | grep -q ^1077:"),
+    (
+        "ip route flush table 177",
+        "route",
+        "ip route show table 177 | grep -q '^local default dev lo proto 119'",
+    ),
+    (
+        "ip -6 route flush table 177",
+        "route",
+        "ip -6 route show table 177 | grep -q '^local default dev lo proto 119'",
+    ),
+    ("nft flush ruleset", "table", "nft list table inet weir | grep -q 'tproxy ip6 to :12377'"),
+    ("nft delete table inet weir", "table", "nft list table inet weir | grep -q 'tproxy ip to :12377'"),
+    (
+        "nft flush chain inet weir prerouting",
+        "table",
+        "nft list table inet weir | grep -q 'flows of the relay\"'",
+    ),
+    (
+        "printf 'flush ruleset\\ntable inet mine {\\n chain c { }\\n}\\n' | nft -f -",
+        "table",
+        "nft list table inet weir | grep -q tproxy && nft list table inet mine | grep -q 'chain c'",
+    ),
+    // A rule that keeps its comment and means something else.
+    (
+        "nft replace rule inet weir prerouting handle $(nft -a list chain inet weir prerouting | sed -n 's/.*only TCP.*handle //p') \
+         accept comment '\"only TCP is intercepted\"'",
+        "table",
+        "nft list table inet weir | grep -q 'meta l4proto != tcp return'",
+    ),
+    ("nft add table inet weir '{ flags dormant; }'", "table", "! nft list table inet weir | grep -q dormant"),
+    ("ip addr del 192.0.0.8/32 dev weir-relay", "address", "ip addr show weir-relay | grep -q 192.0.0.8/32"),
+    ("ip addr flush dev weir-punt", "address", "ip addr show weir-punt | grep -q 192.0.0.8/32"),
+    ("ip link set weir-relay down", "tun", "ip link show weir-relay | grep -q LOWER_UP"),
+    (
+        "ip link del weir-punt",
+        "tun",
+        "ip addr show weir-punt | grep -q 192.0.0.8/32 && ip link show weir-punt | grep -q 'LOWER_UP.*mtu 65535'",
+    ),
+    ("sysctl -qw net.ipv4.ip_forward=0", "sysctl", "test $(cat /proc/sys/net/ipv4/ip_forward) = 1"),
+    (
+        "sysctl -qw net.ipv6.conf.all.forwarding=0",
+        "sysctl",
+        "test $(cat /proc/sys/net/ipv6/conf/all/forwarding) = 1",
+    ),
+    (
+        "sysctl -qw net.ipv4.conf.lan0.src_valid_mark=1",
+        "sysctl",
+        "test $(cat /proc/sys/net/ipv4/conf/lan0/src_valid_mark) = 0",
+    ),
+];
+
+#[test]
+fn whatever_is_removed_is_back_within_a_second_and_counted_once() {
+    play(&Settings::default(), |world| {
+        for (removal, kind, whole) in REMOVALS {
+            let before = world.weir.count("repairs", kind);
+            world.sh(&world.lab.gateway, removal);
+            soon(world, removal, whole);
+            until(&format!("{removal} is counted as {kind}"), || world.weir.count("repairs", kind) > before);
+            // So that the next of its kind is no part of a quarrel.
+            until("nothing is contested", || world.weir.status()["contested"] == Value::Array(Vec::new()));
+            all_roads(world);
+        }
+        assert_eq!(world.weir.status()["healthy"], true);
+        world.sh(&world.lab.gateway, "nft delete table inet mine");
+        // What is somebody's wish by now stays when weir goes: these were other values before.
+        world.before = host_state(&world.lab.gateway).expect("looked at");
+        let ended = world.weir.stop();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        for (removal, kind, _) in REMOVALS {
+            assert!(ended.errors.contains("it is put back"), "{removal} {kind}: {}", ended.errors);
+        }
+    });
+}
+
+/// The state of the gateway is `whole` again, soon after `what`.
+#[track_caller]
+fn soon(world: &World<'_>, what: &str, whole: &str) {
+    let start = Instant::now();
+    let line = format!("if {whole}; then echo yes; fi");
+    until(&format!("{what} is mended"), || world.sh(&world.lab.gateway, &line).contains("yes"));
+    assert!(start.elapsed() < SOON, "{what}: mended after {:?}", start.elapsed());
+}
+
+/// A connection on the fast road, and one that the relay carries, of both families.
+#[track_caller]
+fn all_roads(world: &World<'_>) {
+    for family in Family::BOTH {
+        let relayed = match family {
+            Family::V4 => "10.77.1.9",
+            Family::V6 => "fd77:1::9",
+        };
+        let relayed = std::net::SocketAddr::new(relayed.parse().unwrap(), 0);
+        for client in [std::net::SocketAddr::new(family.addresses().client, 0), relayed] {
+            let stream = weir_control::demo::client::connect(&world.lab.client, client, family.origin(HTTP));
+            let mut stream = stream.expect("the client can connect");
+            fetch_intact(&mut stream, 10_000);
+            let flow = world.weir.flow(stream.local_addr().unwrap());
+            let road = if client == relayed { "relay" } else { "fast" };
+            assert_eq!(flow["road"], road, "{flow}");
+        }
+    }
+}
+
+#[test]
+fn program_that_is_detached_is_attached_again_and_one_that_is_held_by_a_link_cannot_be_removed() {
+    for fail in ["open", "closed"] {
+        play(&Settings { fail, ..Settings::default() }, |world| {
+            let gateway = &world.lab.gateway;
+            let links = links(world);
+            assert_eq!(links.len(), 2);
+            for (device, link) in ["lan0", "wan0"].into_iter().zip(links) {
+                for line in [
+                    format!("ip link set dev {device} xdp off"),
+                    format!("ip link set dev {device} xdpdrv off"),
+                    format!("bpftool net detach xdp dev {device}"),
+                ] {
+                    // Refused by the kernel: a link holds it.
+                    world.sh(gateway, &format!("! {line} 2>/dev/null && {PROGRAMS}"));
+                }
+                let before = world.weir.count("repairs", "xdp");
+                world.sh(gateway, &format!("bpftool link detach id {link}"));
+                soon(world, "bpftool link detach", PROGRAMS);
+                until("it is counted", || world.weir.count("repairs", "xdp") == before + 1);
+                all_roads(world);
+            }
+            if fail == "closed" {
+                // The pins are of the links that hold now.
+                world.weir.kill();
+                world.sh(gateway, PROGRAMS);
+                world.weir.start();
+            }
+        });
+    }
+}
+
+/// The ids of the BPF links by which weir's program is on the ports.
+fn links(world: &World<'_>) -> Vec<u64> {
+    let json = |line: &str| -> Value { serde_json::from_str(&world.sh(&world.lab.gateway, line)).unwrap() };
+    let device = &json("ip -j -d link show lan0")[0];
+    let links = json("bpftool -j link show");
+    let links = links.as_array().unwrap().iter();
+    let ours = links.filter(|link| link["type"] == "xdp" && link["prog_id"] == device["xdp"]["prog"]["id"]);
+    ours.map(|link| link["id"].as_u64().unwrap()).collect()
+}
+
+/// A program that removes something of weir's twenty times a second, until it is dropped.
+struct Manager(NamespaceChild);
+
+impl Manager {
+    fn start(world: &World<'_>, name: &str, body: &str) -> Self {
+        let path = format!("/run/{name}");
+        world
+            .lab
+            .gateway
+            .run(|| std::fs::write(&path, format!("#!/bin/sh\n{body}\n")))
+            .expect("the lab has a /run");
+        let mut command = std::process::Command::new("sh");
+        command.arg(&path).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        Self(world.lab.gateway.spawn_command(command).expect("sh"))
+    }
+
+    /// Gives up, with everything that it started.
+    fn give_up(mut self, world: &World<'_>) {
+        world.sh(&world.lab.gateway, "touch /run/give-up");
+        until("the manager ends", || self.0.inner().try_wait().expect("a child").is_some());
+    }
+}
+
+const RULE_MANAGER: &str =
+    "while test ! -e /run/give-up; do echo 'rule del priority 1077'; sleep 0.05; done | ip -force -batch -";
+const NFT_MANAGER: &str = "while test ! -e /run/give-up; do nft flush ruleset; sleep 0.05; done";
+const ADDRESS_MANAGER: &str =
+    "while test ! -e /run/give-up; do ip addr flush dev weir-punt; sleep 0.05; done";
+
+#[test]
+fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() {
+    for (body, what, by) in [
+        (RULE_MANAGER, "`ip rule add fwmark 0x77/0xff", "ip (process"),
+        (NFT_MANAGER, "`nft add table inet weir ...`", "nft (process"),
+        (ADDRESS_MANAGER, "`ip addr add 192.0.0.8/32 dev weir-punt", "process"),
+    ] {
+        play(&Settings::default(), |world| {
+            let manager = Manager::start(world, "bad-manager", body);
+            let mut reason = String::new();
+            until("weir says who removes what", || {
+                let status = world.weir.status();
+                reason = status["unhealthy"].to_string();
+                let contested = status["contested"].as_array().unwrap().iter();
+                // Enough quarrel for a pause that can be seen.
+                contested.map(|one| one["repairs"].as_u64().unwrap()).max() >= Some(6)
+            });
+            for word in [what, by, "was removed"] {
+                assert!(reason.contains(word), "no {word:?} in {reason}");
+            }
+            if body != ADDRESS_MANAGER {
+                assert!(reason.contains("started by bad-manager"), "{reason}");
+            }
+            let status = world.weir.finish(world.weir.command("status"));
+            assert_eq!(status.code(), 1);
+            assert!(
+                status.output.contains("NOT HEALTHY: `") && status.output.contains(by),
+                "{}",
+                status.output
+            );
+            let count = || world.weir.status()["repairs"].to_string();
+            let repairs = count();
+            std::thread::sleep(Duration::from_millis(900));
+            assert_eq!(count(), repairs, "it is backed off from");
+            // The fast road does not care.
+            Family::BOTH
+                .into_iter()
+                .for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 10_000));
+            manager.give_up(world);
+            until("weir is well again", || world.weir.status()["healthy"] == true);
+            world.sh(&world.lab.gateway, "ip rule | grep -q ^1077: && nft list table inet weir >/dev/null");
+            world.sh(&world.lab.gateway, "ip addr show weir-punt | grep -q 192.0.0.8/32");
+            all_roads(world);
+            let ended = world.weir.stop();
+            assert_eq!(ended.errors.matches("is removed again and again").count(), 1, "{}", ended.errors);
+            assert_eq!(ended.errors.matches("holds again").count(), 1, "{}", ended.errors);
+            world.assert_as_before();
+        });
+    }
+}
+
+#[test]
+fn kernel_road_of_a_box_that_fails_open_is_forwarded_while_its_rule_is_missing() {
+    play(&Settings { handshake: "relay", ..Settings::default() }, |world| {
+        let manager = Manager::start(world, "bad-manager", RULE_MANAGER);
+        until("the rule is given up for now", || {
+            let status = world.weir.status();
+            status["contested"].as_array().unwrap().iter().any(|one| one["repairs"].as_u64() >= Some(7))
+                && !world.sh(&world.lab.gateway, "nft list tables").contains("inet weir")
+        });
+        for family in Family::BOTH {
+            let mut stream = world.connect(family, HTTP);
+            fetch_intact(&mut stream, 10_000);
+            assert_eq!(world.weir.find_flow(stream.local_addr().unwrap()), None, "not forwarded");
+        }
+        manager.give_up(world);
+        until("weir is well again", || world.weir.status()["healthy"] == true);
+        for family in Family::BOTH {
+            let mut stream = world.connect(family, HTTP);
+            fetch_intact(&mut stream, 10_000);
+            assert_eq!(world.weir.flow(stream.local_addr().unwrap())["road"], "relay");
+        }
+    });
+}
+
+#[test]
+fn repairs_are_in_the_metrics() {
+    let gateway = "metrics = \"127.0.0.1:9470\"".to_owned();
+    play(&Settings { gateway, ..Settings::default() }, |world| {
+        world.sh(&world.lab.gateway, "ip -6 rule del priority 1077");
+        until("it is counted", || {
+            let text = world.lab.gateway.run(|| scrape().unwrap_or_default());
+            text.contains("weir_repairs_total{kind=\"rule\"} 1\n")
+                && text.contains("weir_repairs_total{kind=\"xdp\"} 0\n")
+                && text.contains("# TYPE weir_repairs_total counter")
+                && text.contains("weir_contested 0\n")
+        });
+    });
+}
+
+fn scrape() -> std::io::Result<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect("127.0.0.1:9470")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
