@@ -127,6 +127,9 @@ fn verified_transfers_arrive_intact_and_others_bring_no_octet_to_the_server() {
         for verified in [Verified::Matches, Verified::Differs] {
             let mut stalled = 0;
             seeds(|family, seed| {
+                if !seed.is_multiple_of(4) {
+                    return;
+                }
                 let mut setup = handshake();
                 (setup.spec.hold_time, setup.spec.verify_host) = (Nanos::from_secs(100), VerifyHost::Reset);
                 setup.spec.unidentified = Action::Reset;
