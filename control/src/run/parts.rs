@@ -51,8 +51,7 @@ pub struct Parts {
     fib: Arc<Fib>,
     publisher: Publisher,
     pools: Vec<Pool>,
-    failures: Passive,
-    questions: Arc<Questions>,
+    tell: Tell,
     repair: Repair,
     _watch: Watch,
 }
@@ -87,9 +86,7 @@ impl Parts {
         let fib = view.fib;
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
         let mut publisher = Publisher::new();
-        let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
-        let questions = Questions::new().map_err(Failure::refused)?;
-        let tell = Tell { failures: &failures, questions: &questions };
+        let tell = Tell::new()?;
         let relay = start_relay(config, &links, &snapshot, &mut publisher, &tell, road.as_ref())?;
         let dataplane = match &mut road {
             Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &tell)?),
@@ -101,54 +98,27 @@ impl Parts {
         for warning in lasting.iter().chain(&view.warnings) {
             tracing::warn!("{warning}");
         }
-        let attached = road.as_ref().map(|road| road.attached.clone()).unwrap_or_default();
         let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
         let repairs = Arc::<Repairs>::default();
-        let state = State {
-            started: Instant::now(),
-            config: config.file.display().to_string(),
-            epoch: AtomicU32::new(FIRST_EPOCH),
-            dataplane: Part::new(dataplane),
-            relay: Part::new(Some(relay)),
-            steering: Mutex::new(road.map(|road| road.steering)),
-            repairs: repairs.clone(),
-            attached,
-            health: Arc::new(Board::new(&config.pools)),
-            lists: Arc::new(board::Board::new(&config.lists)),
-            lasting_warnings: lasting,
-            lost: Mutex::default(),
-            warnings: Mutex::new(view.warnings),
-        };
+        let state = state(config, dataplane, relay, road, repairs.clone(), (lasting, view.warnings));
         let pools = config.pools.clone();
         let state = Arc::new(state);
         let lists = ListWatch::start(config, state.lists.clone())
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
         let repair = Repair::new(repairs, tuns);
-        Ok(Self {
-            state,
-            events,
-            lists,
-            spec,
-            policy,
-            fib,
-            publisher,
-            pools,
-            failures,
-            questions,
-            repair,
-            _watch: watch,
-        })
+        Ok(Self { state, events, lists, spec, policy, fib, publisher, pools, tell, repair, _watch: watch })
     }
 
     /// Watches the servers of the pools until it is dropped.
     pub fn watch_pools(&self) -> impl Future<Output = ()> + use<> {
-        let (pools, board, failures) = (self.pools.clone(), self.state.health.clone(), self.failures.clone());
+        let (pools, board, failures) =
+            (self.pools.clone(), self.state.health.clone(), self.tell.failures.clone());
         async move { health::run(&pools, board, failures).await }
     }
 
     /// Answers what workers and relay ask about names until it is dropped.
     pub fn resolve_names(&self) -> impl Future<Output = ()> + use<> {
-        resolve::run(self.questions.clone(), self.state.clone())
+        resolve::run(self.tell.questions.clone(), self.state.clone())
     }
 
     /// Tells workers and relay which servers are up.
@@ -261,9 +231,43 @@ impl Parts {
 }
 
 /// How workers and relay tell control what they find, and ask it.
-struct Tell<'a> {
-    failures: &'a Passive,
-    questions: &'a Arc<Questions>,
+#[derive(Debug)]
+struct Tell {
+    failures: Passive,
+    questions: Arc<Questions>,
+}
+
+impl Tell {
+    fn new() -> Result<Self, Failure> {
+        let questions = Questions::new().map_err(Failure::refused)?;
+        Ok(Self { failures: Arc::new(ArrayQueue::new(convert::FAILURES)), questions })
+    }
+}
+
+/// What can be asked, of parts that have just started; the warnings are those that last, and those of now.
+fn state(
+    config: &Config,
+    dataplane: Option<Dataplane>,
+    relay: RelayHandle,
+    road: Option<Road>,
+    repairs: Arc<Repairs>,
+    (lasting_warnings, warnings): (Vec<String>, Vec<String>),
+) -> State {
+    State {
+        started: Instant::now(),
+        config: config.file.display().to_string(),
+        epoch: AtomicU32::new(FIRST_EPOCH),
+        dataplane: Part::new(dataplane),
+        relay: Part::new(Some(relay)),
+        attached: road.as_ref().map(|road| road.attached.clone()).unwrap_or_default(),
+        steering: Mutex::new(road.map(|road| road.steering)),
+        repairs,
+        health: Arc::new(Board::new(&config.pools)),
+        lists: Arc::new(board::Board::new(&config.lists)),
+        lasting_warnings,
+        lost: Mutex::default(),
+        warnings: Mutex::new(warnings),
+    }
 }
 
 /// What the fast road needs besides the workers.
@@ -327,7 +331,7 @@ impl Road {
         links: &[LinkInfo],
         snapshot: &Snapshot,
         publisher: &mut Publisher,
-        tell: &Tell<'_>,
+        tell: &Tell,
     ) -> Result<Dataplane, Failure> {
         let mut spec = convert::dataplane_spec(config, links)?;
         spec.failures = tell.failures.clone();
@@ -432,7 +436,7 @@ fn start_relay(
     links: &[LinkInfo],
     snapshot: &Arc<Snapshot>,
     publisher: &mut Publisher,
-    tell: &Tell<'_>,
+    tell: &Tell,
     road: Option<&Road>,
 ) -> Result<RelayHandle, Failure> {
     // Without a fast road nobody has raised them yet.
