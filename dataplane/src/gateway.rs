@@ -18,6 +18,7 @@ use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::reevaluate::Tally;
 use weir_core::tcp::cookie::Cookies;
+use weir_core::verify::Answer;
 use weir_core::view::FlowView;
 use weir_sys::steering::{Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
@@ -28,6 +29,7 @@ use crate::driver::afxdp::{AfXdp, XskFrame};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::punt::Punt;
+use crate::questions::Questions;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Idle};
@@ -39,6 +41,8 @@ const RING: u32 = 2048;
 const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 /// Crossings that wait for a worker at most.
 const MAILBOX: usize = 4096;
+/// Answers about names that wait for a worker at most.
+const ANSWERS: usize = 8192;
 /// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
 /// How often the heartbeat is written.
@@ -87,6 +91,8 @@ pub struct Spec {
     pub hold_bytes: usize,
     /// Where workers tell of servers that failed.
     pub failures: Failures,
+    /// Where workers ask about names; none: every name is unknown.
+    pub questions: Option<Arc<Questions>>,
     /// Connections that can wait for a verdict at the same time, all workers together.
     pub holds: usize,
     /// The window (octets) that every intercept which answers can hold.
@@ -129,6 +135,7 @@ pub struct Dataplane {
     stop: Arc<AtomicBool>,
     stats: Vec<Arc<WorkerStats>>,
     commands: Vec<Arc<ArrayQueue<Command>>>,
+    answers: Vec<Arc<ArrayQueue<Answer>>>,
     handoff: Arc<Handoff<XskFrame>>,
     ports: Vec<PortState>,
     frames: usize,
@@ -170,6 +177,7 @@ impl Dataplane {
             stop: Arc::new(AtomicBool::new(false)),
             stats: Vec::new(),
             commands: Vec::new(),
+            answers: Vec::new(),
             handoff,
             ports,
             frames,
@@ -217,6 +225,7 @@ impl Dataplane {
     ) -> Result<(), StartError> {
         let stats = Arc::new(WorkerStats::default());
         let commands = Arc::new(ArrayQueue::new(16));
+        let answers = Arc::new(ArrayQueue::new(ANSWERS));
         let parts = Parts {
             id,
             pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
@@ -229,6 +238,8 @@ impl Dataplane {
             stats: stats.clone(),
             failures: make.failures.clone(),
             cookies_until: make.cookies_until.clone(),
+            questions: make.spec.questions.clone(),
+            answers: answers.clone(),
             frames,
             senders: make.senders(),
         };
@@ -246,6 +257,7 @@ impl Dataplane {
         self.threads.push(thread.map_err(StartError::Thread)?);
         self.stats.push(stats);
         self.commands.push(commands);
+        self.answers.push(answers);
         Ok(())
     }
 
@@ -362,6 +374,14 @@ impl Dataplane {
             answers.push(answer);
         }
         (answers.len() == self.commands.len()).then_some(answers)
+    }
+
+    /// Gives a worker the answer to a question of its. One that there is no room for is lost, as if it came too late.
+    pub fn answer(&self, worker: usize, answer: Answer) {
+        if let Some(answers) = self.answers.get(worker) {
+            let _lost = answers.push(answer);
+            self.handoff.wake(worker);
+        }
     }
 
     /// Stops the workers and closes the sockets. Steering must be off the ports, or packets go to nobody for a moment.
@@ -504,7 +524,7 @@ fn random_seed() -> u64 {
 }
 
 /// From the same.
-fn random_secret() -> [u8; 32] {
+pub(crate) fn random_secret() -> [u8; 32] {
     let mut secret = [0; 32];
     for part in secret.chunks_exact_mut(8) {
         part.copy_from_slice(&random_seed().to_ne_bytes());

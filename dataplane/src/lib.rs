@@ -9,6 +9,7 @@ pub mod flood;
 pub mod gateway;
 pub mod handoff;
 pub mod punt;
+pub mod questions;
 pub mod relay;
 pub mod snapshot;
 pub mod stats;

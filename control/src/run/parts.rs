@@ -11,6 +11,7 @@ use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
+use weir_dataplane::questions::Questions;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::{process, steering};
@@ -29,6 +30,7 @@ use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
+use crate::resolve;
 
 /// The epoch of the configuration that a start reads.
 const FIRST_EPOCH: u32 = 1;
@@ -47,7 +49,7 @@ pub struct Parts {
     fib: Arc<Fib>,
     publisher: Publisher,
     pools: watch::Sender<Arc<[Pool]>>,
-    failures: Passive,
+    tell: Tell,
     repair: Repair,
     _watch: Watch,
 }
@@ -82,10 +84,10 @@ impl Parts {
         let fib = view.fib;
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
         let mut publisher = Publisher::new();
-        let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
-        let relay = start_relay(config, &links, &snapshot, &mut publisher, &failures, road.as_ref())?;
+        let tell = Tell::new()?;
+        let relay = start_relay(config, &links, &snapshot, &mut publisher, &tell, road.as_ref())?;
         let dataplane = match &mut road {
-            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &failures)?),
+            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &tell)?),
             None => None,
         };
         let mut lasting = applied.warnings;
@@ -113,7 +115,7 @@ impl Parts {
             fib,
             publisher,
             pools,
-            failures,
+            tell,
             repair,
             _watch: watch,
         })
@@ -121,7 +123,12 @@ impl Parts {
 
     /// Watches the servers of the pools until it is dropped.
     pub fn watch_pools(&self) -> impl Future<Output = ()> + use<> {
-        health::run(self.pools.subscribe(), self.state.health.clone(), self.failures.clone())
+        health::run(self.pools.subscribe(), self.state.health.clone(), self.tell.failures.clone())
+    }
+
+    /// Answers what workers and relay ask about names until it is dropped.
+    pub fn resolve_names(&self) -> impl Future<Output = ()> + use<> {
+        resolve::run(self.tell.questions.clone(), self.state.clone())
     }
 
     /// Tells workers and relay which servers are up.
@@ -247,6 +254,20 @@ impl Parts {
     }
 }
 
+/// How workers and relay tell control what they find, and ask it.
+#[derive(Debug)]
+pub(super) struct Tell {
+    pub failures: Passive,
+    pub questions: Arc<Questions>,
+}
+
+impl Tell {
+    fn new() -> Result<Self, Failure> {
+        let questions = Questions::new().map_err(Failure::refused)?;
+        Ok(Self { failures: Arc::new(ArrayQueue::new(convert::FAILURES)), questions })
+    }
+}
+
 /// What can be asked of the parts. Of the warnings, the first hold as long as the process.
 fn state(
     config: &Config,
@@ -330,13 +351,14 @@ fn start_relay(
     links: &[LinkInfo],
     snapshot: &Arc<Snapshot>,
     publisher: &mut Publisher,
-    failures: &Passive,
+    tell: &Tell,
     road: Option<&Road>,
 ) -> Result<RelayHandle, Failure> {
     // Without a fast road nobody has raised them yet.
     process::raise_limits();
     let mut relay = convert::relay_config(config, links)?;
-    relay.failures = failures.clone();
+    relay.failures = tell.failures.clone();
+    relay.questions = Some(tell.questions.clone());
     tracing::info!(
         workers = relay.workers,
         connections = relay.connections,

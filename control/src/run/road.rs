@@ -13,10 +13,10 @@ use weir_sys::steering::{KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
 
 use super::convert;
+use super::parts::Tell;
 use super::steer::tell_own;
 use crate::config::{Config, Fail};
 use crate::exit::Failure;
-use crate::health::Passive;
 use crate::host::picture::OwnAddresses;
 use crate::host::{self, LinkInfo, Paths};
 
@@ -25,6 +25,7 @@ use crate::host::{self, LinkInfo, Paths};
 const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
 /// How long the first heartbeat may take.
 const FIRST_BEAT: Duration = Duration::from_secs(5);
+
 /// What the fast road needs besides the workers.
 pub struct Road {
     pub steering: Steering,
@@ -87,10 +88,11 @@ impl Road {
         links: &[LinkInfo],
         snapshot: &Snapshot,
         publisher: &mut Publisher,
-        failures: &Passive,
+        tell: &Tell,
     ) -> Result<Dataplane, Failure> {
         let mut spec = convert::dataplane_spec(config, links)?;
-        spec.failures = failures.clone();
+        spec.failures = tell.failures.clone();
+        spec.questions = Some(tell.questions.clone());
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
         for port in dataplane.ports() {

@@ -31,4 +31,5 @@ mod repair;
 mod roads;
 mod send;
 mod stalled;
+mod verify;
 mod wrappings;

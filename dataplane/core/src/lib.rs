@@ -29,5 +29,6 @@ pub mod sources;
 pub mod stage;
 pub mod tcp;
 pub mod verdict;
+pub mod verify;
 pub mod view;
 pub mod wire;

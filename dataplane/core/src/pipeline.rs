@@ -2,7 +2,8 @@
 //! out is in [`Output`]. Nothing here waits, allocates for a packet, or looks at a clock.
 //!
 //! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
-//! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `kernel`, `punt`, `tx`, `again`.
+//! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `questions` (one that there is no room for is
+//! answered at once), `kernel`, `punt`, `tx`, `again`.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -28,6 +29,7 @@ use crate::sources::Sources;
 use crate::stage::timers;
 use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
+use crate::verify::{Answers, Question};
 use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::edit;
 use crate::wire::icmp::IcmpMeta;
@@ -127,6 +129,8 @@ pub struct Output<F> {
     pub hand: Vec<(usize, Packet<F>)>,
     pub hand_icmp: Vec<(usize, F, PortId, IcmpMeta)>,
     pub failed: Vec<ServerFailed>,
+    /// For a resolver; the answers go to [`Pipeline::handle_verified`].
+    pub questions: Vec<Question>,
     /// Free frames: those given back, and those that answers are built in.
     pub free: Vec<F>,
 }
@@ -142,6 +146,7 @@ impl<F> Default for Output<F> {
             hand: Vec::new(),
             hand_icmp: Vec::new(),
             failed: Vec::new(),
+            questions: Vec::new(),
             free: Vec::new(),
         }
     }
@@ -174,6 +179,13 @@ pub struct Totals {
     pub limited: u64,
     /// Ended since another configuration refuses them.
     pub reevaluated: u64,
+    /// Names that a resolver was asked about, and of these, those that nobody had room for (who carries out `questions`
+    /// counts them).
+    pub host_asked: u64,
+    pub host_unasked: u64,
+    /// Whose destination was none of their name's addresses; whose name's addresses were not known.
+    pub host_mismatch: u64,
+    pub host_unknown: u64,
 }
 
 /// One worker's connections and what happens to their packets.
@@ -194,6 +206,7 @@ pub struct Pipeline<F> {
     pub(crate) sources: Sources,
     pub(crate) grants: Grants,
     pub(crate) cookies: Cookies,
+    pub(crate) answers: Answers,
     /// Until then a cookie may come back.
     pub(crate) cookies_until: Nanos,
     pub(crate) hasher: FlowHasher,
@@ -228,6 +241,7 @@ impl<F: Frame> Pipeline<F> {
             sources: Sources::new(SOURCES, config.seed),
             grants: Grants::new(hasher.clone()),
             cookies: Cookies::new(config.secret),
+            answers: Answers::new(&config.secret),
             cookies_until: Nanos(0),
             hasher: hasher.clone(),
             errors: 0,

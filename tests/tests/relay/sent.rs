@@ -165,7 +165,10 @@ fn refused_server_is_reported_and_another_takes_the_connection() {
             clients.push(stream);
         }
         let failed: Vec<_> = std::iter::from_fn(|| config.failures.pop()).collect();
-        assert!(!failed.is_empty() && failed.iter().all(|f| *f == (PoolId(0), ServerId(0))), "{failed:?}");
+        assert!(
+            !failed.is_empty() && failed.iter().all(|f| (f.pool, f.server) == (PoolId(0), ServerId(0))),
+            "{failed:?}"
+        );
         counted(&relay, Counter::Retried, failed.len() as u64);
         assert_eq!(relay.counters().get(Counter::ConnectFailed), 0);
     }
@@ -182,7 +185,8 @@ fn servers_that_all_refuse_leave_the_client_with_a_reset() {
         stream.write_all(REQUEST).unwrap();
         assert!(is_reset(&stream), "{server}");
         counted(&relay, Counter::ConnectFailed, 1);
-        let mut failed: Vec<_> = std::iter::from_fn(|| config.failures.pop()).map(|(_, id)| id.0).collect();
+        let mut failed: Vec<_> =
+            std::iter::from_fn(|| config.failures.pop()).map(|failed| failed.server.0).collect();
         failed.sort_unstable();
         assert_eq!(failed, [0, 1]);
     }
@@ -205,7 +209,7 @@ fn silent_server_is_left_for_another() {
             stream.read_exact(&mut [0; 2]).unwrap();
         }
         let failed: Vec<_> = std::iter::from_fn(|| config.failures.pop()).collect();
-        assert!(!failed.is_empty() && failed.iter().all(|f| f.1 == ServerId(0)), "{failed:?}");
+        assert!(!failed.is_empty() && failed.iter().all(|f| f.server == ServerId(0)), "{failed:?}");
         counted(&relay, Counter::Retried, failed.len() as u64);
     }
 }
