@@ -13,5 +13,6 @@ pub mod host;
 pub mod lab;
 pub mod lists;
 pub mod replay;
+pub mod resolve;
 pub mod run;
 pub mod shadow;

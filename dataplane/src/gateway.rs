@@ -11,13 +11,11 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::FlowHasher;
-use weir_core::flow::table::Capacity;
-use weir_core::footprint::{self, Footprint};
-use weir_core::fragments::MAX_PIECES;
-use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, PortSet, ServerId};
+use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::reevaluate::Tally;
 use weir_core::tcp::cookie::Cookies;
+use weir_core::verify::Answer;
 use weir_core::view::FlowView;
 use weir_sys::steering::{CookieSwitch, Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
@@ -28,21 +26,27 @@ use crate::driver::afxdp::{AfXdp, XskFrame};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
+use crate::needs::{frame_size, pipeline_config};
 use crate::punt::Punt;
+use crate::questions::Questions;
 use crate::random;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
 
+pub use crate::needs::Needs;
+
 /// Entries of each ring.
 const RING: u32 = 2048;
 /// Frames for each queue: what fills its receive ring, and as many on their way.
-const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
+pub(crate) const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 /// Crossings that wait for a worker at most.
 const MAILBOX: usize = 4096;
+/// Answers about names that wait for a worker at most.
+const ANSWERS: usize = 8192;
 /// Octets of a frame that the driver keeps for itself (XDP_PACKET_HEADROOM).
-const HEADROOM: usize = 256;
+pub(crate) const HEADROOM: usize = 256;
 
 /// One port to own.
 #[derive(Clone, Debug)]
@@ -87,6 +91,8 @@ pub struct Spec {
     pub hold_bytes: usize,
     /// Where workers tell of servers that failed.
     pub failures: Failures,
+    /// Where workers ask about names; none: every name is unknown.
+    pub questions: Option<Arc<Questions>>,
     /// Connections that can wait for a verdict at the same time, all workers together.
     pub holds: usize,
     /// The window (octets) that every intercept which answers can hold.
@@ -131,6 +137,7 @@ pub struct Dataplane {
     stats: Vec<Arc<WorkerStats>>,
     commands: Vec<Arc<ArrayQueue<Command>>>,
     arrivals: Vec<Arrivals>,
+    answers: Vec<Arc<ArrayQueue<Answer>>>,
     handoff: Arc<Handoff<XskFrame>>,
     area: Arc<Area>,
     /// Which queue of every port each worker has.
@@ -177,6 +184,7 @@ impl Dataplane {
             stats: Vec::new(),
             commands: Vec::new(),
             arrivals: Vec::new(),
+            answers: Vec::new(),
             handoff,
             area,
             queues: queues.into_iter().collect(),
@@ -239,6 +247,7 @@ impl Dataplane {
         let stats = Arc::new(WorkerStats::default());
         let commands = Arc::new(ArrayQueue::new(16));
         let arrivals = Arrivals::new(ArrayQueue::new(MAX_PORTS));
+        let answers = Arc::new(ArrayQueue::new(ANSWERS));
         let parts = Parts {
             id,
             pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
@@ -251,6 +260,8 @@ impl Dataplane {
             stats: stats.clone(),
             failures: make.failures.clone(),
             cookies_until: make.cookies_until.clone(),
+            questions: make.spec.questions.clone(),
+            answers: answers.clone(),
             frames,
             senders: make.senders(),
         };
@@ -270,6 +281,7 @@ impl Dataplane {
         self.stats.push(stats);
         self.commands.push(commands);
         self.arrivals.push(arrivals);
+        self.answers.push(answers);
         Ok(())
     }
 
@@ -418,6 +430,14 @@ impl Dataplane {
         (answers.len() == self.commands.len()).then_some(answers)
     }
 
+    /// Gives a worker the answer to a question of its. One that there is no room for is lost, as if it came too late.
+    pub fn answer(&self, worker: usize, answer: Answer) {
+        if let Some(answers) = self.answers.get(worker) {
+            let _lost = answers.push(answer);
+            self.handoff.wake(worker);
+        }
+    }
+
     /// Stops the workers and closes the sockets. Steering must be off the ports, or packets go to nobody for a moment.
     pub fn stop(mut self) {
         self.stop_threads();
@@ -441,56 +461,6 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.stop_threads();
-    }
-}
-
-/// What a dataplane takes of memory: its frames, and all workers' tables.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Needs {
-    pub frames: usize,
-    pub tables: Footprint,
-}
-
-impl Needs {
-    /// Of a dataplane as `spec` says.
-    ///
-    /// # Errors
-    /// [`StartError::Mtu`].
-    pub fn of(spec: &Spec) -> Result<Self, StartError> {
-        let sockets: usize = spec.ports.iter().map(|p| p.queues.len()).sum();
-        let workers = spec.ports.iter().flat_map(|p| &p.queues).collect::<BTreeSet<_>>().len().max(1);
-        let frames = sockets * FRAMES_PER_QUEUE;
-        let one = footprint::of::<XskFrame>(&pipeline_config(spec, 0, frames / workers, workers));
-        let tables = Footprint {
-            held: one.held.saturating_mul(workers),
-            reserved: one.reserved.saturating_mul(workers),
-        };
-        Ok(Self { frames: frames * frame_size(&spec.ports)?, tables })
-    }
-}
-
-/// What a worker's pipeline is made from, but for what is random.
-fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: usize) -> Config {
-    let mut partial = PortSet::default();
-    for (at, _) in spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
-        partial.insert(PortId(at as u8));
-    }
-    let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
-    let flows = per_worker(spec.flows);
-    Config {
-        flows: Capacity { fast: flows, kernel: per_worker(spec.kernel_flows) },
-        holds: per_worker(spec.holds).min(flows),
-        hold_bytes: spec.hold_bytes,
-        hold_frames: frames / 4,
-        names: flows.min(65_536),
-        // An eighth of the frames at most: fragments must not take what whole packets need.
-        fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
-        partial_checksums: partial,
-        worker: id,
-        workers,
-        seed: 0,
-        secret: [0; 32],
-        is_replay: false,
     }
 }
 
@@ -569,20 +539,4 @@ fn port_states(ports: &[PortSpec]) -> Vec<PortState> {
         zero_copy: !p.queues.is_empty(),
     };
     ports.iter().map(state).collect()
-}
-
-/// The smallest frame that every port's packets fit.
-fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
-    let needed = |p: &PortSpec| p.mtu as usize + weir_core::wire::ETH_LEN + HEADROOM;
-    let largest = ports.iter().map(needed).max().unwrap_or(0);
-    if largest <= 2048 {
-        return Ok(2048);
-    }
-    match ports.iter().find(|p| needed(p) > 4096) {
-        None => Ok(4096),
-        Some(p) => {
-            let most = 4096 - HEADROOM - weir_core::wire::ETH_LEN;
-            Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most })
-        }
-    }
 }

@@ -13,7 +13,7 @@ use crate::driver::RingFrames;
 use crate::heartbeat::Sign;
 
 /// Fields of [`Totals`].
-const TOTALS: usize = 17;
+const TOTALS: usize = 21;
 /// Fields of [`Gauges`].
 const GAUGES: usize = 8;
 
@@ -129,6 +129,10 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
         t.cookies_failed,
         t.limited,
         t.reevaluated,
+        t.host_asked,
+        t.host_unasked,
+        t.host_mismatch,
+        t.host_unknown,
     ]
 }
 
@@ -190,6 +194,10 @@ impl Summary {
             cookies_failed: t[14],
             limited: t[15],
             reevaluated: t[16],
+            host_asked: t[17],
+            host_unasked: t[18],
+            host_mismatch: t[19],
+            host_unknown: t[20],
         }
     }
 

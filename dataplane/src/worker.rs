@@ -14,6 +14,7 @@ use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::parse::{self, FragmentMeta, Parsed};
 use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
 use weir_core::reevaluate::Tally;
+use weir_core::verify::{Answer, Verified};
 use weir_core::view::FlowView;
 use weir_core::wire::edit;
 use weir_core::wire::icmp::IcmpMeta;
@@ -22,6 +23,7 @@ use crate::driver::Driver;
 use crate::gateway::{FailedServer, Failures};
 use crate::handoff::{Crossing, Handoff};
 use crate::punt::Punt;
+use crate::questions::{Asker, Questions};
 use crate::snapshot::Subscriber;
 use crate::stats::{Gauges, WorkerStats};
 
@@ -32,6 +34,8 @@ const PUBLISH_EVERY: u32 = 256;
 /// Flows listed in one breath, and flows judged again.
 const LIST_BATCH: usize = 256;
 const JUDGE_BATCH: usize = 64;
+/// Answers taken in one breath.
+const ANSWERS: usize = 256;
 /// Frames that a port may be behind with; beyond it the oldest are dropped.
 const BACKLOG: usize = 1024;
 
@@ -70,6 +74,9 @@ pub struct Parts<D: Driver> {
     pub failures: Failures,
     /// Until when (ns) cookies that the steering program made may come back.
     pub cookies_until: Arc<AtomicU64>,
+    /// For control's resolver; none: every name is unknown.
+    pub questions: Option<Arc<Questions>>,
+    pub answers: Arc<ArrayQueue<Answer>>,
     pub frames: Vec<D::Frame>,
     /// For each port, the worker that sends for this one when it has no queue there.
     pub senders: [usize; MAX_PORTS],
@@ -126,6 +133,7 @@ impl<D: Driver> Worker<D> {
             work += self.receive(now, port);
         }
         work += self.receive_handed_over(now);
+        work += self.receive_answers(now);
         self.parts.pipeline.poll_timers(now, &mut self.out);
         self.serve_commands(now);
         self.carry_out(now);
@@ -238,6 +246,37 @@ impl<D: Driver> Worker<D> {
         got
     }
 
+    fn receive_answers(&mut self, now: Nanos) -> usize {
+        let mut got = 0;
+        while got < ANSWERS
+            && let Some(answer) = self.parts.answers.pop()
+        {
+            got += 1;
+            self.parts.pipeline.handle_verified(now, &answer, &mut self.out);
+        }
+        got
+    }
+
+    /// Asks control what the pipeline wants to know of names. What there is no room for is unknown.
+    fn ask_control(&mut self, now: Nanos) {
+        if self.out.questions.is_empty() {
+            return;
+        }
+        let mut asked = std::mem::take(&mut self.out.questions);
+        for question in asked.drain(..) {
+            let asker = Asker::Worker(self.parts.id);
+            if self.parts.questions.as_ref().is_none_or(|questions| !questions.ask(asker, question)) {
+                self.parts.pipeline.totals.host_unasked += 1;
+                let unknown = question.answer(Verified::Unknown, Nanos(0));
+                self.parts.pipeline.handle_verified(now, &unknown, &mut self.out);
+            }
+        }
+        self.out.questions = asked;
+        if let Some(questions) = &self.parts.questions {
+            questions.ring();
+        }
+    }
+
     /// Another worker opens a server leg whose packets come here: from before its SYN leaves they are handed on.
     fn claimed(&mut self, now: Nanos, owner: usize, leg: &Tuple, frame: Option<(PortId, D::Frame)>) {
         let granted = self.parts.pipeline.claim(now, leg, owner);
@@ -285,6 +324,7 @@ impl<D: Driver> Worker<D> {
             self.steer(now, packet);
         }
         self.out.again = again;
+        self.ask_control(now);
         let mut ops = std::mem::take(&mut self.out.kernel);
         for op in ops.drain(..) {
             match self.parts.punt.apply(&op, now) {
@@ -414,6 +454,7 @@ impl<D: Driver> Worker<D> {
     pub fn has_work(&self) -> bool {
         self.scan.is_some()
             || !self.parts.commands.is_empty()
+            || !self.parts.answers.is_empty()
             || self.parts.handoff.has_mail(self.parts.id)
             || self.leaving.iter().any(|frames| !frames.is_empty())
     }

@@ -19,6 +19,8 @@ use weir_core::policy::{
     Action, Handshake, InterceptSpec, Limits, NameSet, Policy, PolicyBuilder, PoolSpec, RuleSpec,
 };
 
+use weir_core::verify::{Question, Verified};
+
 use crate::packet::{ACK, Family, SYN, Seen, Seg};
 
 pub const LAN: PortId = PortId(0);
@@ -54,6 +56,9 @@ pub enum Moved {
     CookieAccepted,
     CookieFailed,
     Limited,
+    HostAsked,
+    HostMismatch,
+    HostUnknown,
 }
 
 /// What a bench is made of.
@@ -194,6 +199,7 @@ pub struct Came {
     pub kernel: Vec<KernelOp>,
     pub punt: Vec<(PuntTo, Vec<u8>)>,
     pub tx: Vec<(PortId, Vec<u8>)>,
+    pub questions: Vec<Question>,
 }
 
 impl Came {
@@ -353,6 +359,13 @@ impl Bench {
         }
     }
 
+    /// A resolver's answer arrives.
+    pub fn answer(&mut self, question: &Question, verified: Verified, life: Nanos, moved: &[Moved]) -> Came {
+        let before = self.counters();
+        self.pipe.handle_verified(self.now, &question.answer(verified, life), &mut self.out);
+        self.finish(&before, moved)
+    }
+
     /// Time passes; the timers are served.
     pub fn wait(&mut self, span: Nanos, moved: &[Moved]) -> Came {
         let before = self.counters();
@@ -372,10 +385,11 @@ impl Bench {
                 if span < Nanos::from_secs(100) { Nanos::from_millis(10) } else { Nanos::from_secs(1) };
             self.now = self.now.saturating_add(step.min(left));
             self.pipe.poll_timers(self.now, &mut self.out);
-            let Came { kernel, punt, tx } = self.collect();
+            let Came { kernel, punt, tx, questions } = self.collect();
             came.kernel.extend(kernel);
             came.punt.extend(punt);
             came.tx.extend(tx);
+            came.questions.extend(questions);
         }
         (came, self.moved_since(&before))
     }
@@ -402,6 +416,9 @@ impl Bench {
             (Moved::CookieAccepted, t.cookies_accepted),
             (Moved::CookieFailed, t.cookies_failed),
             (Moved::Limited, t.limited),
+            (Moved::HostAsked, t.host_asked),
+            (Moved::HostMismatch, t.host_mismatch),
+            (Moved::HostUnknown, t.host_unknown),
         ];
         drops.chain(punts).chain(totals).filter(|(_, n)| *n > 0).collect()
     }
@@ -434,7 +451,11 @@ impl Bench {
         for packet in again.drain(..) {
             self.pipe.handle(self.now, packet, &mut self.out);
         }
-        let mut came = Came { kernel: std::mem::take(&mut self.out.kernel), ..Came::default() };
+        let mut came = Came {
+            kernel: std::mem::take(&mut self.out.kernel),
+            questions: std::mem::take(&mut self.out.questions),
+            ..Came::default()
+        };
         for Punted { to, frame, .. } in std::mem::take(&mut self.out.punt) {
             came.punt.push((to, frame.data().to_vec()));
             self.out.free.push(frame);

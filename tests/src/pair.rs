@@ -10,6 +10,7 @@ use std::collections::BinaryHeap;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpAddress;
 use weir_core::ids::{Nanos, PortId};
+use weir_core::verify::{Answer, Verified};
 
 use crate::bench::{Bench, Came, LAN, WAN, pool_server};
 use crate::host::{Host, Kind};
@@ -58,6 +59,8 @@ pub struct Play {
     pub server: Kind,
     /// The connection is to be sent to the pool.
     pub is_sent: bool,
+    /// What a resolver says of the name, and after how long, in microseconds.
+    pub verified: (Verified, u64),
 }
 
 impl Play {
@@ -74,6 +77,7 @@ impl Play {
             client: Kind::default(),
             server: Kind::default(),
             is_sent: false,
+            verified: (Verified::Matches, 0),
         }
     }
 }
@@ -107,6 +111,9 @@ pub struct Pair<'a> {
     flight: BinaryHeap<Reverse<Flying>>,
     count: u64,
     now: u64,
+    verified: (Verified, u64),
+    /// Answers of the resolver, and when they come.
+    answers: Vec<(u64, Answer)>,
     /// The furthest acknowledgment that a server has sent; at first the client's SYN, which weir may answer itself.
     acked: Option<u32>,
     payload_to_server: u64,
@@ -177,6 +184,8 @@ impl<'a> Pair<'a> {
             flight: BinaryHeap::new(),
             count: 0,
             now: 0,
+            verified: play.verified,
+            answers: Vec::new(),
             acked: None,
             payload_to_server: 0,
             request: Stream { octets: play.request.clone(), first: None },
@@ -207,6 +216,7 @@ impl<'a> Pair<'a> {
             }
             self.bench.now = start.saturating_add(Nanos(self.now * 1000));
             self.arrive();
+            self.hear();
             let mut out = std::mem::take(&mut self.bench.out);
             self.bench.pipe.poll_timers(self.bench.now, &mut out);
             self.bench.out = out;
@@ -264,6 +274,18 @@ impl<'a> Pair<'a> {
         }
     }
 
+    /// The resolver's answers arrive.
+    fn hear(&mut self) {
+        let now = self.now;
+        let due: Vec<Answer> =
+            self.answers.extract_if(.., |(at, _)| *at <= now).map(|(_, answer)| answer).collect();
+        let mut out = std::mem::take(&mut self.bench.out);
+        for answer in due {
+            self.bench.pipe.handle_verified(self.bench.now, &answer, &mut out);
+        }
+        self.bench.out = out;
+    }
+
     fn arrive(&mut self) {
         while let Some(Reverse((at, ..))) = self.flight.peek()
             && *at <= self.now
@@ -287,6 +309,10 @@ impl<'a> Pair<'a> {
         let is_late =
             |frame: &[u8]| self.is_sent && Seen::read(frame).src.1 == pool_server(self.bench.family, 0).1;
         assert!(came.punt.iter().all(|(_, frame)| is_late(frame)), "nothing of this is for the kernel");
+        let (verified, after) = self.verified;
+        for question in came.questions {
+            self.answers.push((self.now + after, question.answer(verified, Nanos::from_secs(60))));
+        }
         for (port, frame) in came.tx {
             if !is_tcp(&frame) {
                 // An ICMP error, which these hosts do not look at.

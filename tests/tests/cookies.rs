@@ -75,7 +75,7 @@ impl Bench {
     }
 
     /// The frame goes to the worker, as it came.
-    fn to_worker(&mut self, what: &str, frame: &[u8]) {
+    fn goes_to_worker(&mut self, what: &str, frame: &[u8]) {
         let trial = self.run(frame);
         assert_eq!((trial.action, trial.frame.as_slice()), (REDIRECT, frame), "{what}");
     }
@@ -160,9 +160,7 @@ fn random_options(random: &mut Random) -> Vec<u8> {
     }
     let mut options = Vec::new();
     for option in all {
-        for _ in 0..random.below(3) {
-            options.push(1);
-        }
+        options.extend(std::iter::repeat_n(1, random.below(3) as usize));
         options.extend(option);
     }
     options.truncate(40);
@@ -214,7 +212,7 @@ fn answers_are_those_of_the_core() {
             if is_whole(&seg.options) {
                 bench.is_answered(&what, &seg);
             } else {
-                bench.to_worker(&what, &seg.frame());
+                bench.goes_to_worker(&what, &seg.frame());
             }
         }
     });
@@ -226,25 +224,27 @@ fn no_plain_syn_is_for_the_worker() {
         for family in BOTH {
             let plain = || syn(family, 443);
             bench.is_answered("plain", &plain());
-            bench.to_worker("no SYN", &plain().flags(ACK).frame());
-            bench.to_worker("SYN-ACK", &plain().flags(SYN | ACK).frame());
-            bench.to_worker("wrong checksum", &plain().damaged().frame());
-            bench
-                .to_worker("TCP-MD5", &plain().options(&[&[19, 18][..], &[0; 16], &[1, 1]].concat()).frame());
-            bench.to_worker("TCP-AO", &plain().options(&[&[29, 16][..], &[0; 14]].concat()).frame());
-            bench.to_worker("option without end", &plain().options(&[2, 4, 5, 180, 3, 9, 1, 1]).frame());
-            bench.to_worker("option of no length", &plain().options(&[2, 0, 5, 180]).frame());
-            bench.to_worker("MSS of another length", &plain().options(&[2, 3, 5, 1]).frame());
-            bench.to_worker("no cookies", &syn(family, 25).frame());
+            bench.goes_to_worker("no SYN", &plain().flags(ACK).frame());
+            bench.goes_to_worker("SYN-ACK", &plain().flags(SYN | ACK).frame());
+            bench.goes_to_worker("wrong checksum", &plain().damaged().frame());
+            bench.goes_to_worker(
+                "TCP-MD5",
+                &plain().options(&[&[19, 18][..], &[0; 16], &[1, 1]].concat()).frame(),
+            );
+            bench.goes_to_worker("TCP-AO", &plain().options(&[&[29, 16][..], &[0; 14]].concat()).frame());
+            bench.goes_to_worker("option without end", &plain().options(&[2, 4, 5, 180, 3, 9, 1, 1]).frame());
+            bench.goes_to_worker("option of no length", &plain().options(&[2, 0, 5, 180]).frame());
+            bench.goes_to_worker("MSS of another length", &plain().options(&[2, 3, 5, 1]).frame());
+            bench.goes_to_worker("no cookies", &syn(family, 25).frame());
             let mut more = plain();
             match family {
                 Family::V4 => more.ip_options = vec![1; 4],
                 Family::V6 => more.extensions = vec![(60, vec![0; 8])],
             }
-            bench.to_worker("IP options", &more.frame());
+            bench.goes_to_worker("IP options", &more.frame());
             let frame = plain().frame();
             let tagged = [&frame[..12], &[0x81, 0, 0xe0, 0], &frame[12..]].concat();
-            bench.to_worker("priority tag", &tagged);
+            bench.goes_to_worker("priority tag", &tagged);
         }
     });
 }
@@ -260,7 +260,7 @@ fn syn_from_where_none_can_come_from_is_for_the_worker() {
             seg.src.0 = from;
             let frame = seg.frame();
             assert!(parse(&frame).is_err(), "{from}: the worker drops it");
-            bench.to_worker(&from.to_string(), &frame);
+            bench.goes_to_worker(&from.to_string(), &frame);
         }
         for from in
             ["10.1.0.2", "126.0.0.1", "223.255.255.255", "fec0::1", "::2", "fd00::1", "100::ffff:a01:2"]
@@ -286,7 +286,7 @@ fn state_says_whose_syns_are_answered() {
                     if answers {
                         bench.is_answered("in state", &seg);
                     } else {
-                        bench.to_worker("not in state", &seg.frame());
+                        bench.goes_to_worker("not in state", &seg.frame());
                     }
                     // Counted are those that could be answered.
                     let counted = bench.steering.cookies().syns().unwrap() - before;
@@ -305,7 +305,7 @@ fn syn_that_the_program_has_no_key_for_is_for_the_worker() {
             let key = CookieKey { period, key: bench.cookies.key(period), clock: bench.cookies.clock_key() };
             bench.steering.cookies().set_key(&key, &PROMISE).unwrap();
         }
-        BOTH.into_iter().for_each(|family| bench.to_worker("old keys", &syn(family, 443).frame()));
+        BOTH.into_iter().for_each(|family| bench.goes_to_worker("old keys", &syn(family, 443).frame()));
     });
 }
 
@@ -316,7 +316,7 @@ fn tuple_of_the_kernel_road_is_for_the_worker() {
             let seg = syn(family, 443);
             let (client, server) = (seg.src.into(), seg.dst.into());
             bench.steering.kernel_flows().insert(client, server, clock::monotonic_ns()).unwrap();
-            bench.to_worker("entry of the kernel map", &seg.frame());
+            bench.goes_to_worker("entry of the kernel map", &seg.frame());
             bench.steering.kernel_flows().remove(client, server).unwrap();
             bench.is_answered("entry gone", &seg);
         }

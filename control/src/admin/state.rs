@@ -10,9 +10,11 @@ use serde::Serialize;
 use weir_core::drop::{DropReason, PuntReason};
 use weir_core::policy::ServerState;
 use weir_core::reevaluate::Tally;
+use weir_core::verify::Answer;
 use weir_core::view::FlowView;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::heartbeat::Stalls;
+use weir_dataplane::questions::Asker;
 use weir_dataplane::relay::{Counters, RelayFlow, RelayHandle};
 use weir_sys::steering::Steering;
 
@@ -135,6 +137,22 @@ impl State {
     pub fn is_running(&self) -> bool {
         self.dataplane.ask().as_ref().is_none_or(Dataplane::is_alive)
             && self.relay.ask().as_ref().is_some_and(RelayHandle::is_alive)
+    }
+
+    /// Gives an answer about a name to who asked. Does not wait for workers.
+    pub fn answer_host(&self, asker: Asker, answer: Answer) {
+        match asker {
+            Asker::Worker(worker) => {
+                if let Some(plane) = self.dataplane.ask().as_ref() {
+                    plane.answer(worker, answer);
+                }
+            }
+            Asker::Relay(thread, key) => {
+                if let Some(relay) = self.relay.ask().as_ref() {
+                    relay.answer(thread, key, answer);
+                }
+            }
+        }
     }
 
     /// What the operator must see to; nothing when all is well.
@@ -373,13 +391,18 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         evidence: flow.evidence,
         standing: flow.standing,
         protocol: flow.protocol,
+        host_check: flow.host_check,
         verdict: flow.verdict.or_else(|| given.and_then(|g| g.verdict)),
         epoch: flow.epoch,
         rule: flow.rule.or_else(|| given.and_then(|g| g.rule.clone())),
         road: "relay",
         lane: None,
         stage: flow.state,
-        reason: given.map_or_else(|| flow.reason.to_owned(), |g| g.reason.clone()),
+        // Of a flow that a worker gave to the relay: why it did. What its name brought about says more.
+        reason: match given.filter(|_| !flow.reason.starts_with("host-")) {
+            Some(given) => given.reason.clone(),
+            None => flow.reason.to_owned(),
+        },
         packets_to_server: None,
         packets_to_client: None,
         bytes_to_server: flow.bytes_up,
@@ -424,6 +447,22 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
         ("cookies-failed", t.cookies_failed, "ACKs of unknown connections that brought no cookie of ours."),
         ("limited", t.limited, "Connections refused because a bound of `[limits]` was reached."),
         ("reevaluated", t.reevaluated, "Connections that a reload judged again and ended."),
+        (
+            "host-asked",
+            t.host_asked,
+            "Connections whose name was looked up, to be compared with where they go (verify_host).",
+        ),
+        (
+            "host-unasked",
+            t.host_unasked,
+            "Of these, connections whose name could not be looked up: too many were waiting.",
+        ),
+        (
+            "host-mismatch",
+            t.host_mismatch,
+            "Connections to an address that is not one of their name's (verify_host).",
+        ),
+        ("host-unknown", t.host_unknown, "Connections whose name's addresses are not known (verify_host)."),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

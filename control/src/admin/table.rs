@@ -130,7 +130,7 @@ pub fn flows(value: &Value) -> String {
             field("client"),
             field("destination"),
             field("host"),
-            field("protocol"),
+            protocol(flow),
             field("verdict"),
             field("rule"),
             field("road"),
@@ -151,6 +151,12 @@ pub fn flows(value: &Value) -> String {
     }
     let _ = writeln!(out, "{} flows", rows.len() - 1);
     out
+}
+
+/// The protocol; and that Encrypted ClientHello is offered, so that the name may be an outer one.
+fn protocol(flow: &Value) -> String {
+    let ech = if flow["ech"] == true { "+ech" } else { "" };
+    plain(&flow["protocol"]) + ech
 }
 
 fn plain(value: &Value) -> String {

@@ -210,7 +210,7 @@ fn is_by_content(intercept: &Intercept, decision: &Decision) -> bool {
 fn rule_of(intercept: &Intercept, decision: &Decision) -> Option<String> {
     match decision.cause {
         Cause::Rule(id) => intercept.rule(id).map(|rule| rule.origin.clone()),
-        Cause::Otherwise | Cause::Unidentified => None,
+        _ => None,
     }
 }
 
@@ -224,6 +224,15 @@ fn words(intercept: &Intercept, decision: &Decision) -> String {
         Cause::Otherwise => format!("no rule takes it, and `otherwise` of {} says {action}", intercept.name),
         Cause::Unidentified => {
             format!("no rule takes it, and `unidentified` of {} says {action}", intercept.name)
+        }
+        Cause::HostMismatch => {
+            format!("`verify_host` of {}: the destination is not an address of the name", intercept.name)
+        }
+        Cause::HostUnknown => {
+            format!(
+                "`verify_host` of {}: the name has no known address, and `unidentified` says {action}",
+                intercept.name
+            )
         }
     }
 }

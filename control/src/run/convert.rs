@@ -133,6 +133,7 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         holds: holds(config.limits.held, hold, config.workers.flows),
         answer_window: answer_window(config),
         failures: Arc::new(ArrayQueue::new(FAILURES)),
+        questions: None,
     })
 }
 

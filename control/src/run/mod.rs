@@ -47,7 +47,10 @@ pub fn main(config: &Config) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::refused(format!("no event loop: {error}")))?;
-    LocalSet::new().block_on(&runtime, run(config))
+    let exit = LocalSet::new().block_on(&runtime, run(config));
+    // A lookup of a name cannot be ended: nobody waits for its thread.
+    runtime.shutdown_background();
+    exit
 }
 
 async fn run(config: &Config) -> Result<Exit, Failure> {
@@ -122,6 +125,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
     let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
     let admin = tokio::task::spawn_local(server::serve(listener, parts.state.clone(), reloader.clone()));
     let checks = tokio::task::spawn_local(parts.watch_pools());
+    let names = tokio::task::spawn_local(parts.resolve_names());
     let metrics = metrics.map(|l| tokio::task::spawn_local(server::serve_metrics(l, parts.state.clone())));
     notify::ready();
     tracing::info!("ready");
@@ -155,6 +159,8 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
     };
     notify::stopping();
     checks.abort();
+    names.abort();
+    drop(names.await);
     admin.abort();
     drop(admin.await);
     if let Some(metrics) = metrics {

@@ -12,6 +12,7 @@ use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::heartbeat::{self, Stalls};
+use weir_dataplane::questions::Questions;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::keeper::{Keeper, SignPlace};
@@ -33,6 +34,7 @@ use crate::host::watch::{HostEvent, Options, PortChange, Watch};
 use crate::host::{Host, HostSpec, LinkInfo, Paths, port_device};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
+use crate::resolve;
 
 /// The epoch of the configuration that a start reads.
 const FIRST_EPOCH: u32 = 1;
@@ -51,7 +53,7 @@ pub struct Parts {
     fib: Arc<Fib>,
     publisher: Publisher,
     pools: watch::Sender<Arc<[Pool]>>,
-    failures: Passive,
+    tell: Tell,
     repair: Repair,
     ports: Ports,
     keeper: Option<Keeper>,
@@ -93,10 +95,10 @@ impl Parts {
         let fib = view.fib;
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
         let mut publisher = Publisher::new();
-        let failures: Passive = Arc::new(ArrayQueue::new(convert::FAILURES));
-        let relay = start_relay(config, &links, &snapshot, &mut publisher, &failures, road.as_ref())?;
+        let tell = Tell::new()?;
+        let relay = start_relay(config, &links, &snapshot, &mut publisher, &tell, road.as_ref())?;
         let dataplane = match &mut road {
-            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &failures)?),
+            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &tell)?),
             None => None,
         };
         let lasting = lasting_warnings([applied.warnings, told], dataplane.as_ref());
@@ -122,7 +124,7 @@ impl Parts {
             fib,
             publisher,
             pools,
-            failures,
+            tell,
             repair,
             ports,
             keeper: None,
@@ -135,7 +137,12 @@ impl Parts {
 
     /// Watches the servers of the pools until it is dropped.
     pub fn watch_pools(&self) -> impl Future<Output = ()> + use<> {
-        health::run(self.pools.subscribe(), self.state.health.clone(), self.failures.clone())
+        health::run(self.pools.subscribe(), self.state.health.clone(), self.tell.failures.clone())
+    }
+
+    /// Answers what workers and relay ask about names until it is dropped.
+    pub fn resolve_names(&self) -> impl Future<Output = ()> + use<> {
+        resolve::run(self.tell.questions.clone(), self.state.clone())
     }
 
     /// Tells workers and relay which servers are up.
@@ -291,6 +298,20 @@ impl Parts {
     }
 }
 
+/// How workers and relay tell control what they find, and ask it.
+#[derive(Debug)]
+pub(super) struct Tell {
+    pub failures: Passive,
+    pub questions: Arc<Questions>,
+}
+
+impl Tell {
+    fn new() -> Result<Self, Failure> {
+        let questions = Questions::new().map_err(Failure::refused)?;
+        Ok(Self { failures: Arc::new(ArrayQueue::new(convert::FAILURES)), questions })
+    }
+}
+
 /// What can be asked of the parts. Of the warnings, the first hold as long as the process.
 fn state(
     config: &Config,
@@ -373,13 +394,14 @@ fn start_relay(
     links: &[LinkInfo],
     snapshot: &Arc<Snapshot>,
     publisher: &mut Publisher,
-    failures: &Passive,
+    tell: &Tell,
     road: Option<&Road>,
 ) -> Result<RelayHandle, Failure> {
     // Without a fast road nobody has raised them yet.
     process::raise_limits();
     let mut relay = convert::relay_config(config, links)?;
-    relay.failures = failures.clone();
+    relay.failures = tell.failures.clone();
+    relay.questions = Some(tell.questions.clone());
     tracing::info!(
         workers = relay.workers,
         connections = relay.connections,

@@ -15,10 +15,10 @@ use weir_sys::steering::{KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
 
 use super::convert;
+use super::parts::Tell;
 use super::steer::tell_own;
 use crate::config::{Config, Fail};
 use crate::exit::Failure;
-use crate::health::Passive;
 use crate::host::picture::OwnAddresses;
 use crate::host::{self, LinkInfo, Paths};
 
@@ -87,10 +87,11 @@ impl Road {
         links: &[LinkInfo],
         snapshot: &Snapshot,
         publisher: &mut Publisher,
-        failures: &Passive,
+        tell: &Tell,
     ) -> Result<Dataplane, Failure> {
         let mut spec = convert::dataplane_spec(config, links)?;
-        spec.failures = failures.clone();
+        spec.failures = tell.failures.clone();
+        spec.questions = Some(tell.questions.clone());
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
         for port in dataplane.ports() {

@@ -164,6 +164,9 @@ fn verdict(policy: &Policy, again: &Again) -> Verdict {
         Cause::Rule(id) => words(verdict, intercept.rule(id).map_or("a rule", |rule| rule.origin.as_str())),
         Cause::Otherwise => words(verdict, "otherwise"),
         Cause::Unidentified => words(verdict, "unidentified"),
+        // Never of a judgement on what is known already.
+        Cause::HostMismatch => words(verdict, "host-mismatch"),
+        Cause::HostUnknown => words(verdict, "host-unknown"),
     }
 }
 

@@ -33,4 +33,5 @@ mod repair;
 mod roads;
 mod send;
 mod stalled;
+mod verify;
 mod wrappings;

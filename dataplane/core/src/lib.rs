@@ -29,6 +29,8 @@ pub mod rewrite;
 pub mod sources;
 pub mod stage;
 pub mod tcp;
+pub mod totals;
 pub mod verdict;
+pub mod verify;
 pub mod view;
 pub mod wire;

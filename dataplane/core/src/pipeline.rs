@@ -2,7 +2,8 @@
 //! out is in [`Output`]. Nothing here waits, allocates for a packet, or looks at a clock.
 //!
 //! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
-//! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `kernel`, `punt`, `tx`, `again`.
+//! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `questions` (one that there is no room for is
+//! answered at once), `kernel`, `punt`, `tx`, `again`.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -28,9 +29,12 @@ use crate::sources::Sources;
 use crate::stage::timers;
 use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
+use crate::verify::{Answers, Question};
 use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::edit;
 use crate::wire::icmp::IcmpMeta;
+
+pub use crate::totals::Totals;
 
 /// Source prefixes whose connections are counted at once.
 const SOURCES: usize = 65_536;
@@ -127,6 +131,8 @@ pub struct Output<F> {
     pub hand: Vec<(usize, Packet<F>)>,
     pub hand_icmp: Vec<(usize, F, PortId, IcmpMeta)>,
     pub failed: Vec<ServerFailed>,
+    /// For a resolver; the answers go to [`Pipeline::handle_verified`].
+    pub questions: Vec<Question>,
     /// Free frames: those given back, and those that answers are built in.
     pub free: Vec<F>,
 }
@@ -142,38 +148,10 @@ impl<F> Default for Output<F> {
             hand: Vec::new(),
             hand_icmp: Vec::new(),
             failed: Vec::new(),
+            questions: Vec::new(),
             free: Vec::new(),
         }
     }
-}
-
-/// What became of connections, counted once each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub opened: u64,
-    pub allowed: u64,
-    pub reset: u64,
-    pub dropped: u64,
-    pub unidentified: u64,
-    pub relayed: u64,
-    pub midstream: u64,
-    pub expired: u64,
-    /// Bytes of the client reached the server past weir, before the verdict.
-    pub bypassed: u64,
-    /// Given to a pool.
-    pub sent: u64,
-    /// Of these, those for which a second server was tried.
-    pub retried: u64,
-    /// Without a server in the end.
-    pub failed: u64,
-    /// SYNs that were answered with a cookie and no state; cookies that came back, and ACKs that brought none.
-    pub cookies_sent: u64,
-    pub cookies_accepted: u64,
-    pub cookies_failed: u64,
-    /// Refused since a source had too many, or too many were half-open.
-    pub limited: u64,
-    /// Ended since another configuration refuses them.
-    pub reevaluated: u64,
 }
 
 /// One worker's connections and what happens to their packets.
@@ -194,6 +172,7 @@ pub struct Pipeline<F> {
     pub(crate) sources: Sources,
     pub(crate) grants: Grants,
     pub(crate) cookies: Cookies,
+    pub(crate) answers: Answers,
     /// Until then a cookie may come back.
     pub(crate) cookies_until: Nanos,
     pub(crate) hasher: FlowHasher,
@@ -228,6 +207,7 @@ impl<F: Frame> Pipeline<F> {
             sources: Sources::new(SOURCES, config.seed),
             grants: Grants::new(hasher.clone()),
             cookies: Cookies::new(config.secret),
+            answers: Answers::new(&config.secret),
             cookies_until: Nanos(0),
             hasher: hasher.clone(),
             errors: 0,

@@ -37,7 +37,15 @@ use upstream::{Connect, Upstream};
 /// Whether client bytes may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
-    Held { budget: u32, until: Nanos },
+    Held {
+        budget: u32,
+        until: Nanos,
+    },
+    /// The verdict waits for a resolver.
+    Asked {
+        budget: u32,
+        until: Nanos,
+    },
     Open,
 }
 
@@ -166,9 +174,16 @@ impl Relay {
 
     /// The answer to [`Relay::poll_ask`]; ignored when there already was one.
     pub fn handle_verdict(&mut self, now: Nanos, verdict: Verdict) {
-        if matches!(self.gate, Gate::Held { .. }) && self.phase == Phase::Running {
-            self.gate = Gate::Open;
-            self.settle(now, verdict);
+        if self.phase != Phase::Running {
+            return;
+        }
+        match (self.gate, verdict) {
+            (Gate::Held { budget, until }, Verdict::Wait) => self.gate = Gate::Asked { budget, until },
+            (Gate::Open, _) | (_, Verdict::Wait) => {}
+            (Gate::Held { .. } | Gate::Asked { .. }, _) => {
+                self.gate = Gate::Open;
+                self.settle(now, verdict);
+            }
         }
     }
 
@@ -177,7 +192,7 @@ impl Relay {
         if self.phase == Phase::Running && self.gate == Gate::Open {
             match verdict {
                 Verdict::Reset | Verdict::Drop => self.settle(now, verdict),
-                Verdict::Pass | Verdict::Send { .. } => {}
+                Verdict::Pass | Verdict::Wait | Verdict::Send { .. } => {}
             }
         }
     }
@@ -191,10 +206,17 @@ impl Relay {
 
     /// What the verdict waits for, if it can be sought now.
     pub fn poll_ask(&mut self) -> Option<Ask> {
-        let Gate::Held { budget, .. } = self.gate else { return None };
         if self.phase != Phase::Running || self.asked_unread {
             return None;
         }
+        let budget = match self.gate {
+            Gate::Open => return None,
+            Gate::Held { budget, .. } => budget,
+            Gate::Asked { .. } => {
+                self.asked_unread = self.unread.is_some();
+                return self.asked_unread.then_some(Ask::Unverified);
+            }
+        };
         let held = self.up.level();
         if held > self.shown {
             self.shown = held;
@@ -245,7 +267,7 @@ impl Relay {
 
     /// No verdict yet.
     pub fn is_held(&self) -> bool {
-        matches!(self.gate, Gate::Held { .. })
+        self.gate != Gate::Open
     }
 
     pub fn is_connected(&self) -> bool {

@@ -5,21 +5,74 @@ use crate::flow::names::NameRef;
 use crate::flow::record::{Flow, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
+use crate::ids::InterceptId;
 use crate::inspect::{ALPN_NAMES, Found};
 use crate::pipeline::{Output, Pipeline};
-use crate::policy::{Action, Cause, Decision, Facts};
+use crate::policy::{Action, Cause, Decision, Facts, VerifyHost};
 use crate::stage::held::refusal;
 use crate::stage::timers;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
 use crate::tcp::track;
+use crate::verify::{self, HostCheck, Need, Verified};
 use crate::wire::build::{self, Segment, SegmentOptions};
+
+/// What the rules say of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ruling {
+    intercept: InterceptId,
+    pub decision: Decision,
+    pub verify_host: VerifyHost,
+    unidentified: Action,
+    /// The name is the outer one of an Encrypted ClientHello.
+    pub is_hidden: bool,
+}
 
 impl<F: Frame> Pipeline<F> {
     /// Decides a connection by what was found, `None` when nothing could be: the server spoke first, the hold is
     /// exhausted or its time is over. Returns whether its packets pass.
     pub(crate) fn decide(&mut self, slot: u32, found: Option<&Found>, out: &mut Output<F>) -> bool {
-        let Some(flow) = self.flows.get(slot) else { return false };
+        self.conclude(slot, found, None, out)
+    }
+
+    /// The same; `known` is what a resolver said of the name that was found, when it was asked before.
+    pub(crate) fn conclude(
+        &mut self,
+        slot: u32,
+        found: Option<&Found>,
+        known: Option<Verified>,
+        out: &mut Output<F>,
+    ) -> bool {
+        let Some(ruling) = self.rule_on(slot, found) else { return false };
+        self.note_found(slot, found);
+        let need = self.verification(slot, &ruling, found, known);
+        let check = match need {
+            Need::Nothing => HostCheck::None,
+            Need::Known(verified) => HostCheck::Known(verified),
+            Need::Ask { waits: true } => HostCheck::Waiting,
+            Need::Ask { waits: false } => HostCheck::Asked,
+        };
+        let Some(flow) = self.flows.get_mut(slot) else { return false };
+        flow.check = check;
+        if check == HostCheck::Waiting {
+            self.ask(slot, found, true, out);
+            return false;
+        }
+        let mut decision = ruling.decision;
+        if let Need::Known(verified) = need {
+            decision = verify::rule(ruling.verify_host, verified, ruling.unidentified, decision);
+            self.count_verified(verified);
+        }
+        let passes = self.take_verdict(slot, ruling.intercept, decision, out);
+        if check == HostCheck::Asked {
+            self.ask(slot, found, false, out);
+        }
+        passes
+    }
+
+    /// What the rules say, and what the intercept says of the name.
+    fn rule_on(&self, slot: u32, found: Option<&Found>) -> Option<Ruling> {
+        let flow = self.flows.get(slot)?;
         let tuple = flow.tuple();
         let mut room = [&[][..]; ALPN_NAMES];
         let facts = Facts {
@@ -31,25 +84,58 @@ impl<F: Frame> Pipeline<F> {
             ech: found.is_some_and(|f| f.ech),
             alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
         };
-        // What a new configuration does not intercept any more passes.
-        let nothing = Decision { action: Action::Allow, cause: Cause::Otherwise };
-        let (id, Decision { action, cause }) =
-            self.intercept_of(flow).map_or((flow.intercept, nothing), |(id, i)| (id, i.decide(&facts)));
+        let mut ruling = match self.intercept_of(flow) {
+            Some((id, intercept)) => Ruling {
+                intercept: id,
+                decision: intercept.decide(&facts),
+                verify_host: intercept.verify_host,
+                unidentified: intercept.unidentified,
+                is_hidden: intercept.is_hidden(&facts),
+            },
+            // What a new configuration does not intercept any more passes.
+            None => Ruling {
+                intercept: flow.intercept,
+                decision: Decision { action: Action::Allow, cause: Cause::Otherwise },
+                verify_host: VerifyHost::Off,
+                unidentified: Action::Allow,
+                is_hidden: false,
+            },
+        };
         // Another server does not know what a signed connection is signed with.
-        let action = if flow.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action };
-        let name = facts.host.map(|host| self.names.intern(host));
-        let wire = found.map(|f| f.alpn.wire()).filter(|wire| !wire.is_empty());
-        let alpn = wire.map(|wire| self.alpns.intern_bytes(wire));
+        if flow.signed && matches!(ruling.decision.action, Action::Send(_)) {
+            ruling.decision.action = Action::Reset;
+        }
+        Some(ruling)
+    }
+
+    /// Remembers what was found. Twice for a connection that waited for a resolver: a name that is kept stays.
+    fn note_found(&mut self, slot: u32, found: Option<&Found>) {
         self.last_found = found.copied();
+        let Some(flow) = self.flows.get_mut(slot) else { return };
         self.holds.seal(flow.hold);
+        flow.protocol = found.map(|f| f.protocol);
+        flow.ech = found.is_some_and(|f| f.ech);
+        flow.partial = false;
+        if let Some(host) = found.and_then(|f| f.host.as_ref()) {
+            if flow.name == NameRef::NONE {
+                flow.name = self.names.intern(host.as_str());
+            }
+            flow.partial |= flow.name == NameRef::NONE;
+        }
+        if let Some(wire) = found.map(|f| f.alpn.wire()).filter(|wire| !wire.is_empty()) {
+            if flow.alpn == NameRef::NONE {
+                flow.alpn = self.alpns.intern_bytes(wire);
+            }
+            flow.partial |= flow.alpn == NameRef::NONE;
+        }
+    }
+
+    /// Carries a decision out. Returns whether the connection's packets pass.
+    fn take_verdict(&mut self, slot: u32, id: InterceptId, decision: Decision, out: &mut Output<F>) -> bool {
+        let Decision { action, cause } = decision;
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         let verdict = Verdict { action, cause };
         (flow.intercept, flow.epoch, flow.verdict) = (id, self.policy.epoch, Some(verdict));
-        flow.protocol = facts.protocol;
-        flow.ech = facts.ech;
-        flow.partial = [name, alpn].contains(&Some(NameRef::NONE));
-        flow.name = name.unwrap_or(NameRef::NONE);
-        flow.alpn = alpn.unwrap_or(NameRef::NONE);
         self.totals.unidentified += u64::from(cause == Cause::Unidentified);
         if !verdict.passes() {
             self.refuse(slot, action, refusal(action), out);

@@ -9,6 +9,7 @@ use crate::ids::Nanos;
 use crate::pipeline::Pipeline;
 use crate::policy::Cause;
 use crate::reevaluate::{Evidence, Standing};
+use crate::verify::HostCheck;
 
 /// One connection. Times in nanoseconds, volumes in packets and octets of payload.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -23,7 +24,7 @@ pub struct FlowView {
     pub host: Option<String>,
     /// ALPN names that the client offered.
     pub alpn: Vec<String>,
-    /// It offered Encrypted ClientHello.
+    /// It offered Encrypted ClientHello: `host` may be an outer name.
     pub ech: bool,
     /// Its SYN is signed (TCP-MD5, TCP-AO).
     pub signed: bool,
@@ -31,6 +32,8 @@ pub struct FlowView {
     pub evidence: Evidence,
     pub standing: Standing,
     pub protocol: Option<&'static str>,
+    /// What `verify_host` found: `matches`, `differs`, `unknown`; `waiting` for the resolver; none where nobody looks.
+    pub host_check: Option<&'static str>,
     pub verdict: Option<&'static str>,
     /// The configuration that it was opened or decided in.
     pub epoch: u32,
@@ -91,6 +94,7 @@ impl<F: Frame> Pipeline<F> {
             evidence: flow.evidence(),
             standing: flow.standing(),
             protocol: flow.protocol.map(crate::policy::Protocol::name),
+            host_check: flow.check.name(),
             verdict: flow.verdict.map(|v| v.action.name()),
             epoch: flow.epoch,
             rule: rule.map(str::to_owned),
@@ -140,6 +144,9 @@ fn reason(flow: &Flow) -> String {
         (None, Some(Cause::Rule(_))) => "rule".to_owned(),
         (None, Some(Cause::Otherwise)) => "otherwise".to_owned(),
         (None, Some(Cause::Unidentified)) => "unidentified".to_owned(),
+        (None, Some(Cause::HostMismatch)) => "host-mismatch".to_owned(),
+        (None, Some(Cause::HostUnknown)) => "host-unknown".to_owned(),
+        (None, None) if flow.check == HostCheck::Waiting => "host-waiting".to_owned(),
         (None, None) => "no verdict yet".to_owned(),
     }
 }

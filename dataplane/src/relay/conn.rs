@@ -30,6 +30,7 @@ pub(super) struct Connection {
     /// The deadline that counts; others of this connection are stale.
     pub timer: Option<Nanos>,
     pub ending_counted: bool,
+    pub check_counted: bool,
 }
 
 impl Connection {

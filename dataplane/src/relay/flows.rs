@@ -8,6 +8,7 @@ use weir_core::ids::Nanos;
 use weir_core::policy::Cause;
 use weir_core::reevaluate::{Evidence, Standing};
 use weir_core::relay::Judge;
+use weir_core::verify::HostCheck;
 
 use super::conn::Connection;
 
@@ -30,18 +31,21 @@ pub struct RelayFlow {
     pub protocol: Option<&'static str>,
     /// ALPN names that the client offered.
     pub alpn: Vec<String>,
-    /// It offered Encrypted ClientHello.
+    /// It offered Encrypted ClientHello: `host` may be an outer name.
     pub ech: bool,
     /// What is known of its first bytes.
     pub evidence: Evidence,
     pub standing: Standing,
     /// The configuration that decides, or has decided.
     pub epoch: u32,
+    /// What `verify_host` found: `matches`, `differs`, `unknown`; `waiting` for the resolver; none where nobody looks.
+    pub host_check: Option<&'static str>,
     /// `allow`, `relay`, `send`, `reset`, `drop`; none while the verdict is sought.
     pub verdict: Option<&'static str>,
     /// Where the rule that decided stands: `file:line`.
     pub rule: Option<String>,
-    /// `rule`, `otherwise`, `unidentified` or why nothing could be read; `no-intercept`; `held`.
+    /// `rule`, `otherwise`, `unidentified` or why nothing could be read; `host-mismatch`, `host-unknown`; `no-intercept`;
+    /// `held`, `host-waiting`.
     pub reason: &'static str,
     /// `held`, `connecting`, `open`, or how it ended while it is being closed.
     pub state: &'static str,
@@ -59,6 +63,7 @@ impl RelayFlow {
     pub(super) fn of(conn: &Connection, now: Nanos) -> Self {
         let Connection { machine, judge, .. } = conn;
         let judgement = judge.judgement();
+        let waits = judge.check() == HostCheck::Waiting;
         let (bytes_up, bytes_down) = machine.traffic();
         let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let since = |then: Nanos| Duration::from_nanos(now.saturating_sub(then).0);
@@ -76,8 +81,9 @@ impl RelayFlow {
             epoch: judge.epoch(),
             host: judgement.and_then(|j| j.host).map(|name| name.as_str().to_owned()),
             protocol: judgement.and_then(|j| j.protocol).map(protocol_name),
-            verdict: judgement.map(|j| j.decision.action.name()),
-            rule: judge.origin().map(str::to_owned),
+            host_check: judge.check().name(),
+            verdict: judgement.filter(|_| !waits).map(|j| j.decision.action.name()),
+            rule: judge.origin().filter(|_| !waits).map(str::to_owned),
             reason: reason(judge),
             state: match (machine.ending(), machine.is_held(), machine.is_connected()) {
                 (Some(ending), _, _) => ending.name(),
@@ -107,7 +113,12 @@ fn reason(judge: &Judge) -> &'static str {
     let Some(judgement) = judge.judgement() else {
         return if judge.intercept().is_some() { "held" } else { "no-intercept" };
     };
+    if judge.check() == HostCheck::Waiting {
+        return "host-waiting";
+    }
     match (judgement.decision.cause, judgement.unread) {
+        (Cause::HostMismatch, _) => "host-mismatch",
+        (Cause::HostUnknown, _) => "host-unknown",
         (Cause::Rule(_), _) => "rule",
         (_, Some(unread)) => unread.name(),
         (Cause::Otherwise, None) => "otherwise",

@@ -12,10 +12,11 @@ use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::reevaluate::Tally;
 use weir_core::relay::Limits;
+use weir_core::verify::Answer;
 use weir_sys::gate::{Gate, GatePulse};
 use weir_sys::keeper::SignPlace;
 use weir_sys::steering::SteeringError;
-use weir_sys::uring::{UringError, Waker};
+use weir_sys::uring::{Key, UringError, Waker};
 
 use super::flows::RelayFlow;
 use super::listener;
@@ -23,6 +24,7 @@ use super::ring::{Request, Setup, Worker};
 use super::stats::{Counters, Stats};
 use crate::gateway::Failures;
 use crate::heartbeat::{self, Heartbeat, Sign, Stalls};
+use crate::questions::Questions;
 use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
@@ -45,6 +47,8 @@ pub struct RelayConfig {
     pub backlog: i32,
     /// Where it tells of servers of pools that failed.
     pub failures: Failures,
+    /// Where it asks about names; none: every name is unknown.
+    pub questions: Option<Arc<Questions>>,
 }
 
 impl Default for RelayConfig {
@@ -57,6 +61,7 @@ impl Default for RelayConfig {
             limits: Limits::default(),
             backlog: 4096,
             failures: Arc::new(ArrayQueue::new(64)),
+            questions: None,
         }
     }
 }
@@ -218,6 +223,13 @@ impl RelayHandle {
             sum.add(&answer.recv_deadline(deadline).ok()?);
         }
         Some(sum)
+    }
+
+    /// Gives a thread the answer to a question of its.
+    pub fn answer(&self, thread: usize, key: Key, answer: Answer) {
+        if let Some(member) = self.members.get(thread) {
+            member.ask(Request::Answer { key, answer });
+        }
     }
 
     /// Whether every thread runs.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use weir_core::ids::Nanos;
 use weir_core::proxy::MAX_PROXY_HEADER;
 use weir_core::relay::{Ask, Command, Event, Failure, LocalEnd, Side, Span, Towards, Verdict};
+use weir_core::verify::{Answer, Answers, HostCheck, Verified};
 use weir_sys::sockopt;
 use weir_sys::uring::{Key, Ring};
 
@@ -16,6 +17,16 @@ use super::handle::Hooks;
 use super::stats::{Counter, Stats};
 use super::timers::Timers;
 use crate::gateway::{FailedServer, Failures};
+use crate::questions::{Asker, Questions};
+
+/// How a thread asks about names, and what it was answered.
+pub(super) struct Asking {
+    pub number: usize,
+    pub questions: Option<Arc<Questions>>,
+    pub answers: Answers,
+    /// Something was asked since control's bell was rung.
+    pub rings: bool,
+}
 
 /// What every connection of a worker uses.
 pub(super) struct Pump {
@@ -24,6 +35,7 @@ pub(super) struct Pump {
     pub stats: Arc<Stats>,
     hooks: Arc<Hooks>,
     failures: Failures,
+    asking: Asking,
     /// The time of this batch.
     pub now: Nanos,
     /// Buffers were given back since this was last cleared.
@@ -33,9 +45,9 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub fn new(ring: Ring, stats: Arc<Stats>, hooks: Arc<Hooks>, failures: Failures) -> Self {
+    pub fn new(ring: Ring, stats: Arc<Stats>, hooks: Arc<Hooks>, failures: Failures, asking: Asking) -> Self {
         let timers = Timers::default();
-        Self { ring, timers, stats, hooks, failures, now: Nanos(0), released: false, bytes: [0; 2] }
+        Self { ring, timers, stats, hooks, failures, asking, now: Nanos(0), released: false, bytes: [0; 2] }
     }
 
     /// Tells the machine, then does what it wants until it waits. True: the connection is over.
@@ -46,11 +58,11 @@ impl Pump {
             }
             self.tell(conn, event);
         }
-        self.answer(conn);
+        self.answer(key, conn);
         while let Some(command) = conn.machine.poll() {
             if let Some(event) = self.carry_out(key, conn, command) {
                 self.tell(conn, event);
-                self.answer(conn);
+                self.answer(key, conn);
             }
         }
         self.settle(conn);
@@ -76,6 +88,11 @@ impl Pump {
         let [down, up] = std::mem::take(&mut self.bytes);
         self.stats.add(Counter::BytesDown, down);
         self.stats.add(Counter::BytesUp, up);
+        if std::mem::take(&mut self.asking.rings)
+            && let Some(questions) = &self.asking.questions
+        {
+            questions.ring();
+        }
     }
 
     fn tell(&mut self, conn: &mut Connection, event: Event) {
@@ -85,15 +102,59 @@ impl Pump {
         conn.machine.handle(self.now, event);
     }
 
-    fn answer(&mut self, conn: &mut Connection) {
+    fn answer(&mut self, key: Key, conn: &mut Connection) {
         while let Some(ask) = conn.machine.poll_ask() {
             let verdict = match ask {
                 Ask::Inspect { len, budget } => self.inspect(conn, len, budget),
                 Ask::Unidentified(why) => Some(conn.judge.unidentified(why)),
+                Ask::Unverified => conn.judge.verified(Verified::Unknown),
             };
             if let Some(verdict) = verdict {
                 conn.machine.handle_verdict(self.now, verdict);
+                self.ask(key, conn);
             }
+        }
+    }
+
+    /// Asks control about the connection's name, where that is wanted and not known. What there is no room for is unknown.
+    fn ask(&mut self, key: Key, conn: &mut Connection) {
+        let Some(question) = conn.judge.take_question(&self.asking.answers) else { return };
+        let known = self.asking.answers.get(question.tag, self.now);
+        // Control logs each connection that differs.
+        if let Some(verified) = known.filter(|known| question.waits || *known == Verified::Matches) {
+            return self.verified(conn, verified);
+        }
+        self.stats.add(Counter::HostAsked, 1);
+        let asker = Asker::Relay(self.asking.number, key);
+        if self.asking.questions.as_ref().is_some_and(|questions| questions.ask(asker, question)) {
+            self.asking.rings = true;
+        } else {
+            self.stats.add(Counter::HostUnasked, 1);
+            self.verified(conn, Verified::Unknown);
+        }
+    }
+
+    fn verified(&self, conn: &mut Connection, verified: Verified) {
+        if let Some(verdict) = conn.judge.verified(verified) {
+            conn.machine.handle_verdict(self.now, verdict);
+        }
+    }
+
+    /// Control's answer; the connection, if it is still there, is to be driven.
+    pub fn answered(&mut self, conn: Option<&mut Connection>, answer: &Answer) {
+        self.asking.answers.learn(answer, self.now);
+        match conn {
+            Some(conn) => self.verified(conn, answer.verified),
+            None if !answer.waits => self.count(answer.verified),
+            None => {}
+        }
+    }
+
+    fn count(&self, verified: Verified) {
+        match verified {
+            Verified::Matches => {}
+            Verified::Differs => self.stats.add(Counter::HostMismatch, 1),
+            Verified::Unknown => self.stats.add(Counter::HostUnknown, 1),
         }
     }
 
@@ -239,6 +300,11 @@ impl Pump {
 
     /// What the new state means for counters and buffers.
     fn settle(&mut self, conn: &mut Connection) {
+        if let HostCheck::Known(verified) = conn.judge.check()
+            && !std::mem::replace(&mut conn.check_counted, true)
+        {
+            self.count(verified);
+        }
         if let Some(ending) = conn.machine.ending()
             && !std::mem::replace(&mut conn.ending_counted, true)
         {

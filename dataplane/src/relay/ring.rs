@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, Sender};
 use weir_core::ids::Nanos;
 use weir_core::reevaluate::Tally;
 use weir_core::relay::{Event, Judge, Relay};
+use weir_core::verify::{Answer, Answers};
 use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
 use weir_sys::{affinity, clock, sockopt};
 
@@ -17,9 +18,10 @@ use super::conn::{Connection, Task};
 use super::flows::RelayFlow;
 use super::handle::{Hooks, RelayConfig};
 use super::listener::{is_gone, is_own};
-use super::pump::Pump;
+use super::pump::{Asking, Pump};
 use super::stats::{Counter, Stats};
 use crate::heartbeat::{BREATH, Sign};
+use crate::random;
 use crate::snapshot::{Snapshot, Subscriber};
 
 /// How long accepting pauses when descriptors or memory are short.
@@ -57,6 +59,10 @@ pub(super) enum Request {
     },
     Stop {
         drain: Duration,
+    },
+    Answer {
+        key: Key,
+        answer: Answer,
     },
 }
 
@@ -100,7 +106,13 @@ impl Worker {
             buffer_size: config.limits.buffer.max(1),
         })?;
         let listeners = listeners.into_iter().map(|listener| ring.add(listener)).collect();
-        let pump = Pump::new(ring, setup.stats, setup.hooks, config.failures.clone());
+        let asking = Asking {
+            number,
+            questions: config.questions.clone(),
+            answers: Answers::new(&random::secret()),
+            rings: false,
+        };
+        let pump = Pump::new(ring, setup.stats, setup.hooks, config.failures.clone(), asking);
         Ok(Self {
             config,
             connections: connections as usize,
@@ -184,6 +196,17 @@ impl Worker {
         }
     }
 
+    /// What control says of the name of a connection, which may have gone.
+    fn answered(&mut self, key: Key, answer: &Answer) {
+        let conn = self.table.get_mut(key);
+        self.pump.answered(conn, answer);
+        if let Some(conn) = self.table.get_mut(key)
+            && self.pump.drive(key, conn, None)
+        {
+            self.remove(key);
+        }
+    }
+
     fn remove(&mut self, key: Key) {
         if let Some(conn) = self.table.remove(key) {
             self.pump.forget(&conn);
@@ -202,6 +225,7 @@ impl Worker {
                     let _ = reply.send(self.reevaluate());
                 }
                 Request::Stop { drain } => self.stop(drain),
+                Request::Answer { key, answer } => self.answered(key, &answer),
             }
         }
     }
@@ -316,6 +340,7 @@ impl Worker {
             buffers: None,
             timer: None,
             ending_counted: false,
+            check_counted: false,
         }
     }
 }

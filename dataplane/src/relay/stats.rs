@@ -25,13 +25,17 @@ pub enum Counter {
     RefusedOwn,
     AcceptGone,
     AcceptBackoff,
+    HostAsked,
+    HostUnasked,
+    HostMismatch,
+    HostUnknown,
     BytesUp,
     BytesDown,
 }
 
 impl Counter {
     /// In the order of their declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Accepted,
         Self::Closed,
         Self::Finished,
@@ -49,6 +53,10 @@ impl Counter {
         Self::RefusedOwn,
         Self::AcceptGone,
         Self::AcceptBackoff,
+        Self::HostAsked,
+        Self::HostUnasked,
+        Self::HostMismatch,
+        Self::HostUnknown,
         Self::BytesUp,
         Self::BytesDown,
     ];
@@ -72,6 +80,10 @@ impl Counter {
             Self::RefusedOwn => "refused-own",
             Self::AcceptGone => "accept-gone",
             Self::AcceptBackoff => "accept-backoff",
+            Self::HostAsked => "host-asked",
+            Self::HostUnasked => "host-unasked",
+            Self::HostMismatch => "host-mismatch",
+            Self::HostUnknown => "host-unknown",
             Self::BytesUp => "bytes-up",
             Self::BytesDown => "bytes-down",
         }
@@ -101,6 +113,14 @@ impl Counter {
             Self::RefusedOwn => "connections made to the relay's own listener, reset",
             Self::AcceptGone => "connections that were reset before the relay could look at them",
             Self::AcceptBackoff => "pauses in accepting for want of file descriptors or memory",
+            Self::HostAsked => {
+                "connections whose name was looked up, to be compared with where they go (verify_host)"
+            }
+            Self::HostUnasked => {
+                "of these, connections whose name could not be looked up: too many were waiting"
+            }
+            Self::HostMismatch => "connections to an address that is not one of their name's (verify_host)",
+            Self::HostUnknown => "connections whose name's addresses are not known (verify_host)",
             Self::BytesUp => "octets given to servers",
             Self::BytesDown => "octets given to clients",
         }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+pub mod bell;
 pub mod capture;
 pub mod clock;
 pub mod ethtool;

@@ -8,3 +8,4 @@ mod limits;
 mod reload;
 mod simulation;
 mod verdict;
+mod verify;

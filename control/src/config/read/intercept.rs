@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use weir_core::ids::{MAX_INTERCEPTS, Nanos, PortId, PortSet};
-use weir_core::policy::{Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Quic, SynCookies};
+use weir_core::policy::{
+    Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Quic, SynCookies, VerifyHost,
+};
 
 use super::lists::ListFiles;
 use super::{InterceptSpans, Seen, name, rule, sections, within};
@@ -12,7 +14,7 @@ use crate::config::model::{Pool, Port};
 use crate::config::section::{Item, Reader, Section};
 use crate::config::{check, values};
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "from",
     "to",
@@ -22,6 +24,7 @@ const KEYS: [&str; 13] = [
     "hold",
     "full",
     "quic",
+    "verify_host",
     "otherwise",
     "unidentified",
     "midstream",
@@ -78,6 +81,7 @@ fn read(
     handshake(reader, section, &mut spec);
     hold(reader, section, &mut spec);
     quic(reader, section, &mut spec);
+    verify_host(reader, section, &mut spec);
     verdicts(reader, section, &mut spec);
     if let Some(item) = section.get("rules") {
         let sections = reader.tables(&item, "a rule", &rule::KEYS);
@@ -141,6 +145,14 @@ fn quic(reader: &mut Reader<'_>, section: &Section<'_>, spec: &mut InterceptSpec
         let message =
             format!("`tcp` has no {HTTPS}, so clients fall back to connections that are not intercepted");
         reader.warn(&item.span, format!("{}: {message}", item.what()));
+    }
+}
+
+/// `verify_host`.
+fn verify_host(reader: &mut Reader<'_>, section: &Section<'_>, spec: &mut InterceptSpec) {
+    if let Some(item) = section.get("verify_host") {
+        let choices = [VerifyHost::Off, VerifyHost::Log, VerifyHost::Reset].map(|mode| (mode.name(), mode));
+        spec.verify_host = reader.choice(&item, &choices).unwrap_or(spec.verify_host);
     }
 }
 

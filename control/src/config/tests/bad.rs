@@ -167,6 +167,11 @@ fn intercepts() {
             ("full = \"relay\"\n", &[(12, "allowed: kernel, drop")]),
             ("syn_cookies = \"on\"\n", &[(12, "unknown value `on`; allowed: auto, always, off")]),
             ("syn_cookies = true\n", &[(12, "expected a string, found true or false")]),
+            (
+                "verify_host = \"drop\"\n",
+                &[(12, "`verify_host` in [[intercept]]: unknown value `drop`; allowed: off, log, reset")],
+            ),
+            ("verify_host = true\n", &[(12, "expected a string, found true or false")]),
             ("quic = \"drop\"\n", &[(12, "unknown value `drop`; allowed: reject, pass")]),
             (
                 "otherwise = \"send\"\n",

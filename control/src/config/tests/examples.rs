@@ -41,6 +41,7 @@ fn gateway_example_shows_the_defaults() {
         "hold",
         "full",
         "quic",
+        "verify_host",
         "otherwise",
         "unidentified",
         "midstream",

@@ -4,6 +4,7 @@ use crate::drop::PuntReason;
 use crate::ids::{InterceptId, Nanos, PortId, RuleId};
 use crate::policy::{Action, Cause, Protocol};
 use crate::tcp::seq::Seq;
+use crate::verify::HostCheck;
 
 use super::key::{FlowKey, Tuple};
 use super::names::NameRef;
@@ -142,6 +143,8 @@ pub struct Flow {
     pub counted: bool,
     /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
     pub signed: bool,
+    /// How far the check of its name is (`verify_host`).
+    pub check: HostCheck,
     /// SYNs, SYN-ACKs or PROXY headers that weir has sent and sends again.
     pub tries: u8,
     pub failure: Option<Failure>,
@@ -190,6 +193,7 @@ impl Flow {
             by_weir: false,
             counted: false,
             signed: false,
+            check: HostCheck::None,
             tries: 0,
             failure: None,
             protocol: None,

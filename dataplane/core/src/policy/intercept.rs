@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Action, Cause, Decision, Facts, Full, Handshake, Midstream, NameSet, Prefixes, Protocol, Quic, Rule,
-    RuleSpec, SynCookies, TcpPorts,
+    RuleSpec, SynCookies, TcpPorts, VerifyHost,
 };
 use crate::ids::{Nanos, PortId, PortSet, RuleId};
 
@@ -28,6 +28,7 @@ pub struct InterceptSpec {
     /// Only where the handshake is `answer`.
     pub syn_cookies: SynCookies,
     pub quic: Quic,
+    pub verify_host: VerifyHost,
     /// The most client bytes held before there is a verdict.
     pub hold_bytes: u32,
     /// The longest that they are held.
@@ -41,7 +42,7 @@ pub struct InterceptSpec {
 
 impl InterceptSpec {
     /// An intercept of nothing yet, with the defaults that a configuration file has too: `through`, SYN cookies under
-    /// pressure, QUIC passed, 16 KiB held for at most 3 s, `full = "kernel"`, everything allowed that no rule takes, and
+    /// pressure, QUIC passed, names not verified, 16 KiB held for at most 3 s, `full = "kernel"`, everything allowed that no rule takes, and
     /// mid-stream packets reset after a grace time of 60 s.
     pub fn new(name: &str) -> Self {
         Self {
@@ -53,6 +54,7 @@ impl InterceptSpec {
             handshake: Handshake::Through,
             syn_cookies: SynCookies::Auto,
             quic: Quic::Pass,
+            verify_host: VerifyHost::Off,
             hold_bytes: 16 * 1024,
             hold_time: Nanos::from_secs(3),
             full: Full::Kernel,
@@ -105,6 +107,7 @@ pub struct Intercept {
     /// Only where the handshake is `answer`.
     pub syn_cookies: SynCookies,
     pub quic: Quic,
+    pub verify_host: VerifyHost,
     /// The most client bytes held before there is a verdict.
     pub hold_bytes: u32,
     pub hold_time: Nanos,
@@ -133,6 +136,7 @@ impl Intercept {
             handshake: spec.handshake,
             syn_cookies: spec.syn_cookies,
             quic: spec.quic,
+            verify_host: spec.verify_host,
             hold_bytes: spec.hold_bytes,
             hold_time: spec.hold_time,
             full: spec.full,

@@ -45,7 +45,9 @@ pub use ports::TcpPorts;
 pub use prefixes::{Prefixes, PrefixesBuilder};
 pub use rule::{Rule, RuleSpec};
 pub use steering::SteeringTable;
-pub use words::{Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol, Quic, SynCookies};
+pub use words::{
+    Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol, Quic, SynCookies, VerifyHost,
+};
 
 /// The rules of one configuration. Made by [`PolicyBuilder`].
 #[derive(Clone, Debug)]

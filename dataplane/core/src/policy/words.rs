@@ -91,6 +91,29 @@ pub enum Quic {
     Reject,
 }
 
+/// What becomes of a connection whose destination is none of the addresses of the name that it asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyHost {
+    /// Nobody looks.
+    #[default]
+    Off,
+    /// It passes, is counted and logged.
+    Log,
+    Reset,
+}
+
+impl VerifyHost {
+    /// The mode, as the configuration spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Log => "log",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 /// No room for a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -131,6 +154,10 @@ pub enum Cause {
     Rule(RuleId),
     Otherwise,
     Unidentified,
+    /// `verify_host`: the destination is none of the name's addresses.
+    HostMismatch,
+    /// `verify_host`: the name's addresses are not known, and the intercept's `unidentified` refuses.
+    HostUnknown,
 }
 
 /// The answer of [`super::Intercept::decide`].

@@ -43,7 +43,7 @@ impl Relay {
         let may_send = connected && (from == Side::Server || self.gate == Gate::Open);
         let may_recv = connected || from == Side::Client;
         let room = match (self.gate, from) {
-            (Gate::Held { budget, .. }, Side::Client) => budget,
+            (Gate::Held { budget, .. } | Gate::Asked { budget, .. }, Side::Client) => budget,
             _ => self.limits.buffer,
         };
         let to = from.other();
@@ -121,7 +121,7 @@ impl Relay {
                 if let Some(call) = self.call_deadline() {
                     deadline = deadline.min(call);
                 }
-                if let Gate::Held { until, .. } = self.gate
+                if let Gate::Held { until, .. } | Gate::Asked { until, .. } = self.gate
                     && self.unread.is_none()
                 {
                     deadline = deadline.min(until);

@@ -62,7 +62,7 @@ impl Relay {
         if now >= self.idle_deadline() {
             return self.finish(Ending::Idle);
         }
-        if let Gate::Held { until, .. } = self.gate
+        if let Gate::Held { until, .. } | Gate::Asked { until, .. } = self.gate
             && now >= until
         {
             self.unread = Some(Unread::HoldTime);
@@ -77,6 +77,8 @@ impl Relay {
                 self.spare = spare;
                 self.call(now, Connect { to: Towards::Server, from });
             }
+            // A connection that waits is not settled.
+            Verdict::Wait => {}
             Verdict::Reset => self.finish(Ending::Denied),
             Verdict::Drop => self.phase = Phase::Quiet(now.saturating_add(self.limits.quiet)),
         }

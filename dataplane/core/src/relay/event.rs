@@ -72,6 +72,9 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Pass,
+    /// The rules let it pass, and a resolver is to say whether its name has the address that it goes to: it stays held, and
+    /// another verdict follows; [`Ask::Unverified`] at the latest.
+    Wait,
     /// The connection goes to a server of a pool, from this end; `spare`: there is another, to be tried when the first does
     /// not take it. Where a server was connected ahead this is a [`Verdict::Reset`].
     Send {
@@ -201,6 +204,8 @@ pub enum Ask {
     Inspect { len: u32, budget: u32 },
     /// There will be nothing to read: decide without.
     Unidentified(Unread),
+    /// The resolver did not answer in time: decide without.
+    Unverified,
 }
 
 /// Why the client's first bytes were not read to a result.

@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::flow::key::Tuple;
+use crate::flow::key::{FlowKey, Tuple};
 use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId, ServerId};
 use crate::inspect::{ALPN_NAMES, Alpn, Found, Inspector, Name, Outcome};
-use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
+use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol, VerifyHost};
 use crate::proxy::ProxyHeader;
 use crate::reevaluate::{self, Again, Evidence, Live};
+use crate::verify::{self, Answers, HostCheck, Need, Question, Verified};
 
 use super::{Dispatch, Start, Towards, Unread, Verdict};
 
@@ -31,10 +32,10 @@ pub struct Judgement {
     pub decision: Decision,
     pub protocol: Option<Protocol>,
     pub host: Option<Name>,
+    /// The client offers Encrypted ClientHello.
+    pub ech: bool,
     /// Names that the client offers.
     pub alpn: Alpn,
-    /// It offers Encrypted ClientHello.
-    pub ech: bool,
     /// Why there was nothing to read, if that is so.
     pub unread: Option<Unread>,
 }
@@ -51,6 +52,12 @@ pub struct Judge {
     server: SocketAddr,
     inspector: Inspector,
     judgement: Option<Judgement>,
+    /// What the addresses decide alone, while the name is sought to be verified.
+    decided: Option<Decision>,
+    /// How far the check of the name is (`verify_host`).
+    check: HostCheck,
+    /// A resolver is to be asked, and was not yet.
+    asks: bool,
     /// Where the verdict `send` gives it.
     dispatch: Option<Dispatch>,
 }
@@ -67,6 +74,9 @@ impl Judge {
             server,
             inspector: Inspector::default(),
             judgement: None,
+            decided: None,
+            check: HostCheck::None,
+            asks: false,
             dispatch: None,
         }
     }
@@ -83,12 +93,16 @@ impl Judge {
         else {
             return held;
         };
+        if intercept.verify_host != VerifyHost::Off && is_let_on(decision) {
+            self.decided = Some(decision);
+            return held;
+        }
         Start::Settled(self.settle(Judgement {
             decision,
             protocol: None,
             host: None,
-            alpn: Alpn::EMPTY,
             ech: false,
+            alpn: Alpn::EMPTY,
             unread: None,
         }))
     }
@@ -136,7 +150,7 @@ impl Judge {
         self.decide(None, Some(why))
     }
 
-    /// The decision, once there is one.
+    /// The decision, once there is one; while the connection waits for a resolver, that of the rules.
     pub fn judgement(&self) -> Option<&Judgement> {
         self.judgement.as_ref()
     }
@@ -253,12 +267,82 @@ impl Judge {
         let alpn = found.map_or(&[][..], |f| f.alpn.list(&mut room));
         let ech = found.is_some_and(|f| f.ech);
         let facts = Facts { protocol, host: host_name, ech, alpn, ..self.addresses() };
-        let decision = match self.intercept() {
-            Some(intercept) => intercept.decide(&facts),
-            None => Decision { action: Action::Allow, cause: Cause::Otherwise },
+        let (mut decision, need) = match self.intercept() {
+            Some(intercept) => {
+                let decision = self.decided.unwrap_or_else(|| intercept.decide(&facts));
+                let hidden = intercept.is_hidden(&facts);
+                let need = match &host {
+                    Some(name) if is_let_on(decision) => {
+                        verify::need(intercept.verify_host, name, hidden, facts.server)
+                    }
+                    _ => Need::Nothing,
+                };
+                (decision, need)
+            }
+            None => (Decision { action: Action::Allow, cause: Cause::Otherwise }, Need::Nothing),
         };
         let alpn = found.map_or(Alpn::EMPTY, |f| f.alpn);
-        self.settle(Judgement { decision, protocol, host, alpn, ech, unread })
+        self.check = match need {
+            Need::Nothing => HostCheck::None,
+            Need::Known(verified) => HostCheck::Known(verified),
+            Need::Ask { waits: true } => HostCheck::Waiting,
+            Need::Ask { waits: false } => HostCheck::Asked,
+        };
+        self.asks = matches!(need, Need::Ask { .. });
+        if let Need::Known(verified) = need {
+            decision = self.ruled(verified, decision);
+        }
+        let judgement = Judgement { decision, protocol, host, ech, alpn, unread };
+        if self.check == HostCheck::Waiting {
+            self.judgement = Some(judgement);
+            return Verdict::Wait;
+        }
+        self.settle(judgement)
+    }
+
+    fn ruled(&self, verified: Verified, decision: Decision) -> Decision {
+        match self.intercept() {
+            Some(i) => verify::rule(i.verify_host, verified, i.unidentified, decision),
+            None => decision,
+        }
+    }
+
+    /// What a resolver is to be asked, once: when the verdict is [`Verdict::Wait`], or may have to be logged.
+    pub fn take_question(&mut self, answers: &Answers) -> Option<Question> {
+        if !std::mem::take(&mut self.asks) {
+            return None;
+        }
+        let name = self.judgement.as_ref()?.host?;
+        let tuple = Tuple { src: self.client.into(), dst: self.server.into() };
+        Some(Question {
+            key: FlowKey::of(&tuple),
+            client: tuple.src,
+            destination: tuple.dst,
+            name,
+            tag: answers.tag(name.as_str(), &tuple.dst.addr),
+            waits: self.check == HostCheck::Waiting,
+        })
+    }
+
+    /// The resolver's answer, or that there was none. A verdict comes of it where the connection waits for one.
+    pub fn verified(&mut self, verified: Verified) -> Option<Verdict> {
+        let before = std::mem::replace(&mut self.check, HostCheck::Known(verified));
+        match (before, self.judgement) {
+            (HostCheck::Waiting, Some(judgement)) => {
+                let decision = self.ruled(verified, judgement.decision);
+                Some(self.settle(Judgement { decision, ..judgement }))
+            }
+            (HostCheck::Asked, _) => None,
+            _ => {
+                self.check = before;
+                None
+            }
+        }
+    }
+
+    /// How far the check of the name is.
+    pub const fn check(&self) -> HostCheck {
+        self.check
     }
 
     /// What the machine is told.
@@ -277,4 +361,9 @@ impl Judge {
             }
         }
     }
+}
+
+/// Whether a decision lets a connection on.
+const fn is_let_on(decision: Decision) -> bool {
+    !matches!(decision.action, Action::Reset | Action::Drop)
 }

@@ -1,6 +1,7 @@
 mod judged;
 mod sent;
 mod sim;
+mod verified;
 
 use super::*;
 
@@ -100,7 +101,7 @@ fn held_asks_why_it_goes_unread() {
         let asks: Vec<Ask> = std::iter::from_fn(|| relay.poll_ask()).collect();
         let unread = asks.iter().find_map(|ask| match ask {
             Ask::Unidentified(why) => Some(*why),
-            Ask::Inspect { .. } => None,
+            Ask::Inspect { .. } | Ask::Unverified => None,
         });
         assert_eq!(unread, expected, "{name}: {asks:?}");
     }

@@ -8,6 +8,7 @@ use crate::inspect::Outcome;
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, HeldFull};
 use crate::tcp::track::{self, Rst};
+use crate::verify::HostCheck;
 use crate::wire::edit;
 
 use super::timers;
@@ -72,7 +73,11 @@ impl<F: Frame> Pipeline<F> {
         let Some(hold) = self.hold_of(slot) else {
             return self.no_hold(slot, packet, out);
         };
-        let waits = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
+        // The verdict is taken, or waits for nothing that the client could say.
+        let waits = self
+            .flows
+            .get(slot)
+            .is_some_and(|flow| flow.stage == Stage::Dialing || flow.check == HostCheck::Waiting);
         let (meta, before) = (packet.meta, self.holds.contiguous(hold));
         let first = !self.holds.holds_any(hold);
         let payload = meta.payload as usize..meta.end as usize;

@@ -13,3 +13,4 @@ pub mod reevaluate;
 pub mod refused;
 pub mod splice;
 pub mod timers;
+pub mod verifying;

@@ -65,7 +65,7 @@ impl<F: Frame> Pipeline<F> {
         };
         let again = judge(&self.policy, &live);
         tally.count(&again);
-        self.take_verdict(slot, &again);
+        self.renew_verdict(slot, &again);
         if again.outcome == Outcome::Ended {
             let action = again.decision.map_or(Action::Reset, |decision| decision.action);
             self.totals.reevaluated += 1;
@@ -74,7 +74,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// The new verdict stands where it is what becomes of the connection.
-    fn take_verdict(&mut self, slot: u32, again: &Again) {
+    fn renew_verdict(&mut self, slot: u32, again: &Again) {
         let epoch = self.policy.epoch;
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if let Some(decision) = again.decision

@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::{KernelOp, Output, Pipeline};
 use crate::policy::Action;
+use crate::verify::HostCheck;
 
 use super::answer::SYN_ACKS;
 
@@ -33,13 +34,14 @@ pub const UNACKED: Nanos = Nanos::from_secs(60);
 impl<F: Frame> Pipeline<F> {
     pub(crate) fn timer(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
-        let passes = flow.passes();
+        let (passes, waiting) = (flow.passes(), flow.check == HostCheck::Waiting);
         let (stage, seen, held, key) = (flow.stage, flow.seen, flow.hold != Flow::NO_HOLD, flow.key);
         match stage {
             Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
             Stage::SynRcvd => self.syn_ack_timer(slot, out),
             Stage::Dialing => self.syn_timer(slot, out),
             Stage::Splice if self.header_timer(slot, out) => {}
+            Stage::Answered | Stage::Held if waiting => self.unverified(slot, out),
             // A client that says nothing, or waits for the server to speak.
             Stage::Answered => {
                 self.decide(slot, None, out);

@@ -66,6 +66,8 @@ struct World {
     timer: Option<Nanos>,
     verdict: Option<Verdict>,
     passed: bool,
+    /// The verdict waits for a resolver.
+    waits: bool,
     /// A server may be connected before the verdict.
     ahead: bool,
     sends: bool,
@@ -121,6 +123,7 @@ impl World {
             timer: None,
             verdict: held.then_some(verdict),
             passed: !held,
+            waits: false,
             ahead,
             sends: matches!(verdict, Verdict::Send { .. }),
             calls: Vec::new(),
@@ -159,14 +162,31 @@ impl World {
                     self.rng.chance(10)
                 }
                 Ask::Unidentified(_) => true,
+                Ask::Unverified => {
+                    assert!(self.waits, "nobody was asked");
+                    true
+                }
             };
-            if answer {
-                let verdict = self.verdict.take().expect("asked once answered");
-                self.log.push(format!("{ask:?} -> {verdict:?}"));
-                self.passed = matches!(verdict, Verdict::Pass | Verdict::Send { .. });
-                self.relay.handle_verdict(self.now, verdict);
+            if answer && matches!(ask, Ask::Inspect { .. }) && self.rng.chance(30) {
+                // A resolver is asked first.
+                self.waits = true;
+                self.relay.handle_verdict(self.now, Verdict::Wait);
+            } else if answer {
+                self.log.push(format!("{ask:?}"));
+                self.decide();
             }
         }
+        // The resolver's answer.
+        if self.waits && self.verdict.is_some() && self.relay.is_held() && self.rng.chance(10) {
+            self.decide();
+        }
+    }
+
+    fn decide(&mut self) {
+        let verdict = self.verdict.take().expect("asked once answered");
+        self.log.push(format!("-> {verdict:?}"));
+        self.passed = matches!(verdict, Verdict::Pass | Verdict::Send { .. });
+        self.relay.handle_verdict(self.now, verdict);
     }
 
     fn command(&mut self, command: Command) {

@@ -1,0 +1,78 @@
+//! What a dataplane is cut to: its frames, its tables, and what they take of memory.
+
+use std::collections::BTreeSet;
+
+use weir_core::flow::table::Capacity;
+use weir_core::footprint::{self, Footprint};
+use weir_core::fragments::MAX_PIECES;
+use weir_core::ids::{PortId, PortSet};
+use weir_core::pipeline::Config;
+
+use crate::driver::afxdp::XskFrame;
+use crate::gateway::{FRAMES_PER_QUEUE, HEADROOM, PortSpec, Spec, StartError};
+
+/// What a dataplane takes of memory: its frames, and all workers' tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    pub frames: usize,
+    pub tables: Footprint,
+}
+
+impl Needs {
+    /// Of a dataplane as `spec` says.
+    ///
+    /// # Errors
+    /// [`StartError::Mtu`].
+    pub fn of(spec: &Spec) -> Result<Self, StartError> {
+        let sockets: usize = spec.ports.iter().map(|p| p.queues.len()).sum();
+        let workers = spec.ports.iter().flat_map(|p| &p.queues).collect::<BTreeSet<_>>().len().max(1);
+        let frames = sockets * FRAMES_PER_QUEUE;
+        let one = footprint::of::<XskFrame>(&pipeline_config(spec, 0, frames / workers, workers));
+        let tables = Footprint {
+            held: one.held.saturating_mul(workers),
+            reserved: one.reserved.saturating_mul(workers),
+        };
+        Ok(Self { frames: frames * frame_size(&spec.ports)?, tables })
+    }
+}
+
+/// What a worker's pipeline is made from, but for what is random.
+pub(crate) fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: usize) -> Config {
+    let mut partial = PortSet::default();
+    for (at, _) in spec.ports.iter().enumerate().filter(|(_, p)| p.partial_checksums) {
+        partial.insert(PortId(at as u8));
+    }
+    let per_worker = |n: usize| n.div_ceil(workers.max(1)).max(16);
+    let flows = per_worker(spec.flows);
+    Config {
+        flows: Capacity { fast: flows, kernel: per_worker(spec.kernel_flows) },
+        holds: per_worker(spec.holds).min(flows),
+        hold_bytes: spec.hold_bytes,
+        hold_frames: frames / 4,
+        names: flows.min(65_536),
+        // An eighth of the frames at most: fragments must not take what whole packets need.
+        fragments: (frames / 8 / MAX_PIECES).clamp(4, 128),
+        partial_checksums: partial,
+        worker: id,
+        workers,
+        seed: 0,
+        secret: [0; 32],
+        is_replay: false,
+    }
+}
+
+/// The smallest frame that every port's packets fit.
+pub(crate) fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
+    let needed = |p: &PortSpec| p.mtu as usize + weir_core::wire::ETH_LEN + HEADROOM;
+    let largest = ports.iter().map(needed).max().unwrap_or(0);
+    if largest <= 2048 {
+        return Ok(2048);
+    }
+    match ports.iter().find(|p| needed(p) > 4096) {
+        None => Ok(4096),
+        Some(p) => {
+            let most = 4096 - HEADROOM - weir_core::wire::ETH_LEN;
+            Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most })
+        }
+    }
+}
