@@ -174,16 +174,14 @@ fn kernel_road(way: &Way, why: &str) -> Taken {
     let unread =
         way.nft.unknown.as_ref().map(|error| format!("{why}; nft's table could not be read ({error})"));
     let why = unread.as_deref().unwrap_or(why);
+    let hangs = way.gateway.is_stuck();
+    let hangs =
+        hangs.then(|| format!("{why}; weir hangs, and the relay's listeners are not found meanwhile"));
+    let why = hangs.as_deref().unwrap_or(why);
     if let Some(Hit { verdict, handle, .. }) = &way.nft.direct {
         match verdict {
             Verdict::Tproxy(port) => {
                 let what = way.judged.as_ref().map_or("the intercept".to_owned(), said_by_relay);
-                let what = match way.gateway.is_stuck() {
-                    true => format!(
-                        "{what}; weir hangs, so that the kernel opens the connection and nobody serves it"
-                    ),
-                    false => what,
-                };
                 return delivered(
                     way,
                     format!(

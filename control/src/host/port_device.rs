@@ -3,7 +3,7 @@
 use super::link::LinkInfo;
 
 /// Kinds of devices whose frames are those of other devices, and what to do instead.
-const KINDS: [(&str, &str, &str); 8] = [
+const KINDS: [(&str, &str, &str); 7] = [
     ("vlan", "a VLAN sub-interface", "give the VLAN a device of its own, or let the switch send it untagged"),
     ("bond", "a bond", "make each of its members a port with addresses of its own, and route over both"),
     ("team", "a team", "make each of its members a port with addresses of its own, and route over both"),
@@ -11,7 +11,6 @@ const KINDS: [(&str, &str, &str); 8] = [
     ("macvlan", "a macvlan", "name the device below it"),
     ("ipvlan", "an ipvlan", "name the device below it"),
     ("vrf", "a VRF", "put the ports into the main table: the fast road knows no other"),
-    ("loopback", "the loopback device", "name the device that the clients are behind"),
 ];
 
 /// Why a device can be no port, in a sentence for the operator; `None` when it can.
@@ -20,7 +19,7 @@ const KINDS: [(&str, &str, &str); 8] = [
 /// takes in has left the device's own routes.
 pub fn unfit(link: &LinkInfo, links: &[LinkInfo]) -> Option<String> {
     let device = &link.name;
-    let kind = link.kind.as_deref().unwrap_or(if device == "lo" { "loopback" } else { "" });
+    let kind = link.kind.as_deref().unwrap_or_default();
     if let Some((_, what, instead)) = KINDS.iter().find(|(name, ..)| *name == kind) {
         return Some(format!(
             "device {device} is {what}, and has no queues of its own for AF_XDP: {instead}"
@@ -65,7 +64,6 @@ mod tests {
             let why = unfit(&link(2, "dev0", Some(kind)), &[]).expect(kind);
             assert!(why.contains("dev0") && why.contains(word), "{why}");
         }
-        assert!(unfit(&link(1, "lo", None), &[]).is_some());
         for kind in [None, Some("veth"), Some("tun")] {
             assert_eq!(unfit(&link(2, "eth0", kind), &[]), None);
         }
