@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use weir_core::drop::DropReason;
 use weir_core::ids::Nanos;
-use weir_core::policy::{Action, VerifyHost};
+use weir_core::policy::{Action, RuleSpec, VerifyHost};
+use weir_core::reevaluate::{Standing, Tally};
 use weir_core::verify::{Question, Verified};
 use weir_tests::bench::{Bench, Came, Moved, Setup, fib, policy, pool_server};
 use weir_tests::hello::client_hello;
@@ -210,6 +211,35 @@ fn configuration_that_asks_no_more_lets_the_waiting_pass() {
         b.pipe.set_snapshot(b.now, rules, Arc::new(fib(1500)));
         let came = b.answer(&question, Verified::Differs, MINUTE, &[Moved::Allowed]);
         assert_eq!(came.one_to_server().payload, hello);
+    }
+}
+
+/// A reload that judges live connections again leaves it held; the answer and the rules of then decide.
+#[test]
+fn waiting_connection_is_not_judged_again_before_the_answer() {
+    for family in BOTH {
+        for (refuses, moved) in
+            [(false, &[Moved::Allowed][..]), (true, &[Moved::Reset, DROP(DropReason::VerdictReset)])]
+        {
+            let mut b = reset(family);
+            let (question, hello) = waiting(&mut b, "fine.example");
+            let mut spec = Setup::new().spec;
+            spec.verify_host = VerifyHost::Reset;
+            if refuses {
+                spec.rules = vec![RuleSpec::new(Action::Reset)];
+            }
+            b.pipe.set_snapshot(b.now, Arc::new(policy(2, [spec])), Arc::new(fib(1500)));
+            let (before, mut tally) = (b.counters(), Tally::default());
+            assert_eq!(b.pipe.reevaluate(b.now, 0, 9, &mut tally, &mut b.out), None);
+            assert_eq!(tally, Tally { undecided: 1, ..Tally::default() });
+            assert!(b.moved_since(&before).is_empty() && b.collect().is_nothing(), "it stays held");
+            let view = b.pipe.views(b.now, 0, 1).0.pop().expect("a connection");
+            assert_eq!((view.standing, view.host_check), (Standing::Undecided, Some("waiting")));
+            let came = b.answer(&question, Verified::Matches, MINUTE, moved);
+            let payload: Vec<u8> = came.to_server().iter().flat_map(|seen| seen.payload.clone()).collect();
+            assert_eq!(payload, if refuses { Vec::new() } else { hello });
+            assert_eq!(b.pipe.views(b.now, 0, 1).0.pop().map(|view| view.epoch), Some(2));
+        }
     }
 }
 
