@@ -228,12 +228,11 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     }
     let judged = policy::judge(policy.as_ref(), &ingress, &gateway, &question, &mut steps);
     let spec = config.as_ref().map(convert::host_spec);
-    let mut sockets = socket::find(&question, spec.as_ref(), &mut steps);
-    if gateway.is_stuck() {
-        // It is there, and for a packet the kernel does not find it (dataplane/bpf/gate.bpf.c).
-        sockets.listener = None;
-    }
-    let nft = nft::ask(&kernel, &ingress, judged.as_ref(), &sockets, &question, &mut steps).await;
+    let sockets = socket::find(&question, spec.as_ref(), &mut steps);
+    let mut found = sockets.clone();
+    // While weir hangs it is there, and for a packet the kernel does not find it (dataplane/bpf/gate.bpf.c).
+    found.listener = found.listener.filter(|_| !gateway.is_stuck());
+    let nft = nft::ask(&kernel, &ingress, judged.as_ref(), &found, &question, &mut steps).await;
     let routes = route::ask(&kernel, &ingress, &nft, mark_of(spec.as_ref()), &question, &mut steps).await;
     // Sockets come after routes on the way; nft had to know of them before.
     steps.sort_by_key(|step| step.layer as u8);

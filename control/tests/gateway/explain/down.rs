@@ -86,7 +86,7 @@ fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
 }
 
 #[test]
-fn rule_that_somebody_removed_is_named_as_what_keeps_it_from_the_relay() {
+fn rule_that_somebody_removes_while_weir_hangs_is_in_nobodys_way() {
     let settings = Settings { handshake: "relay", rules: "", ..Settings::default() };
     play(&settings, |world| {
         // Frozen, it repairs nothing, and nothing is given to its listener.
@@ -98,9 +98,6 @@ fn rule_that_somebody_removed_is_named_as_what_keeps_it_from_the_relay() {
             let (from, to) = ends(family, 41_240, HTTP);
             let explained = explain(world, from, to, &["--host", ALLOWED]);
             explained.assert_says("kernel", &["weir hangs", "forwards it"]);
-            let local = explained.because("local");
-            assert!(local.contains("FAILS: no ip rule looks up a table for the mark 0x77"), "{local}");
-            assert!(local.contains("weir plan"), "{local}");
             let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
             assert!(opens.is_ok(), "{family:?}: it is not forwarded");
         }
