@@ -131,6 +131,11 @@ mod tests {
     #[test]
     fn process_that_lives_is_named_with_the_one_that_started_it() {
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        // The parent runs on before exec has given the child its name (fs/exec.c, begin_new_exec).
+        let comm = format!("/proc/{}/comm", child.id());
+        while !fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n") {
+            std::thread::yield_now();
+        }
         let culprit = Culprit::of(child.id(), None);
         let ended = child.kill().and_then(|()| child.wait());
         ended.unwrap();
