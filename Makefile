@@ -4,6 +4,8 @@
 CARGO ?= cargo
 # For building (BPF with clang, libelf for libbpf) and for running (nft); the tests look at hosts with ip and ethtool too.
 PACKAGES := clang libelf-dev libbpf-dev zlib1g-dev pkg-config gcc make nftables iproute2 ethtool
+# Tests take things from a running weir with other hands, and compare what it tells with what other tools do.
+TEST_PACKAGES := bpftool iptables procps
 
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
@@ -17,6 +19,7 @@ demo: build nginx
 	PATH="$$PATH:$(NGINX)" target/release/weir demo $(ARGS)
 
 test: deps nginx
+	@.ci/packages $(TEST_PACKAGES)
 	PATH="$$PATH:$(NGINX)" $(CARGO) test --workspace --quiet
 
 # A million simulated connections (COUNT), or one of them again: make soak SEED=n
