@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_sys::{affinity, clock};
 
@@ -36,6 +36,8 @@ pub struct Stalls {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
+    /// The sign that was told last.
+    told: AtomicU64,
     stalls: AtomicU64,
     longest_ns: AtomicU64,
 }
@@ -62,11 +64,24 @@ impl Heartbeat {
             let mut told = 0;
             while !board.stop.load(Relaxed) {
                 told = beat(&board, &signs, told, &tell);
+                board.told.store(told, Relaxed);
                 std::thread::sleep(BEAT);
             }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Waits until the first sign of life has been told; whether it was, within `patience`.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.shared.told.load(Relaxed) == 0 {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// How often it was late, and by how much at most.
@@ -106,7 +121,6 @@ fn beat(board: &Shared, signs: &[Sign], told: u64, tell: &impl Fn(u64)) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Instant;
 
     use super::*;
 

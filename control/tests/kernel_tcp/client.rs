@@ -1,7 +1,7 @@
 //! All clients, in one thread.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +13,8 @@ use crate::talk::{State, Stream, Talk};
 
 /// Room for what is read at once.
 pub const ROOM: usize = 256 << 10;
+/// The source port of the first connection.
+const FIRST_PORT: u16 = 20_000;
 /// Between two looks at the time.
 pub const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -35,6 +37,10 @@ impl Call {
 
     fn start(&self) -> io::Result<Talk> {
         let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, None)?;
+        // A port of its own: the kernel may take one for both of a server's ports, and at the pool's one server, which sees the
+        // client's address, the two would be the same connection.
+        let local = if self.target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        socket.bind(&SocketAddr::new(local, FIRST_PORT + self.number as u16).into())?;
         socket.set_nonblocking(true)?;
         match socket.connect(&self.target.into()) {
             Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {

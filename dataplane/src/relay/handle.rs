@@ -1,6 +1,7 @@
 //! Starting, asking and stopping the relay.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long the first sign of life may take.
+const FIRST_BEAT: Duration = Duration::from_secs(5);
 
 /// What the relay is started with.
 #[derive(Clone, Debug)]
@@ -171,7 +174,12 @@ impl RelayHandle {
         };
         let heart = Heartbeat::start("weir-relay-beat", signs, tell);
         let name = || "weir-relay-beat".to_owned();
-        handle.heartbeat = Some(heart.map_err(|source| RelayError::Thread { name: name(), source })?);
+        let heart = heart.map_err(|source| RelayError::Thread { name: name(), source })?;
+        // Until then connections pass the listeners by.
+        if !heart.wait(FIRST_BEAT) {
+            return Err(RelayError::Thread { name: name(), source: io::ErrorKind::TimedOut.into() });
+        }
+        handle.heartbeat = Some(heart);
         Ok(handle)
     }
 
