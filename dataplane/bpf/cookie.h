@@ -21,10 +21,10 @@ struct {
 	__type(value, struct weir_cookies);
 } cookies SEC(".maps");
 
-/* SYNs that could be answered with a cookie, whether they are or not: how hard the box is pressed. */
+/* SYNs that could be answered with a cookie, whether they are or not: how hard the box is pressed. And those that are. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, WEIR_SYNS_SLOTS);
 	__type(key, __u32);
 	__type(value, __u64);
 } syns SEC(".maps");

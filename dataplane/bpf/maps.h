@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 4
+#define WEIR_LAYOUT 5
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -32,6 +32,10 @@ enum weir_config {
 	WEIR_CONFIG_COOKIES_ALWAYS_1,
 	WEIR_CONFIG_COOKIES_AUTO,	/* intercepts that answer with cookies under pressure, generation 0; 1 follows */
 	WEIR_CONFIG_COOKIES_AUTO_1,
+	WEIR_CONFIG_COOKIES_REDIRECTED,	/* ports whose answers go out as redirected frames, one bit each */
+	WEIR_CONFIG_DOUBT,		/* for so many ns beyond the limit the dataplane may come back; not at a heartbeat of 0 */
+	WEIR_CONFIG_TRANSLATED,		/* intercepts whose connections the kernel cannot go on with, generation 0; 1 follows */
+	WEIR_CONFIG_TRANSLATED_1,
 	WEIR_CONFIG_SLOTS
 };
 
@@ -59,6 +63,7 @@ enum weir_outcome {
 	WEIR_REDIRECT_ICMP,
 	WEIR_COOKIE,
 	WEIR_COOKIE_FAILED,
+	WEIR_DOUBT_DROP,
 	WEIR_OUTCOMES
 };
 
@@ -68,6 +73,11 @@ enum weir_cookie_state {
 	WEIR_COOKIES_FOR_ALWAYS,
 	WEIR_COOKIES_FOR_ALL
 };
+
+/* Slots of the per-CPU array `syns`: those that could be answered here; then, by port, those that were. */
+#define WEIR_SYNS_SEEN 0
+#define WEIR_SYNS_ANSWERED 1
+#define WEIR_SYNS_SLOTS (WEIR_SYNS_ANSWERED + WEIR_MAX_PORTS)
 
 /* Keys of two periods. */
 #define WEIR_COOKIE_KEYS 2

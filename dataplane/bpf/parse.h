@@ -65,7 +65,7 @@ struct packet {
 	__u8 quoted;			/* flags are not known */
 	/* For the parser: what the IP packet carries, where that begins in the frame, and where the IP packet ends. */
 	__u8 next;
-	__u8 reserved;
+	__u8 translated;		/* for steering: the kernel cannot go on with its connection */
 	__u32 l4;
 	__u32 end;
 	__u32 reserved_too;

@@ -8,7 +8,8 @@
  *
  *  - neither TCP nor an ICMP error that quotes TCP: PASS;
  *  - to the box itself, but for answers of a pool's server to the ports that connections to it are made from: PASS;
- *  - not enabled, or without a sign of life: PASS, or DROP on a box that fails closed;
+ *  - not enabled, or without a sign of life: PASS, or DROP on a box that fails closed; while it is not clear that the
+ *    process is gone, DROP for what it translates, which will be sent again;
  *  - of a flow that was given to the kernel: PASS;
  *  - a SYN of an intercept that answers with cookies, while there are too many for the worker: TX;
  *  - of an intercept, from a pool's server, or an error about such a packet: to the worker. All others: PASS.
@@ -197,23 +198,31 @@ static __always_inline int is_lower(const struct weir_address *a, const __u8 *a_
 	return a_port[1] < b_port[1];
 }
 
+/* The packet's flow in that map. Returns whether the packet comes from the lower end. */
+static __always_inline int key_of(const struct packet *packet, struct weir_flow_key *key)
+{
+	int from_low = is_lower(&packet->src, packet->sport, &packet->dst, packet->dport);
+
+	if (from_low) {
+		key->low = packet->src;
+		key->high = packet->dst;
+		__builtin_memcpy(key->low_port, packet->sport, 2);
+		__builtin_memcpy(key->high_port, packet->dport, 2);
+	} else {
+		key->low = packet->dst;
+		key->high = packet->src;
+		__builtin_memcpy(key->low_port, packet->dport, 2);
+		__builtin_memcpy(key->high_port, packet->sport, 2);
+	}
+	return from_low;
+}
+
 /* What is known of the packet's flow when it was given to the kernel. `from_low`: which end sent the packet. */
 static __always_inline struct weir_flow *kernel_flow_of(const struct packet *packet, int *from_low)
 {
 	struct weir_flow_key key;
 
-	*from_low = is_lower(&packet->src, packet->sport, &packet->dst, packet->dport);
-	if (*from_low) {
-		key.low = packet->src;
-		key.high = packet->dst;
-		__builtin_memcpy(key.low_port, packet->sport, 2);
-		__builtin_memcpy(key.high_port, packet->dport, 2);
-	} else {
-		key.low = packet->dst;
-		key.high = packet->src;
-		__builtin_memcpy(key.low_port, packet->dport, 2);
-		__builtin_memcpy(key.high_port, packet->sport, 2);
-	}
+	*from_low = key_of(packet, &key);
 	return bpf_map_lookup_elem(&kernel_flows, &key);
 }
 
@@ -238,6 +247,16 @@ static __always_inline int is_kernel_flow(const struct packet *packet, __u64 now
 	if (packet->fin && !from_low)
 		flow->fin_from_high = 1;
 	return 1;
+}
+
+/* A connection that begins while the dataplane is late is the kernel's, and so is what follows. */
+static __always_inline void note_kernel_flow(const struct packet *packet, __u64 now)
+{
+	struct weir_flow flow = { .last_seen = now };
+	struct weir_flow_key key;
+
+	key_of(packet, &key);
+	bpf_map_update_elem(&kernel_flows, &key, &flow, BPF_ANY);
 }
 
 /* Intercepts among whose destinations this address is. `own`: whether it is in a prefix of the box. */
@@ -341,6 +360,7 @@ static __always_inline __u32 outcome_of(struct packet *packet, __u32 port, int o
 			return packet->quoted ? WEIR_NOT_TCP : WEIR_OWN_ADDRESS;
 		own = 1;
 	}
+	packet->translated = 1;
 	if (own)
 		return packet->quoted ? WEIR_REDIRECT_ICMP : WEIR_REDIRECT_GATEWAY;
 	if (!packet->quoted)
@@ -350,9 +370,11 @@ static __always_inline __u32 outcome_of(struct packet *packet, __u32 port, int o
 		to_client &= bits_of_tcp_port(packet->sport, generation);
 	}
 	packet->intercepts = to_server;
+	packet->translated = (((to_server & -to_server) | to_client) & config_of(WEIR_CONFIG_TRANSLATED + generation)) != 0;
 	if (is_for_fast_road(to_server, relay, any) || is_for_fast_road(to_client, relay, any))
 		return packet->quoted ? WEIR_REDIRECT_ICMP :
 		       packet->addresses_only ? WEIR_REDIRECT_FRAGMENT : WEIR_REDIRECT;
+	packet->translated = 1;
 	/* A server opens no connections: its SYN is of something else. */
 	if (!packet->opens && server_at(packet, &packet->src, packet->sport))
 		return packet->quoted ? WEIR_REDIRECT_ICMP :
@@ -377,15 +399,34 @@ static __always_inline int is_alive(__u64 now)
 }
 
 /*
+ * Whether the dataplane, late as it is, may just have been kept from running for a moment: then what it translates must not
+ * come to the kernel, which would end it with a RST. Nobody writes a heartbeat of 0 but who knows that the process is gone.
+ */
+static __always_inline int is_in_doubt(__u64 now)
+{
+	__u64 beat = config_of(WEIR_CONFIG_HEARTBEAT);
+
+	return beat && now - beat <= config_of(WEIR_CONFIG_LIMIT) + config_of(WEIR_CONFIG_DOUBT);
+}
+
+static __always_inline void count_syn(__u32 slot)
+{
+	__u64 *counter = bpf_map_lookup_elem(&syns, &slot);
+
+	if (counter)
+		*counter += 1;
+}
+
+/*
  * Whether the SYN is one that is answered here now: of an intercept that answers so, and of no flow that the kernel map
  * knows, whose entry the worker has to remove. Counts those that could be.
  */
 static __always_inline int is_for_cookie(const struct packet *packet)
 {
-	__u32 generation = config_of(WEIR_CONFIG_GENERATION) & 1, zero = 0;
+	__u32 generation = config_of(WEIR_CONFIG_GENERATION) & 1;
 	__u64 always = config_of(WEIR_CONFIG_COOKIES_ALWAYS + generation);
 	__u64 automatic = config_of(WEIR_CONFIG_COOKIES_AUTO + generation);
-	__u64 state, first, *seen;
+	__u64 state, first;
 	int from_low;
 
 	if (!packet->opens || packet->addresses_only || packet->quoted)
@@ -393,13 +434,22 @@ static __always_inline int is_for_cookie(const struct packet *packet)
 	first = packet->intercepts & -packet->intercepts;
 	if (!(first & (always | automatic)))
 		return 0;
-	seen = bpf_map_lookup_elem(&syns, &zero);
-	if (seen)
-		*seen += 1;
+	count_syn(WEIR_SYNS_SEEN);
 	state = config_of(WEIR_CONFIG_COOKIES);
 	if (state == WEIR_COOKIES_OFF || (state == WEIR_COOKIES_FOR_ALWAYS && !(first & always)))
 		return 0;
 	return !kernel_flow_of(packet, &from_low);
+}
+
+/*
+ * The way out for an answer. A veth device wakes its peer for what is redirected to it, but for XDP_TX only if the peer has an
+ * XDP program (drivers/net/veth.c, veth_xdp_flush).
+ */
+static __always_inline int send_back(__u32 ifindex, __u32 port)
+{
+	__u64 redirected = config_of(WEIR_CONFIG_COOKIES_REDIRECTED);
+
+	return redirected >> (port & 63) & 1 ? bpf_redirect(ifindex, 0) : XDP_TX;
 }
 
 /* What becomes of a packet that has been read. Not static, as the parsers are not, and for the same reason. */
@@ -408,7 +458,7 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 	__u32 ifindex = ctx->ingress_ifindex, outcome;
 	__u64 closed, now;
 	__u32 *port, slot;
-	int action, alive, own;
+	int action, alive, doubt, own;
 
 	if (!packet)
 		return XDP_PASS;
@@ -423,7 +473,8 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 	now = bpf_ktime_get_ns();
 	alive = is_alive(now);
 	port = bpf_map_lookup_elem(&port_ids, &ifindex);
-	if (!alive && (!closed || !port))
+	doubt = !alive && !packet->quoted && is_in_doubt(now);
+	if (!alive && ((!closed && !doubt) || !port))
 		return count(WEIR_STALE_PASS, XDP_PASS);
 	/*
 	 * A SYN begins a connection: the worker decides anew, and hands on those of the kernel road. Or else a tuple that
@@ -433,17 +484,28 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 		return count(alive ? WEIR_KERNEL_FLOW : WEIR_STALE_PASS, XDP_PASS);
 	if (!port)
 		return count(WEIR_UNKNOWN_PORT, XDP_PASS);
-	if (alive && !is_for_us(ctx, ifindex))
+	if ((alive || doubt) && !is_for_us(ctx, ifindex))
 		return count(WEIR_OTHER_HOST, XDP_PASS);
 	outcome = outcome_of(packet, *port, own);
 	if (!is_redirect(outcome))
 		return count(alive ? outcome : WEIR_STALE_PASS, XDP_PASS);
-	if (!alive)
-		return count(WEIR_STALE_DROP, XDP_DROP);
-	if (outcome == WEIR_REDIRECT && is_for_cookie(packet)) {
+	if (outcome == WEIR_REDIRECT && (alive || doubt) && is_for_cookie(packet)) {
 		action = answer_syn(ctx, packet);
+		if (action == XDP_TX) {
+			count_syn(WEIR_SYNS_ANSWERED + *port);
+			return count(WEIR_COOKIE, send_back(ifindex, *port));
+		}
 		if (action != XDP_PASS)
-			return count(action == XDP_TX ? WEIR_COOKIE : WEIR_COOKIE_FAILED, action);
+			return count(WEIR_COOKIE_FAILED, action);
+	}
+	if (!alive && closed)
+		return count(WEIR_STALE_DROP, XDP_DROP);
+	if (!alive && packet->translated && !packet->opens)
+		return count(WEIR_DOUBT_DROP, XDP_DROP);
+	if (!alive) {
+		if (packet->translated)
+			note_kernel_flow(packet, now);
+		return count(WEIR_STALE_PASS, XDP_PASS);
 	}
 
 	/* A process that has just died has no sockets any more, but its last heartbeat is still fresh. */

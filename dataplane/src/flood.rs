@@ -13,7 +13,7 @@ use std::time::Duration;
 use weir_core::ids::Nanos;
 use weir_core::tcp::cookie::{self, Cookies};
 use weir_sys::steering::{CookieKey, CookiePromise, CookieState, CookieSwitch, SteeringError};
-use weir_sys::{clock, ethtool};
+use weir_sys::{affinity, clock, ethtool};
 
 use crate::stats::WorkerStats;
 
@@ -24,8 +24,12 @@ const WINDOW: u64 = 100_000_000;
 /// More SYNs than this in a second are a flood; fewer than half of it, for [`CALM`] windows, are none any more.
 const FLOOD_PER_S: u64 = 10_000;
 const CALM: u32 = 10;
+/// A worker whose last breath is so long ago, in ns, has more to do than it can: see [`BREATH`](crate::heartbeat::BREATH).
+const LATE: u64 = 20_000_000;
 /// How long after the last cookie one may come back: two periods (RFC 4987 section 3.6 leaves it to the implementation).
 const COOKIE_LIFE: u64 = 2 * cookie::PERIOD.0;
+/// After so many windows whose answers were all lost, the program is no help.
+const PATIENCE: u32 = 3;
 /// What is taken off an MTU for the MSS: IP and TCP headers.
 const HEADERS_V4: u32 = 40;
 const HEADERS_V6: u32 = 60;
@@ -38,6 +42,12 @@ pub fn promise(mtu: u32, window: u16) -> CookiePromise {
     CookiePromise { mss_v4: mss(HEADERS_V4), mss_v6: mss(HEADERS_V6), window }
 }
 
+/// Whether a worker has too many half-open connections, or no time for more.
+fn is_pressed(worker: &WorkerStats, now: u64) -> bool {
+    let breathed = worker.breathed.load(Relaxed);
+    worker.is_pressed() || (breathed != 0 && now.saturating_sub(breathed) > LATE)
+}
+
 /// Decides from what is counted; pure.
 #[derive(Debug, Default)]
 struct Gauge {
@@ -46,7 +56,7 @@ struct Gauge {
 }
 
 impl Gauge {
-    /// `syns` arrived in `took` ns; `pressed`: a worker has too many half-open connections.
+    /// `syns` arrived in `took` ns; `pressed`: a worker had more of them than it can take.
     fn decide(&mut self, syns: u64, took: u64, pressed: bool) -> CookieState {
         let rate = u128::from(syns) * 1_000_000_000 / u128::from(took.max(1));
         let flood = u128::from(FLOOD_PER_S);
@@ -68,11 +78,21 @@ impl Gauge {
     }
 }
 
-/// What a device says of frames that the program sent back out of it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sent {
-    well: u64,
-    failed: u64,
+/// A port's device, and what became of the answers of the program to what came by it.
+#[derive(Debug)]
+struct Port {
+    device: String,
+    /// Only a veth device is known to lose them, and to say what it sent: a device of another driver has nothing here.
+    way_out: Option<WayOut>,
+}
+
+/// Frames that the program answered, and frames that left the device, when they were read last.
+#[derive(Debug, Default)]
+struct WayOut {
+    answered: u64,
+    sent: u64,
+    /// Windows in a row in which some were answered and none was sent.
+    lost: u32,
 }
 
 /// Watches, and switches the program.
@@ -83,8 +103,7 @@ pub struct Flood {
     promise: CookiePromise,
     /// Told to the workers: until when cookies may come back.
     until: Arc<AtomicU64>,
-    devices: Vec<String>,
-    sent: Vec<Sent>,
+    ports: Vec<Port>,
     gauge: Gauge,
     state: CookieState,
     period: Option<u64>,
@@ -101,14 +120,16 @@ impl Flood {
         until: Arc<AtomicU64>,
         devices: Vec<String>,
     ) -> Self {
-        let sent = devices.iter().map(|device| sent_by(device)).collect();
+        let of = |device: String| {
+            let is_veth = ethtool::driver_of(&device).is_ok_and(|driver| driver == "veth");
+            Port { device, way_out: is_veth.then(WayOut::default) }
+        };
         Self {
             switch,
             cookies,
             promise,
             until,
-            devices,
-            sent,
+            ports: devices.into_iter().map(of).collect(),
             gauge: Gauge::default(),
             state: CookieState::Off,
             period: None,
@@ -120,15 +141,23 @@ impl Flood {
     /// Watches on a thread of its own until `stop`.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// No thread can be had; the program cannot be told.
     pub fn watch(
         mut self,
         workers: Vec<Arc<WorkerStats>>,
         stop: Arc<AtomicBool>,
     ) -> io::Result<JoinHandle<()>> {
+        let redirected = (0..u64::BITS).zip(&self.ports).filter(|(_, port)| port.way_out.is_some());
+        let redirected = redirected.fold(0, |all, (number, _)| all | 1 << number);
+        self.switch.set_redirected(redirected).map_err(io::Error::other)?;
         let body = move || {
+            // A flood leaves ordinary threads no time to notice it.
+            if let Err(error) = affinity::run_promptly() {
+                tracing::warn!(%error, "no priority over other threads: floods of SYNs may be noticed late");
+            }
             while !stop.load(Relaxed) {
-                self.look_again(clock::monotonic_ns(), workers.iter().any(|worker| worker.is_pressed()));
+                let now = clock::monotonic_ns();
+                self.look_again(now, workers.iter().any(|worker| is_pressed(worker, now)));
                 std::thread::sleep(TURN);
             }
             self.end();
@@ -161,7 +190,8 @@ impl Flood {
         if at == 0 {
             return Ok(());
         }
-        if self.state != CookieState::Off && !self.is_sent() {
+        if self.state != CookieState::Off && !self.is_sent()? {
+            self.give_up();
             return Ok(());
         }
         let state = self.gauge.decide(syns.saturating_sub(before), now - at, pressed);
@@ -194,22 +224,21 @@ impl Flood {
 
     /// Whether the devices send what the program answers. A veth device says that it does, and drops it, unless its peer has
     /// an XDP program or GRO (drivers/net/veth.c, veth_xdp_xmit): then the workers go on answering.
-    fn is_sent(&mut self) -> bool {
-        for (device, before) in self.devices.iter().zip(&mut self.sent) {
-            let now = sent_by(device);
-            let well = now.well.saturating_sub(before.well);
-            let failed = now.failed.saturating_sub(before.failed);
-            *before = now;
-            if well == 0 && failed > 0 {
+    fn is_sent(&mut self) -> Result<bool, SteeringError> {
+        for (number, port) in (0..).zip(&mut self.ports) {
+            let Some(way_out) = &mut port.way_out else { continue };
+            let (answered, sent) = (self.switch.answered(number)?, sent_by(&port.device));
+            let is_lost = answered > way_out.answered && sent == way_out.sent;
+            *way_out = WayOut { answered, sent, lost: if is_lost { way_out.lost + 1 } else { 0 } };
+            if way_out.lost == PATIENCE {
                 tracing::warn!(
-                    device,
+                    device = port.device,
                     "answers of the steering program are lost on their way out: its workers answer SYNs (ethtool -K PEER gro on mends it)"
                 );
-                self.give_up();
-                return false;
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
     }
 
     fn give_up(&mut self) {
@@ -228,17 +257,10 @@ impl Flood {
     }
 }
 
-/// Only veth is known to count so; of other devices nothing is known, and nothing is wrong with them.
-fn sent_by(device: &str) -> Sent {
-    let mut sent = Sent::default();
-    for (name, count) in ethtool::statistics_of(device).unwrap_or_default() {
-        if name.ends_with("_xdp_tx") {
-            sent.well += count;
-        } else if name.ends_with("_xdp_tx_errors") {
-            sent.failed += count;
-        }
-    }
-    sent
+/// XDP frames that left a veth device since it was made.
+fn sent_by(device: &str) -> u64 {
+    let statistics = ethtool::statistics_of(device).unwrap_or_default();
+    statistics.iter().filter(|(name, _)| name.ends_with("_xdp_xmit")).map(|(_, count)| count).sum()
 }
 
 #[cfg(test)]

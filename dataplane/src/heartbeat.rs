@@ -21,6 +21,10 @@ pub const BREATH: Duration = Duration::from_millis(5);
 /// may be late by 35; and a box that hangs stops traffic for less than 50 ms.
 pub const LIMIT: Duration = Duration::from_millis(45);
 
+/// So much later it may still come back: on a machine that is overloaded, threads wait for one another. So long, what the workers
+/// translate is not given to the kernel, which knows nothing of those connections and would reset them; TCP sends it again.
+pub const DOUBT: Duration = Duration::from_secs(1);
+
 /// When a thread breathed last, in ns of CLOCK_MONOTONIC; 0: never. All orderings are Relaxed: the number stands for itself.
 pub type Sign = Arc<AtomicU64>;
 

@@ -119,6 +119,7 @@ fn expected(policy: &Policy, ingress: &Ingress, kernel: &Kernel, question: &Ques
         port: ingress.port.as_ref().map(|(at, _)| u32::from(*at)),
         mac: ingress.link.as_ref().and_then(|link| link.mac),
         relay_mask: bits(&|i| i.handshake == Handshake::Relay),
+        translated: bits(&weir_core::policy::Intercept::translates),
         from_port: ingress.port.as_ref().map_or(0, |(at, _)| bits(&|i| i.from.contains(PortId(*at)))),
         to_server: found(question.to),
         to_client: found(question.from),

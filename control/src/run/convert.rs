@@ -68,6 +68,7 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
         relay_mask: table.relay_mask,
         cookies_always: table.cookies_always,
         cookies_auto: table.cookies_auto,
+        translated: table.translated,
         exempt: own.to_vec(),
     }
 }

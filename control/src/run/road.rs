@@ -105,7 +105,9 @@ impl Road {
 }
 
 fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
-    let limit = u64::try_from(heartbeat::LIMIT.as_nanos()).unwrap_or(u64::MAX);
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let limit = ns(heartbeat::LIMIT);
+    steering.set_doubt(ns(heartbeat::DOUBT)).map_err(Failure::refused)?;
     steering.set_limits(limit, closed).map_err(Failure::refused)
 }
 

@@ -61,6 +61,7 @@ impl Retired {
         if !self.to.is_empty() {
             // A connection that a worker translates must go on to come to it, whatever is the relay's now.
             table.relay_mask = 0;
+            table.translated |= 1 << RETIRED;
             table.add(RETIRED, self.to.clone(), self.tcp.clone(), self.from.clone(), false);
         }
     }

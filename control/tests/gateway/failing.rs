@@ -8,8 +8,9 @@ use rustix::process::Signal;
 use weir_control::demo::stage::Family;
 
 use crate::config::{ALLOWED, DENIED, Settings};
+use crate::send::{HANDSHAKES, sending, servers};
 use crate::weir::{PATIENCE, until};
-use crate::world::{HTTP, World, fetch, fetch_intact, play, prepare, whoami};
+use crate::world::{Download, HTTP, World, fetch, fetch_intact, play, prepare, whoami};
 
 /// Longer than a sign of life counts.
 const STALE: Duration = Duration::from_millis(100);
@@ -129,4 +130,28 @@ fn refused(world: &mut World<'_>, why: &str) {
     let sentence = ended.errors.lines().last().expect("a sentence");
     assert!(sentence.contains(why) && (sentence.contains("GiB") || sentence.contains("MiB")), "{sentence}");
     world.assert_as_before();
+}
+
+#[test]
+fn box_that_hangs_for_a_moment_loses_none_of_the_connections_it_translates() {
+    for handshake in HANDSHAKES {
+        for source in ["client", "gateway"] {
+            let pool = format!("source = \"{source}\"\n");
+            let rules = r#"{ host = ["www.example"], action = "send", pool = "pool" }"#;
+            let settings = Settings { rules, ..sending(handshake, &servers(1, HTTP), &pool) };
+            play(&settings, |world| {
+                let running = Family::BOTH.map(|family| Download::start(world, family, 2_000_000, 2_000_000));
+                for _ in 0..2 {
+                    world.weir.signal(Signal::STOP);
+                    std::thread::sleep(STALE * 3);
+                    world.weir.signal(Signal::CONT);
+                    std::thread::sleep(STALE);
+                }
+                for download in running {
+                    download.finish();
+                }
+                assert!(world.weir.count("steering", "doubt_drop") > 0);
+            });
+        }
+    }
 }

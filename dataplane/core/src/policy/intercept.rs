@@ -210,6 +210,13 @@ impl Intercept {
         (self.handshake == Handshake::Answer && !self.relays_at_syn).then_some(self.syn_cookies)
     }
 
+    /// Whether connections may be translated: answered in the server's place, or given to another server.
+    pub fn translates(&self) -> bool {
+        let actions = self.rules().iter().map(|rule| rule.action).chain([self.otherwise, self.unidentified]);
+        self.handshake == Handshake::Answer
+            || actions.into_iter().any(|action| matches!(action, Action::Send(_)))
+    }
+
     /// First match wins; then `unidentified` when `facts.protocol` is `None` or `Other`, else `otherwise`.
     ///
     /// What could not be identified has no name and no ALPN, whatever `facts` says: only rules on addresses and ports

@@ -27,19 +27,24 @@ pub struct SteeringTable {
     /// with a rule that decides on the SYN.
     pub cookies_always: u64,
     pub cookies_auto: u64,
+    /// The intercepts that answer for the server, or may give a connection to another one.
+    pub translated: u64,
 }
 
 impl SteeringTable {
     pub fn new(policy: &Policy) -> Self {
         let intercepts = policy.intercepts();
         let mut ports: BTreeMap<u16, u64> = BTreeMap::new();
-        let (mut relay_mask, mut cookies_always, mut cookies_auto) = (0, 0, 0);
+        let (mut relay_mask, mut cookies_always, mut cookies_auto, mut translated) = (0, 0, 0, 0);
         for (bit, intercept) in bits().zip(intercepts) {
             for port in intercept.tcp().ranges().into_iter().flatten() {
                 *ports.entry(port).or_default() |= bit;
             }
             if intercept.handshake == Handshake::Relay {
                 relay_mask |= bit;
+            }
+            if intercept.translates() {
+                translated |= bit;
             }
             match intercept.cookies_without_worker() {
                 Some(SynCookies::Always) => cookies_always |= bit,
@@ -55,6 +60,7 @@ impl SteeringTable {
             relay_mask,
             cookies_always,
             cookies_auto,
+            translated,
         }
     }
 }

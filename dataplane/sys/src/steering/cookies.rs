@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aya::maps::{MapData, PerCpuArray};
 
 use super::error::SteeringError;
-use super::layout::{COOKIE_KEYS, Config, Cookies};
+use super::layout::{COOKIE_KEYS, Config, Cookies, SYNS_ANSWERED, SYNS_SEEN};
 use super::map::Map;
 use super::set;
 
@@ -108,11 +108,32 @@ impl CookieSwitch {
     /// # Errors
     /// [`SteeringError::Map`].
     pub fn syns(&self) -> Result<u64, SteeringError> {
+        self.sum(SYNS_SEEN)
+    }
+
+    /// SYNs from this port since the start that the program answered.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn answered(&self, port: u32) -> Result<u64, SteeringError> {
+        self.sum(SYNS_ANSWERED + port)
+    }
+
+    /// Says which ports (one bit each, by their numbers) send answers as redirected frames rather than with XDP_TX: those whose
+    /// driver does better by that.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn set_redirected(&self, ports: u64) -> Result<(), SteeringError> {
+        set(&self.config, "config", &(Config::CookiesRedirected as u32), &ports)
+    }
+
+    fn sum(&self, slot: u32) -> Result<u64, SteeringError> {
         let failed = |error| SteeringError::Map {
             map: "syns",
             action: "reading",
             source: std::io::Error::other(error),
         };
-        Ok(self.syns.get(&0, 0).map_err(failed)?.iter().sum())
+        Ok(self.syns.get(&slot, 0).map_err(failed)?.iter().sum())
     }
 }

@@ -30,6 +30,8 @@ pub struct InterceptTable {
     /// Intercepts whose SYNs may be answered with cookies without their worker: at any time, or under pressure.
     pub cookies_always: u64,
     pub cookies_auto: u64,
+    /// Intercepts whose connections are translated, some or all: the kernel could not go on with them.
+    pub translated: u64,
     /// Prefixes that are the box's own: nothing in them is intercepted.
     pub exempt: Vec<IpNet>,
 }
@@ -127,6 +129,7 @@ impl Intercepts {
             ([Config::RelayMask, Config::RelayMask1], table.relay_mask),
             ([Config::CookiesAlways, Config::CookiesAlways1], table.cookies_always),
             ([Config::CookiesAuto, Config::CookiesAuto1], table.cookies_auto),
+            ([Config::Translated, Config::Translated1], table.translated),
         ] {
             self.config.set(&(slots[next] as u32), &mask).map_err(in_config)?;
         }

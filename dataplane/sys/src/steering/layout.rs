@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 /// Ports of a box.
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.
@@ -31,7 +31,15 @@ pub(super) enum Config {
     CookiesAlways1,
     CookiesAuto,
     CookiesAuto1,
+    CookiesRedirected,
+    Doubt,
+    Translated,
+    Translated1,
 }
+
+/// Slots of the map `syns`: what could be answered, and, by port, what was.
+pub(super) const SYNS_SEEN: u32 = 0;
+pub(super) const SYNS_ANSWERED: u32 = 1;
 
 /// Entries of the map `cookies`: a period's is at its number modulo this.
 pub(super) const COOKIE_KEYS: u64 = 2;
@@ -223,6 +231,10 @@ mod tests {
         assert_eq!(slots[super::Config::CookiesAlways1 as usize], "WEIR_CONFIG_COOKIES_ALWAYS_1");
         assert_eq!(slots[super::Config::CookiesAuto as usize], "WEIR_CONFIG_COOKIES_AUTO");
         assert_eq!(slots[super::Config::CookiesAuto1 as usize], "WEIR_CONFIG_COOKIES_AUTO_1");
+        assert_eq!(slots[super::Config::CookiesRedirected as usize], "WEIR_CONFIG_COOKIES_REDIRECTED");
+        assert_eq!(slots[super::Config::Doubt as usize], "WEIR_CONFIG_DOUBT");
+        assert_eq!(slots[super::Config::Translated as usize], "WEIR_CONFIG_TRANSLATED");
+        assert_eq!(slots[super::Config::Translated1 as usize], "WEIR_CONFIG_TRANSLATED_1");
         assert_eq!(slots[super::Config::Heartbeat as usize], "WEIR_CONFIG_HEARTBEAT");
         assert_eq!(slots[super::Config::Limit as usize], "WEIR_CONFIG_LIMIT");
         assert_eq!(slots[super::Config::Closed as usize], "WEIR_CONFIG_CLOSED");

@@ -53,6 +53,8 @@ pub struct Look {
     pub heartbeat: u64,
     /// A heartbeat older than this many ns is no sign of life.
     pub limit: u64,
+    /// For so many ns beyond the limit it may come back.
+    pub doubt: u64,
     /// The box fails closed.
     pub closed: bool,
     /// The number of the port that the device is.
@@ -62,6 +64,8 @@ pub struct Look {
     pub kernel_flow: Option<KernelFlow>,
     /// Bits of intercepts whose handshake is `relay`.
     pub relay_mask: u64,
+    /// Bits of intercepts whose connections the kernel cannot go on with.
+    pub translated: u64,
     /// Bits of intercepts whose clients are behind the port.
     pub from_port: u64,
     /// By the destination: from client to server.
@@ -81,6 +85,11 @@ impl Look {
     /// Whether the dataplane gave a sign of life within the limit.
     pub const fn is_alive(&self) -> bool {
         self.age() <= self.limit
+    }
+
+    /// Whether it gave none, but may just be late.
+    pub const fn is_in_doubt(&self) -> bool {
+        !self.is_alive() && self.heartbeat != 0 && self.age() <= self.limit.saturating_add(self.doubt)
     }
 
     /// Bits of the intercepts that the packet is of, from client to server.
@@ -104,7 +113,8 @@ impl Look {
             return Outcome::Disabled;
         }
         let alive = self.is_alive();
-        if !alive && (!self.closed || self.port.is_none()) {
+        let doubt = self.is_in_doubt();
+        if !alive && (!(self.closed || doubt) || self.port.is_none()) {
             return Outcome::StalePass;
         }
         if !opens && self.kernel_flow.is_some() {
@@ -116,9 +126,16 @@ impl Look {
         let outcome = self.judged(opens, for_gateway);
         match (outcome.is_redirect(), alive) {
             (_, true) => outcome,
-            (true, false) => Outcome::StaleDrop,
-            (false, false) => Outcome::StalePass,
+            (true, false) if self.closed => Outcome::StaleDrop,
+            (true, false) if !opens && self.is_translated(outcome) => Outcome::DoubtDrop,
+            (_, false) => Outcome::StalePass,
         }
+    }
+
+    /// Of a packet for a worker: whether the kernel cannot go on with its connection.
+    fn is_translated(&self, outcome: Outcome) -> bool {
+        let first = self.server_bits() & self.server_bits().wrapping_neg();
+        outcome != Outcome::Redirect || (first | self.client_bits()) & self.translated != 0
     }
 
     /// `outcome_of` of the program.
@@ -221,7 +238,10 @@ impl Maps {
     pub fn look(&self, packet: &Packet) -> Result<Look, SteeringError> {
         let word = |slot: Config| get(&self.config, "config", &(slot as u32)).map(Option::unwrap_or_default);
         let generation = word(Config::Generation)? & 1;
-        let relay = if generation == 0 { Config::RelayMask } else { Config::RelayMask1 };
+        let (relay, translated) = match generation {
+            0 => (Config::RelayMask, Config::Translated),
+            _ => (Config::RelayMask1, Config::Translated1),
+        };
         let bits = |bits: Option<Bits>| bits.unwrap_or_default().of[generation as usize];
         let port = get(&self.port_ids, "port_ids", &packet.ifindex)?;
         let from_port = match port {
@@ -246,12 +266,14 @@ impl Maps {
             enabled: word(Config::Enabled)? != 0,
             heartbeat,
             limit: word(Config::Limit)?,
+            doubt: word(Config::Doubt)?,
             closed: word(Config::Closed)? != 0,
             port,
             mac: get(&self.port_macs, "port_macs", &packet.ifindex)?.map(mac),
             kernel_flow: get(&self.flows, "kernel_flows", &FlowKey::new(packet.from, packet.to))?
                 .map(KernelFlow::from),
             relay_mask: word(relay)?,
+            translated: word(translated)?,
             from_port,
             to_server: found(packet.to)?,
             to_client: found(packet.from)?,
@@ -321,9 +343,11 @@ fn fill(
     let maps = copy.maps()?;
     for (slot, value) in [
         (Config::Limit, look.limit),
+        (Config::Doubt, look.doubt),
         (Config::Closed, u64::from(look.closed)),
         (Config::Generation, 0),
         (Config::RelayMask, look.relay_mask),
+        (Config::Translated, look.translated),
         (Config::Enabled, u64::from(look.enabled)),
     ] {
         set(&maps.config, "config", &(slot as u32), &value)?;

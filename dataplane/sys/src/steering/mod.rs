@@ -355,6 +355,16 @@ impl Steering {
         set(&self.config, "config", &(Config::Enabled as u32), &1)
     }
 
+    /// How long beyond the limit (ns) a dataplane that is late may come back: so long, packets of intercepts that translate are
+    /// dropped, to be sent again, since the kernel would end their connections with a RST. A connection that begins then is the
+    /// kernel's. A heartbeat of 0 says that the process is gone, without a doubt.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn set_doubt(&self, doubt: u64) -> Result<(), SteeringError> {
+        set(&self.config, "config", &(Config::Doubt as u32), &doubt)
+    }
+
     /// Lets everything pass, until [`Steering::set_limits`].
     ///
     /// # Errors

@@ -25,11 +25,12 @@ pub enum Outcome {
     RedirectIcmp,
     Cookie,
     CookieFailed,
+    DoubtDrop,
 }
 
 impl Outcome {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NotIp,
         Self::Vlan,
         Self::Malformed,
@@ -52,6 +53,7 @@ impl Outcome {
         Self::RedirectIcmp,
         Self::Cookie,
         Self::CookieFailed,
+        Self::DoubtDrop,
     ];
 
     /// The name in metrics.
@@ -79,6 +81,7 @@ impl Outcome {
             Self::RedirectIcmp => "redirect_icmp",
             Self::Cookie => "cookie",
             Self::CookieFailed => "cookie_failed",
+            Self::DoubtDrop => "doubt_drop",
         }
     }
 
@@ -115,6 +118,9 @@ impl Outcome {
             Self::RedirectIcmp => "an ICMP error about a packet of an intercept or a pool: to its worker",
             Self::Cookie => "a SYN of an intercept, in a flood of them: answered at once with a SYN cookie",
             Self::CookieFailed => "a SYN of an intercept that could not be answered at once: dropped",
+            Self::DoubtDrop => {
+                "no sign of life for a moment, and the kernel cannot go on with a translated connection: dropped, to be sent again"
+            }
         }
     }
 

@@ -64,6 +64,48 @@ fn heartbeat_stale_closed_drops_intercepts_alone() {
 }
 
 #[test]
+fn heartbeat_late_for_a_moment_drops_what_the_kernel_would_reset() {
+    with_bench(|bench| {
+        bench.steering.set_intercepts(&InterceptTable { translated: 1 << WEB, ..table() }).unwrap();
+        bench.steering.set_doubt(3600 * SECOND).unwrap();
+        let late = || clock::monotonic_ns().checked_sub(2 * SECOND).expect("up for seconds");
+        bench.steering.heartbeat(late()).unwrap();
+        let passed = (PASS, Outcome::StalePass);
+        let dropped = (DROP, Outcome::DoubtDrop);
+        for family in FAMILIES {
+            let kernel = (family.at(family.client, 40_000), family.at(family.server, 443));
+            bench.steering.kernel_flows().insert(kernel.0, kernel.1, 1).unwrap();
+            let rows = [
+                ("SYN", LAN, family.out(family.server, 8000, Flags::Syn), passed),
+                ("to the server", LAN, family.out(family.server, 80, Flags::Data), dropped),
+                ("after the SYN", LAN, family.out(family.server, 8000, Flags::Data), passed),
+                ("after the SYN", WAN, family.back(family.server, 8000, Flags::Data), passed),
+                ("from the server", WAN, family.back(family.server, 80, Flags::Data), dropped),
+                ("of a kernel flow", LAN, family.out(family.server, 443, Flags::Data), passed),
+                ("of no intercept", LAN, family.out(family.elsewhere, 80, Flags::Data), passed),
+                ("of a relay intercept", LAN, family.out(family.mail_server, 25, Flags::Data), passed),
+                ("to the box", LAN, family.out(family.own, 80, Flags::Data), (PASS, Outcome::OwnAddress)),
+            ];
+            for (name, device, packet, expected) in &rows {
+                bench.check(&format!("{} {name}", family.name), device, packet, *expected);
+            }
+            // Who knows that the process is gone says so; and after a while it is, whoever says nothing.
+            for (heartbeat, doubt) in [(0, 3600 * SECOND), (late(), 1)] {
+                bench.steering.set_doubt(doubt).unwrap();
+                bench.steering.heartbeat(heartbeat).unwrap();
+                bench.check("gone", LAN, &rows[1].2, passed);
+            }
+            bench.steering.set_doubt(3600 * SECOND).unwrap();
+            // What is not translated, the kernel forwards as the worker would have.
+            bench.steering.set_intercepts(&table()).unwrap();
+            bench.steering.heartbeat(late()).unwrap();
+            bench.check("through", LAN, &rows[1].2, passed);
+            bench.steering.set_intercepts(&InterceptTable { translated: 1 << WEB, ..table() }).unwrap();
+        }
+    });
+}
+
+#[test]
 fn steering_not_enabled_passes_all() {
     with_bench(|bench| {
         let syn = FAMILIES[0].out(FAMILIES[0].server, 80, Flags::Syn);

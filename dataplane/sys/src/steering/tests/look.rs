@@ -93,6 +93,18 @@ fn box_without_a_sign_of_life_is_said_to_be_one() {
 }
 
 #[test]
+fn box_that_is_late_for_a_moment_is_said_to_be_one() {
+    for translated in [0, u64::MAX] {
+        with_pool(|bench| {
+            bench.steering.set_intercepts(&InterceptTable { translated, ..table() }).unwrap();
+            bench.steering.set_doubt(3600 * SECOND).unwrap();
+            bench.steering.heartbeat(clock::monotonic_ns() - 2 * SECOND).unwrap();
+            check_all(bench, "in doubt");
+        });
+    }
+}
+
+#[test]
 fn box_that_is_not_enabled_is_said_to_be_one() {
     with_pool(|bench| {
         bench.steering.disable().unwrap();
