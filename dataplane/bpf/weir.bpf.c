@@ -182,20 +182,30 @@ static __always_inline int is_for_us(struct xdp_md *ctx, __u32 ifindex)
 	return dst[0] == mac[0] && dst[1] == mac[1] && dst[2] == mac[2];
 }
 
+/* Eight octets as a number: the first is the highest. */
+static __always_inline __u64 be_word(const __u8 *bytes)
+{
+	__u64 word;
+
+	__builtin_memcpy(&word, bytes, 8);
+	return bpf_be64_to_cpu(word);
+}
+
 /* Whether the endpoint (a, a_port) sorts before (b, b_port). */
 static __always_inline int is_lower(const struct weir_address *a, const __u8 *a_port, const struct weir_address *b,
 				    const __u8 *b_port)
 {
-	int i;
+	__u64 x = be_word(a->bytes), y = be_word(b->bytes);
 
-#pragma unroll
-	for (i = 0; i < 16; i++) {
-		if (a->bytes[i] != b->bytes[i])
-			return a->bytes[i] < b->bytes[i];
+	if (x == y) {
+		x = be_word(a->bytes + 8);
+		y = be_word(b->bytes + 8);
 	}
-	if (a_port[0] != b_port[0])
-		return a_port[0] < b_port[0];
-	return a_port[1] < b_port[1];
+	if (x == y) {
+		x = a_port[0] << 8 | a_port[1];
+		y = b_port[0] << 8 | b_port[1];
+	}
+	return x < y;
 }
 
 /* The packet's flow in that map. Returns whether the packet comes from the lower end. */
