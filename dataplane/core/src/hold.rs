@@ -130,6 +130,11 @@ impl<F> Holds<F> {
         (self.slots.len() - self.free.len(), self.frames)
     }
 
+    /// Whether more than half of them are in use.
+    pub fn is_crowded(&self) -> bool {
+        2 * self.in_use().0 > self.most
+    }
+
     /// The most octets of one hold.
     pub const fn room(&self) -> usize {
         self.room

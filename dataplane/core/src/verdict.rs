@@ -165,7 +165,7 @@ impl<F: Frame> Pipeline<F> {
         if hold == Flow::NO_HOLD {
             return self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
         }
-        self.flows.arm(slot, self.now.saturating_add(timers::UNACKED));
+        self.flows.arm(slot, self.now.saturating_add(timers::UNACKED_CROWDED));
         let mut held = std::mem::take(&mut self.scratch);
         self.holds.release(hold, &mut held);
         for packet in held.drain(..) {

@@ -19,7 +19,7 @@ use crate::wire::build::{Segment, SegmentOptions};
 use super::dial::TIMESTAMPS_LEN;
 use super::timers;
 
-/// How often a PROXY header is sent again before the connection is given up with [`timers::UNACKED`].
+/// How often a PROXY header is sent again before the connection is given up with [`timers::HEADER`].
 const HEADERS: u8 = 10;
 
 impl<F: Frame> Pipeline<F> {
@@ -138,7 +138,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return false };
         let (id, tries) = (flow.leg, flow.tries);
         let Some(leg) = self.legs.get(id) else { return false };
-        let over = leg.since.saturating_add(timers::UNACKED) <= self.now || tries >= HEADERS;
+        let over = leg.since.saturating_add(timers::HEADER) <= self.now || tries >= HEADERS;
         if leg.header_acked || over {
             return false;
         }
@@ -202,7 +202,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.tries = 0;
         if flow.stage == Stage::Splice {
-            let wait = if flow.hold == Flow::NO_HOLD { timers::IDLE } else { timers::UNACKED };
+            let wait = if flow.hold == Flow::NO_HOLD { timers::IDLE } else { timers::UNACKED_CROWDED };
             self.flows.arm(slot, self.now.saturating_add(wait));
         }
     }

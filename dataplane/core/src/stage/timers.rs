@@ -28,8 +28,13 @@ pub const REFUSED: Nanos = Nanos::from_secs(130);
 /// How often a kernel-road connection is looked up in the kernel map.
 pub const KERNEL_CHECK: Nanos = Nanos::from_secs(30);
 
-/// How long inspected bytes are kept for a server that does not acknowledge them. Their room is scarce.
-pub const UNACKED: Nanos = Nanos::from_secs(60);
+/// How long inspected bytes are kept for a server that does not acknowledge them, from the last packet of either end: longer than
+/// a sender waits between two probes of a closed window (Linux: 120 s, TCP_RTO_MAX).
+pub const UNACKED: Nanos = Nanos::from_secs(300);
+/// The same where the room for such bytes is more than half full.
+pub const UNACKED_CROWDED: Nanos = Nanos::from_secs(60);
+/// How long a server may take to acknowledge a PROXY header.
+pub const HEADER: Nanos = Nanos::from_secs(60);
 
 impl<F: Frame> Pipeline<F> {
     pub(crate) fn timer(&mut self, slot: u32, out: &mut Output<F>) {
@@ -50,11 +55,11 @@ impl<F: Frame> Pipeline<F> {
             Stage::Held if held => {
                 self.decide(slot, None, out);
             }
-            // The client's retransmissions can be compared no longer, and so cannot pass; or the server never took what goes
-            // before them.
-            Stage::Splice if held || self.lacks_header(slot) => {
-                self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out)
+            // The server never took what goes before the client's octets.
+            Stage::Splice if self.lacks_header(slot) => {
+                self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out);
             }
+            Stage::Splice if held => self.unacked_timer(slot, seen, out),
             Stage::Held | Stage::Splice => self.expire_at(slot, seen.saturating_add(IDLE), out),
             Stage::Refused => {
                 self.expire_at(slot, seen.max(self.grace_end(slot)).saturating_add(REFUSED), out);
@@ -68,6 +73,18 @@ impl<F: Frame> Pipeline<F> {
                 out.kernel.push(KernelOp::Check(key));
             }
         }
+    }
+
+    /// The server has not acknowledged all that was inspected. Without those octets the client's retransmissions can be compared no
+    /// longer, and so cannot pass.
+    fn unacked_timer(&mut self, slot: u32, seen: Nanos, out: &mut Output<F>) {
+        let limit = if self.holds.is_crowded() { UNACKED_CROWDED } else { UNACKED };
+        if seen.saturating_add(limit) <= self.now {
+            return self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out);
+        }
+        // How crowded it is may be another thing by then.
+        let next = self.now.saturating_add(UNACKED_CROWDED);
+        self.flows.arm(slot, next.min(seen.saturating_add(limit)));
     }
 
     /// When the grace time of the connection's intercept ends. Within it an unknown connection is one from before, so that
