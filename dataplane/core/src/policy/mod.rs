@@ -17,6 +17,7 @@ mod pool;
 mod ports;
 mod prefixes;
 mod rule;
+mod sorted;
 mod steering;
 mod succession;
 #[cfg(test)]

@@ -108,8 +108,8 @@ impl NameSet {
         if self.below.is_empty() {
             return false;
         }
-        let dots = host.iter().enumerate().filter(|(_, octet)| **octet == b'.');
-        dots.filter_map(|(dot, _)| host.get(dot..))
+        memchr::memchr_iter(b'.', host)
+            .filter_map(|dot| host.get(dot..))
             .any(|end| self.below.contains(end.len()) && self.names.contains(end))
     }
 

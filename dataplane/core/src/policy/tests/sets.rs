@@ -66,17 +66,19 @@ fn prefixes_that_others_hold_are_kept_once() {
 #[test]
 fn random_prefixes_agree_with_the_definition() {
     let mut random = Random(11);
-    for _ in 0..500 {
+    // At the front of an address, and in the middle of an IPv6 one, where its halves meet.
+    for shift in [116, 58].repeat(500) {
         let list = |random: &mut Random| -> Vec<IpNet> {
             (0..random.below(8))
                 .map(|_| {
                     let (bits, v6) = (random.below(1 << 12) as u128, random.below(2) == 0);
                     let address = if v6 {
-                        IpAddr::V6((bits << 116).into())
+                        IpAddr::V6((bits << shift).into())
                     } else {
                         IpAddr::V4(((bits as u32) << 20).into())
                     };
-                    IpNet::new(address, random.below(13) as u8).unwrap().trunc()
+                    let before = if v6 { 116 - shift as u8 } else { 0 };
+                    IpNet::new(address, before + random.below(13) as u8).unwrap().trunc()
                 })
                 .collect()
         };
@@ -87,7 +89,9 @@ fn random_prefixes_agree_with_the_definition() {
         let overlap = theirs.iter().any(|p| within(&mine, p)) || mine.iter().any(|p| within(&theirs, p));
         assert_eq!(a.overlaps(&b), overlap, "{mine:?} and {theirs:?}");
         for bits in 0..64 {
-            for address in [IpAddr::V6(((bits as u128) << 122).into()), IpAddr::V4((bits << 26).into())] {
+            for address in
+                [IpAddr::V6(((bits as u128) << (shift + 6)).into()), IpAddr::V4((bits << 26).into())]
+            {
                 assert_eq!(a.contains(address), within(&mine, &address.into()), "{address} in {mine:?}");
             }
         }
