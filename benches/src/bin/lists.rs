@@ -15,6 +15,10 @@ use std::time::Instant;
 
 use weir_control::lists::{self, Content, Kind};
 
+// As in weir.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ENTRIES: u32 = 1_000_000;
 const LOOKUPS: u32 = 1_000_000;
 const LISTS: [&str; 4] = ["names", "wildcards", "v4", "v6"];
