@@ -75,14 +75,6 @@ struct JsonArgs {
 }
 
 #[derive(Debug, Args)]
-struct FileJsonArgs {
-    #[command(flatten)]
-    file: FileArgs,
-    #[command(flatten)]
-    output: JsonArgs,
-}
-
-#[derive(Debug, Args)]
 struct PlanArgs {
     #[command(flatten)]
     file: FileArgs,
