@@ -35,12 +35,12 @@ use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
 
-pub use crate::needs::Needs;
+pub use crate::needs::{FRAME_SIZES, Needs, largest_packet};
 
 /// Entries of each ring.
 const RING: u32 = 2048;
 /// Frames for each queue: what fills its receive ring, and as many on their way.
-pub(crate) const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
+pub const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 /// Crossings that wait for a worker at most.
 const MAILBOX: usize = 4096;
 /// Answers about names that wait for a worker at most.
@@ -313,7 +313,7 @@ impl Dataplane {
     /// # Errors
     /// [`StartError::Mtu`] with the largest that would.
     pub fn check_mtu(&self, device: &str, mtu: u32) -> Result<(), StartError> {
-        let most = self.area.frame_size() - HEADROOM - weir_core::wire::ETH_LEN;
+        let most = largest_packet(self.area.frame_size());
         if mtu as usize <= most {
             return Ok(());
         }
