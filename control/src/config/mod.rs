@@ -50,6 +50,12 @@ pub fn load_without_lists(path: &Path) -> Result<Config, Report> {
     parse_with(path, text_of(path)?, false).map(|(config, _)| config)
 }
 
+/// Whether two names, which may be links, are of one file.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(a) == real(b)
+}
+
 fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.display().to_string();
     let bytes =
