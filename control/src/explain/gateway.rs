@@ -66,7 +66,7 @@ impl Gateway {
 
     /// Somebody accepted the connection and did not answer: it hangs, or is stopped.
     pub fn is_stuck(&self) -> bool {
-        self.silent.as_deref().is_some_and(|why| why.contains("no answer"))
+        self.silent.as_deref().is_some_and(|why| why.contains(admin::client::NO_ANSWER))
     }
 
     pub fn pid(&self) -> Option<u64> {
