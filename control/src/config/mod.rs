@@ -1,6 +1,6 @@
 //! Configuration files: read, checked, compiled into a [`weir_core::policy::Policy`].
 //!
-//! [`load`] is what `run`, `plan`, `doctor`, `explain` and `replay` call; [`check`] is `weir check`. Both collect
+//! [`load`] is what `run`, `check`, `plan`, `doctor`, `explain` and `replay` call; [`check`] is its report alone. Both collect
 //! everything that is wrong in one run, each finding with file, line and what is allowed. Keys that are not known are
 //! errors, and so are values that this version cannot carry out: nothing in a file is silently ignored.
 //!
