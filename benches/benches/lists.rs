@@ -2,35 +2,13 @@
 
 use std::collections::HashSet;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ipnet::IpNet;
 use prefix_trie::PrefixSet;
+use weir_benches::entries::{ENTRIES, name, scramble, v4, v6};
 use weir_core::policy::{NameSet, Prefixes};
-
-const ENTRIES: u32 = 1_000_000;
-
-/// Numbers that look random, each once (a permutation of 32 bits).
-fn scramble(i: u32) -> u32 {
-    let x = (i ^ (i >> 16)).wrapping_mul(0x7feb_352d);
-    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
-}
-
-fn name(i: u32) -> String {
-    let x = scramble(i);
-    let middle = ["track", "ads", "metrics", "cdn-edge"][(x % 4) as usize];
-    format!("{middle}{x:x}.host{}.example", x % 977)
-}
-
-fn v4(i: u32) -> Ipv4Addr {
-    Ipv4Addr::from(scramble(i) & !0xff)
-}
-
-fn v6(i: u32) -> Ipv6Addr {
-    Ipv6Addr::from((0x2001_0db8_u128 << 96) | (u128::from(scramble(i)) << 64))
-}
 
 /// Asks one question after the other, in an order that no cache foresees; every second one has the answer no.
 fn ask<T>(c: &mut Criterion, what: &str, questions: &[T], answer: impl Fn(&T) -> bool) {

@@ -1,2 +1,4 @@
-//! Benchmarks of weir.
+//! Benchmarks of weir, and what they share.
 #![forbid(unsafe_code)]
+
+pub mod entries;

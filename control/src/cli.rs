@@ -75,14 +75,6 @@ struct JsonArgs {
 }
 
 #[derive(Debug, Args)]
-struct FileJsonArgs {
-    #[command(flatten)]
-    file: FileArgs,
-    #[command(flatten)]
-    output: JsonArgs,
-}
-
-#[derive(Debug, Args)]
 struct PlanArgs {
     #[command(flatten)]
     file: FileArgs,
@@ -182,7 +174,7 @@ struct ExplainArgs {
     /// ALPN protocol that the client offers; may be given more than once
     #[arg(long, value_name = "PROTOCOL")]
     alpn: Vec<String>,
-    /// The client offers Encrypted ClientHello.
+    /// The client offers Encrypted ClientHello
     #[arg(long)]
     ech: bool,
     /// What the client speaks: tls, http or other
@@ -283,7 +275,7 @@ fn check(args: &CheckArgs) -> Result<Exit, Failure> {
         Err(report) => (None, report),
     };
     let (Some(config), Some(against)) = (&config, &args.against) else {
-        print(args.output.json, &report.json(), || report.to_string());
+        print(args.output.json, &report.json(), || format!("{report}\n"));
         return Ok(if report.is_ok() { Exit::Done } else { Exit::No });
     };
     let socket = if against == Path::new("running") { &config.gateway.admin } else { against };
@@ -291,7 +283,7 @@ fn check(args: &CheckArgs) -> Result<Exit, Failure> {
     let shadow = shadow::compare(&config.compile(1), flows)?;
     let mut json = report.json();
     json["against"] = serde_json::to_value(&shadow).map_err(Failure::refused)?;
-    print(args.output.json, &json, || format!("{report}{}", shadow::table(&shadow)));
+    print(args.output.json, &json, || format!("{report}\n{}", shadow::table(&shadow)));
     Ok(Exit::Done)
 }
 

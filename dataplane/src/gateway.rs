@@ -35,12 +35,12 @@ use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
 
-pub use crate::needs::Needs;
+pub use crate::needs::{FRAME_SIZES, Needs, largest_packet};
 
 /// Entries of each ring.
 const RING: u32 = 2048;
 /// Frames for each queue: what fills its receive ring, and as many on their way.
-pub(crate) const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
+pub const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 /// Crossings that wait for a worker at most.
 const MAILBOX: usize = 4096;
 /// Answers about names that wait for a worker at most.
@@ -313,7 +313,7 @@ impl Dataplane {
     /// # Errors
     /// [`StartError::Mtu`] with the largest that would.
     pub fn check_mtu(&self, device: &str, mtu: u32) -> Result<(), StartError> {
-        let most = self.area.frame_size() - HEADROOM - weir_core::wire::ETH_LEN;
+        let most = largest_packet(self.area.frame_size());
         if mtu as usize <= most {
             return Ok(());
         }
@@ -385,19 +385,7 @@ impl Dataplane {
 
     /// All flows of the workers, waiting at most `patience` for them.
     pub fn flows(&self, patience: Duration) -> Vec<FlowView> {
-        let (sender, receiver) = crossbeam::channel::unbounded();
-        for (worker, commands) in self.commands.iter().enumerate() {
-            if commands.push(Command::Flows(sender.clone())).is_ok() {
-                self.handoff.wake(worker);
-            }
-        }
-        drop(sender);
-        let deadline = Instant::now() + patience;
-        let mut flows = Vec::new();
-        while let Ok(part) = receiver.recv_deadline(deadline) {
-            flows.extend(part);
-        }
-        flows
+        self.ask(Command::Flows, patience).into_iter().flatten().collect()
     }
 
     /// Judges all flows again by the policy that was published last, and ends those that it refuses. `None`: some worker
@@ -415,11 +403,19 @@ impl Dataplane {
         Some(self.ask_all(Command::Leaning, patience)?.iter().sum())
     }
 
+    /// What every worker answers, of a command that each answers once; none when some worker does not.
     fn ask_all<T>(&self, command: fn(Sender<T>) -> Command, patience: Duration) -> Option<Vec<T>> {
+        let answers = self.ask(command, patience);
+        (answers.len() == self.commands.len()).then_some(answers)
+    }
+
+    /// What workers answer until all have, or for `patience`. One that has too many commands waiting is not asked.
+    fn ask<T>(&self, command: fn(Sender<T>) -> Command, patience: Duration) -> Vec<T> {
         let (sender, receiver) = crossbeam::channel::unbounded();
         for (worker, commands) in self.commands.iter().enumerate() {
-            commands.push(command(sender.clone())).ok()?;
-            self.handoff.wake(worker);
+            if commands.push(command(sender.clone())).is_ok() {
+                self.handoff.wake(worker);
+            }
         }
         drop(sender);
         let deadline = Instant::now() + patience;
@@ -427,7 +423,7 @@ impl Dataplane {
         while let Ok(answer) = receiver.recv_deadline(deadline) {
             answers.push(answer);
         }
-        (answers.len() == self.commands.len()).then_some(answers)
+        answers
     }
 
     /// Gives a worker the answer to a question of its. One that there is no room for is lost, as if it came too late.

@@ -61,18 +61,23 @@ pub(crate) fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: us
     }
 }
 
+/// Octets that a frame can have: the smaller where every port's packets fit it.
+pub const FRAME_SIZES: [usize; 2] = [2048, 4096];
+
+/// The largest IP packet that a frame of `frame` octets holds.
+pub const fn largest_packet(frame: usize) -> usize {
+    frame - HEADROOM - weir_core::wire::ETH_LEN
+}
+
 /// The smallest frame that every port's packets fit.
 pub(crate) fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
-    let needed = |p: &PortSpec| p.mtu as usize + weir_core::wire::ETH_LEN + HEADROOM;
-    let largest = ports.iter().map(needed).max().unwrap_or(0);
-    if largest <= 2048 {
-        return Ok(2048);
-    }
-    match ports.iter().find(|p| needed(p) > 4096) {
-        None => Ok(4096),
-        Some(p) => {
-            let most = 4096 - HEADROOM - weir_core::wire::ETH_LEN;
-            Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most })
+    let [small, large] = FRAME_SIZES;
+    let beyond = |frame: usize| ports.iter().find(move |p| p.mtu as usize > largest_packet(frame));
+    match (beyond(small), beyond(large)) {
+        (None, _) => Ok(small),
+        (Some(_), None) => Ok(large),
+        (_, Some(p)) => {
+            Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most: largest_packet(large) })
         }
     }
 }

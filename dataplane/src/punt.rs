@@ -13,11 +13,6 @@ use weir_core::wire::ETH_LEN;
 use weir_sys::steering::{KernelFlow, KernelFlows};
 use weir_sys::tun::Tun;
 
-/// The name of the device whose SYNs go to the relay's listener.
-pub const RELAY_DEVICE: &str = "weir-relay";
-/// The name of the device whose packets the kernel forwards.
-pub const PUNT_DEVICE: &str = "weir-punt";
-
 /// How long a flow must be quiet after an RST before it counts as over.
 const AFTER_RST: Nanos = Nanos::from_secs(1800);
 

@@ -8,18 +8,18 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use weir_benches::entries::{ENTRIES, name, scramble, v4, v6};
 use weir_control::lists::{self, Content, Kind};
 
 // As in weir.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ENTRIES: u32 = 1_000_000;
 const LOOKUPS: u32 = 1_000_000;
 const LISTS: [&str; 4] = ["names", "wildcards", "v4", "v6"];
 
@@ -29,28 +29,6 @@ fn memory(key: &str) -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     let kib: f64 = line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0.0);
     kib / 1024.0
-}
-
-/// Numbers that look random, each once (a permutation of 32 bits).
-fn scramble(i: u32) -> u32 {
-    let x = (i ^ (i >> 16)).wrapping_mul(0x7feb_352d);
-    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
-}
-
-/// The i-th name: of 15 to 27 octets, like those of blocklists.
-fn name(i: u32) -> String {
-    let x = scramble(i);
-    let middle = ["track", "ads", "metrics", "cdn-edge"][(x % 4) as usize];
-    format!("{middle}{x:x}.host{}.example", x % 977)
-}
-
-fn v4(i: u32) -> Ipv4Addr {
-    Ipv4Addr::from(scramble(i) & !0xff)
-}
-
-fn v6(i: u32) -> Ipv6Addr {
-    Ipv6Addr::from((0x2001_0db8_u128 << 96) | (u128::from(scramble(i)) << 64))
 }
 
 fn write_list(list: &str, path: &Path) -> std::io::Result<()> {

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a reload may take: lists are read, and all flows may be judged.
 const RELOAD: Duration = Duration::from_secs(90);
 
+/// What is said when somebody took the request and did not answer it.
+pub const NO_ANSWER: &str = "no answer";
+
 /// Sends one request; returns the answer.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(|e| failed("the request was not taken", &e))?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(|e| failed("no answer", &e))?;
+    BufReader::new(stream).read_line(&mut answer).map_err(|e| failed(NO_ANSWER, &e))?;
     let value: Value = serde_json::from_str(&answer).map_err(|e| failed("the answer is no JSON", &e))?;
     match serde_json::from_value::<Refusal>(value.clone()) {
         Ok(refusal) if value.is_object() => Err(Failure::refused(format!("{path}: {}", refusal.error))),

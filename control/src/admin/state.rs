@@ -49,6 +49,8 @@ impl<T> Part<T> {
 pub struct State {
     pub started: Instant,
     pub config: String,
+    /// When the file in force was read.
+    pub config_read: Mutex<Instant>,
     /// The number of the rules in force.
     pub epoch: AtomicU32,
     pub dataplane: Part<Dataplane>,
@@ -108,6 +110,8 @@ pub struct Status {
     pub pid: u32,
     pub version: &'static str,
     pub config: String,
+    /// Seconds since the file in force was read: by the start, or by a reload.
+    pub config_read_s: u64,
     pub epoch: u32,
     pub uptime_s: u64,
     pub healthy: bool,
@@ -174,6 +178,7 @@ impl State {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
             config: self.config.clone(),
+            config_read_s: self.config_read.lock().map_or(0, |read| read.elapsed().as_secs()),
             epoch: self.epoch.load(Ordering::Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             healthy: unhealthy.is_empty(),
@@ -203,7 +208,8 @@ impl State {
         }
     }
 
-    fn lost(&self) -> BTreeMap<String, String> {
+    /// Devices that are not on the fast road, and why.
+    pub(crate) fn lost(&self) -> BTreeMap<String, String> {
         self.lost.lock().map(|lost| lost.clone()).unwrap_or_default()
     }
 

@@ -1,6 +1,6 @@
 //! Configuration files: read, checked, compiled into a [`weir_core::policy::Policy`].
 //!
-//! [`load`] is what `run`, `plan`, `doctor`, `explain` and `replay` call; [`check`] is `weir check`. Both collect
+//! [`load`] is what `run`, `check`, `plan`, `doctor`, `explain` and `replay` call; [`check`] is its report alone. Both collect
 //! everything that is wrong in one run, each finding with file, line and what is allowed. Keys that are not known are
 //! errors, and so are values that this version cannot carry out: nothing in a file is silently ignored.
 //!
@@ -48,6 +48,12 @@ pub fn load_with_text(path: &Path) -> Result<(Config, Report, String), Report> {
 /// As [`load`], for those who need no rules: the files with lists are not read, and their rules match nothing.
 pub fn load_without_lists(path: &Path) -> Result<Config, Report> {
     parse_with(path, text_of(path)?, false).map(|(config, _)| config)
+}
+
+/// Whether two names, which may be links, are of one file.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(a) == real(b)
 }
 
 fn text_of(path: &Path) -> Result<String, Report> {

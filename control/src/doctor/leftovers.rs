@@ -95,10 +95,11 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
     if ground.paths.journal.exists() {
         left.push(format!("old values of sysctls in {}", ground.paths.journal.display()));
     }
-    let table = nft::read().ok().flatten().is_some_and(|table| table.is_ours());
+    let table = nft::read().ok().flatten().filter(nft::SeenTable::is_ours);
     let pins = fs::read_dir(&ground.paths.pins).is_ok_and(|mut folder| folder.next().is_some());
-    let closed = pins || ground.chains.as_ref().is_ok_and(|_| table && closes());
-    if table {
+    // Its rules drop what no listener takes.
+    let closed = pins || table.as_ref().is_some_and(|table| table.text.contains("fail closed"));
+    if table.is_some() {
         left.push(format!("the nft table {}", nft::TABLE));
     }
     if pins {
@@ -124,10 +125,4 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
         )
         .mend("weir clean")
     });
-}
-
-/// Whether weir's table drops what no listener takes.
-fn closes() -> bool {
-    let output = std::process::Command::new("nft").args(["list", "table", "inet", "weir"]).output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("fail closed"))
 }

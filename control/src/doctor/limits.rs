@@ -11,10 +11,10 @@ use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use crate::config::{Fail, Queues};
 use crate::host::preflight;
+use crate::run::convert::{self, SPARE_FILES};
+use weir_dataplane::gateway::{FRAME_SIZES, FRAMES_PER_QUEUE, largest_packet};
 use weir_sys::ethtool;
 
-/// Frames of each queue of each port, and octets of a frame.
-const FRAMES_PER_QUEUE: u64 = 4096;
 const HUGE_PAGE: u64 = 2 << 20;
 const PINS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of linux/magic.h.
@@ -33,10 +33,11 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 
 /// Octets of the memory area.
 fn memory(ground: &Ground<'_>) -> u64 {
-    let sockets: u64 = ground.config.ports.iter().map(|port| queues(port).len() as u64).sum();
+    let sockets: usize = ground.config.ports.iter().map(|port| queues(port).len()).sum();
     let largest = ground.ports().map(|(_, link)| link.mtu).max().unwrap_or(0);
-    let frame = if largest <= super::port::LARGEST_OF_HALF { 2048 } else { 4096 };
-    sockets * FRAMES_PER_QUEUE * frame
+    let [small, large] = FRAME_SIZES;
+    let frame = if largest as usize <= largest_packet(small) { small } else { large };
+    (sockets * FRAMES_PER_QUEUE * frame) as u64
 }
 
 /// The queues that the configuration takes of a device as it is now.
@@ -123,10 +124,10 @@ fn open_files(ground: &Ground<'_>, found: &mut Findings) {
         None => getrlimit(Resource::Nofile).maximum,
     };
     let flows = u64::from(ground.config.workers.flows);
-    let wanted = 2 * flows + 1024;
+    let wanted = 2 * flows + SPARE_FILES;
     found.push(match limit {
         Some(limit) if limit < wanted => {
-            let room = limit.saturating_sub(1024) / 2;
+            let room = convert::relay_connections(ground.config.workers.flows, Some(limit));
             Finding::note(
                 "open-files",
                 "RLIMIT_NOFILE",

@@ -1,13 +1,13 @@
 //! The ports: are they there, up, routed, and of a size that weir takes?
 
+use weir_dataplane::gateway::{FRAME_SIZES, largest_packet};
+
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use crate::host::LinkInfo;
 
-/// Largest IP packet that a frame of 2,048 octets holds: 256 are the kernel's headroom, 14 Ethernet's header.
-pub const LARGEST_OF_HALF: u32 = 2048 - 256 - 14;
-/// The same of a frame of 4,096 octets, the largest there is.
-const LARGEST: u32 = 4096 - 256 - 14;
+/// The largest IP packet that the largest frame holds.
+const LARGEST: u32 = largest_packet(FRAME_SIZES[1]) as u32;
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -94,7 +94,8 @@ fn program(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
                 "xdp-program",
                 device,
                 "somebody took the steering program of the running weir off the device",
-                "what comes in by it takes the kernel's road: restart weir",
+                "what comes in by it takes the kernel's road until weir has put it back, which it tries within a second: if this \
+                 stays so, `weir status` says what is in the way",
             ),
             (None, None) => Finding::good("xdp-program", device, "has no XDP program"),
             (Some(_), _) => Finding::good("xdp-program", device, "carries weir's"),

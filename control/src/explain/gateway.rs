@@ -9,8 +9,8 @@ use serde_json::Value;
 use weir_core::policy::ServerState;
 use weir_sys::steering::{Look, Maps, Packet};
 
+use super::Question;
 use super::ingress::Ingress;
-use super::{Question, same_file};
 use crate::admin::state::State;
 use crate::admin::{self, Request};
 use crate::config::{self, Config};
@@ -33,8 +33,8 @@ pub struct Seen {
     pub steered: Option<Result<Steered, String>>,
     /// Queues of the device that a worker's socket serves.
     pub queues: Vec<u32>,
-    /// The device went away since the start.
-    pub lost: bool,
+    /// Why the device is not on the fast road although a port is: it went away, say.
+    pub lost: Option<String>,
     /// The flow, as in `weir flows`.
     pub flow: Option<Value>,
 }
@@ -66,7 +66,7 @@ impl Gateway {
 
     /// Somebody accepted the connection and did not answer: it hangs, or is stopped.
     pub fn is_stuck(&self) -> bool {
-        self.silent.as_deref().is_some_and(|why| why.contains("no answer"))
+        self.silent.as_deref().is_some_and(|why| why.contains(admin::client::NO_ANSWER))
     }
 
     pub fn pid(&self) -> Option<u64> {
@@ -94,14 +94,14 @@ impl Gateway {
     /// What is to be known of the file that was read, when it may not be what the gateway runs with.
     pub fn doubts(&self, read: &Path) -> Option<String> {
         let running = self.config_file()?;
-        if !same_file(&running, read) {
+        if !config::is_same_file(&running, read) {
             return Some(format!("the gateway runs with another file, {}", running.display()));
         }
         let age = std::fs::metadata(read).ok()?.modified().ok()?.elapsed().ok()?.as_secs();
-        let uptime = self.status.as_ref()?["uptime_s"].as_u64()?;
-        (age < uptime).then(|| {
+        let since_read = self.status.as_ref()?["config_read_s"].as_u64()?;
+        (age < since_read).then(|| {
             format!(
-                "{} was written after the gateway was started, which may have other rules",
+                "{} was written after the gateway read it, and other rules may be in force: `weir reload` puts it in force",
                 read.display()
             )
         })
@@ -157,7 +157,7 @@ pub fn answer(state: &State, from: SocketAddr, to: SocketAddr, device: Option<&s
         uptime_s: status.uptime_s,
         steered,
         queues: port.map(|port| port.state.queues.clone()).unwrap_or_default(),
-        lost: port.is_some_and(|port| port.lost),
+        lost: device.and_then(|device| state.lost().remove(device)),
         flow: flow.and_then(|flow| serde_json::to_value(flow).ok()),
     }
 }

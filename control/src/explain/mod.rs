@@ -27,8 +27,9 @@ pub mod steering;
 pub mod table;
 pub mod why;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use weir_core::policy::Protocol;
@@ -36,6 +37,7 @@ use weir_core::policy::Protocol;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::host::{self, HostError, HostSpec};
+use crate::lists::idn;
 use crate::run::convert;
 use gateway::Gateway;
 use kernel::Kernel;
@@ -65,7 +67,10 @@ impl Question {
         for at in [&mut self.from, &mut self.to] {
             *at = SocketAddr::new(at.ip().to_canonical(), at.port());
         }
-        self.host = self.host.map(|host| host.trim_end_matches('.').to_ascii_lowercase());
+        self.host = self.host.map(|host| {
+            let ascii = idn::to_ascii(&host).map_or_else(|_| host.clone(), Cow::into_owned);
+            ascii.trim_end_matches('.').to_ascii_lowercase()
+        });
         if self.protocol.is_none() && (self.host.is_some() || !self.alpn.is_empty() || self.ech) {
             let tls = self.to.port() == 443 || !self.alpn.is_empty() || self.ech;
             self.protocol = Some(if tls { Protocol::Tls } else { Protocol::Http });
@@ -266,14 +271,6 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
 
 fn mark_of(spec: Option<&HostSpec>) -> u32 {
     spec.map_or_else(|| HostSpec::default().mark, |spec| spec.mark)
-}
-
-/// Whether two names are of one file.
-pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
-    match (std::fs::canonicalize(a), std::fs::canonicalize(b)) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => a == b,
-    }
 }
 
 #[cfg(test)]

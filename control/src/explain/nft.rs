@@ -5,8 +5,6 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::process::Command;
-
 use rtnetlink::packet_route::route::RouteType;
 use serde_json::Value;
 use weir_core::fib::NextHop;
@@ -18,7 +16,7 @@ use super::policy::Judged;
 use super::route::{self, Lookup};
 use super::socket::Sockets;
 use super::{Layer, Question, Source, Step};
-use crate::host::RELAY_TUN;
+use crate::host::{RELAY_TUN, nft};
 pub use packet::Packet;
 pub use rules::{Hit, Table, Verdict};
 
@@ -128,25 +126,10 @@ async fn kind_of(kernel: &Kernel, question: &Question) -> String {
 
 /// The table of this namespace; none where there is none.
 fn read() -> Result<Option<Table>, String> {
+    let list = |options: &[&str]| nft::list(options).map_err(|error| error.to_string());
     let Some(text) = list(&["-a"])? else { return Ok(None) };
     let Some(json) = list(&["-j", "-a"])? else { return Ok(None) };
     let json: Value =
         serde_json::from_str(&json).map_err(|error| format!("nft's JSON cannot be read: {error}"))?;
     Ok(Some(Table::new(&json, &text)))
-}
-
-fn list(options: &[&str]) -> Result<Option<String>, String> {
-    let output = Command::new("nft").args(options).args(["list", "table", "inet", "weir"]).output();
-    let output = output.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "the program nft is missing: install the package nftables".to_owned(),
-        _ => format!("nft cannot be run: {error}"),
-    })?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
-    }
-    if errors.contains("No such file or directory") {
-        return Ok(None);
-    }
-    Err(errors.lines().next().unwrap_or("nft refused").to_owned())
 }

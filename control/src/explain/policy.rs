@@ -99,12 +99,13 @@ fn settings(id: InterceptId, intercept: &Intercept, limits: Limits) -> Vec<Strin
     let (hold, time) = (intercept.hold_bytes, intercept.hold_time.0 / 1_000_000);
     let mut lines = vec![
         format!(
-            "number {}, handshake {}, {} rules, otherwise {}, unidentified {}",
+            "number {}, handshake {}, {} rules, otherwise {}, unidentified {}, verify_host {}",
             id.0,
             intercept.handshake.name(),
             intercept.rules().len(),
             intercept.otherwise.name(),
-            intercept.unidentified.name()
+            intercept.unidentified.name(),
+            intercept.verify_host.name()
         ),
         format!(
             "holds at most {hold} octets for {time} ms; full: {:?}; half-open connections of the box: at most {}",

@@ -178,6 +178,9 @@ fn kernel_road(way: &Way, why: &str) -> Taken {
     let hangs =
         hangs.then(|| format!("{why}; weir hangs, and the relay's listeners are not found meanwhile"));
     let why = hangs.as_deref().unwrap_or(why);
+    let lost = way.gateway.seen.as_ref().and_then(|seen| seen.lost.as_ref());
+    let lost = lost.map(|lost| format!("{why}; the device {lost}"));
+    let why = lost.as_deref().unwrap_or(why);
     if let Some(Hit { verdict, handle, .. }) = &way.nft.direct {
         match verdict {
             Verdict::Tproxy(port) => {

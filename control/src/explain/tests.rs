@@ -34,3 +34,11 @@ fn name_is_of_tls_on_its_port_and_of_http_elsewhere() {
     assert_eq!(named("192.0.2.1:443", &[], None).host.as_deref(), Some("www.example"));
     assert_eq!(question("192.0.2.1:443").normal().protocol, None);
 }
+
+#[test]
+fn international_name_is_asked_about_as_it_is_on_the_wire() {
+    for name in ["b\u{fc}cher.example", "B\u{dc}CHER.example.", "xn--bcher-kva.example"] {
+        let question = Question { host: Some(name.to_owned()), ..question("192.0.2.1:443") }.normal();
+        assert_eq!(question.host.as_deref(), Some("xn--bcher-kva.example"), "{name}");
+    }
+}

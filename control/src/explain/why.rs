@@ -85,7 +85,7 @@ fn by_place(way: &Way, walk: &mut Walk) {
         format!("it comes in by {device}, which is a port"),
         format!("it comes in by {device}, which is no port of the configuration"),
         format!(
-            "add a [[port]] with device = \"{device}\", or correct the route to {}",
+            "add a [[port]] with device = \"{device}\" and start weir again, or correct the route to {}",
             way.question.from.ip()
         ),
     );
@@ -96,8 +96,8 @@ fn by_place(way: &Way, walk: &mut Walk) {
         judged.intercept.as_ref().map(|(name, origin)| format!("intercept {name} ({origin}) takes it"));
     let misses = judged.misses.join("; ");
     let no = if misses.is_empty() { "the configuration has no intercept".to_owned() } else { misses };
-    let mend =
-        format!("add {} to the intercept that should take it (`from`, `to`, `tcp`), then restart weir", to);
+    let then = if way.gateway.is_running() { ", then `weir reload -c FILE`" } else { "" };
+    let mend = format!("add {to} to the intercept that should take it (`from`, `to`, `tcp`){then}");
     walk.ask(name.is_some(), name.unwrap_or_default(), no, mend);
 }
 
@@ -115,9 +115,13 @@ fn by_program(way: &Way, walk: &mut Walk) {
     }
     let start = format!("weir run -c {file}");
     walk.ask(way.gateway.is_running(), "weir runs", format!("weir does not run: {silent}"), start);
-    let lost = way.gateway.seen.as_ref().is_some_and(|seen| seen.lost);
-    let gone = "the device went away since weir was started, and this is another one of its name";
-    walk.ask(!lost, "the device is the one that weir was started on", gone, "start weir again");
+    let lost = way.gateway.seen.as_ref().and_then(|seen| seen.lost.as_deref());
+    walk.ask(
+        lost.is_none(),
+        "weir has the device on the fast road",
+        format!("the device {}", lost.unwrap_or_default()),
+        "once that is mended weir takes the device again by itself, within a second",
+    );
     let Some(steered) = way.steered.as_ref().filter(|steered| steered.source != Source::Configuration) else {
         return;
     };
@@ -149,7 +153,7 @@ fn by_program(way: &Way, walk: &mut Walk) {
         !matches!(steered.syn, Outcome::NoSocketPass | Outcome::NoSocketDrop),
         "its queue has a worker",
         says,
-        "set `queues` of the port to \"all\"",
+        "set `queues` of the port to \"all\", and start weir again",
     );
 }
 

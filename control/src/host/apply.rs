@@ -41,8 +41,8 @@ impl Host {
         self.apply_chosen(spec, &mut |_| Ok(true)).await
     }
 
-    /// As [`Self::apply`], of the due steps for which `chosen` says so, and without what belongs to a device that is missing. It is asked before each, in their order; an error of
-    /// its ends the work as a refusal of the kernel's does.
+    /// As [`Self::apply`], of the due steps for which `chosen` says so, and without what belongs to a device that is missing.
+    /// It is asked before each, in their order; an error of its ends the work as a refusal of the kernel's does.
     ///
     /// # Errors
     /// As [`Self::apply`], and those of `chosen`.

@@ -10,8 +10,9 @@
 //! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace;
 //!   [`instance`]: which.
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
-//!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true). [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the
-//!   gateway?
+//!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true).
+//!   [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the gateway? [`port_device`]: which devices
+//!   can be ports. [`culprit`]: who removed something of weir's.
 //!
 //! Everything works in the network namespace of the calling thread (rtnetlink sockets, `nft` children and /proc/sys/net all
 //! follow it), and everything asynchronous runs on a tokio current_thread runtime: [`wait`] makes one for callers without.
@@ -86,7 +87,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The usual places. Both carry the inode of the calling thread's network namespace in their names: /run and bpffs
+    /// The usual places. All carry the inode of the calling thread's network namespace in their names: /run and bpffs
     /// are not separated by network namespaces, and a weir in one must neither read nor clean what belongs to another.
     pub fn of_this_namespace() -> Result<Self, HostError> {
         let inode = journal::netns_inode()?;

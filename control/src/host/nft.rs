@@ -25,7 +25,7 @@ use super::plan::{Line, Status};
 use super::spec::Family;
 use super::{Fail, HostSpec, InterceptSpec};
 
-pub use kernel::{check, delete, read, rendered, run_script};
+pub use kernel::{check, delete, list, read, rendered, run_script};
 pub use listing::SeenTable;
 
 /// Family and name of the table.

@@ -13,7 +13,7 @@ use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSoc
 
 use super::HostError;
 use super::culprit::Removal;
-use super::removals::{Batch, route_removal};
+use super::removals::{Batch, IFA_LOCAL, IFADDRMSG, attributes, route_removal};
 
 /// Kinds of things that may have changed, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,31 +158,24 @@ fn of_route(datagram: &[u8]) -> News {
     news
 }
 
-/// RTM_NEWADDR, IFA_ADDRESS and IFA_LOCAL of rtnetlink(7).
+/// RTM_NEWADDR and IFA_ADDRESS of rtnetlink(7).
 const NEW_ADDRESS: u16 = 20;
 const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 
 /// The address that a message announces: on a point-to-point link IFA_LOCAL, as IFA_ADDRESS is the other end's.
 fn added_address(message: Message<'_>) -> Option<IpAddr> {
-    // struct ifaddrmsg has eight octets.
-    let mut rest = message.body.get(8..).filter(|_| message.kind == NEW_ADDRESS)?;
-    let (mut local, mut address) = (None, None);
-    while let Some((head, _)) = rest.split_at_checked(4) {
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]])).max(4);
-        let value = rest.get(4..length).unwrap_or_default();
-        let read = || {
-            let four = <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
-            four.or_else(|| <[u8; 16]>::try_from(value).ok().map(IpAddr::from))
-        };
-        match u16::from_ne_bytes([head[2], head[3]]) {
-            IFA_ADDRESS => address = read(),
-            IFA_LOCAL => local = read(),
-            _ => {}
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    if message.kind != NEW_ADDRESS {
+        return None;
     }
-    local.or(address)
+    let read = |value: &[u8]| {
+        let four = <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
+        four.or_else(|| <[u8; 16]>::try_from(value).ok().map(IpAddr::from))
+    };
+    let of = |wanted| {
+        let mut found = attributes(message.body, IFADDRMSG).filter(|(kind, _)| *kind == wanted);
+        found.find_map(|(_, value)| read(value))
+    };
+    of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS))
 }
 
 /// One message: its type, the port id of whoever asked for what it announces, and what follows its head.

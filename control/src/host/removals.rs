@@ -11,10 +11,10 @@ const RTM_DELADDR: u16 = 21;
 const RTM_DELROUTE: u16 = 25;
 const RTM_DELRULE: u16 = 33;
 const IFINFOMSG: usize = 16;
-const IFADDRMSG: usize = 8;
+pub(super) const IFADDRMSG: usize = 8;
 const FIB_RULE_HDR: usize = 12;
 const IFLA_IFNAME: u16 = 3;
-const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_LOCAL: u16 = 2;
 const FRA_PROTOCOL: u16 = 21;
 /// Where `rtm_protocol` is in struct rtmsg.
 const RTM_PROTOCOL: usize = 5;
@@ -79,7 +79,7 @@ impl Batch {
 }
 
 /// Type and value of every attribute behind a head of `head` octets.
-fn attributes(body: &[u8], head: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(body: &[u8], head: usize) -> impl Iterator<Item = (u16, &[u8])> {
     /// The two upper bits say that it is nested, or in network byte order.
     const TYPE: u16 = 0x3fff;
     let mut rest = body.get(head..);

@@ -158,7 +158,7 @@ pub fn kernel_flows(config: &Config) -> u32 {
 }
 
 /// Descriptors that are not for connections of the relay: sockets of the fast road, rings, peers of the admin API.
-const SPARE_FILES: u64 = 1024;
+pub const SPARE_FILES: u64 = 1024;
 
 /// The relay: as many threads as the dataplane has, or as there are cores where there is none.
 ///
@@ -186,7 +186,7 @@ pub fn relay_config(config: &Config, links: &[LinkInfo]) -> Result<RelayConfig, 
 
 /// The connections that the relay takes: `flows`, as far as `files` descriptors reach (none: no limit). Each connection
 /// needs two. Its buffers are memory only while they are in use.
-fn relay_connections(flows: u32, files: Option<u64>) -> u32 {
+pub fn relay_connections(flows: u32, files: Option<u64>) -> u32 {
     let room = files.map_or(u64::MAX, |files| files.saturating_sub(SPARE_FILES) / 2);
     u32::try_from(room).map_or(flows, |room| flows.min(room)).max(1)
 }

@@ -323,6 +323,7 @@ fn state(
     Arc::new(State {
         started: Instant::now(),
         config: config.file.display().to_string(),
+        config_read: Mutex::new(Instant::now()),
         epoch: AtomicU32::new(FIRST_EPOCH),
         dataplane: Part::new(dataplane),
         relay: Part::new(Some(relay)),

@@ -188,14 +188,22 @@ impl Ports {
                 );
                 tracing::warn!("device {device} {why}");
                 state.set_lost(&device, Some(why));
-                with_steering(state, |steering| drop(steering.unset_port(ifindex)));
+                with_steering(state, |steering| {
+                    if let Err(error) = steering.unset_port(ifindex) {
+                        tracing::error!(device, %error, "steering still gives the port's packets to workers");
+                    }
+                });
                 known.place = Place::TooLarge;
             }
             (Ok(()), Place::TooLarge) => {
                 tracing::info!(device, "packets fit again: the port is on the fast road");
                 state.set_lost(&device, None);
                 let number = u32::try_from(at).unwrap_or(u32::MAX);
-                with_steering(state, |steering| drop(steering.set_port(ifindex, number)));
+                with_steering(state, |steering| {
+                    if let Err(error) = steering.set_port(ifindex, number) {
+                        tracing::error!(device, %error, "steering leaves the port to the kernel");
+                    }
+                });
                 known.place = Place::Well;
             }
             _ => {}

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -35,6 +35,8 @@ pub struct Prepared {
     pub config: Config,
     pub report: Report,
     places: Places,
+    /// When reading it began.
+    read: Instant,
     /// Of its own epoch; [`Policy::replacing`] numbers it.
     policy: Policy,
 }
@@ -89,7 +91,7 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let mut answer = Answer { config: self.file.display().to_string(), ..Answer::default() };
         answer.epoch = self.state.epoch.load(Ordering::Relaxed);
-        if let Some(other) = named.filter(|named| !is_same_file(named, &self.file)) {
+        if let Some(other) = named.filter(|named| !config::is_same_file(named, &self.file)) {
             answer.refused = Some(format!(
                 "{}: weir runs with another file, {}: put the new one in its place, then `weir reload` again",
                 other.display(),
@@ -130,7 +132,9 @@ impl Reloader {
     /// As SIGHUP asks: what comes of it is logged.
     pub async fn on_signal(self) {
         match self.reload(None, false).await {
-            Ok(answer) if answer.ok => {}
+            Ok(answer) if answer.ok => {
+                answer.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
+            }
             Ok(answer) => {
                 let what = answer.findings.iter().map(ToString::to_string).chain(answer.refused);
                 what.for_each(|what| tracing::error!("not reloaded: {what}"));
@@ -140,15 +144,11 @@ impl Reloader {
     }
 }
 
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    real(a) == real(b)
-}
-
 fn prepare(file: &Path) -> Result<Prepared, Report> {
+    let read = Instant::now();
     let (config, report, text) = config::load_with_text(file)?;
     let (places, policy) = (Places::new(file, text), config.compile(0));
-    Ok(Prepared { config, report, places, policy })
+    Ok(Prepared { config, report, places, read, policy })
 }
 
 impl Parts {
@@ -171,7 +171,7 @@ impl Parts {
     /// [`Exit::No`]: it differs in something that only a restart can change. Else the system refused a step. Either way
     /// the configuration of before is in force.
     async fn replace(&mut self, host: &Host, prepared: Prepared) -> Result<u32, Failure> {
-        let Prepared { config, places, policy, .. } = prepared;
+        let Prepared { config, places, read, policy, .. } = prepared;
         if let Some(refusal) = live::refusal(&self.config, &config, &places) {
             return Err(Failure::no(refusal));
         }
@@ -196,6 +196,9 @@ impl Parts {
         }
         self.spec = spec;
         self.config = config;
+        if let Ok(mut now) = self.state.config_read.lock() {
+            *now = read;
+        }
         self.publish_replacement(policy);
         Ok(self.policy.epoch)
     }

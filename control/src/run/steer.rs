@@ -49,11 +49,17 @@ impl Retired {
         let ports = table.tcp_ports.iter().filter(|(.., bits)| fast(*bits));
         self.tcp.extend(ports.map(|(first, last, _)| (*first, *last)));
         self.from.extend(table.from.iter().filter(|(_, bits)| fast(*bits)).map(|(port, _)| *port));
-        self.servers.extend_from_slice(servers);
+        for server in servers {
+            if !self.servers.contains(server) {
+                self.servers.push(server.clone());
+            }
+        }
         self.to.sort_unstable();
         self.to.dedup();
         self.tcp.sort_unstable();
         self.tcp.dedup();
+        self.from.sort_unstable();
+        self.from.dedup();
         self
     }
 
@@ -175,4 +181,24 @@ pub fn tell_own(steering: &mut Steering, own: &OwnAddresses) -> Result<Vec<IpNet
     let mut exempt = steering.set_own_addresses(&own.addresses).map_err(Failure::refused)?;
     exempt.extend(&own.prefixes);
     Ok(exempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_that_alternate_take_no_more_room_each_time() {
+        let mut table = InterceptTable::default();
+        table.add(0, ["192.0.2.0/24".parse().unwrap()], [(80, 80), (443, 443)], [0, 1], false);
+        let servers: Vec<PoolServer> = ["10.0.0.1:80", "10.0.0.2:80"]
+            .map(|addr| PoolServer { addr: addr.parse().unwrap(), gateway_ports: None })
+            .into();
+        let mut retired = Retired::default();
+        for _ in 0..3 {
+            retired = retired.and(&table, &servers).and(&table, &servers[1..]);
+        }
+        assert_eq!((retired.to.len(), retired.tcp.len()), (1, 2));
+        assert_eq!((retired.from.len(), retired.servers.len()), (2, 2));
+    }
 }

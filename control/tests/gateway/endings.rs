@@ -49,6 +49,26 @@ fn read_request(stream: &mut TcpStream, proxied: bool) {
     assert_eq!(request, REQUEST.as_bytes());
 }
 
+/// A client asks, hears the first octet of an answer and resets: the server, which waits for more, sees the reset.
+fn assert_client_resets(
+    world: &World<'_>,
+    address: SocketAddr,
+    proxied: bool,
+    connect: impl FnOnce() -> TcpStream,
+) {
+    let server = accept_one(world, address, move |mut stream| {
+        read_request(&mut stream, proxied);
+        stream.write_all(b"x").expect("sent");
+        stream.read(&mut [0; 1]).map_err(|error| error.kind())
+    });
+    let mut stream = connect();
+    stream.write_all(REQUEST.as_bytes()).expect("sent");
+    stream.read_exact(&mut [0; 1]).expect("an answer");
+    SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
+    drop(stream);
+    assert_eq!(server.join().expect("the server does not panic"), Err(ErrorKind::ConnectionReset));
+}
+
 #[test]
 fn half_closed_connection_carries_the_rest_of_the_other_half() {
     on_every_way(|world, family, address, proxied| {
@@ -91,17 +111,7 @@ fn reset_of_the_server_reaches_the_client() {
 #[test]
 fn reset_of_the_client_reaches_the_server() {
     on_every_way(|world, family, address, proxied| {
-        let server = accept_one(world, address, move |mut stream| {
-            read_request(&mut stream, proxied);
-            stream.write_all(b"x").expect("sent");
-            stream.read(&mut [0; 1]).map_err(|error| error.kind())
-        });
-        let mut stream = world.connect(family, HTTP);
-        stream.write_all(REQUEST.as_bytes()).expect("sent");
-        stream.read_exact(&mut [0; 1]).expect("an answer");
-        SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
-        drop(stream);
-        assert_eq!(server.join().expect("the server does not panic"), Err(ErrorKind::ConnectionReset));
+        assert_client_resets(world, address, proxied, || world.connect(family, HTTP));
     });
 }
 
@@ -110,19 +120,10 @@ fn addresses_that_are_used_again_at_once_make_a_new_connection() {
     on_every_way(|world, family, address, proxied| {
         let from = SocketAddr::new(family.addresses().client, 45_678);
         for _ in 0..4 {
-            let server = accept_one(world, address, move |mut stream| {
-                read_request(&mut stream, proxied);
-                stream.write_all(b"x").expect("sent");
-                stream.read(&mut [0; 1]).map_err(|error| error.kind())
+            assert_client_resets(world, address, proxied, || {
+                weir_control::demo::client::connect(&world.lab.client, from, family.origin(HTTP))
+                    .expect("weir answers")
             });
-            let connect =
-                || weir_control::demo::client::connect(&world.lab.client, from, family.origin(HTTP));
-            let mut stream = connect().expect("weir answers");
-            stream.write_all(REQUEST.as_bytes()).expect("sent");
-            stream.read_exact(&mut [0; 1]).expect("an answer");
-            SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
-            drop(stream);
-            assert_eq!(server.join().expect("the server does not panic"), Err(ErrorKind::ConnectionReset));
         }
     });
 }

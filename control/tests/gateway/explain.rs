@@ -1,5 +1,6 @@
 //! What `weir explain` says before a connection is what the connection then does, and what the kernel's own tools say.
 
+mod changed;
 mod down;
 mod living;
 mod roads;

@@ -244,6 +244,7 @@ fn wrong_configuration_is_told_with_file_and_line() {
                 let text = format!("{}{}", ended.output, ended.errors);
                 assert_eq!(ended.code(), 1, "weir {command}: {text}");
                 assert!(text.contains("test.toml") && text.contains(what), "weir {command}: {text}");
+                assert!(text.ends_with('\n'), "weir {command}: its last line has no end: {text:?}");
             }
         }
         world.assert_as_before();

@@ -179,6 +179,15 @@ fn servers_that_all_refuse_reset_the_client() {
     }
 }
 
+/// Of connections that all go well, one comes to be tried on two servers.
+fn assert_one_is_retried(world: &World<'_>, family: Family) {
+    until("a connection was tried on two servers", || {
+        let before = world.weir.count("flows", "retried");
+        exchange_intact(&mut world.connect(family, HTTP), POOLED, 10_000);
+        world.weir.count("flows", "retried") > before
+    });
+}
+
 #[test]
 fn server_without_an_answer_is_replaced() {
     let list = [servers(1, HTTP), servers(2, HTTP)].concat();
@@ -189,11 +198,7 @@ fn server_without_an_answer_is_replaced() {
             world.filter_at_server(&format!("{} tcp flags & (syn | ack) == syn drop", to(server)));
         }
         for family in Family::BOTH {
-            until("a connection was tried on two servers", || {
-                let before = world.weir.count("flows", "retried");
-                exchange_intact(&mut world.connect(family, HTTP), POOLED, 10_000);
-                world.weir.count("flows", "retried") > before
-            });
+            assert_one_is_retried(world, family);
         }
         assert_idle(&world.weir);
     });
@@ -206,11 +211,7 @@ fn server_that_is_not_on_its_link_is_replaced() {
         let list = [absent.to_vec(), servers(2, HTTP)].concat();
         play(&sending(handshake, &list, &format!("hash = \"flow\"\n{more}")), |world| {
             for family in Family::BOTH {
-                until("a connection was tried on two servers", || {
-                    let before = world.weir.count("flows", "retried");
-                    exchange_intact(&mut world.connect(family, HTTP), POOLED, 10_000);
-                    world.weir.count("flows", "retried") > before
-                });
+                assert_one_is_retried(world, family);
             }
             assert_idle(&world.weir);
         });

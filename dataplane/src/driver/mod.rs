@@ -1,8 +1,7 @@
-//! Where a worker's packets come from and go to. Two drivers: AF_XDP ([`afxdp`]), and memory ([`memory`]) for
-//! `weir replay` and the tests. The pipeline is the same on both.
+//! Where a worker's packets come from and go to: AF_XDP ([`afxdp`]). `weir replay` and the tests need no worker: they give
+//! packets to the pipeline themselves.
 
 pub mod afxdp;
-pub mod memory;
 
 use weir_core::frame::Frame;
 use weir_core::ids::PortId;

@@ -8,6 +8,7 @@
 //! Without a keeper the same happens when the sign of life is too old, or the program leaves the devices, whichever is first.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -40,11 +41,18 @@ pub struct Keeper {
     holder: Option<JoinHandle<()>>,
 }
 
-/// The shared page.
+/// The shared page, mapped as long as this lives.
 struct Page(*mut libc::pthread_mutex_t);
 
-// SAFETY: the page is mapped until the process ends, and a mutex is made for being used by several threads.
+// SAFETY: the page is mapped as long as this lives, and a mutex is made for being used by several threads.
 unsafe impl Send for Page {}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: `map` mapped that much there, and nobody has the address but this.
+        unsafe { libc::munmap(self.0.cast(), PAGE) };
+    }
+}
 
 impl Page {
     fn map(file: &OwnedFd) -> io::Result<Self> {
@@ -110,7 +118,8 @@ impl Keeper {
             let _ = affinity::run_promptly();
             let locked = page.lock_anew();
             let is_locked = locked.is_ok();
-            if tell.send(locked).is_ok() && is_locked {
+            let _ = tell.send(locked);
+            if is_locked {
                 let _ = released.recv();
                 page.unlock();
             }
@@ -178,7 +187,9 @@ pub fn serve(arguments: impl Iterator<Item = String>) -> io::Result<()> {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let _ = affinity::run_promptly();
-    if Page::map(&file)?.wait()? {
+    // Mapped to the end of this process, which may own the lock by then.
+    let page = ManuallyDrop::new(Page::map(&file)?);
+    if page.wait()? {
         for (map, slot) in &places {
             take_out(map, *slot)?;
         }
@@ -209,4 +220,25 @@ fn inherited(number: &str) -> Option<OwnedFd> {
 
 fn done(code: libc::c_int) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_of_a_holder_that_has_ended_is_not_mapped_any_more() {
+        let file = memfd_create("weir-test-page", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, PAGE as u64).unwrap();
+        let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("weir-test-page").count();
+        let page = Page::map(&file).unwrap();
+        assert_eq!(mapped(), 1);
+        let ended = std::thread::spawn(move || {
+            let page = page;
+            page.lock_anew().unwrap();
+            page.unlock();
+        });
+        ended.join().unwrap();
+        assert_eq!(mapped(), 0);
+    }
 }

@@ -1,6 +1,6 @@
 //! Measures for how long traffic stops when weir fails: killed, hung as a whole, or with one worker hung, on IPv4 and IPv6.
 //!
-//!     outage [--runs N] [--load SECONDS] [--config-flows N]
+//!     outage [--runs N] [--load SECONDS] [--flows N]
 //!
 //! A connection through weir (`handshake = "through"`, allowed) is open. At both its ends a packet of it is sent every
 //! millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The outage of a run is the

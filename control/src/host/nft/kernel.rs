@@ -16,11 +16,19 @@ use super::{Ruleset, TABLE};
 /// # Errors
 /// [`HostError::NftMissing`]; nft's own complaint.
 pub fn read() -> Result<Option<SeenTable>, HostError> {
+    Ok(list(&["--stateless"])?.map(|text| SeenTable::parse(&text)))
+}
+
+/// How nft prints that table with these options of its.
+///
+/// # Errors
+/// As [`read`].
+pub fn list(options: &[&str]) -> Result<Option<String>, HostError> {
     let mut command = Command::new("nft");
-    command.args(["--stateless", "list", "table", "inet", "weir"]).stdin(Stdio::null());
+    command.args(options).args(["list", "table", "inet", "weir"]).stdin(Stdio::null());
     let output = command.output().map_err(cannot_run)?;
     if output.status.success() {
-        return Ok(Some(SeenTable::parse(&String::from_utf8_lossy(&output.stdout))));
+        return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
     }
     let reason = String::from_utf8_lossy(&output.stderr);
     if reason.contains("No such file or directory") {

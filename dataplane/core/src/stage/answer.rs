@@ -272,10 +272,9 @@ impl<F: Frame> Pipeline<F> {
         out: &mut Output<F>,
     ) -> Option<Packet<F>> {
         let meta = packet.meta;
-        let plain = meta.flags.ack() && !meta.flags.syn() && !meta.flags.rst();
         let dst = meta.tuple.dst;
         let from_client = self.policy.intercept(packet.port, dst.addr.ip(), dst.port) == Some(id);
-        if !plain || !from_client || self.now >= self.cookies_until {
+        if !may_bring_cookie(meta.flags) || !from_client || self.now >= self.cookies_until {
             return Some(packet);
         }
         if meta.segment_sum(packet.frame.data()) != 0xffff {
@@ -301,9 +300,9 @@ impl<F: Frame> Pipeline<F> {
     ) -> Option<Packet<F>> {
         let meta = packet.meta;
         let Some(flow) = self.flows.get(slot) else { return Some(packet) };
-        let plain = meta.flags.ack() && !meta.flags.syn() && !meta.flags.rst();
+        let has_server = matches!(flow.stage, Stage::Held | Stage::Dialing | Stage::Splice);
         let elsewhere = matches!(flow.stage, Stage::SynRcvd | Stage::Kernel | Stage::Elsewhere);
-        if elsewhere || !plain || fits(flow, &meta) {
+        if elsewhere || !may_bring_cookie(meta.flags) || fits(flow, &meta) {
             return Some(packet);
         }
         let dst = meta.tuple.dst;
@@ -313,11 +312,7 @@ impl<F: Frame> Pipeline<F> {
             return Some(packet);
         }
         let (Some(id), Some(carried)) = (id, self.cookie_of(&meta)) else { return Some(packet) };
-        if self
-            .flows
-            .get(slot)
-            .is_some_and(|flow| matches!(flow.stage, Stage::Held | Stage::Dialing | Stage::Splice))
-        {
+        if has_server {
             self.reset_server(slot, out);
         }
         self.forget(slot, out);
@@ -448,6 +443,11 @@ impl<F: Frame> Pipeline<F> {
         };
         self.send_built(&segment, out);
     }
+}
+
+/// Whether a segment can be the third of a handshake.
+fn may_bring_cookie(flags: TcpFlags) -> bool {
+    flags.ack() && !flags.syn() && !flags.rst()
 }
 
 /// Whether a segment of the client can be of this connection: near what the two have acknowledged, sent, or may send.
