@@ -10,7 +10,7 @@ TEST_PACKAGES := bpftool iptables procps
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak soak-kernel bench bench-flood bench-lists bench-outage lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-flood bench-lists bench-outage bench-relay lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -44,6 +44,11 @@ bench-flood: build
 # For how long traffic stops when weir is killed or hangs; ARGS="--load 60": how often a busy machine is taken for a hung weir.
 bench-outage: build
 	$(CARGO) run --release --quiet --package weir-benches --bin outage -- $(ARGS)
+
+# The relay against HAProxy and nginx, which come from Debian.
+bench-relay: build nginx
+	@.ci/packages haproxy
+	$(CARGO) run --release --package weir-benches --bin relay -- --nginx $(NGINX)/nginx $(ARGS)
 
 lint: deps
 	$(CARGO) fmt --all --check

@@ -1,10 +1,11 @@
 //! What was used and what passed: CPU time of threads, packets of devices.
 
-use std::collections::BTreeMap;
 use std::fs;
 
-use super::Failure;
-use super::bed::{Bed, GATEWAY_CPU, GatewayThreads};
+use weir_benches::bed::{GATEWAY_CPU, GatewayThreads};
+use weir_benches::{Failure, cpu};
+
+use super::bed::Bed;
 
 /// A reading of all that only grows; or, by [`Reading::since`], how much it grew.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,15 +33,7 @@ impl Reading {
         sent: u64,
     ) -> Result<Self, Failure> {
         let lan = device(&bed.lab.gateway.run(net_dev)?, "lan0")?;
-        let mut cpu_ns = 0;
-        for thread in &threads.0 {
-            cpu_ns += cpu_ns_of(&format!("/proc/{thread}"))?;
-        }
-        if let Some(process) = process {
-            for task in fs::read_dir(format!("/proc/{process}/task"))? {
-                cpu_ns += cpu_ns_of(&task?.path().display().to_string())?;
-            }
-        }
+        let cpu_ns = cpu::time_of(&threads.0, process.as_slice())?;
         let answered = (lan.sent + lan.not_sent).saturating_sub(bed.lab.client.run(taken_in)?);
         let busy_ns = busy_ns_of(GATEWAY_CPU)?;
         Ok(Self { sent, arrived: lan.received, lost: lan.lost, answered, cpu_ns, busy_ns })
@@ -56,28 +49,6 @@ impl Reading {
             busy_ns: self.busy_ns - before.busy_ns,
         }
     }
-}
-
-/// Threads of the kernel (and processes) by the beginning of their name: id and name.
-pub fn threads_named(prefix: &str) -> Result<BTreeMap<u32, String>, Failure> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let Ok(id) = entry?.file_name().to_string_lossy().parse() else { continue };
-        // It may have ended by now.
-        let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
-        if name.starts_with(prefix) {
-            found.insert(id, name.trim_end().to_owned());
-        }
-    }
-    Ok(found)
-}
-
-/// The first number of schedstat (proc_pid_schedstat(5)): time on a CPU.
-fn cpu_ns_of(task: &str) -> Result<u64, Failure> {
-    let path = format!("{task}/schedstat");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-    let first = text.split_whitespace().next().unwrap_or_default();
-    Ok(first.parse().map_err(|error| format!("{path} says {text:?}: {error}"))?)
 }
 
 /// The line of a CPU in /proc/stat (proc_stat(5)): user, nice, system, idle, iowait, irq, softirq, in ticks of 10 ms.

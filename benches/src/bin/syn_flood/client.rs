@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use weir_control::lab::{IPV4, IPV6, Lab};
 use weir_sys::affinity;
 
-use super::Failure;
-use super::bed::LOAD_CPU;
 use super::origin::PAGE;
+use weir_benches::Failure;
+use weir_benches::bed::LOAD_CPU;
 
 /// Connections at a time, of each family.
 const AT_ONCE: usize = 4;

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use weir_control::lab::NamespaceChild;
 
-use super::Failure;
-use super::bed::{Bed, GATEWAY_CPU, shell};
+use weir_benches::Failure;
+use weir_benches::bed::{GATEWAY_CPU, shell};
+
+use super::bed::Bed;
 
 /// How long weir may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(20);

@@ -20,8 +20,8 @@ use weir_core::wire::build::{self, Segment, SegmentOptions};
 use weir_core::wire::{ETH_LEN, edit};
 use weir_sys::{affinity, ethtool};
 
-use super::Failure;
-use super::bed::LOAD_CPU;
+use weir_benches::Failure;
+use weir_benches::bed::LOAD_CPU;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syn_flood.bpf.o"));
 

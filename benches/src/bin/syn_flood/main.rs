@@ -33,20 +33,19 @@ mod origin;
 mod report;
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 
 use accounts::Reading;
-use bed::{Bed, NICE};
+use bed::Bed;
 use client::RealClient;
 use contender::Contender;
 use generator::{Flood, Rate};
-use report::{Figures, Report};
-
-/// What goes wrong is told and ends the benchmark.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use report::Figures;
+use weir_benches::Failure;
+use weir_benches::report::Report;
 
 /// From the start of a flood to its first reading.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -92,20 +91,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(path) => std::path::absolute(path)?,
         None => std::env::current_exe()?.with_file_name("weir"),
     };
-    // Of this thread, and so of all threads and processes that it starts.
-    let id = std::process::id().to_string();
-    let status =
-        Command::new("renice").args(["-n", &NICE.to_string(), "-p", &id]).stdout(Stdio::null()).status()?;
-    if !status.success() {
-        return Err(format!("renice: {status}").into());
-    }
     let mut report = Report::default();
     for run in 1..=arguments.runs {
         for contender in &arguments.contenders {
             let figures = measure(*contender, &weir, arguments)
                 .map_err(|error| format!("{}, run {run}: {error}", contender.name()))?;
             eprintln!("run {run}: {:14} {figures}", contender.name());
-            report.add(*contender, figures);
+            figures.add_to(&mut report, *contender);
         }
     }
     println!("{report}");

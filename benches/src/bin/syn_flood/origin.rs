@@ -11,8 +11,8 @@ use socket2::SockRef;
 use weir_control::lab::{IPV4, IPV6, Lab};
 use weir_sys::affinity;
 
-use super::Failure;
-use super::bed::LOAD_CPU;
+use weir_benches::Failure;
+use weir_benches::bed::LOAD_CPU;
 
 /// What it says, and the connection ends.
 pub const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nweir\n";

@@ -1,13 +1,11 @@
-//! The figures of all runs: medians as a table, and JSON.
+//! The figures of a run.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
-use serde::Serialize;
+use weir_benches::report::{Report, number};
 
+use super::Phase;
 use super::contender::Contender;
-use super::{Failure, Phase};
 
 /// What is measured: name, unit.
 const MEASURES: [(&str, &str); 16] = [
@@ -59,6 +57,12 @@ impl Figures {
             seen.quantile(0.99) * 1e3,
         ])
     }
+
+    pub fn add_to(&self, report: &mut Report, contender: Contender) {
+        for ((measure, unit), value) in MEASURES.into_iter().zip(self.0) {
+            report.add(contender.name(), measure, unit, value);
+        }
+    }
 }
 
 /// Sent, arrived, lost and answered per second; CPUs that the gateway used, and others of its CPU; answered per second of
@@ -86,74 +90,4 @@ impl fmt::Display for Figures {
         }
         Ok(())
     }
-}
-
-/// All runs of all contenders.
-#[derive(Debug, Default)]
-pub struct Report(BTreeMap<Contender, Vec<Figures>>);
-
-/// One line of the JSON.
-#[derive(Debug, Serialize)]
-struct Line {
-    measure: &'static str,
-    contender: &'static str,
-    median: f64,
-    min: f64,
-    max: f64,
-    unit: &'static str,
-    runs: usize,
-}
-
-impl Report {
-    pub fn add(&mut self, contender: Contender, figures: Figures) {
-        self.0.entry(contender).or_default().push(figures);
-    }
-
-    /// Writes the JSON: a list of lines.
-    pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let lines: Vec<Line> = (0..MEASURES.len()).flat_map(|index| self.lines(index)).collect();
-        Ok(std::fs::write(path, serde_json::to_string_pretty(&lines)? + "\n")?)
-    }
-
-    /// One measure of every contender.
-    fn lines(&self, index: usize) -> impl Iterator<Item = Line> {
-        let (measure, unit) = MEASURES[index];
-        self.0.iter().map(move |(contender, runs)| {
-            let mut values: Vec<f64> = runs.iter().map(|figures| figures.0[index]).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            let middle = values.len() / 2;
-            let median = if values.len() % 2 == 1 {
-                values[middle]
-            } else {
-                f64::midpoint(values[middle - 1], values[middle])
-            };
-            let (min, max) = (values[0], values[values.len() - 1]);
-            Line { measure, contender: contender.name(), median, min, max, unit, runs: values.len() }
-        })
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:40}", "median (min to max)")?;
-        for contender in self.0.keys() {
-            write!(f, " | {:32}", contender.name())?;
-        }
-        for (index, (name, unit)) in MEASURES.iter().enumerate() {
-            write!(f, "\n{:40}", format!("{name}, {unit}"))?;
-            for line in self.lines(index) {
-                let spread = format!("({} to {})", number(line.min), number(line.max));
-                write!(f, " | {:>10} {spread:21}", number(line.median))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Three or four digits that matter.
-fn number(value: f64) -> String {
-    if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }

@@ -1,0 +1,259 @@
+//! The clients: as many connections as asked for from one thread with one epoll, both families in turn.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use weir_benches::Failure;
+use weir_benches::bed::LOAD_CPU;
+use weir_control::lab::{Addresses, IPV4, IPV6, Lab};
+use weir_sys::affinity;
+
+use super::origin::{ANSWER, BULK, CLOSE, KEEP, PORT};
+
+const EVENTS: usize = 256;
+/// How often a client looks whether it is to stop.
+const TURN: Duration = Duration::from_millis(20);
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Work {
+    /// A new connection for each request, so many at a time.
+    Close(usize),
+    /// One request after the other on so many connections.
+    Keep(usize),
+    /// As many requests in a second on so many connections, each when its time has come.
+    Paced(usize, f64),
+    /// Streams, so many at a time.
+    Bulk(usize),
+    /// So many connections with one request each, and then silence.
+    Idle(usize),
+}
+
+impl Work {
+    const fn connections(self) -> usize {
+        let (Self::Close(count)
+        | Self::Keep(count)
+        | Self::Paced(count, _)
+        | Self::Bulk(count)
+        | Self::Idle(count)) = self;
+        count
+    }
+
+    const fn request(self) -> &'static [u8] {
+        match self {
+            Self::Close(_) => CLOSE,
+            Self::Keep(_) | Self::Paced(..) | Self::Idle(_) => KEEP,
+            Self::Bulk(_) => BULK,
+        }
+    }
+}
+
+/// What has been done so far.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Whole answers.
+    pub answers: AtomicU64,
+    pub octets: AtomicU64,
+    pub failed: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Clients at work.
+#[derive(Debug)]
+pub struct Clients {
+    pub done: Arc<Done>,
+    thread: JoinHandle<io::Result<Vec<Duration>>>,
+}
+
+impl Clients {
+    pub fn start(lab: &Lab, work: Work) -> Result<Self, Failure> {
+        let done = Arc::new(Done::default());
+        let shared = done.clone();
+        let body = move || {
+            let _ = affinity::pin_to_cpu(LOAD_CPU);
+            Crowd::new(work, shared)?.run()
+        };
+        Ok(Self { done, thread: lab.client.spawn(body)? })
+    }
+
+    /// Ends it; how long each request of [`Work::Paced`] took, ascending.
+    pub fn finish(self) -> Result<Vec<Duration>, Failure> {
+        self.done.stop.store(true, Relaxed);
+        let mut times = self.thread.join().map_err(|_| "the clients panicked")??;
+        times.sort_unstable();
+        Ok(times)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Connecting,
+    Waiting,
+    Resting,
+}
+
+struct Conn {
+    stream: TcpStream,
+    state: State,
+    got: usize,
+    /// When the request was due.
+    since: Instant,
+}
+
+struct Crowd {
+    work: Work,
+    done: Arc<Done>,
+    epoll: OwnedFd,
+    conns: Vec<Option<Conn>>,
+    resting: Vec<usize>,
+    opened: usize,
+    times: Vec<Duration>,
+    buffer: Vec<u8>,
+}
+
+impl Crowd {
+    fn new(work: Work, done: Arc<Done>) -> io::Result<Self> {
+        Ok(Self {
+            work,
+            done,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            conns: Vec::new(),
+            resting: Vec::new(),
+            opened: 0,
+            times: Vec::new(),
+            buffer: vec![0; 256 * 1024],
+        })
+    }
+
+    fn run(mut self) -> io::Result<Vec<Duration>> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut due = Instant::now();
+        while !self.done.stop.load(Relaxed) {
+            // Not all at once: a listener's queue is finite.
+            for _ in 0..(self.work.connections() - self.conns.len()).min(64) {
+                self.conns.push(None);
+                self.open(self.conns.len() - 1)?;
+            }
+            let mut wait = TURN;
+            if let Work::Paced(_, rate) = self.work {
+                wait = self.ask_in_time(&mut due, Duration::from_secs_f64(1.0 / rate));
+            }
+            events.clear();
+            let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for event in &events {
+                self.happened(event.data.u64() as usize)?;
+            }
+        }
+        Ok(self.times)
+    }
+
+    /// Sends the requests that are due; how long until the next.
+    fn ask_in_time(&mut self, due: &mut Instant, every: Duration) -> Duration {
+        let now = Instant::now();
+        if self.conns.len() < self.work.connections() || self.done.answers.load(Relaxed) == 0 {
+            *due = now;
+        }
+        while *due <= now {
+            let Some(at) = self.resting.pop() else { return TURN };
+            self.ask(at, *due);
+            *due += every;
+        }
+        *due - now
+    }
+
+    fn open(&mut self, at: usize) -> io::Result<()> {
+        let family: &Addresses = [&IPV4, &IPV6][self.opened % 2];
+        let to = family.servers[self.opened / 2 % 3];
+        self.opened += 1;
+        let stream = connect(to)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET | EventFlags::RDHUP;
+        epoll::add(&self.epoll, &stream, EventData::new_u64(at as u64), flags)?;
+        self.conns[at] = Some(Conn { stream, state: State::Connecting, got: 0, since: Instant::now() });
+        Ok(())
+    }
+
+    fn ask(&mut self, at: usize, since: Instant) {
+        let Some(conn) = &mut self.conns[at] else { return };
+        (conn.state, conn.got, conn.since) = (State::Waiting, 0, since);
+        if conn.stream.write_all(self.work.request()).is_err() {
+            // What it is will be heard by reading.
+            self.done.failed.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn happened(&mut self, at: usize) -> io::Result<()> {
+        let Some(conn) = &mut self.conns[at] else { return Ok(()) };
+        if conn.state == State::Connecting {
+            if matches!(conn.stream.take_error(), Ok(Some(_)) | Err(_)) {
+                self.done.failed.fetch_add(1, Relaxed);
+                return self.open(at);
+            }
+            self.ask(at, Instant::now());
+        }
+        loop {
+            let Some(conn) = &mut self.conns[at] else { return Ok(()) };
+            match conn.stream.read(&mut self.buffer) {
+                Ok(0) => {
+                    let whole = conn.got == ANSWER.len() && matches!(self.work, Work::Close(_));
+                    let counter = if whole { &self.done.answers } else { &self.done.failed };
+                    counter.fetch_add(1, Relaxed);
+                    return self.open(at);
+                }
+                Ok(len) => {
+                    self.done.octets.fetch_add(len as u64, Relaxed);
+                    conn.got += len;
+                    if conn.got == ANSWER.len() {
+                        self.answered(at);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => {
+                    self.done.failed.fetch_add(1, Relaxed);
+                    return self.open(at);
+                }
+            }
+        }
+    }
+
+    /// An answer is whole.
+    fn answered(&mut self, at: usize) {
+        let Some(conn) = &mut self.conns[at] else { return };
+        match self.work {
+            // That is counted when the connection has ended.
+            Work::Close(_) | Work::Bulk(_) => return,
+            Work::Keep(_) => self.ask(at, Instant::now()),
+            Work::Paced(..) => {
+                self.times.push(conn.since.elapsed());
+                conn.state = State::Resting;
+                self.resting.push(at);
+            }
+            Work::Idle(_) => conn.state = State::Resting,
+        }
+        self.done.answers.fetch_add(1, Relaxed);
+    }
+}
+
+fn connect(to: IpAddr) -> io::Result<TcpStream> {
+    let to = SocketAddr::new(to, PORT);
+    let socket =
+        Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
