@@ -14,7 +14,7 @@ use weir_core::verify::{Answer, Verified};
 
 use crate::bench::{Bench, Came, LAN, WAN, pool_server};
 use crate::host::{Host, Kind};
-use crate::packet::{Family, RST, SYN, Seen};
+use crate::packet::{FIN, Family, RST, SYN, Seen};
 use crate::random::Random;
 use crate::renumber::framed;
 
@@ -96,6 +96,8 @@ pub struct Outcome {
     pub payload_to_server: u64,
     /// Virtual time it took, in microseconds.
     pub took: u64,
+    /// When a host last sent something that is to be acknowledged.
+    pub spoke: u64,
 }
 
 /// The hosts, the wires, and the gateway between them.
@@ -117,6 +119,7 @@ pub struct Pair<'a> {
     /// The furthest acknowledgment that a server has sent; at first the client's SYN, which weir may answer itself.
     acked: Option<u32>,
     payload_to_server: u64,
+    spoke: u64,
     /// What the ends send, and the number of the first octet of each, as the client has them.
     request: Stream,
     response: Stream,
@@ -188,6 +191,7 @@ impl<'a> Pair<'a> {
             answers: Vec::new(),
             acked: None,
             payload_to_server: 0,
+            spoke: 0,
             request: Stream { octets: play.request.clone(), first: None },
             response: Stream { octets: play.response.clone(), first: None },
         }
@@ -233,6 +237,7 @@ impl<'a> Pair<'a> {
             at_client: self.client.received,
             payload_to_server: self.payload_to_server,
             took: self.now,
+            spoke: self.spoke,
         }
     }
 
@@ -243,16 +248,25 @@ impl<'a> Pair<'a> {
                 self.acked.get_or_insert(seen.seq.wrapping_add(1));
                 self.request.first = Some(seen.seq.wrapping_add(1));
             }
+            self.note(&seen);
             self.fly(To::Gateway(LAN.0), packet);
         }
         let from_servers = std::iter::from_fn(|| self.server.sent().or_else(|| self.pool.sent()));
         for packet in from_servers.collect::<Vec<_>>() {
             let seen = Seen::read(&framed(&packet));
+            self.note(&seen);
             if seen.flags & RST == 0 {
                 let newer = self.acked.is_none_or(|acked| (seen.ack.wrapping_sub(acked) as i32) > 0);
                 self.acked = if newer { Some(seen.ack) } else { self.acked };
             }
             self.fly(To::Gateway(WAN.0), packet);
+        }
+    }
+
+    /// A host says something that is to be acknowledged.
+    fn note(&mut self, seen: &Seen) {
+        if !seen.payload.is_empty() || seen.flags & (SYN | FIN) != 0 {
+            self.spoke = self.now;
         }
     }
 
