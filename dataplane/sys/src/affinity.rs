@@ -61,8 +61,12 @@ const FAVOURED: libc::c_int = -10;
 
 /// Gives the calling thread, which carries traffic, more of its CPU than threads that do not. Not all of it, as SCHED_FIFO
 /// would: a worker that never sleeps must leave room. Without CAP_SYS_NICE nothing changes, and nothing is said: it is a help
-/// on a busy machine, not a need.
+/// on a busy machine, not a need. Who started weir with more than that is not overruled.
 pub fn favour() {
+    // SAFETY: as below. -1 may also be a failure, and is no value to stay at either.
+    if unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) } <= FAVOURED {
+        return;
+    }
     // SAFETY: no memory is passed; 0 is the calling thread.
     let code = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FAVOURED) };
     if code < 0 {
@@ -94,6 +98,22 @@ mod tests {
             let last = *available_cpus().unwrap().last().unwrap();
             pin_to_cpu(last).unwrap();
             assert_eq!(available_cpus().unwrap(), [last]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn thread_is_favoured_and_keeps_what_is_more() {
+        // SAFETY: no memory is passed; 0 is the calling thread.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        std::thread::spawn(move || {
+            favour();
+            assert_eq!(nice(), FAVOURED, "as root");
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -15) }, 0);
+            favour();
+            assert_eq!(nice(), -15);
         })
         .join()
         .unwrap();
