@@ -18,8 +18,10 @@ use crate::wire::build::{Segment, SegmentOptions};
 
 use super::timers;
 
-/// SYNs that a server gets: at once, after 1 s, and after 3 s; after 7 s it is given up.
+/// SYNs that a server gets: at once, after 1 s, and after 3 s; after 7 s it is given up for another one.
 const SYNS: u8 = 3;
+/// The same of one behind which there is no other: one more, and 15 s, as long as the relay waits.
+const LAST_SYNS: u8 = 4;
 /// What is taken off the MSS for a server that does not do timestamps, where the client was promised them.
 pub(crate) const TIMESTAMPS_LEN: u16 = 12;
 
@@ -158,9 +160,18 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
+    /// Whether the server is to get one more SYN when it does not answer.
+    fn may_ask_again(&self, slot: u32) -> bool {
+        let Some(flow) = self.flows.get(slot) else { return false };
+        let target = self.legs.get(flow.leg).filter(|leg| !leg.is_retry).and_then(|leg| leg.target);
+        let another =
+            target.and_then(|(pool, server)| self.policy.pool(pool)?.pick(&flow.tuple(), Some(server)));
+        flow.tries < if another.is_some() { SYNS } else { LAST_SYNS }
+    }
+
     /// The SYN's time is over.
     pub(crate) fn syn_timer(&mut self, slot: u32, out: &mut Output<F>) {
-        if self.flows.get(slot).is_some_and(|flow| flow.tries < SYNS) {
+        if self.may_ask_again(slot) {
             return self.send_syn(slot, out);
         }
         self.reset_server(slot, out);
@@ -256,7 +267,7 @@ impl<F: Frame> Pipeline<F> {
         // So is one of this very connection: the one that it was taken from, when the RST to it was lost.
         if meta.flags.ack() {
             self.answer_rst(&meta, out);
-            if self.flows.get(slot).is_some_and(|flow| flow.tries < SYNS) {
+            if self.may_ask_again(slot) {
                 self.send_syn(slot, out);
             }
         }
