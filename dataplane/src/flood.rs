@@ -44,7 +44,7 @@ pub fn promise(mtu: u32, window: u16) -> CookiePromise {
 
 /// Whether a worker has too many half-open connections, or no time for more.
 fn is_pressed(worker: &WorkerStats, now: u64) -> bool {
-    let breathed = worker.breathed.load(Relaxed);
+    let breathed = worker.breathed.last();
     worker.is_pressed() || (breathed != 0 && now.saturating_sub(breathed) > LATE)
 }
 

@@ -267,6 +267,7 @@ impl Dataplane {
         };
         let core = make.spec.cores.get(id % make.spec.cores.len().max(1)).copied();
         let (idle, stop, arriving) = (make.spec.idle, self.stop.clone(), arrivals.clone());
+        let sign = stats.breathed.clone();
         let body = move || {
             if let Some(core) = core
                 && let Err(error) = affinity::pin_to_cpu(core)
@@ -274,6 +275,7 @@ impl Dataplane {
                 tracing::warn!(core, %error, "the worker is not pinned");
             }
             affinity::favour();
+            sign.begin();
             thread::run(Worker::new(parts), waiter, &arriving, idle, &stop)
         };
         let thread = std::thread::Builder::new().name(format!("weir-worker-{id}")).spawn(body);
@@ -345,7 +347,7 @@ impl Dataplane {
     pub fn wait_for_heartbeat(&self, patience: Duration) -> Result<(), StartError> {
         let deadline = Instant::now() + patience;
         // Two beats after every worker's first breath: one of them has seen it.
-        while self.stats.iter().any(|s| s.breathed.load(Relaxed) == 0) {
+        while self.stats.iter().any(|s| s.breathed.last() == 0) {
             if Instant::now() > deadline || !self.is_alive() {
                 return Err(StartError::Thread(io::Error::from(io::ErrorKind::TimedOut)));
             }

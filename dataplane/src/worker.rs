@@ -143,7 +143,7 @@ impl<D: Driver> Worker<D> {
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
         }
-        self.parts.stats.breathed.store(now.0, Relaxed);
+        self.parts.stats.breathed.breathe(now.0);
         work
     }
 

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
@@ -100,6 +99,7 @@ impl Worker {
         let Setup { number, config, connections, listeners, .. } = setup;
         pin(number, &config.cores);
         affinity::favour();
+        setup.sign.begin();
         let mut ring = Ring::new(RingConfig {
             entries: 1024,
             buffers: connections.saturating_mul(2),
@@ -141,7 +141,7 @@ impl Worker {
         }
         let mut completions = Vec::new();
         while !self.is_over() {
-            self.sign.store(clock::monotonic_ns(), Relaxed);
+            self.sign.breathe(clock::monotonic_ns());
             let timeout = self.timeout().map_or(BREATH, |due| due.min(BREATH));
             if let Err(error) = self.pump.ring.wait(Some(timeout), &mut completions) {
                 tracing::error!(%error, "the relay's ring failed: this thread of the relay ends");

@@ -18,6 +18,7 @@ pub mod packet;
 pub mod process;
 pub mod sockopt;
 pub mod steering;
+pub mod thread;
 pub mod tun;
 pub mod uring;
 pub mod waiter;
