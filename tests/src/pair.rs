@@ -276,9 +276,11 @@ impl<'a> Pair<'a> {
             return;
         }
         if self.random.one_in(wire.damages) {
-            // In the TCP segment, whose checksum shows it.
-            let at = packet.len() - 1 - self.random.below(12) as usize;
-            packet[at] ^= 1 << self.random.below(8);
+            // In the TCP segment, whose checksum shows it; but not where another wire's damage may make it right again (RFC 1071).
+            let (at, bit) = (packet.len() - 1 - self.random.below(12) as usize, self.random.below(8));
+            if Seen::read(&framed(&packet)).sound {
+                packet[at] ^= 1 << bit;
+            }
         }
         let copies = 1 + u64::from(self.random.one_in(wire.copies));
         for _ in 0..copies {

@@ -157,9 +157,9 @@ impl Case {
         let (views, _) = bench.pipe.views(bench.now, 0, 1);
         // A host that closes into a window that is shut says nothing but empty segments (smoltcp 0.14).
         let mute = outcome.took - outcome.spoke > 300_000_000;
-        let silent = mute || views.first().is_none_or(|view| view.idle_ns > Nanos::from_secs(300).0);
+        let silent = views.first().is_none_or(|view| view.idle_ns > Nanos::from_secs(300).0);
         let shrank = play.server.buffer < usize::from(u16::MAX) && self.mode != Mode::Through;
-        if silent && (play.wire.loses > 0 || shrank) && outcome.took > 300_000_000 {
+        if mute || (silent && (play.wire.loses > 0 || shrank) && outcome.took > 300_000_000) {
             return Ok(End::Silent);
         }
         Err(format!(
