@@ -29,6 +29,7 @@ use crate::sources::Sources;
 use crate::stage::timers;
 use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
+use crate::tcp::shown::Shown;
 use crate::verify::{Answers, Question};
 use crate::wire::addr::{Addr, Endpoint};
 use crate::wire::edit;
@@ -175,6 +176,7 @@ pub struct Pipeline<F> {
     pub(crate) answers: Answers,
     /// Until then a cookie may come back.
     pub(crate) cookies_until: Nanos,
+    pub(crate) shown: Shown,
     pub(crate) hasher: FlowHasher,
     pub(crate) worker: usize,
     pub(crate) workers: usize,
@@ -209,6 +211,7 @@ impl<F: Frame> Pipeline<F> {
             cookies: Cookies::new(config.secret),
             answers: Answers::new(&config.secret),
             cookies_until: Nanos(0),
+            shown: Shown::new(crate::stage::answer::COOKIE_LIFE),
             hasher: hasher.clone(),
             errors: 0,
             errors_since: now,
@@ -338,6 +341,7 @@ impl<F: Frame> Pipeline<F> {
     /// Cookies that this worker has not made may come back until then.
     pub fn expect_cookies(&mut self, until: Nanos) {
         self.cookies_until = self.cookies_until.max(until);
+        self.shown.expect_any(until);
     }
 
     /// Whether as many connections are half-open as may be.

@@ -6,6 +6,7 @@
 
 use crate::drop::DropReason;
 use crate::fib::NextHop;
+use crate::flow::key::FlowKey;
 use crate::flow::record::{Flow, Offer, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -35,7 +36,7 @@ const DEFAULT_MSS_V6: u16 = 1220;
 /// The least that is offered: room for a hello.
 const SMALLEST_WINDOW: u16 = 2048;
 /// How long after the last cookie one may come back.
-const COOKIE_LIFE: Nanos = Nanos::from_secs(128);
+pub(crate) const COOKIE_LIFE: Nanos = Nanos::from_secs(128);
 /// Octets behind what was acknowledged that are still near: the largest window without a scale.
 const NEAR: u32 = 1 << 16;
 /// SYN-ACKs that are sent before a client is given up (Linux: tcp_synack_retries 5).
@@ -120,6 +121,7 @@ impl<F: Frame> Pipeline<F> {
         };
         let isn = self.cookies.make(&meta.tuple, meta.seq, &carried, self.now);
         self.cookies_until = self.now.saturating_add(COOKIE_LIFE);
+        self.shown.add(self.hasher.hash(&FlowKey::of(&meta.tuple)), self.now);
         self.totals.cookies_sent += 1;
         match build::syn_ack(&mut packet.frame, &meta, isn, window, &promised) {
             Some(meta) => self.forward(Packet { meta, ..packet }, out),

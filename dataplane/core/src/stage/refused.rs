@@ -1,6 +1,7 @@
 //! A refused connection stays refused until its tuple is used again; and packets of connections that nobody knows.
 
 use crate::drop::{DropReason, PuntReason};
+use crate::flow::key::FlowKey;
 use crate::flow::record::Side;
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -47,6 +48,10 @@ impl<F: Frame> Pipeline<F> {
         } else {
             (self.fib.egress(dst.addr.ip()).unwrap_or(packet.port), src)
         };
+        if handshake == Handshake::Answer && from_client && self.may_hold_cookie(&packet.meta) {
+            // Of a client that has a cookie and whose first segment was lost: elsewhere it would be reset.
+            return self.discard(packet.frame, DropReason::BadCookie, out);
+        }
         let in_grace = self.now < self.spared_until(port, server, midstream.grace);
         if in_grace || midstream.action == Action::Allow {
             return self.give_midstream(id, packet, out);
@@ -60,6 +65,12 @@ impl<F: Frame> Pipeline<F> {
         if midstream.action != Action::Drop {
             self.answer_rst(&meta, out);
         }
+    }
+
+    /// Whether the client of this segment may just have been shown a cookie.
+    fn may_hold_cookie(&mut self, meta: &Meta) -> bool {
+        let hash = self.hasher.hash(&FlowKey::of(&meta.tuple));
+        self.now < self.cookies_until && self.shown.may_have(hash, self.now)
     }
 
     /// Answers a segment as a closed port does (RFC 9293 section 3.10.7.1). An RST gets no answer.

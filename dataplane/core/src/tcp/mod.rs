@@ -6,5 +6,6 @@ pub mod grants;
 pub mod options;
 pub mod reassembly;
 pub mod seq;
+pub mod shown;
 pub mod track;
 pub mod translate;
