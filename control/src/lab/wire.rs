@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weir_sys::packet::PacketSocket;
 
 use super::namespace::system;
-use super::{CapturedFrame, LabError, Namespace};
+use super::{CapturedFrame, Checksums, LabError, Namespace};
 
 /// Octets of memory for frames that wait at each end: some thousand frames.
 const WAITING: usize = 4 << 20;
@@ -62,7 +62,7 @@ pub struct Carried {
     pub overrun: u64,
     /// Frames that the device at the other end did not take.
     pub refused: u64,
-    /// TCP segments with RST, of connections of which not both FINs had passed.
+    /// TCP segments with RST that a host would take, of connections of which not both FINs had passed.
     pub resets: u64,
     /// The first of them.
     pub first_resets: Vec<CapturedFrame>,
@@ -237,16 +237,15 @@ impl Carrier {
     }
 
     fn note_reset(&mut self, frame: &[u8]) {
+        let time = SystemTime::now();
+        let reset = CapturedFrame { bytes: frame.to_vec(), time, outgoing: false, checksum_partial: false };
+        if reset.tcp().is_some_and(|segment| segment.checksums == Checksums::Wrong) {
+            // Another wire has damaged it, its ports perhaps: no host takes it.
+            return;
+        }
         self.carried.resets += 1;
         if self.carried.first_resets.len() < KEPT {
-            let bytes = frame.to_vec();
-            let time = SystemTime::now();
-            self.carried.first_resets.push(CapturedFrame {
-                bytes,
-                time,
-                outgoing: false,
-                checksum_partial: false,
-            });
+            self.carried.first_resets.push(reset);
         }
     }
 
