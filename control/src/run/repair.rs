@@ -106,9 +106,10 @@ impl Repair {
         for command in self.contests.settle(now) {
             tracing::info!(command, "holds again: nobody removes it any more");
         }
+        // Before it is said that all is well: the table may have been out until now.
+        self.open_or_close(host, spec).await;
         let contested = self.contests.items().filter(|(_, item)| item.is_contested() || item.is_missing);
         self.board.set(contested.map(|(title, item)| of_item(title, item, now)).collect());
-        self.open_or_close(host, spec).await;
     }
 
     fn repair_tuns(&mut self) -> Vec<Done> {
