@@ -39,6 +39,8 @@ struct Retired {
     tcp: Vec<(u16, u16)>,
     from: Vec<u32>,
     servers: Vec<PoolServer>,
+    /// One of them translated: the kernel cannot go on with its connections.
+    translates: bool,
 }
 
 impl Retired {
@@ -54,6 +56,7 @@ impl Retired {
                 self.servers.push(server.clone());
             }
         }
+        self.translates |= fast(table.translated);
         self.to.sort_unstable();
         self.to.dedup();
         self.tcp.sort_unstable();
@@ -67,7 +70,7 @@ impl Retired {
         if !self.to.is_empty() {
             // A connection that a worker translates must go on to come to it, whatever is the relay's now.
             table.relay_mask = 0;
-            table.translated |= 1 << RETIRED;
+            table.translated |= u64::from(self.translates) << RETIRED;
             table.add(RETIRED, self.to.clone(), self.tcp.clone(), self.from.clone(), false);
         }
     }
