@@ -82,7 +82,7 @@ fn refused_silent_and_unreachable_servers_are_tried_once_more_elsewhere() {
         let syn_ack = Seg::new(syn.dst, b.client, SYN | ACK, 5, b.c.wrapping_add(1)).options(&GRANTED);
         assert_eq!(b.wan(&syn_ack, &[TO_WEIR]).one_to_server().payload, hello);
 
-        // Silence: three SYNs, then the other one; then the client hears of it, exactly.
+        // Silence: three SYNs, then the other one, which is the last, four; then the client hears of it, exactly.
         let mut b = Bench::of(family, Setup::answer().sending(plain));
         let (first, which, ..) = dialed(&mut b);
         for wait in [1, 2] {
@@ -92,11 +92,12 @@ fn refused_silent_and_unreachable_servers_are_tried_once_more_elsewhere() {
         let seen = b.wait(Nanos::from_millis(4040), &[Moved::Retried]).to_server();
         assert_eq!((seen[0].flags, seen[0].dst), (RST, first.dst));
         assert_eq!((seen[1].flags, seen[1].dst), (SYN, pool_server(family, 1 - which)));
-        for wait in [1, 2] {
-            b.wait(Nanos::from_millis(wait * 1000 + 40), &[]);
+        for wait in [1, 2, 4] {
+            let again = b.wait(Nanos::from_millis(wait * 1000 + 40), &[]).one_to_server();
+            assert_eq!((again.flags, again.dst), (SYN, pool_server(family, 1 - which)));
         }
         let moved = [Moved::Failed, Moved::Reset, DROP(DropReason::NoServer)];
-        let came = b.wait(Nanos::from_millis(4040), &moved);
+        let came = b.wait(Nanos::from_millis(8040), &moved);
         let rst = came.to_client().pop().expect("an RST");
         assert_eq!((rst.flags & RST, rst.seq), (RST, b.s.wrapping_add(1)));
         let (views, _) = b.pipe.views(b.now, 0, 4);
