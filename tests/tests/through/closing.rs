@@ -93,7 +93,7 @@ fn server_that_never_acknowledges_the_inspected_bytes_ends_the_connection() {
     for family in BOTH {
         let mut b = Bench::new(family);
         b.allowed();
-        b.wait(Nanos::from_secs(59), &[]);
+        b.wait(Nanos::from_secs(299), &[]);
         let came = b.wait(Nanos::from_secs(2), &[Moved::Reset]);
         assert_eq!((came.to_server().len(), came.to_client().len()), (1, 1));
         b.lan(&b.c(0).payload("other"), &[DROP(DropReason::VerdictReset)]);
