@@ -61,10 +61,7 @@ impl Cpus {
     pub fn bind_threads(&self, lab: &Lab) -> Result<GatewayThreads, Failure> {
         shell(&lab.gateway, &format!("for device in lan0 wan0; do {MODERATE}; done"))?;
         for (namespace, device) in [(&lab.client, "client0"), (&lab.server, "server0")] {
-            // These namespaces see the host's /sys, unless they have their own already.
-            let command =
-                format!("mount -t sysfs sysfs /sys 2>/dev/null || true; device={device}; {MODERATE}");
-            shell(namespace, &format!("unshare --mount sh -ec '{command}'"))?;
+            outside(namespace, &format!("device={device}; {MODERATE}"))?;
         }
         let (mut gateway, mut outer) = (Vec::new(), Vec::new());
         for (thread, name) in cpu::threads_named("napi/")? {
@@ -92,6 +89,16 @@ impl Cpus {
         gateway.extend(cpu::threads_named(&softirq)?.into_keys());
         Ok(GatewayThreads(gateway))
     }
+}
+
+/// Runs a script (without apostrophes) in the namespace of a client or a server, with a /sys of that namespace: they see the
+/// host's, unless they have their own already.
+///
+/// # Errors
+/// As [`shell`].
+pub fn outside(namespace: &Namespace, script: &str) -> Result<(), Failure> {
+    let command = format!("mount -t sysfs sysfs /sys 2>/dev/null || true; {script}");
+    shell(namespace, &format!("unshare --mount sh -ec '{command}'")).map(drop)
 }
 
 /// Runs a script in a namespace to its end. It must not fail; what it writes is returned.

@@ -193,7 +193,7 @@ fn kernel_road(way: &Way, why: &str) -> Taken {
                 );
             }
             Verdict::Drop => return ("none", format!("{why}; nft's rule {handle} drops it")),
-            Verdict::Accept | Verdict::Return => {}
+            Verdict::Accept | Verdict::Leave | Verdict::Return => {}
         }
     }
     match &way.routes.plain {

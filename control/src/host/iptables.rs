@@ -186,6 +186,7 @@ fn divert(spec: &HostSpec, family: Family, entries: &mut Vec<Entry>) {
     ] {
         entries.push(Entry { family, table: "mangle", text });
     }
+    entries.extend(own_addresses(family));
 }
 
 fn intercept_entries(
@@ -234,19 +235,23 @@ fn intercept_entries(
     }
 }
 
-/// The way in: own addresses first, then new connections, then those of the relay.
+/// The way in: new connections first, and of these the ones to own addresses; then connections of the relay.
 fn hooks(family: Family) -> Vec<Entry> {
     let mut texts = vec!["-N WEIR".to_owned()];
-    // IPv6 has no broadcast.
-    let broadcast = (family == Family::V4).then_some("BROADCAST");
-    for kind in ["LOCAL", "ANYCAST", "MULTICAST"].into_iter().chain(broadcast) {
-        texts.push(format!("-A WEIR -m addrtype --dst-type {kind} {TAG} -j RETURN"));
-    }
     texts.push(format!("-A WEIR -p tcp --syn {TAG} -j WEIR_SYN"));
     // The match leaves sockets that are bound to no address out by itself: the listener is one.
     texts.push(format!("-A WEIR -p tcp -m socket --transparent {TAG} -j DIVERT"));
     texts.push(format!("-A PREROUTING -p tcp {TAG} -j WEIR"));
     texts.into_iter().map(|text| Entry { family, table: "mangle", text }).collect()
+}
+
+/// Own addresses are left alone, by whatever chain comes later.
+fn own_addresses(family: Family) -> Vec<Entry> {
+    // IPv6 has no broadcast.
+    let broadcast = (family == Family::V4).then_some("BROADCAST");
+    let kinds = ["LOCAL", "ANYCAST", "MULTICAST"].into_iter().chain(broadcast);
+    let text = |kind| format!("-A WEIR_SYN -m addrtype --dst-type {kind} {TAG} -j ACCEPT");
+    kinds.map(|kind| Entry { family, table: "mangle", text: text(kind) }).collect()
 }
 
 /// `80,443,8000:8099`, as many as a match takes in each.

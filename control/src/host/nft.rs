@@ -5,9 +5,9 @@
 //! loaded into an empty namespace ([`kernel`]): so a rule that somebody rewrote is seen, however nft spells it. nft's JSON is
 //! not used: it has no table comments, and the comment is weir's tag.
 //!
-//! The order in the chain matters. Own addresses first: nothing below can lock the operator out. Then SYNs: tproxy looks
-//! for an established socket itself and, unlike the socket match, gives a SYN that hits a TIME_WAIT socket to the
-//! listener. Then the sockets of the relay: the listener is a transparent socket too and, being bound to no address, would
+//! The order in the chain matters. SYNs first, and of these the ones to own addresses: nothing below can lock the operator out,
+//! and only a SYN costs the lookup of its address. tproxy looks for an established socket itself and, unlike the socket match,
+//! gives a SYN that hits a TIME_WAIT socket to the listener. Then the sockets of the relay: the listener is a transparent socket too and, being bound to no address, would
 //! match every packet to its port number anywhere; `socket wildcard 0` leaves it out, but cannot see sockets in SYN_RECV or
 //! TIME_WAIT (net/netfilter/nft_socket.c), so only packets to that port number are asked.
 //!
@@ -204,20 +204,14 @@ impl Ruleset {
 }
 
 fn own_rules(spec: &HostSpec) -> Vec<Rule> {
-    let rule = |text: &str, comment: &str| Rule {
-        chain: "prerouting",
-        text: text.to_owned(),
-        comment: comment.to_owned(),
-    };
-    let mut rules = vec![
-        rule("meta l4proto != tcp return", "only TCP is intercepted"),
-        rule(
-            "fib daddr type { local, broadcast, anycast, multicast } return",
-            "own addresses are left alone",
-        ),
-    ];
+    let rule =
+        |chain, text: &str, comment: &str| Rule { chain, text: text.to_owned(), comment: comment.to_owned() };
+    let mut rules = vec![rule("prerouting", "meta l4proto != tcp return", "only TCP is intercepted")];
     if !spec.intercepts.is_empty() {
-        rules.push(rule("tcp flags & (fin | syn | rst | ack) == syn jump syn", "new connections"));
+        let syn = "tcp flags & (fin | syn | rst | ack) == syn jump syn";
+        rules.push(rule("prerouting", syn, "new connections"));
+        let own = "fib daddr type { local, broadcast, anycast, multicast } accept";
+        rules.push(rule("syn", own, "own addresses are left alone"));
     }
     rules
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use weir_benches::bed::{Cpus, GatewayThreads, shell};
+use weir_benches::bed::{Cpus, GATEWAY_CPU, GatewayThreads, LOAD_CPU, outside, shell};
 use weir_benches::report::Report;
 use weir_benches::{Failure, cpu};
 use weir_control::lab::{Lab, LabOptions};
@@ -24,10 +24,15 @@ const IDLE_FROM: usize = 500;
 /// How long so many connections may take to be there.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How packets cross the links: as large as the kernel makes them, or of the MTU. A veth device has its NAPI from GRO, which
-/// therefore stays on, and puts nothing together.
-const LARGE: (&str, &str) = ("tx on tso on gso on gro on", "65536");
-const MTU: (&str, &str) = ("tx off tso off gso off gro on", "1000");
+/// How packets cross the links.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Packets {
+    /// As large as the kernel makes them. A veth device passes its NAPI by then, and the sender's CPU would do the receiver's
+    /// work: packets are steered (RPS) to the CPU that they are for.
+    Large,
+    /// Of the MTU. A veth device has its NAPI from GRO, which therefore stays on, and puts nothing together.
+    Mtu,
+}
 
 pub const CONNECTIONS: &str = "new connections";
 pub const CONNECTION_CPU: &str = "CPU of a connection";
@@ -62,6 +67,8 @@ pub struct Bench {
     pub nginx: PathBuf,
     pub seconds: f64,
     pub idle: usize,
+    /// Parts of names; none: all.
+    pub measures: Vec<String>,
 }
 
 /// A contender in its lab.
@@ -85,29 +92,45 @@ impl Bench {
         let lab = Lab::new(&LabOptions { forwarding: Some(true), ..LabOptions::default() })?;
         origin::start(&lab)?;
         let running = contender.start(&lab, &self.weir, &self.nginx)?;
-        set_offloads(&lab, LARGE)?;
+        Packets::Mtu.set(&lab)?;
         let threads = cpus.bind_threads(&lab)?;
         Ok(Stand { lab, running, threads })
+    }
+
+    /// Whether a measure is among those asked for.
+    pub fn wants(&self, measure: &str) -> bool {
+        self.measures.is_empty() || self.measures.iter().any(|part| measure.contains(part.as_str()))
     }
 
     /// Everything but latency; returns the requests per second on kept connections.
     pub fn measure(&self, contender: Contender, report: &mut Report) -> Result<f64, Failure> {
         let mut stand = self.stand(contender)?;
         let mut add = |measure, unit, value| report.add(contender.name(), measure, unit, value);
-        let window = self.watch(&mut stand, Work::Close(AT_ONCE))?;
-        add(CONNECTIONS, "1/s", window.answers / window.seconds);
-        add(CONNECTION_CPU, "us", window.cpu_ns / window.answers / 1e3);
-        let window = self.watch(&mut stand, Work::Keep(AT_ONCE))?;
-        let rate = window.answers / window.seconds;
-        add(REQUESTS, "1/s", rate);
-        add(REQUEST_CPU, "us", window.cpu_ns / window.answers / 1e3);
-        for (offloads, bulk, cpu) in [(LARGE, BULK, BULK_CPU), (MTU, PLAIN, PLAIN_CPU)] {
-            set_offloads(&stand.lab, offloads)?;
+        let mut rate = f64::NAN;
+        if self.wants(CONNECTIONS) {
+            let window = self.watch(&mut stand, Work::Close(AT_ONCE))?;
+            add(CONNECTIONS, "1/s", window.answers / window.seconds);
+            add(CONNECTION_CPU, "us", window.cpu_ns / window.answers / 1e3);
+        }
+        if self.wants(REQUESTS) {
+            let window = self.watch(&mut stand, Work::Keep(AT_ONCE))?;
+            rate = window.answers / window.seconds;
+            add(REQUESTS, "1/s", rate);
+            add(REQUEST_CPU, "us", window.cpu_ns / window.answers / 1e3);
+        }
+        for (packets, bulk, cpu) in [(Packets::Mtu, PLAIN, PLAIN_CPU), (Packets::Large, BULK, BULK_CPU)] {
+            if !self.wants(bulk) {
+                continue;
+            }
+            packets.set(&stand.lab)?;
             let window = self.watch(&mut stand, Work::Bulk(STREAMS))?;
             add(bulk, "Gbit/s", window.octets * 8.0 / window.seconds / 1e9);
             add(cpu, "ns/KiB", window.cpu_ns / (window.octets / 1024.0));
         }
         drop(stand);
+        if !self.wants(MEMORY) {
+            return Ok(rate);
+        }
         // In a process that has not carried anything yet.
         let (process, kernel) = self.memory(contender)?;
         add(MEMORY, "octets", process);
@@ -197,13 +220,23 @@ impl Bench {
     }
 }
 
-/// Sets all devices.
-fn set_offloads(lab: &Lab, (offloads, gro): (&str, &str)) -> Result<(), Failure> {
-    let script = |device| format!("ethtool -K {device} {offloads}; ip link set {device} gro_max_size {gro}");
-    shell(&lab.gateway, &format!("{}; {}", script("lan0"), script("wan0")))?;
-    shell(&lab.client, &script("client0"))?;
-    shell(&lab.server, &script("server0"))?;
-    Ok(())
+impl Packets {
+    /// Sets all devices.
+    fn set(self, lab: &Lab) -> Result<(), Failure> {
+        let (offloads, gro, load, gateway) = match self {
+            Self::Large => ("tx on tso on gso on gro on", 65536, 1 << LOAD_CPU, 1 << GATEWAY_CPU),
+            Self::Mtu => ("tx off tso off gso off gro on", 1000, 0, 0),
+        };
+        let script = |device, cpus| {
+            format!(
+                "ethtool -K {device} {offloads}; ip link set {device} gro_max_size {gro}; \
+                 echo {cpus:x} > /sys/class/net/{device}/queues/rx-0/rps_cpus"
+            )
+        };
+        shell(&lab.gateway, &format!("{}; {}", script("lan0", gateway), script("wan0", gateway)))?;
+        outside(&lab.client, &script("client0", load))?;
+        outside(&lab.server, &script("server0", load))
+    }
 }
 
 /// Resident memory in octets.

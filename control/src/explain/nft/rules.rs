@@ -18,6 +18,8 @@ pub enum Verdict {
     Tproxy(u16),
     Accept,
     Drop,
+    /// Accepted as it is, without a mark.
+    Leave,
     /// The chain ends here for it.
     Return,
 }
@@ -28,7 +30,7 @@ impl Verdict {
             Self::Tproxy(port) => format!("given to the listener on port {port}, and marked"),
             Self::Accept => "accepted".to_owned(),
             Self::Drop => "dropped".to_owned(),
-            Self::Return => "left alone: nothing below this rule is asked".to_owned(),
+            Self::Leave | Self::Return => "left alone: nothing below this rule is asked".to_owned(),
         }
     }
 }
@@ -116,10 +118,11 @@ impl Table {
                     }
                 }
                 Outcome::Done(verdict) => {
+                    let leaves = verdict == Verdict::Accept && mark.is_none();
                     return Some(Hit {
                         handle: rule.handle,
                         text: rule.text.clone(),
-                        verdict,
+                        verdict: if leaves { Verdict::Leave } else { verdict },
                         mark,
                         counter: counter(rule),
                         doubts: doubts.clone(),

@@ -25,9 +25,9 @@ fn table() -> Table {
     let closed = vec![is(dport.clone(), json!(80)), json!({ "drop": null })];
     let listing = json!({ "nftables": [
         { "set": { "name": "to_0_ipv4", "elem": [{ "prefix": { "addr": "192.0.2.0", "len": 24 } }, "198.51.100.4"] } },
-        rule("prerouting", 6, vec![is(fib, json!({ "set": ["local", "broadcast"] })), json!({ "return": null })]),
         rule("prerouting", 7, vec![is(syn, json!("syn")), json!({ "jump": { "target": "syn" } })]),
         rule("prerouting", 8, vec![is(json!({ "socket": { "key": "transparent" } }), json!(1)), mark, json!({ "accept": null })]),
+        rule("syn", 6, vec![is(fib, json!({ "set": ["local", "broadcast"] })), json!({ "accept": null })]),
         rule("syn", 10, web),
         rule("syn", 11, closed),
     ] });
@@ -72,9 +72,9 @@ fn syn_without_a_listener_goes_on_to_the_rule_that_drops() {
 }
 
 #[test]
-fn syn_to_the_box_returns_before_all() {
+fn syn_to_the_box_is_left_alone() {
     let hit = table().walk(&Packet { fib: "local".to_owned(), ..packet("192.0.2.10:80") }).unwrap();
-    assert_eq!((hit.handle, hit.verdict), (6, Verdict::Return));
+    assert_eq!((hit.handle, hit.verdict), (6, Verdict::Leave));
 }
 
 #[test]
