@@ -97,6 +97,8 @@ pub struct Spec {
     pub holds: usize,
     /// The window (octets) that every intercept which answers can hold.
     pub answer_window: u16,
+    /// A sign of life of the workers that is older is none.
+    pub heartbeat: Duration,
 }
 
 /// What a port got.
@@ -215,7 +217,7 @@ impl Dataplane {
             )?;
         }
         plane.start_flood(spec, steering.cookies(), Cookies::new(make.secret), cookies_until)?;
-        plane.start_heartbeat(steering.pulse())?;
+        plane.start_heartbeat(spec.heartbeat, steering.pulse())?;
         Ok(plane)
     }
 
@@ -323,14 +325,15 @@ impl Dataplane {
     }
 
     /// Steering is told the last breath of the worker that breathed longest ago.
-    fn start_heartbeat(&mut self, pulse: Pulse) -> Result<(), StartError> {
+    fn start_heartbeat(&mut self, limit: Duration, pulse: Pulse) -> Result<(), StartError> {
         let signs = self.stats.iter().map(|stats| stats.breathed.clone()).collect();
         let tell = move |sign| {
             if let Err(error) = pulse.beat(sign) {
                 tracing::error!(%error, "heartbeat");
             }
         };
-        let heartbeat = Heartbeat::start("weir-heartbeat", signs, tell).map_err(StartError::Thread)?;
+        let heartbeat = Heartbeat::start("weir-heartbeat", limit, signs, tell);
+        let heartbeat = heartbeat.map_err(StartError::Thread)?;
         self.heartbeat = Some(heartbeat);
         Ok(())
     }

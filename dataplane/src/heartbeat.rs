@@ -20,8 +20,8 @@ use weir_sys::{affinity, clock, thread};
 pub const BEAT: Duration = Duration::from_millis(5);
 /// The longest that a thread with nothing to do may go without a breath.
 pub const BREATH: Duration = Duration::from_millis(5);
-/// A sign of life older than this is none. Two beats and a breath leave an idle box with signs of 10 ms, so that the scheduler
-/// may be late by 35; and a box that hangs stops traffic for less than 50 ms.
+/// A sign of life older than this is none, where the configuration says nothing else. Two beats and a breath leave an idle box
+/// with signs of 10 ms, so that the scheduler may be late by 35; and a box that hangs stops traffic for less than 50 ms.
 pub const LIMIT: Duration = Duration::from_millis(45);
 
 /// So much later it may still come back: on a machine that is overloaded, threads wait for one another. So long, what the workers
@@ -113,7 +113,7 @@ impl Watched {
 /// What was late so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stalls {
-    /// Times that the sign of life was older than [`LIMIT`], and came back.
+    /// Times that the sign of life was older than the limit, and came back.
     pub count: u64,
     /// The longest of them.
     pub longest: Duration,
@@ -124,6 +124,8 @@ struct Shared {
     stop: AtomicBool,
     /// The sign that was told last.
     told: AtomicU64,
+    /// The age, in ns, from which on a sign is late.
+    limit_ns: u64,
     stalls: AtomicU64,
     longest_ns: AtomicU64,
 }
@@ -136,12 +138,18 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Starts it. `tell` gets the oldest of `signs` whenever that has moved.
+    /// Starts it. `tell` gets the oldest of `signs` whenever that has moved. One older than `limit` is counted as late.
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn start(name: &str, signs: Vec<Sign>, tell: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::<Shared>::default();
+    pub fn start(
+        name: &str,
+        limit: Duration,
+        signs: Vec<Sign>,
+        tell: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let shared = Arc::new(Shared { limit_ns, ..Shared::default() });
         let board = shared.clone();
         let body = move || {
             if let Err(error) = affinity::run_promptly() {
@@ -200,7 +208,7 @@ fn beat(board: &Shared, oldest: u64, told: u64, tell: &impl Fn(u64)) -> u64 {
     // The age that the last sign had when this one replaced it.
     let age = clock::monotonic_ns().saturating_sub(told);
     tell(oldest);
-    if told != 0 && age > LIMIT.as_nanos() as u64 {
+    if told != 0 && age > board.limit_ns {
         board.stalls.fetch_add(1, Relaxed);
         board.longest_ns.fetch_max(age, Relaxed);
     }
@@ -282,7 +290,7 @@ mod tests {
     #[test]
     fn thread_that_pauses_is_one_stall() {
         let sign = Sign::default();
-        let heart = Heartbeat::start("test", vec![sign.clone()], |_| {}).unwrap();
+        let heart = Heartbeat::start("test", LIMIT, vec![sign.clone()], |_| {}).unwrap();
         let breathe_for = |time| {
             let from = Instant::now();
             while from.elapsed() < time {

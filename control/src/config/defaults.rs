@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::policy::{Action, HeldFull, NameSet};
+use weir_dataplane::heartbeat::LIMIT;
 
 use super::model::{
     Check, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Probe, Queues,
     Workers,
 };
 
-/// `[gateway]`: fails open, admin API at /run/weir/admin.sock, no metrics.
+/// `[gateway]`: fails open, admin API at /run/weir/admin.sock, no metrics, hangs after 45 ms.
 pub fn gateway() -> Gateway {
-    Gateway { fail: Fail::Open, admin: "/run/weir/admin.sock".into(), metrics: None }
+    Gateway { fail: Fail::Open, admin: "/run/weir/admin.sock".into(), metrics: None, heartbeat: LIMIT }
 }
 
 /// `[workers]`: cores chosen by weir, sleeping when idle, room for 1,048,576 flows.

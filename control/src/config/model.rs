@@ -52,6 +52,8 @@ pub struct Gateway {
     pub admin: PathBuf,
     /// Where metrics are served; none: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Weir hangs when it has shown no sign of life for so long.
+    pub heartbeat: Duration,
 }
 
 /// The queues of a device that weir takes.

@@ -135,6 +135,7 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         answer_window: answer_window(config),
         failures: Arc::new(ArrayQueue::new(FAILURES)),
         questions: None,
+        heartbeat: config.gateway.heartbeat,
     })
 }
 
@@ -180,6 +181,7 @@ pub fn relay_config(config: &Config, links: &[LinkInfo]) -> Result<RelayConfig, 
         workers: workers.max(1),
         cores,
         connections: relay_connections(config.workers.flows, files),
+        heartbeat: config.gateway.heartbeat,
         ..RelayConfig::default()
     })
 }

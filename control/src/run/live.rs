@@ -23,6 +23,7 @@ fn gateway(now: &Config, new: &Config, places: &Places) -> Option<String> {
     let (before, after) = (&now.gateway, &new.gateway);
     [
         (before.fail != after.fail, "gateway", "fail"),
+        (before.heartbeat != after.heartbeat, "gateway", "heartbeat"),
         (before.admin != after.admin, "gateway", "admin"),
         (before.metrics != after.metrics, "gateway", "metrics"),
         (now.fallback.listen != new.fallback.listen, "fallback", "listen"),

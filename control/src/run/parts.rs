@@ -11,7 +11,7 @@ use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
 use weir_dataplane::gateway::{Dataplane, PortState};
-use weir_dataplane::heartbeat::{self, Stalls};
+use weir_dataplane::heartbeat::Stalls;
 use weir_dataplane::questions::Questions;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
@@ -239,7 +239,7 @@ impl Parts {
                 tracing::warn!(
                     %error,
                     "no keeper: should weir be killed, traffic stops until its memory is given back, or for {} ms",
-                    heartbeat::LIMIT.as_millis()
+                    self.config.gateway.heartbeat.as_millis()
                 );
             }
             Err(error) => tracing::debug!(%error, "no keeper"),
@@ -264,7 +264,7 @@ impl Parts {
                     times,
                     longest_ms,
                     "the sign of life of the {what} was late (limit {} ms): what came meanwhile passed by",
-                    heartbeat::LIMIT.as_millis()
+                    self.config.gateway.heartbeat.as_millis()
                 );
             }
         }

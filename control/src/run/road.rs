@@ -54,7 +54,7 @@ impl Road {
         steering.set_pool_servers(&convert::pool_servers(config)).map_err(Failure::refused)?;
         if closed {
             // There is no heartbeat yet.
-            set_limits(&steering, closed)?;
+            set_limits(&steering, config)?;
         }
         let mut attached = BTreeMap::new();
         for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
@@ -99,16 +99,16 @@ impl Road {
             tracing::info!(device = port.device, asked = port.asked, got = copy, queues = ?port.queues, "AF_XDP");
         }
         dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
-        set_limits(&self.steering, config.gateway.fail == Fail::Closed)?;
+        set_limits(&self.steering, config)?;
         Ok(dataplane)
     }
 }
 
-fn set_limits(steering: &Steering, closed: bool) -> Result<(), Failure> {
+fn set_limits(steering: &Steering, config: &Config) -> Result<(), Failure> {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let limit = ns(heartbeat::LIMIT);
+    let closed = config.gateway.fail == Fail::Closed;
     steering.set_doubt(ns(heartbeat::DOUBT)).map_err(Failure::refused)?;
-    steering.set_limits(limit, closed).map_err(Failure::refused)
+    steering.set_limits(ns(config.gateway.heartbeat), closed).map_err(Failure::refused)
 }
 
 fn tun(name: &str) -> Result<Tun, Failure> {

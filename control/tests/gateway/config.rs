@@ -9,6 +9,8 @@ pub struct Settings {
     pub queues: u32,
     /// `fail` of `[gateway]`.
     pub fail: &'static str,
+    /// `heartbeat` of `[gateway]`. Test machines stand still for longer than the default now and then.
+    pub heartbeat: &'static str,
     /// More lines of `[gateway]`.
     pub gateway: String,
     /// `mode` of both ports.
@@ -39,6 +41,7 @@ impl Default for Settings {
         Self {
             queues: 1,
             fail: "open",
+            heartbeat: "5s",
             gateway: String::new(),
             mode: "auto",
             handshake: "through",
@@ -55,10 +58,18 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// With the heartbeat that weir has unless told otherwise: for tests in which it hangs.
+    pub fn prompt() -> Self {
+        Self { heartbeat: "45ms", ..Self::default() }
+    }
+}
+
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fail, gateway, mode, handshake, grace, intercept, rules, listen, more, .. } = self;
-        writeln!(f, "[gateway]\nfail = \"{fail}\"\n{gateway}")?;
+        let Self { fail, heartbeat, gateway, mode, handshake, grace, intercept, rules, listen, more, .. } =
+            self;
+        writeln!(f, "[gateway]\nfail = \"{fail}\"\nheartbeat = \"{heartbeat}\"\n{gateway}")?;
         for (name, device) in [("lan", "lan0"), ("wan", "wan0")] {
             writeln!(f, "[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\nmode = \"{mode}\"")?;
         }

@@ -125,7 +125,7 @@ fn closed_box_that_is_stopped_as_asked_opens() {
 
 #[test]
 fn frozen_weir_is_passed_by_and_takes_its_flows_again_when_thawed() {
-    play(&Settings::default(), |world| {
+    play(&Settings::prompt(), |world| {
         let downloads = Family::BOTH.map(|family| Download::start(world, family, BODY, RATE));
         world.weir.signal(Signal::STOP);
         downloads.iter().for_each(|download| download.goes_on(BODY / 4));
@@ -180,7 +180,7 @@ impl Greeter {
 
 #[test]
 fn heartbeat_is_back_soon_after_a_freeze() {
-    play(&Settings::default(), |world| {
+    play(&Settings::prompt(), |world| {
         world.weir.signal(Signal::STOP);
         std::thread::sleep(Duration::from_millis(200));
         world.weir.signal(Signal::CONT);

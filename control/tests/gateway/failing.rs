@@ -27,7 +27,7 @@ fn asks(world: &World<'_>, family: Family, host: &str, patience: Duration) -> Op
 #[test]
 fn hung_box_that_fails_open_forwards_new_connections_to_their_server() {
     for handshake in ["through", "answer", "relay"] {
-        play(&Settings { handshake, ..Settings::default() }, |world| {
+        play(&Settings { handshake, ..Settings::prompt() }, |world| {
             for family in Family::BOTH {
                 fetch_intact(&mut world.connect(family, HTTP), 1000);
             }
@@ -60,7 +60,7 @@ fn hung_box_that_fails_open_forwards_new_connections_to_their_server() {
 #[test]
 fn hung_box_that_fails_closed_drops_until_it_lives_again() {
     for handshake in ["through", "answer", "relay"] {
-        play(&Settings { handshake, fail: "closed", ..Settings::default() }, |world| {
+        play(&Settings { handshake, fail: "closed", ..Settings::prompt() }, |world| {
             for family in Family::BOTH {
                 fetch_intact(&mut world.connect(family, HTTP), 1000);
             }
@@ -85,7 +85,7 @@ fn hung_box_that_fails_closed_drops_until_it_lives_again() {
 
 #[test]
 fn box_that_was_continued_does_not_flap() {
-    play(&Settings::default(), |world| {
+    play(&Settings::prompt(), |world| {
         world.meet_neighbours();
         world.weir.signal(Signal::STOP);
         std::thread::sleep(STALE * 3);
@@ -138,7 +138,11 @@ fn box_that_hangs_for_a_moment_loses_none_of_the_connections_it_translates() {
         for source in ["client", "gateway"] {
             let pool = format!("source = \"{source}\"\n");
             let rules = r#"{ host = ["www.example"], action = "send", pool = "pool" }"#;
-            let settings = Settings { rules, ..sending(handshake, &servers(1, HTTP), &pool) };
+            let settings = Settings {
+                rules,
+                heartbeat: Settings::prompt().heartbeat,
+                ..sending(handshake, &servers(1, HTTP), &pool)
+            };
             play(&settings, |world| {
                 let running = Family::BOTH.map(|family| Download::start(world, family, 2_000_000, 2_000_000));
                 for _ in 0..2 {

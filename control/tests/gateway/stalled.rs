@@ -22,7 +22,7 @@ const HOLD_BACK: &str = "nft add table inet late; \
 
 #[test]
 fn answer_to_a_syn_that_passed_by_is_asked_for_again() {
-    play(&Settings::default(), |world| {
+    play(&Settings::prompt(), |world| {
         world.meet_neighbours();
         for (port, family) in (42_000..).step_by(10).zip(Family::BOTH) {
             for (port, name) in (port..).zip([ALLOWED, DENIED]) {

@@ -67,7 +67,7 @@ impl Variant {
             .concat();
         let pools = if rules.contains("pool") { pools } else { String::new() };
         format!(
-            "{ports}[workers]\nflows = 16384\n{pools}[[intercept]]\nname = \"web\"\nfrom = \"lan\"\n\
+            "[gateway]\nheartbeat = \"5s\"\n{ports}[workers]\nflows = 16384\n{pools}[[intercept]]\nname = \"web\"\nfrom = \"lan\"\n\
              to = [\"0.0.0.0/0\", \"::/0\"]\ntcp = [80, 443]\nhandshake = \"{handshake}\"\nrules = [{rules}]\n\
              midstream = {{ action = \"reset\", grace = \"3600s\" }}\n\
              hold = {{ time = \"60s\" }}\n"

@@ -52,6 +52,8 @@ pub struct RelayConfig {
     pub failures: Failures,
     /// Where it asks about names; none: every name is unknown.
     pub questions: Option<Arc<Questions>>,
+    /// A sign of life of the relay's threads that is older is none.
+    pub heartbeat: Duration,
 }
 
 impl Default for RelayConfig {
@@ -65,6 +67,7 @@ impl Default for RelayConfig {
             backlog: 4096,
             failures: Arc::new(ArrayQueue::new(64)),
             questions: None,
+            heartbeat: heartbeat::LIMIT,
         }
     }
 }
@@ -146,7 +149,7 @@ impl RelayHandle {
         // All listeners before any thread: a connection must not arrive at half a group and be lost with it.
         let listeners: Vec<_> =
             (0..workers).map(|_| listener::open(config.listen, config.backlog)).collect::<Result<_, _>>()?;
-        let pulse = guard(&listeners)?;
+        let pulse = guard(&listeners, config.heartbeat)?;
         let hooks = Arc::new(hooks);
         let mut handle =
             Self { members: Vec::new(), stats: Arc::default(), gate: pulse.clone(), heartbeat: None };
@@ -172,7 +175,7 @@ impl RelayHandle {
                 tracing::error!(%error, "the gate of the relay's listeners");
             }
         };
-        let heart = Heartbeat::start("weir-relay-beat", signs, tell);
+        let heart = Heartbeat::start("weir-relay-beat", config.heartbeat, signs, tell);
         let name = || "weir-relay-beat".to_owned();
         let heart = heart.map_err(|source| RelayError::Thread { name: name(), source })?;
         // Until then connections pass the listeners by.
@@ -278,8 +281,8 @@ impl Member {
 }
 
 /// Puts the gate before all listeners: each of an address family stands for those that share its port.
-fn guard(listeners: &[Vec<OwnedFd>]) -> Result<GatePulse, RelayError> {
-    let mut gate = Gate::load(heartbeat::LIMIT)?;
+fn guard(listeners: &[Vec<OwnedFd>], limit: Duration) -> Result<GatePulse, RelayError> {
+    let mut gate = Gate::load(limit)?;
     for listener in listeners.first().into_iter().flatten() {
         gate.guard(listener).map_err(RelayError::Guard)?;
     }

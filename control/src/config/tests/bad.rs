@@ -63,6 +63,10 @@ fn gateway_workers_fallback() {
             ),
             ("[gateway]\nadmin = \"run/weir.sock\"\n", &[(8, "no absolute path")]),
             ("[gateway]\nadmin = \"/run/weir/\"\n", &[(8, "a folder")]),
+            (
+                "[gateway]\nheartbeat = \"5ms\"\n",
+                &[(8, "`heartbeat` in [gateway]: `5ms` is not allowed; allowed: 20ms to 10s")],
+            ),
             ("[gateway]\nmetrics = \"9470\"\n", &[(8, "no address with a port")]),
             ("[gateway]\nmetrics = \"127.0.0.1:12377\"\n", &[(8, "that of `listen` in [fallback]")]),
             ("[workers]\ncores = \"all\"\n", &[(8, "unknown value `all`; allowed: auto")]),

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use weir_core::ids::{InterceptId, Nanos, PortId, RuleId};
 use weir_core::policy::{Action, Cause, Facts, Full, Handshake, Midstream, Protocol};
@@ -10,7 +11,7 @@ const FULL: &str = r#"
 fail    = "closed"
 admin   = "/run/other.sock"
 metrics = "[::1]:9470"
-
+heartbeat = "200ms"
 [[port]]
 name = "lan"
 device = "eth1"
@@ -69,6 +70,7 @@ fn every_key_reaches_the_configuration() {
         fail: Fail::Closed,
         admin: "/run/other.sock".into(),
         metrics: Some("[::1]:9470".parse().unwrap()),
+        heartbeat: Duration::from_millis(200),
     };
     assert_eq!(config.gateway, gateway);
     let port = |name: &str, device: &str, queues, mode, line| Port {

@@ -57,7 +57,7 @@ fn gateway_that_was_killed_is_explained_with_what_it_left() {
 
 #[test]
 fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
-    play(&Settings::default(), |world| {
+    play(&Settings::prompt(), |world| {
         world.meet_neighbours();
         world.weir.signal(Signal::STOP);
         std::thread::sleep(Duration::from_millis(400));
@@ -87,7 +87,7 @@ fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
 
 #[test]
 fn rule_that_somebody_removes_while_weir_hangs_is_in_nobodys_way() {
-    let settings = Settings { handshake: "relay", rules: "", ..Settings::default() };
+    let settings = Settings { handshake: "relay", rules: "", ..Settings::prompt() };
     play(&settings, |world| {
         // Frozen, it repairs nothing, and nothing is given to its listener.
         world.weir.signal(Signal::STOP);
