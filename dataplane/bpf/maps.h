@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 5
+#define WEIR_LAYOUT 6
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -36,6 +36,7 @@ enum weir_config {
 	WEIR_CONFIG_DOUBT,		/* for so many ns beyond the limit the dataplane may come back; not at a heartbeat of 0 */
 	WEIR_CONFIG_TRANSLATED,		/* intercepts whose connections the kernel cannot go on with, generation 0; 1 follows */
 	WEIR_CONFIG_TRANSLATED_1,
+	WEIR_CONFIG_EXPRESS,		/* 1: flows in the express map take the express lane */
 	WEIR_CONFIG_SLOTS
 };
 
@@ -64,6 +65,18 @@ enum weir_outcome {
 	WEIR_COOKIE,
 	WEIR_COOKIE_FAILED,
 	WEIR_DOUBT_DROP,
+	WEIR_EXPRESS,
+	WEIR_EXPRESS_ALONE,
+	WEIR_EXPRESS_FLAGS,
+	WEIR_EXPRESS_OPTIONS,
+	WEIR_EXPRESS_HEADER,
+	WEIR_EXPRESS_UNFINISHED,
+	WEIR_EXPRESS_TTL,
+	WEIR_EXPRESS_MTU,
+	WEIR_EXPRESS_INGRESS,
+	WEIR_EXPRESS_HOP,
+	WEIR_EXPRESS_DROP,
+	WEIR_EXPRESS_REPLACED,
 	WEIR_OUTCOMES
 };
 
@@ -113,6 +126,77 @@ struct weir_flow {
 	__u8 fin_from_high;
 	__u8 rst;
 	__u8 reserved[5];
+};
+
+/*
+ * The express lane: flows that the program rewrites and sends on by itself. One entry per direction, by source and destination
+ * as the packet has them when it comes in. Entries are made by user space only, and stay when it is gone.
+ */
+struct weir_express_key {
+	struct weir_address src;
+	struct weir_address dst;
+	__u8 sport[2];			/* network order */
+	__u8 dport[2];
+};
+
+/* What is done to a packet of the direction: `flags`. */
+#define WEIR_EXPRESS_TO_CLIENT 1	/* `delta` is added to seq and `clock` to TSval; else to ack, SACK edges and TSecr */
+#define WEIR_EXPRESS_READDRESS 2	/* addresses and ports are replaced */
+#define WEIR_EXPRESS_TIMESTAMPS 4	/* there is a `clock` to add */
+#define WEIR_EXPRESS_SACK_MAP 8		/* SACK blocks are moved by `delta` (to the server), those not beyond `floor` go */
+#define WEIR_EXPRESS_SACK_REMOVE 16	/* SACK options become NOPs */
+#define WEIR_EXPRESS_CLEAR_ECN 32	/* the receiver sees nothing of ECN */
+#define WEIR_EXPRESS_TRANSLATED 64	/* the kernel cannot go on with the flow */
+#define WEIR_EXPRESS_VOID 128		/* a connection that is over: the entry counts no more */
+
+/*
+ * A direction of a flow. Written whole by user space; the program writes `packets`, `bytes`, `last_seen`, `fin`, `rst` and
+ * WEIR_EXPRESS_VOID. Numbers are in host order and are added modulo 2^32.
+ */
+struct weir_express {
+	__u64 id;			/* of the flow, for user space */
+	__u64 packets;
+	__u64 bytes;			/* of payload */
+	struct weir_address src;	/* of the packet when it goes out */
+	struct weir_address dst;
+	__u8 sport[2];			/* network order */
+	__u8 dport[2];
+	__u32 check;			/* weir_express_check of the key: an entry may be reused while it is read */
+	__u32 last_seen;		/* ktime, units of 2^30 ns */
+	__u32 delta;
+	__u32 clock;
+	__u32 floor;			/* the first octet of the stream that is acknowledged */
+	__u32 behind;			/* SACK edges so far before `floor`, and not further, are before it */
+	__u16 hop;			/* index in express_hops */
+	__u16 tcp_change;		/* what new addresses and ports add to TCP's checksum, as in the packet */
+	__u16 ip_change;		/* and new addresses to IPv4's */
+	__u8 link;			/* where the packet has to come in: index in express_links */
+	__s8 shift;			/* of the window field: to the left, saturating; negative: to the right */
+	__u8 flags;
+	__u8 fin;			/* the program has sent on a FIN, an RST, without the worker */
+	__u8 rst;
+	__u8 reserved;
+};
+
+/* A way out. One word each, so that none is seen in halves. */
+struct weir_express_hop {
+	__u8 dst_mac[6];
+	__u8 src_mac[6];
+	__u16 mtu;			/* the largest IP packet, in octets */
+	__u8 link;			/* index in express_links and in the device map express_ports */
+	__u8 up;			/* 0: not known now: to the worker */
+};
+
+#define WEIR_EXPRESS_HOPS 65536
+#define WEIR_EXPRESS_LINKS 32
+#define WEIR_EXPRESS_UNFINISHED_SUMS 1	/* frames may come with checksums that a device was to finish */
+
+/* A device of the lane. */
+struct weir_express_link {
+	__u32 ifindex;			/* 0: none */
+	__u8 mac[6];			/* frames for other stations are not ours */
+	__u8 flags;
+	__u8 reserved;
 };
 
 /* The endpoint of a pool's server; with port 0 its address, for what has no ports. */

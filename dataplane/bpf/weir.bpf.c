@@ -22,6 +22,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "cookie.h"
+#include "express.h"
 
 /* The layout that dataplane/sys/src/steering/layout.rs asserts as well. */
 _Static_assert(sizeof(struct weir_address) == 16, "address");
@@ -41,6 +42,14 @@ _Static_assert(__builtin_offsetof(struct weir_pool_server, last) == 6, "pool ser
 _Static_assert(sizeof(struct weir_cookies) == 48, "cookies");
 _Static_assert(__builtin_offsetof(struct weir_cookies, clock) == 24, "cookies");
 _Static_assert(__builtin_offsetof(struct weir_cookies, window) == 44, "cookies");
+_Static_assert(sizeof(struct weir_express_key) == 36, "express key");
+_Static_assert(sizeof(struct weir_express) == 96, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, src) == 24, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, check) == 60, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, hop) == 84, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, flags) == 92, "express");
+_Static_assert(sizeof(struct weir_express_hop) == 16, "express hop");
+_Static_assert(sizeof(struct weir_express_link) == 12, "express link");
 _Static_assert(sizeof(struct weir_prefix4) == 8, "prefix");
 _Static_assert(sizeof(struct weir_prefix6) == 20, "prefix");
 _Static_assert(sizeof(struct weir_bits) == 16, "bits");

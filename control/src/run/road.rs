@@ -47,7 +47,7 @@ impl Road {
     ) -> Result<Self, Failure> {
         let closed = config.gateway.fail == Fail::Closed;
         let adopt = closed.then(|| paths.pins.clone());
-        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt };
+        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt, ..Sizes::default() };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
         let exempt = tell_own(&mut steering, own)?;
         steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)?;

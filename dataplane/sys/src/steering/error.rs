@@ -20,8 +20,8 @@ pub enum SteeringError {
     )]
     Load { reason: String },
     #[error(
-        "the kernel has no memory for the map {map} of {entries} entries: {source}; lower `flows` in [workers], of which it has a \
-             quarter, or raise the limit of locked memory (LimitMEMLOCK=infinity)"
+        "the kernel has no memory for the map {map} of {entries} entries: {source}; lower `flows` in [workers], which it \
+             follows, or raise the limit of locked memory (LimitMEMLOCK=infinity)"
     )]
     NoMemory { map: String, entries: u32, source: io::Error },
     #[error("the XDP program has no map {map}: weir was built from sources that do not fit together")]

@@ -1,7 +1,7 @@
 //! The mirror of dataplane/bpf/maps.h: what the program and user space agree on, byte for byte.
 //!
 //! The sizes here are asserted against the header's (which asserts its own), and `Steering::load` compares them with
-//! those of the maps that the kernel made.
+//! those of the maps that the kernel made. The express lane's part is in express/layout.rs.
 
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 /// Ports of a box.
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.
@@ -35,6 +35,7 @@ pub(super) enum Config {
     Doubt,
     Translated,
     Translated1,
+    Express,
 }
 
 /// Slots of the map `syns`: what could be answered, and, by port, what was.
@@ -187,6 +188,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
+    use super::super::express::layout as express;
     use super::FlowKey;
 
     #[test]
@@ -213,6 +215,17 @@ mod tests {
             ("WEIR_POOL_GATEWAY", super::POOL_GATEWAY),
             ("WEIR_POOL_ADDRESS", super::POOL_ADDRESS),
             ("WEIR_COOKIE_KEYS", super::COOKIE_KEYS as u32),
+            ("WEIR_EXPRESS_HOPS", express::HOPS),
+            ("WEIR_EXPRESS_LINKS", express::LINKS),
+            ("WEIR_EXPRESS_UNFINISHED_SUMS", u32::from(express::UNFINISHED_SUMS)),
+            ("WEIR_EXPRESS_TO_CLIENT", u32::from(express::TO_CLIENT)),
+            ("WEIR_EXPRESS_READDRESS", u32::from(express::READDRESS)),
+            ("WEIR_EXPRESS_TIMESTAMPS", u32::from(express::TIMESTAMPS)),
+            ("WEIR_EXPRESS_SACK_MAP", u32::from(express::SACK_MAP)),
+            ("WEIR_EXPRESS_SACK_REMOVE", u32::from(express::SACK_REMOVE)),
+            ("WEIR_EXPRESS_CLEAR_ECN", u32::from(express::CLEAR_ECN)),
+            ("WEIR_EXPRESS_TRANSLATED", u32::from(express::TRANSLATED)),
+            ("WEIR_EXPRESS_VOID", u32::from(express::VOID)),
         ] {
             let line = format!("#define {name} {value}");
             let is =
@@ -235,6 +248,7 @@ mod tests {
         assert_eq!(slots[super::Config::Doubt as usize], "WEIR_CONFIG_DOUBT");
         assert_eq!(slots[super::Config::Translated as usize], "WEIR_CONFIG_TRANSLATED");
         assert_eq!(slots[super::Config::Translated1 as usize], "WEIR_CONFIG_TRANSLATED_1");
+        assert_eq!(slots[super::Config::Express as usize], "WEIR_CONFIG_EXPRESS");
         assert_eq!(slots[super::Config::Heartbeat as usize], "WEIR_CONFIG_HEARTBEAT");
         assert_eq!(slots[super::Config::Limit as usize], "WEIR_CONFIG_LIMIT");
         assert_eq!(slots[super::Config::Closed as usize], "WEIR_CONFIG_CLOSED");

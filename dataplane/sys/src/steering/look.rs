@@ -311,7 +311,7 @@ impl Maps {
         packet: &Packet,
         frames: [&[u8]; N],
     ) -> Result<[Outcome; N], SteeringError> {
-        let mut copy = Steering::load_as_is(&Sizes { kernel_flows: 1, adopt: None })?;
+        let mut copy = Steering::load_as_is(&Sizes { kernel_flows: 1, ..Sizes::default() })?;
         let _socket = fill(&copy, look, packet)?;
         let mut said = [Outcome::Malformed; N];
         for (frame, said) in frames.into_iter().zip(&mut said) {

@@ -69,6 +69,78 @@ where
         found(unsafe { libbpf_sys::bpf_map_delete_elem(self.raw(), as_bytes(key)) })
     }
 
+    /// Removes a key and returns what was there.
+    pub fn take(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::new_zeroed();
+        let place = std::ptr::from_mut(&mut value).cast();
+        // SAFETY: as in `get`.
+        let code = unsafe { libbpf_sys::bpf_map_lookup_and_delete_elem(self.raw(), as_bytes(key), place) };
+        Ok(found(code)?.then_some(value))
+    }
+
+    /// Stores as many values, from the first on, as the map takes: how many, and why not all. One system call.
+    pub fn set_all(&self, keys: &[K], values: &[V]) -> (usize, io::Result<()>) {
+        let mut count = keys.len().min(values.len()) as u32;
+        if count == 0 {
+            return (0, Ok(()));
+        }
+        let (key, value) = (first_of(keys), first_of(values));
+        // SAFETY: both slices have `count` elements of the map's sizes (compared in `new`), which the call only reads.
+        let code =
+            unsafe { libbpf_sys::bpf_map_update_batch(self.raw(), key, value, &mut count, std::ptr::null()) };
+        (count as usize, done(code))
+    }
+
+    /// Removes keys, those that are there. One system call, and one more for each that is not.
+    pub fn remove_all(&self, mut keys: &[K]) -> io::Result<()> {
+        while !keys.is_empty() {
+            let mut count = keys.len() as u32;
+            // SAFETY: as in `set_all`.
+            let code = unsafe {
+                libbpf_sys::bpf_map_delete_batch(self.raw(), first_of(keys), &mut count, std::ptr::null())
+            };
+            if found(code)? {
+                return Ok(());
+            }
+            keys = keys.get(count as usize + 1..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Reads on from `at` (from the start: `None`), as many entries as the slices have room for: how many they are, and where
+    /// to go on, if there may be more. Of a hash map; a room below 4,096 may be too small for it (ENOSPC).
+    pub fn read_all(
+        &self,
+        at: Option<u32>,
+        keys: &mut [K],
+        values: &mut [V],
+    ) -> io::Result<(usize, Option<u32>)> {
+        let mut from = at.unwrap_or_default();
+        let mut next = 0_u32;
+        let mut count = keys.len().min(values.len()) as u32;
+        let from = at.map_or(std::ptr::null_mut(), |_| std::ptr::from_mut(&mut from).cast());
+        // SAFETY: both slices have room for `count` elements of the map's sizes (compared in `new`), of any bytes; a cursor of a
+        // hash map is a u32.
+        let code = unsafe {
+            libbpf_sys::bpf_map_lookup_batch(
+                self.raw(),
+                from,
+                std::ptr::from_mut(&mut next).cast(),
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                &mut count,
+                std::ptr::null(),
+            )
+        };
+        Ok(if found(code)? { (count as usize, Some(next)) } else { (count as usize, None) })
+    }
+
+    /// How many entries it can hold.
+    pub fn room(name: &'static str, data: &MapData) -> Result<u32, SteeringError> {
+        let failed = |error| SteeringError::of_map(name, "opening")(io::Error::other(error));
+        Ok(data.info().map_err(failed)?.max_entries())
+    }
+
     /// The key after this one in the kernel's order, or the first. A key that has gone starts over.
     pub fn key_after(&self, key: Option<&K>) -> io::Result<Option<K>> {
         let mut next = K::new_zeroed();
@@ -94,6 +166,11 @@ where
 
 fn as_bytes<T: IntoBytes + Immutable>(value: &T) -> *const libc::c_void {
     value.as_bytes().as_ptr().cast()
+}
+
+/// For libbpf's calls on many, which do not write through these.
+fn first_of<T>(slice: &[T]) -> *mut libc::c_void {
+    slice.as_ptr().cast_mut().cast()
 }
 
 fn done(code: i32) -> io::Result<()> {

@@ -11,6 +11,7 @@
 mod attach;
 mod cookies;
 mod error;
+mod express;
 mod flows;
 mod intercepts;
 mod layout;
@@ -37,6 +38,10 @@ use ipnet::IpNet;
 pub use attach::{AttachMode, AttachedMode};
 pub use cookies::{CookieKey, CookiePromise, CookieState, CookieSwitch};
 pub use error::SteeringError;
+pub use express::{
+    Ends, Express, ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, ExpressMemory, Seen,
+    Splice, Sweep,
+};
 pub use flows::{KernelFlow, KernelFlows};
 pub use intercepts::InterceptTable;
 pub use layout::{LAYOUT, MAX_PORTS, MAX_QUEUES};
@@ -63,13 +68,15 @@ const PROGRAM: &str = "weir_steer";
 pub struct Sizes {
     /// Flows that the kernel map can hold.
     pub kernel_flows: u32,
-    /// A folder of pins: links and kernel flows that a process before left there are taken over.
+    /// Flows that the express lane has room for; 0: there is none, and none is taken over.
+    pub express_flows: u32,
+    /// A folder of pins: links, kernel flows and the express lane that a process before left there are taken over.
     pub adopt: Option<PathBuf>,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { kernel_flows: 65_536, adopt: None }
+        Self { kernel_flows: 65_536, express_flows: 0, adopt: None }
     }
 }
 
@@ -87,7 +94,7 @@ pub struct Steering {
     port_macs: Map<u32, u64>,
     port_socks: Map<u32, u32>,
     flows: KernelFlows,
-    flows_fd: std::os::fd::OwnedFd,
+    express: Express,
     intercepts: Intercepts,
     pools: Pools,
     counters: PerCpuArray<MapData, u64>,
@@ -131,20 +138,16 @@ impl Steering {
     /// As [`Steering::load`], within the limits of the process as they are.
     fn load_as_is(sizes: &Sizes) -> Result<Self, SteeringError> {
         let mut loader = EbpfLoader::new();
-        let flows_pin = sizes.adopt.as_deref().map(pin::flows_path).filter(|path| path.exists());
-        match &flows_pin {
-            Some(path) => loader.map_pin_path("kernel_flows", path.clone()),
-            None => loader.map_max_entries("kernel_flows", sizes.kernel_flows.max(1)),
-        };
-        let entries = sizes.kernel_flows.max(1);
-        let mut ebpf = loader.load(OBJECT).map_err(|error| short_of_memory(error, entries))?;
+        loader.map_max_entries("kernel_flows", sizes.kernel_flows.max(1));
+        loader.map_max_entries("express_flows", sizes.express_flows.saturating_mul(2).max(1));
+        let mut pinned = sizes.adopt.as_deref().map(pin::whole).unwrap_or_default();
+        pinned.retain(|(map, _)| sizes.express_flows > 0 || !pin::is_of_lane(map));
+        for (map, path) in &pinned {
+            loader.map_pin_path(map, path.clone());
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| short_of_memory(error, sizes))?;
         xdp(&mut ebpf)?.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
-        let flows_data = map_data(&ebpf, "kernel_flows")?;
-        let flows_fd = flows_data
-            .fd()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(SteeringError::of_map("kernel_flows", "opening"))?;
+        let is_adopted = pinned.iter().any(|(map, _)| pin::is_of_lane(map));
         let intercepts = Intercepts::new(
             map_of(&ebpf, "config")?,
             [map_of(&ebpf, "prefixes4_0")?, map_of(&ebpf, "prefixes4_1")?],
@@ -152,10 +155,8 @@ impl Steering {
             map_of(&ebpf, "tcp_ports")?,
             map_of(&ebpf, "from_ports")?,
         );
-        let own_room = map_data(&ebpf, "own_addresses")?
-            .info()
-            .map_err(|error| SteeringError::of_map("own_addresses", "opening")(std::io::Error::other(error)))?
-            .max_entries() as usize;
+        let own_room =
+            Map::<Address, u32>::room("own_addresses", map_data(&ebpf, "own_addresses")?)? as usize;
         let syns = ebpf.take_map("syns").and_then(|map| PerCpuArray::try_from(map).ok());
         let syns = syns.ok_or(SteeringError::NoMap { map: "syns" })?;
         let counters = ebpf.take_map("counters").and_then(|map| PerCpuArray::try_from(map).ok());
@@ -169,7 +170,7 @@ impl Steering {
             port_macs: map_of(&ebpf, "port_macs")?,
             port_socks: map_of(&ebpf, "port_socks")?,
             flows: KernelFlows::new(map_of(&ebpf, "kernel_flows")?),
-            flows_fd,
+            express: Express::new(&ebpf, is_adopted)?,
             intercepts,
             pools: Pools::new(map_of(&ebpf, "pool_servers")?),
             counters: counters.ok_or(SteeringError::NoMap { map: "counters" })?,
@@ -365,11 +366,12 @@ impl Steering {
         set(&self.config, "config", &(Config::Doubt as u32), &doubt)
     }
 
-    /// Lets everything pass, until [`Steering::set_limits`].
+    /// Lets everything pass, until [`Steering::set_limits`], flows of the express lane too, until [`Express::enable`].
     ///
     /// # Errors
     /// [`SteeringError::Map`].
     pub fn disable(&self) -> Result<(), SteeringError> {
+        self.express.enable(false)?;
         set(&self.config, "config", &(Config::Enabled as u32), &0)
     }
 
@@ -396,6 +398,11 @@ impl Steering {
         self.flows.clone()
     }
 
+    /// A handle on the express lane.
+    pub fn express(&self) -> Express {
+        self.express.clone()
+    }
+
     /// Reads the counters.
     ///
     /// # Errors
@@ -413,22 +420,30 @@ impl Steering {
         Ok(counters)
     }
 
-    /// Pins links and kernel flows in a folder of a BPF file system, so that the program stays on its devices when the
-    /// process ends: for boxes that fail closed. Again after each `attach`.
+    /// Pins links, kernel flows and the express lane in a folder of a BPF file system, so that the program stays on its devices
+    /// when the process ends: for boxes that fail closed, and for the express lane. Again after each `attach`.
     ///
     /// # Errors
     /// [`SteeringError::Pin`]. What was pinned before the error stays pinned.
     pub fn pin(&mut self, folder: &Path) -> Result<(), SteeringError> {
         pin::prepare(folder)?;
         self.pinned = Some(folder.into());
-        let path = pin::flows_path(folder);
-        if !path.exists() {
-            pin::pin_map(self.flows_fd.as_raw_fd(), &path)?;
+        for map in self.lasting_maps() {
+            let path = pin::map_path(folder, map);
+            if !path.exists() {
+                pin::pin_map(map_data(&self.ebpf, map)?.fd().as_fd().as_raw_fd(), &path)?;
+            }
         }
         for attachment in &mut self.attached {
             attachment.pin(folder)?;
         }
         Ok(())
+    }
+
+    /// The maps that are pinned: those of the express lane only if there is one.
+    fn lasting_maps(&self) -> impl Iterator<Item = &'static str> {
+        let has_lane = self.express.capacity() > 0;
+        pin::MAPS.into_iter().filter(move |map| has_lane || !pin::is_of_lane(map))
     }
 
     /// Removes pins in a folder that are of no device that the program is on: of ports that were taken out of the
@@ -439,7 +454,7 @@ impl Steering {
     pub fn unpin_others(&self, folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
         let mut ours: Vec<PathBuf> =
             self.attached.iter().map(|at| pin::link_path(folder, at.ifindex)).collect();
-        ours.push(pin::flows_path(folder));
+        ours.extend(self.lasting_maps().map(|map| pin::map_path(folder, map)));
         let others: Vec<PathBuf> = pins(folder)?.into_iter().filter(|path| !ours.contains(path)).collect();
         for path in &others {
             pin::remove(path)?;
@@ -500,18 +515,21 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Steer
             | AyaMap::HashMap(data)
             | AyaMap::LruHashMap(data)
             | AyaMap::LpmTrie(data)
+            | AyaMap::DevMap(data)
             | AyaMap::XskMap(data),
         ) => Ok(data),
         _ => Err(SteeringError::NoMap { map: name }),
     }
 }
 
-/// The only map whose size is the operator's choice is that of kernel flows.
-fn short_of_memory(error: EbpfError, entries: u32) -> SteeringError {
+/// The maps whose sizes are the operator's choice are those of flows.
+fn short_of_memory(error: EbpfError, sizes: &Sizes) -> SteeringError {
     match error {
         EbpfError::MapError(aya::maps::MapError::CreateError { name, io_error })
             if matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)) =>
         {
+            let lane = name == "express_flows";
+            let entries = if lane { sizes.express_flows.saturating_mul(2) } else { sizes.kernel_flows };
             SteeringError::NoMemory { map: name, entries, source: io_error }
         }
         other => load_error(other),

@@ -26,11 +26,23 @@ pub enum Outcome {
     Cookie,
     CookieFailed,
     DoubtDrop,
+    Express,
+    ExpressAlone,
+    ExpressFlags,
+    ExpressOptions,
+    ExpressHeader,
+    ExpressUnfinished,
+    ExpressTtl,
+    ExpressMtu,
+    ExpressIngress,
+    ExpressHop,
+    ExpressDrop,
+    ExpressReplaced,
 }
 
 impl Outcome {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 35] = [
         Self::NotIp,
         Self::Vlan,
         Self::Malformed,
@@ -54,6 +66,18 @@ impl Outcome {
         Self::Cookie,
         Self::CookieFailed,
         Self::DoubtDrop,
+        Self::Express,
+        Self::ExpressAlone,
+        Self::ExpressFlags,
+        Self::ExpressOptions,
+        Self::ExpressHeader,
+        Self::ExpressUnfinished,
+        Self::ExpressTtl,
+        Self::ExpressMtu,
+        Self::ExpressIngress,
+        Self::ExpressHop,
+        Self::ExpressDrop,
+        Self::ExpressReplaced,
     ];
 
     /// The name in metrics.
@@ -82,6 +106,18 @@ impl Outcome {
             Self::Cookie => "cookie",
             Self::CookieFailed => "cookie_failed",
             Self::DoubtDrop => "doubt_drop",
+            Self::Express => "express",
+            Self::ExpressAlone => "express_alone",
+            Self::ExpressFlags => "express_flags",
+            Self::ExpressOptions => "express_options",
+            Self::ExpressHeader => "express_header",
+            Self::ExpressUnfinished => "express_unfinished",
+            Self::ExpressTtl => "express_ttl",
+            Self::ExpressMtu => "express_mtu",
+            Self::ExpressIngress => "express_ingress",
+            Self::ExpressHop => "express_hop",
+            Self::ExpressDrop => "express_drop",
+            Self::ExpressReplaced => "express_replaced",
         }
     }
 
@@ -121,6 +157,22 @@ impl Outcome {
             Self::DoubtDrop => {
                 "no sign of life for a moment, and the kernel cannot go on with a translated connection: dropped, to be sent again"
             }
+            Self::Express => "of the express lane: rewritten and sent on",
+            Self::ExpressAlone => {
+                "of the express lane, a FIN, an RST or the like, and no worker: sent on, noted"
+            }
+            Self::ExpressFlags => "of the express lane, a SYN, FIN, RST, URG or no ACK: to its worker",
+            Self::ExpressOptions => "of the express lane, more TCP options than it reads: to its worker",
+            Self::ExpressHeader => "of the express lane, damaged, or octets behind the packet: to its worker",
+            Self::ExpressUnfinished => "of the express lane, a checksum left to a device: to its worker",
+            Self::ExpressTtl => "of the express lane, its TTL or hop limit ends here: to its worker",
+            Self::ExpressMtu => "of the express lane, larger than the way out allows: to its worker",
+            Self::ExpressIngress => "of the express lane, came in by another device: to its worker",
+            Self::ExpressHop => "of the express lane, its next hop is not known now: to its worker",
+            Self::ExpressDrop => "of the express lane, for its worker alone, and there is none: dropped",
+            Self::ExpressReplaced => {
+                "of a flow that left the express lane this moment: dropped, to be sent again"
+            }
         }
     }
 
@@ -133,6 +185,14 @@ impl Outcome {
                 | Self::RedirectPool
                 | Self::RedirectGateway
                 | Self::RedirectIcmp
+                | Self::ExpressFlags
+                | Self::ExpressOptions
+                | Self::ExpressHeader
+                | Self::ExpressUnfinished
+                | Self::ExpressTtl
+                | Self::ExpressMtu
+                | Self::ExpressIngress
+                | Self::ExpressHop
         )
     }
 
@@ -142,8 +202,14 @@ impl Outcome {
 }
 
 /// A reading of the counters: packets since the program was loaded, all CPUs together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters([u64; Outcome::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; Outcome::ALL.len()])
+    }
+}
 
 impl Counters {
     /// Packets that ended so.

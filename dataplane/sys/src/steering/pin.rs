@@ -1,7 +1,8 @@
 //! Pins: what keeps the program on its devices without the process, for `fail = "closed"`.
 //!
-//! A folder on a BPF file system holds one file per link (`link-IFINDEX-vN`) and the kernel map (`kernel_flows-vN`), N
-//! being the version of the layout (a BPF file system has no names with dots). There is none unless `Steering::pin` was called.
+//! A folder on a BPF file system holds one file per link (`link-IFINDEX-vN`), the kernel map (`kernel_flows-vN`) and the maps of
+//! the express lane (`express_flows-vN` and so on), N being the version of the layout (a BPF file system has no names with
+//! dots). There is none unless `Steering::pin` was called.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -32,9 +33,29 @@ pub(super) fn take_link(folder: &Path, ifindex: u32) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The pin of the kernel map.
-pub(super) fn flows_path(folder: &Path) -> PathBuf {
-    folder.join(format!("kernel_flows-v{LAYOUT}"))
+/// The maps that outlive the process: flows that were given to the kernel, and those in the express lane, with what these need.
+pub(super) const MAPS: [&str; 5] =
+    ["kernel_flows", "express_flows", "express_hops", "express_links", "express_ports"];
+
+/// The pin of a map.
+pub(super) fn map_path(folder: &Path, map: &str) -> PathBuf {
+    folder.join(format!("{map}-v{LAYOUT}"))
+}
+
+/// Whether a map is one of the express lane's.
+pub(super) fn is_of_lane(map: &str) -> bool {
+    map.starts_with("express_")
+}
+
+/// The maps of this layout that a process before left pinned. Those of the express lane make sense together, or not at all.
+pub(super) fn whole(folder: &Path) -> Vec<(&'static str, PathBuf)> {
+    let mut found: Vec<_> =
+        MAPS.into_iter().map(|map| (map, map_path(folder, map))).filter(|(_, path)| path.exists()).collect();
+    let parts = |maps: &[(&str, PathBuf)]| maps.iter().filter(|(map, _)| is_of_lane(map)).count();
+    if parts(&found) < MAPS.into_iter().filter(|map| is_of_lane(map)).count() {
+        found.retain(|(map, _)| !is_of_lane(map));
+    }
+    found
 }
 
 /// Makes the folder, and sees to it that it is on a BPF file system.
@@ -90,7 +111,8 @@ pub fn pins(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
         .filter(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            name.starts_with("link-") || name.starts_with("kernel_flows-v")
+            let is_of = |map: &str| name.strip_prefix(map).is_some_and(|rest| rest.starts_with("-v"));
+            name.starts_with("link-") || MAPS.into_iter().any(is_of)
         })
         .map(|entry| entry.path())
         .collect();

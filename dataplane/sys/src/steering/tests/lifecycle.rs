@@ -347,7 +347,7 @@ fn device_without_native_xdp_takes_generic_and_says_so_when_asked_for_native() {
 }
 
 /// A BPF file system of the thread's own, so that nothing of the host's is touched.
-fn with_pins(work: impl FnOnce(&Path) + Send) {
+pub fn with_pins(work: impl FnOnce(&Path) + Send) {
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -389,7 +389,7 @@ fn program_pinned_outlives_its_process_and_is_taken_over() {
         // Of a version with another layout the link is as good as ever; its maps are not.
         let of_another = folder.join(format!("link-{index}-v1"));
         std::fs::rename(pin::link_path(folder, index), of_another).unwrap();
-        std::fs::rename(pin::flows_path(folder), folder.join("kernel_flows-v1")).unwrap();
+        std::fs::rename(pin::map_path(folder, "kernel_flows"), folder.join("kernel_flows-v1")).unwrap();
         let adopt = Some(folder.to_path_buf());
         let mut third = Steering::load(&Sizes { adopt, ..Sizes::default() }).unwrap();
         assert!(third.kernel_flows().get(client, server).unwrap().is_none());

@@ -2,6 +2,7 @@
 //! and exactly which counter moved.
 
 mod chains;
+mod express;
 mod icmp;
 mod lifecycle;
 mod look;

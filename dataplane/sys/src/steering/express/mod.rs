@@ -1,0 +1,373 @@
+//! The express lane: flows that the program rewrites and sends on by itself, while the process lives and when it is gone.
+//!
+//! # What is where
+//!
+//! * `express_flows`: one entry for each direction of a flow, by source and destination as the packet has them when it comes in.
+//!   weir-dataplane puts flows in and takes them out ([`Express::insert`], [`Express::take`]); the program only counts, notes when
+//!   a direction was last seen, and that it has sent on a FIN or an RST when there was no worker to judge it.
+//! * `express_links`: the devices that packets of the lane may come in by and go out by. weir-control writes them
+//!   ([`Express::set_link`]). Their numbers are the lane's own: a device keeps its number as long as the maps are pinned,
+//!   whatever the order of ports in a configuration.
+//! * `express_hops`: next hops by number. A neighbour's change is one [`Express::set_hop`]; flows only name the number.
+//!   Which number means what is the caller's to keep (or to read back: [`Express::hop`]).
+//!
+//! # What the program does
+//!
+//! A packet whose source and destination have an entry is of the lane, before own addresses, the heartbeat and everything else are
+//! looked at; so the lane holds on a dead process and on a box that fails closed, and entries must be none of the box's own
+//! addresses (but for connections that the gateway itself makes to a pool: see [`Express::sweep`] for clearing out when an
+//! address becomes the box's). It must be a plain segment: ACK, no SYN, FIN, RST or URG, whole, no IP options or extension headers,
+//! TTL above 1, within the MTU, come in by its link, its hop up. It is rewritten exactly as weir-core's
+//! `Translation` would, and leaves by `express_ports`; the counter is [`Outcome::Express`](super::Outcome::Express).
+//!
+//! Everything else of such a flow goes to the worker (`Outcome::Express...`, one for each cause). When there is no sign of life, FIN, RST and URG
+//! and segments without ACK are sent on as well, and noted in [`Seen`]; what cannot be rewritten passes to the kernel, or is
+//! dropped where the kernel could not go on (`ExpressDrop`). A SYN never takes the lane; once it has seen both FINs or an RST without a
+//! worker, it ends the lane of its flow.
+//!
+//! # Order
+//!
+//! Links and hops first, then flows. [`Express::enable`] switches the lane as a whole; [`Steering::disable`](super::Steering::disable) switches
+//! it off with the rest. When `Sizes::adopt` finds the maps that a process before has pinned ([`Steering::pin`](super::Steering::pin)), they are
+//! used as they are, at their size, and the lane is on from the load: no packet of it is missed when the link is taken over.
+
+mod flow;
+pub(super) mod layout;
+mod sweep;
+
+use std::io;
+use std::net::SocketAddr;
+
+use aya::Ebpf;
+
+pub use flow::{Ends, ExpressFlow, Splice};
+pub use sweep::{ExpressEntry, Sweep};
+
+use super::error::SteeringError;
+use super::layout::Config;
+use super::map::Map;
+use super::{map_data, map_of, set};
+use crate::clock;
+use layout::{Entry, HopValue, Key, LINKS, LinkValue, UNFINISHED_SUMS, VOID};
+
+/// The unit of `last_seen` in the map, as a power of 2, in ns.
+const SEEN_SHIFT: u32 = 30;
+
+/// What an entry costs the kernel: its header (48 octets) and an allocator's link (8) with key and value, in a class of 192 octets.
+const ENTRY_OCTETS: u64 = 192;
+/// What a bucket costs; there are as many as entries, rounded up to a power of 2.
+const BUCKET_OCTETS: u64 = 16;
+
+/// What the lane's map takes of the kernel's memory, in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpressMemory {
+    /// At once.
+    pub index: u64,
+    /// When it is full, besides: used as far as there are flows.
+    pub flows: u64,
+}
+
+/// A way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpressHop {
+    /// The device: a number from [`Express::set_link`].
+    pub link: u8,
+    /// The next station's Ethernet address and the device's own.
+    pub dst_mac: [u8; 6],
+    pub src_mac: [u8; 6],
+    /// The largest IP packet, in octets.
+    pub mtu: u16,
+    /// False: packets go to the worker.
+    pub is_up: bool,
+}
+
+/// A device of the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpressLink {
+    pub number: u8,
+    pub ifindex: u32,
+    /// The device's Ethernet address: frames for other stations are none of the lane.
+    pub mac: [u8; 6],
+    /// Its frames may come with checksums that a device was to finish (veth, virtio): those go to the worker.
+    pub partial_checksums: bool,
+}
+
+/// What the program has noted of a direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub packets: u64,
+    /// Of payload.
+    pub bytes: u64,
+    /// When a packet last passed, ns of CLOCK_MONOTONIC, to 1.1 s.
+    pub last_seen: u64,
+    /// A FIN, an RST was sent on without a worker.
+    pub fin: bool,
+    pub rst: bool,
+    /// The program has ended the flow's lane: a SYN came after that.
+    pub is_void: bool,
+}
+
+impl From<&Entry> for Seen {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            packets: entry.packets,
+            bytes: entry.bytes,
+            last_seen: u64::from(entry.last_seen) << SEEN_SHIFT,
+            fin: entry.fin != 0,
+            rst: entry.rst != 0,
+            is_void: entry.flags & VOID != 0,
+        }
+    }
+}
+
+/// Room for inserting many flows in one system call: made once by each thread that does, allocates nothing later.
+#[derive(Debug)]
+pub struct ExpressBatch {
+    keys: Vec<Key>,
+    entries: Vec<Entry>,
+}
+
+impl ExpressBatch {
+    /// Room for this many flows.
+    pub fn new(flows: usize) -> Self {
+        Self { keys: Vec::with_capacity(flows * 2), entries: Vec::with_capacity(flows * 2) }
+    }
+}
+
+/// A handle on the lane: cheap to clone, no lock, for any thread.
+#[derive(Clone, Debug)]
+pub struct Express {
+    flows: Map<Key, Entry>,
+    hops: Map<u32, HopValue>,
+    links: Map<u32, LinkValue>,
+    /// Interface index, and no program: `struct bpf_devmap_val`.
+    ports: Map<u32, [u32; 2]>,
+    config: Map<u32, u64>,
+    capacity: usize,
+    is_adopted: bool,
+}
+
+impl Express {
+    pub(super) fn new(ebpf: &Ebpf, is_adopted: bool) -> Result<Self, SteeringError> {
+        let entries = Map::<Key, Entry>::room("express_flows", map_data(ebpf, "express_flows")?)?;
+        let express = Self {
+            flows: map_of(ebpf, "express_flows")?,
+            hops: map_of(ebpf, "express_hops")?,
+            links: map_of(ebpf, "express_links")?,
+            ports: map_of(ebpf, "express_ports")?,
+            config: map_of(ebpf, "config")?,
+            capacity: entries as usize / 2,
+            is_adopted,
+        };
+        express.enable(is_adopted)?;
+        Ok(express)
+    }
+
+    /// What room for so many flows takes of the kernel's memory.
+    pub fn memory(flows: u32) -> ExpressMemory {
+        let entries = u64::from(flows) * 2;
+        ExpressMemory { index: entries.next_power_of_two() * BUCKET_OCTETS, flows: entries * ENTRY_OCTETS }
+    }
+
+    /// Flows that there is room for. 0: the program was loaded without a lane.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether the maps are those that a process before has pinned.
+    pub const fn is_adopted(&self) -> bool {
+        self.is_adopted
+    }
+
+    /// Opens the lane, or closes it: then its flows are treated as all others are.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`]; none is expected.
+    pub fn enable(&self, on: bool) -> Result<(), SteeringError> {
+        set(&self.config, "config", &(Config::Express as u32), &u64::from(on))
+    }
+
+    /// Puts flows into the lane, both directions of each, as seen now; a flow already there starts over. Returns how many, from the
+    /// first on: the others found no room (or no memory), and stay where they were. One system call. Takes no more than the
+    /// batch has room for.
+    ///
+    /// # Errors
+    /// What the kernel says but for that; then none of the flows that were not counted is in the lane.
+    pub fn insert(&self, batch: &mut ExpressBatch, flows: &[ExpressFlow]) -> io::Result<usize> {
+        batch.keys.clear();
+        batch.entries.clear();
+        let now = (clock::monotonic_ns() >> SEEN_SHIFT) as u32;
+        for flow in flows.iter().take(batch.keys.capacity() / 2) {
+            let (keys, entries) = flow.entries(now);
+            batch.keys.extend(keys);
+            batch.entries.extend(entries);
+        }
+        let (entries, result) = self.flows.set_all(&batch.keys, &batch.entries);
+        if entries % 2 == 1 {
+            // Half a flow is none. That it came for a moment does no harm: a direction needs only itself.
+            self.flows.remove(&batch.keys[entries - 1])?;
+        }
+        match result {
+            Err(error) if !is_shortage(&error) => Err(error),
+            _ => Ok(entries / 2),
+        }
+    }
+
+    /// Takes a flow out of the lane; what was noted of its directions, to the server and to the client, as far as they were there.
+    /// Packets that the program has begun with still go out. Two system calls.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take(&self, client: Ends, server: Ends) -> io::Result<[Option<Seen>; 2]> {
+        let [to_server, to_client] = ExpressFlow::keys(client, server);
+        let up = self.flows.take(&to_server)?;
+        let down = self.flows.take(&to_client)?;
+        Ok([up, down].map(|entry| entry.as_ref().map(Seen::from)))
+    }
+
+    /// What was noted of a flow, as [`Express::take`], without taking it out.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn seen(&self, client: Ends, server: Ends) -> io::Result<[Option<Seen>; 2]> {
+        let [to_server, to_client] = ExpressFlow::keys(client, server);
+        let entries = [self.flows.get(&to_server)?, self.flows.get(&to_client)?];
+        Ok(entries.map(|entry| entry.as_ref().map(Seen::from)))
+    }
+
+    /// Removes many flows; those that are not there are no error. One system call, and one more for each direction that was missing.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove(
+        &self,
+        batch: &mut ExpressBatch,
+        flows: impl IntoIterator<Item = (Ends, Ends)>,
+    ) -> io::Result<()> {
+        batch.keys.clear();
+        for (client, server) in flows {
+            batch.keys.extend(ExpressFlow::keys(client, server));
+            if batch.keys.len() + 2 > batch.keys.capacity() {
+                self.flows.remove_all(&batch.keys)?;
+                batch.keys.clear();
+            }
+        }
+        self.flows.remove_all(&batch.keys)
+    }
+
+    /// Removes one direction: for an entry of a [`Sweep`] whose flow nobody knows. Whether it was there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove_direction(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+        self.flows.remove(&Key::new(from, to))
+    }
+
+    /// Reads the next entries of the map, in no order; whether there are more. For idle timers, counters and adoption. An entry
+    /// that stays is read once; one that comes or goes meanwhile, perhaps. One system call.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sweep(&self, sweep: &mut Sweep) -> io::Result<bool> {
+        sweep.read(&self.flows)
+    }
+
+    /// Makes a device one of the lane's, for both ways, and returns its number: the one that it has already, or a free one. The
+    /// device must be in the calling thread's network namespace. That frames may be sent out by it (`ndo_xdp_xmit`; of veth, that its
+    /// peer takes them) is the caller's to know.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`]; [`SteeringError::PortNumber`] when there are 32 already.
+    pub fn set_link(&self, ifindex: u32, mac: [u8; 6], partial_checksums: bool) -> Result<u8, SteeringError> {
+        let links = self.links()?;
+        let known = links.iter().find(|link| link.ifindex == ifindex).map(|link| link.number);
+        let free = (0..LINKS as u8).find(|number| links.iter().all(|link| link.number != *number));
+        let number = known.or(free).ok_or_else(|| SteeringError::PortNumber {
+            device: format!("with index {ifindex}"),
+            port: LINKS,
+        })?;
+        let flags = if partial_checksums { UNFINISHED_SUMS } else { 0 };
+        set(&self.ports, "express_ports", &number.into(), &[ifindex, 0])?;
+        let value = LinkValue { ifindex, mac, flags, reserved: 0 };
+        set(&self.links, "express_links", &number.into(), &value)?;
+        Ok(number)
+    }
+
+    /// Takes a device out: packets of the lane that come in by it, or would go out by it, go to their workers.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn unset_link(&self, number: u8) -> Result<(), SteeringError> {
+        set(&self.links, "express_links", &number.into(), &LinkValue::default())?;
+        self.ports
+            .remove(&number.into())
+            .map(drop)
+            .map_err(SteeringError::of_map("express_ports", "removing from"))
+    }
+
+    /// The devices of the lane.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn links(&self) -> Result<Vec<ExpressLink>, SteeringError> {
+        let mut links = Vec::new();
+        for number in 0..LINKS {
+            let read = self.links.get(&number).map_err(SteeringError::of_map("express_links", "reading"))?;
+            if let Some(value) = read.filter(|value| value.ifindex != 0) {
+                links.push(ExpressLink {
+                    number: number as u8,
+                    ifindex: value.ifindex,
+                    mac: value.mac,
+                    partial_checksums: value.flags & UNFINISHED_SUMS != 0,
+                });
+            }
+        }
+        Ok(links)
+    }
+
+    /// Says what a next hop is, from now on, to all flows that name it. While it changes, packets go to the worker.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn set_hop(&self, number: u16, hop: &ExpressHop) -> Result<(), SteeringError> {
+        let number = u32::from(number);
+        let value = HopValue {
+            dst_mac: hop.dst_mac,
+            src_mac: hop.src_mac,
+            mtu: hop.mtu,
+            link: hop.link,
+            up: u8::from(hop.is_up),
+        };
+        let before = self.hops.get(&number).map_err(SteeringError::of_map("express_hops", "reading"))?;
+        if before == Some(value) {
+            return Ok(());
+        }
+        // The program reads a hop in two words: none of a hop that is up changes beside it.
+        let down = |value| HopValue { up: 0, ..value };
+        for step in before.map(down).into_iter().chain([down(value), value]) {
+            set(&self.hops, "express_hops", &number, &step)?;
+        }
+        Ok(())
+    }
+
+    /// A next hop as it is in the map; one that nobody has set is not up, with an MTU of 0.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn hop(&self, number: u16) -> Result<ExpressHop, SteeringError> {
+        let read = self.hops.get(&number.into());
+        let value = read.map_err(SteeringError::of_map("express_hops", "reading"))?.unwrap_or_default();
+        Ok(ExpressHop {
+            link: value.link,
+            dst_mac: value.dst_mac,
+            src_mac: value.src_mac,
+            mtu: value.mtu,
+            is_up: value.up != 0,
+        })
+    }
+}
+
+/// No room in the map, or no memory for an entry.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM | libc::EAGAIN))
+}

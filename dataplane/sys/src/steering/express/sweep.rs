@@ -1,0 +1,74 @@
+//! Reading the lane's map in pieces: for idle timers, counters, and a process that takes it over.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::Seen;
+use super::layout::{Entry, Key, TO_CLIENT, TRANSLATED};
+use crate::steering::map::Map;
+
+/// Entries read by one system call. The kernel reads whole buckets, and the fullest one must fit.
+const ROOM: usize = 4096;
+
+/// A direction of a flow as it is in the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpressEntry {
+    pub id: u64,
+    /// It goes to the client.
+    pub is_to_client: bool,
+    /// Something but Ethernet addresses and TTL is changed in the flow's packets.
+    pub is_translated: bool,
+    /// Source and destination as the packets come in, and as they go out.
+    pub came: (SocketAddr, SocketAddr),
+    pub goes: (SocketAddr, SocketAddr),
+    pub link: u8,
+    pub hop: u16,
+    pub seen: Seen,
+}
+
+/// A reading of the map that goes on from call to call. Holds about half a megabyte.
+#[derive(Debug)]
+pub struct Sweep {
+    keys: Vec<Key>,
+    values: Vec<Entry>,
+    read: usize,
+    at: Option<u32>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { keys: zeroed(), values: zeroed(), read: 0, at: None }
+    }
+}
+
+impl Sweep {
+    /// What the last call of [`Express::sweep`](super::Express::sweep) has read.
+    pub fn entries(&self) -> impl Iterator<Item = ExpressEntry> + '_ {
+        self.keys.iter().zip(&self.values).take(self.read).map(|(key, entry)| ExpressEntry {
+            id: entry.id,
+            is_to_client: entry.flags & TO_CLIENT != 0,
+            is_translated: entry.flags & TRANSLATED != 0,
+            came: key.endpoints(),
+            goes: entry.endpoints(),
+            link: entry.link,
+            hop: entry.hop,
+            seen: Seen::from(entry),
+        })
+    }
+
+    /// Starts from the beginning with the next call.
+    pub const fn restart(&mut self) {
+        self.at = None;
+        self.read = 0;
+    }
+
+    pub(super) fn read(&mut self, map: &Map<Key, Entry>) -> io::Result<bool> {
+        self.read = 0;
+        (self.read, self.at) = map.read_all(self.at, &mut self.keys, &mut self.values)?;
+        Ok(self.at.is_some())
+    }
+}
+
+fn zeroed<T: zerocopy::FromBytes + Clone>() -> Vec<T> {
+    vec![T::new_zeroed(); ROOM]
+}
