@@ -1,0 +1,164 @@
+//! `weir-micro`: time, instructions and allocations of single steps, as a table and as JSON.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+use weir_micro::{Case, cases, count};
+
+/// A case may take so many times the instructions of the baseline.
+const TOLERANCE: f64 = 1.03;
+/// Fewer instructions than these are no difference.
+const GRAIN: f64 = 2.0;
+
+/// What single steps of weir cost in memory.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Only cases whose name contains this.
+    #[arg(default_value = "")]
+    only: String,
+    /// Instructions only.
+    #[arg(long)]
+    instructions: bool,
+    /// Compare instructions with this file, and fail where they are more than 3 % above it.
+    #[arg(long, value_name = "FILE", conflicts_with = "save")]
+    check: Option<PathBuf>,
+    /// Write instructions to this file, for a later --check.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Where the JSON goes.
+    #[arg(long, value_name = "FILE", default_value = "target/bench/micro.json")]
+    json: PathBuf,
+    /// Do the work of one case and nothing else.
+    #[arg(long, requires = "batches", hide = true)]
+    case: Option<String>,
+    #[arg(long, hide = true)]
+    batches: Option<u32>,
+}
+
+/// A line of the JSON.
+#[derive(Debug, Serialize)]
+struct Line {
+    measure: String,
+    contender: &'static str,
+    median: f64,
+    min: f64,
+    max: f64,
+    unit: &'static str,
+    runs: usize,
+}
+
+impl Line {
+    fn new(case: &Case, unit: &'static str, mut values: Vec<f64>) -> Self {
+        values.sort_unstable_by(f64::total_cmp);
+        Self {
+            measure: case.name.clone(),
+            contender: "weir",
+            median: values[values.len() / 2],
+            min: values[0],
+            max: values[values.len() - 1],
+            unit,
+            runs: values.len(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let (Some(name), Some(batches)) = (&args.case, args.batches) {
+        let cases = cases::all();
+        let Some(case) = cases.iter().find(|case| case.name == *name) else { return ExitCode::from(2) };
+        let mut work = case.prepare();
+        (0..batches).for_each(|_| work());
+        return ExitCode::SUCCESS;
+    }
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("weir-micro: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn run(args: &Args) -> io::Result<bool> {
+    let cases: Vec<Case> = cases::all().into_iter().filter(|case| case.name.contains(&args.only)).collect();
+    if let Some(file) = &args.check {
+        return check(&cases, file);
+    }
+    if let Some(file) = &args.save {
+        return save(&cases, file).map(|()| true);
+    }
+    println!("{:36} {:>10} {:>14} {:>12}", "of one packet or lookup", "ns", "instructions", "allocations");
+    let mut lines = Vec::new();
+    for case in &cases {
+        progress(&case.name);
+        let mut shown = [String::new(), String::new(), String::new()];
+        if !args.instructions {
+            let time = Line::new(case, "ns", count::nanoseconds(case));
+            let allocations = Line::new(case, "allocations", vec![count::allocations(case)]);
+            shown[0] = format!("{:.1}", time.median);
+            shown[2] = format!("{:.3}", allocations.median);
+            lines.extend([time, allocations]);
+        }
+        if case.is_counted {
+            let line = Line::new(case, "instructions", vec![count::instructions(case)?]);
+            shown[1] = format!("{:.0}", line.median);
+            lines.push(line);
+        }
+        println!("{:36} {:>10} {:>14} {:>12}", case.name, shown[0], shown[1], shown[2]);
+    }
+    write(&args.json, &lines)?;
+    Ok(true)
+}
+
+/// Says what is being measured, where somebody watches.
+fn progress(name: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r{name} ...\x1b[K\r");
+    }
+}
+
+fn write<T: Serialize + ?Sized>(file: &Path, what: &T) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(file, serde_json::to_string_pretty(what)? + "\n")
+}
+
+fn counted(cases: &[Case]) -> io::Result<BTreeMap<String, f64>> {
+    let count = |case: &Case| Ok((case.name.clone(), count::instructions(case)?.round()));
+    cases.iter().filter(|case| case.is_counted).map(count).collect()
+}
+
+fn save(cases: &[Case], file: &Path) -> io::Result<()> {
+    write(file, &counted(cases)?)
+}
+
+/// Whether no case has become dearer. Prints every one that has changed.
+fn check(cases: &[Case], file: &Path) -> io::Result<bool> {
+    let baseline: BTreeMap<String, f64> = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    let mut is_good = true;
+    for (name, now) in counted(cases)? {
+        let Some(&before) = baseline.get(&name) else {
+            println!("{name}: {now} instructions, and none in {}", file.display());
+            is_good = false;
+            continue;
+        };
+        let is_worse = now > before * TOLERANCE && now > before + GRAIN;
+        is_good &= !is_worse;
+        if is_worse || now < before / TOLERANCE {
+            let percent = (now / before - 1.0) * 100.0;
+            let word = if is_worse { "too many" } else { "fewer: update the baseline" };
+            println!("{name}: {now} instructions instead of {before} ({percent:+.1} %), {word}");
+        }
+    }
+    println!("{} cases compared with {}", baseline.len(), file.display());
+    Ok(is_good)
+}
