@@ -10,7 +10,7 @@ TEST_PACKAGES := bpftool iptables procps
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak soak-kernel bench bench-flood bench-lists bench-outage bench-relay lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-micro check-micro baseline-micro bench-flood bench-lists bench-outage bench-relay lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -33,6 +33,20 @@ soak-kernel: deps
 
 bench: deps
 	$(CARGO) bench --package weir-benches
+
+# What single steps cost: nanoseconds, instructions (callgrind), allocations. ONLY=parse for some of them.
+bench-micro:
+	@.ci/packages valgrind
+	$(CARGO) run --release --quiet --package weir-micro -- $(ONLY)
+
+# Whether a packet costs more instructions than it did; after a change that is worth it: make baseline-micro.
+check-micro:
+	@.ci/packages valgrind
+	$(CARGO) run --release --quiet --package weir-micro -- --check benches/micro/baseline.json
+
+baseline-micro:
+	@.ci/packages valgrind
+	$(CARGO) run --release --quiet --package weir-micro -- --save benches/micro/baseline.json
 
 # A million names or prefixes: time to read and compile, memory, time of a lookup.
 bench-lists: deps

@@ -168,11 +168,11 @@ fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
     if ip.protocol().0 != IPPROTO_TCP {
         return Ok(Parsed::NotTcp);
     }
-    if src.is_martian() || dst.is_martian() {
-        return Err(DropReason::Martian);
-    }
     let l4 = ETH_LEN + header;
     if is_piece {
+        if src.is_martian() || dst.is_martian() {
+            return Err(DropReason::Martian);
+        }
         return Ok(Parsed::Fragment(FragmentMeta {
             src,
             dst,

@@ -15,21 +15,21 @@ impl Addr {
 
     #[inline]
     pub const fn is_v4(&self) -> bool {
-        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _])
+        u128::from_be_bytes(self.0) >> 32 == 0xffff
     }
 
     /// Whether no packet on a wire may come from this address (RFC 1812 section 5.3.7; RFC 4291 sections 2.5 and 2.7): what
     /// the kernel's `ip_route_input_slow`, `ip6_rcv_core` and `ip6_forward` do not forward either.
     #[inline]
     pub const fn is_martian(&self) -> bool {
-        match self.0 {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
-                a == 0 || a == 127 || a & 0xf0 == 224 || (a & b & c & d) == 255
-            }
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 1] => true,
-            [0xfe, b, ..] => b & 0xc0 == 0x80,
-            [a, ..] => a == 0xff,
+        let bits = u128::from_be_bytes(self.0);
+        if bits >> 32 == 0xffff {
+            let (bits, net) = (bits as u32, bits as u32 >> 24);
+            // This host, loopback, multicast; the limited broadcast.
+            return net == 0 || net == 127 || net >> 4 == 14 || bits == u32::MAX;
         }
+        // Unspecified, loopback; multicast, link-local.
+        bits <= 1 || bits >> 120 == 0xff || bits >> 118 == 0xfe80 >> 6
     }
 
     #[inline]
