@@ -270,15 +270,22 @@ fn invalid(report: config::Report) -> Failure {
 
 fn check(args: &CheckArgs) -> Result<Exit, Failure> {
     let file = &args.file.config;
-    let (config, report) = match config::load(file) {
+    let (config, mut report) = match config::load(file) {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
     };
+    if let Some(config) = &config {
+        report.add(run::devices::findings(config));
+    }
     let (Some(config), Some(against)) = (&config, &args.against) else {
         print(args.output.json, &report.json(), || format!("{report}\n"));
         return Ok(if report.is_ok() { Exit::Done } else { Exit::No });
     };
     let socket = if against == Path::new("running") { &config.gateway.admin } else { against };
+    if !report.is_ok() {
+        print(args.output.json, &report.json(), || format!("{report}\n"));
+        return Ok(Exit::No);
+    }
     let flows = admin::client::ask(socket, Request::Flows)?;
     let shadow = shadow::compare(&config.compile(1), flows)?;
     let mut json = report.json();

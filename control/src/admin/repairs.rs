@@ -48,6 +48,7 @@ impl Contested {
 #[derive(Debug, Default)]
 pub struct Repairs {
     counts: [AtomicU64; Kind::ALL.len()],
+    rounds: AtomicU64,
     contested: Mutex<Vec<Contested>>,
 }
 
@@ -57,6 +58,16 @@ impl Repairs {
         if let Some(count) = self.counts.get(kind as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Everything was compared once.
+    pub fn count_round(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often everything was compared since the start.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
     }
 
     /// What is missing or contested now.

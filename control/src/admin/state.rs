@@ -131,6 +131,8 @@ pub struct Status {
     pub steering: Vec<Count>,
     pub relay: Vec<Count>,
     pub repairs: Vec<Count>,
+    /// How often the kernel's side was compared with what is wanted.
+    pub repair_rounds: u64,
     /// What is missing now, or somebody keeps removing.
     pub contested: Vec<Contested>,
     pub warnings: Vec<String>,
@@ -203,6 +205,7 @@ impl State {
             steering: self.steering_counts(),
             relay: self.relay_counts(&relay),
             repairs: self.repairs.counts(),
+            repair_rounds: self.repairs.rounds(),
             contested: self.repairs.contested(),
             warnings: self.all_warnings(),
         }
@@ -344,6 +347,8 @@ impl State {
             ("weir_relay_total", "event", &status.relay),
             ("weir_repairs_total", "kind", &status.repairs),
         ];
+        let rounds = status.repair_rounds;
+        let _ = writeln!(text, "# TYPE weir_repair_rounds_total counter\nweir_repair_rounds_total {rounds}");
         for (family, label, counts) in families {
             let _ = writeln!(text, "# TYPE {family} counter");
             for count in counts {

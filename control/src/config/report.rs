@@ -128,6 +128,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// With what was found elsewhere.
+    pub fn add(&mut self, more: Vec<Finding>) {
+        self.findings.extend(more);
+        self.findings.sort_by_key(|finding| (finding.line, finding.column));
+        if !self.is_ok() {
+            self.summary = None;
+        }
+    }
+
     pub fn errors(&self) -> usize {
         self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
     }

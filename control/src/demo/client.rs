@@ -151,7 +151,11 @@ pub fn get(
     let mut body = stream.take(head.length);
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let count = body.read(&mut buffer)?;
+        let count = match body.read(&mut buffer) {
+            // A machine that was frozen for a moment ends system calls that have a time limit.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         if count == 0 {
             break;
         }

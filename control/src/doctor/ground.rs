@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use serde_json::Value;
@@ -31,8 +31,6 @@ pub struct Ground<'a> {
     pub holder: Option<i32>,
     pub paths: Paths,
     pub links: Vec<LinkInfo>,
-    /// VLAN sub-interfaces: name, and index of the device below.
-    pub vlans: Vec<(String, u32)>,
     /// Addresses of this host, with the index of their device and the length of their prefix.
     pub own: Vec<(IpAddr, u32, u8)>,
     pub rules: Vec<(Family, RuleMessage)>,
@@ -68,7 +66,6 @@ impl<'a> Ground<'a> {
             holder,
             paths,
             links: dump.links.iter().map(LinkInfo::of).collect(),
-            vlans: dump.links.iter().filter_map(vlan).collect(),
             own: dump.addresses.iter().filter_map(own).collect(),
             rules: dump.rules,
             routes: dump.routes,
@@ -123,15 +120,6 @@ async fn dump(paths: Paths, spec: &HostSpec) -> Result<Dump, HostError> {
         routes,
         plan: host.plan(spec).await,
     })
-}
-
-fn vlan(message: &LinkMessage) -> Option<(String, u32)> {
-    let info = LinkInfo::of(message);
-    let lower = message.attributes.iter().find_map(|a| match a {
-        LinkAttribute::Link(index) => Some(*index),
-        _ => None,
-    });
-    (info.kind.as_deref() == Some("vlan")).then_some((info.name, lower?))
 }
 
 fn own(message: &AddressMessage) -> Option<(IpAddr, u32, u8)> {

@@ -4,6 +4,7 @@ use weir_sys::ethtool::{self, Feature};
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
+use crate::host::port_device;
 
 /// Features that merge packets before weir sees them: what ethtool calls them to set, and what they are.
 const MERGING: [(&str, &str, &str, &str); 2] = [
@@ -25,8 +26,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
                 continue;
             }
         };
-        let above = ground.vlans.iter().filter(|(_, lower)| *lower == link.ifindex);
-        let vlans: Vec<&str> = above.map(|(name, _)| name.as_str()).collect();
+        let vlans = port_device::on(link, &ground.links, &["vlan"]);
         of_features(device, &features, &vlans).into_iter().for_each(|finding| found.push(finding));
         partial_checksums(device, found);
     }

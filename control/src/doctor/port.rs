@@ -4,7 +4,7 @@ use weir_dataplane::gateway::{FRAME_SIZES, largest_packet};
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
-use crate::host::LinkInfo;
+use crate::host::{LinkInfo, port_device, sysctl};
 
 /// The largest IP packet that the largest frame holds.
 const LARGEST: u32 = largest_packet(FRAME_SIZES[1]) as u32;
@@ -31,8 +31,9 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
                 .on(device),
         );
         link_state(link, found);
-        controller(ground, link, found);
+        fitness(ground, link, found);
         if ground.fast {
+            shared(ground, link, found);
             program(ground, link, found);
             mtu(link, found);
         }
@@ -58,22 +59,29 @@ fn link_state(link: &LinkInfo, found: &mut Findings) {
     );
 }
 
-fn controller(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
-    let Some(index) = link.controller else { return };
+/// As `weir run` judges it.
+fn fitness(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
     let device = &link.name;
-    let above = ground.links.iter().find(|other| other.ifindex == index);
-    let (name, kind) = above.map_or(("another device", "?"), |l| (&l.name, l.kind.as_deref().unwrap_or("?")));
-    found.push(
-        Finding::bad(
-            "controller",
-            device,
-            format!("belongs to {name} ({kind})"),
-            "what it receives is that device's: the kernel does not route it by this port, and frames that weir sends pass \
-             the other by",
-        )
-        .on(device)
-        .mend(format!("ip link set dev {device} nomaster")),
-    );
+    let unfit = match ground.fast {
+        true => port_device::unfit(link, &ground.links),
+        false => port_device::unfit_for_relay(link, &ground.links, &sysctl::bridge_calls()),
+    };
+    let Some(unfit) = unfit else {
+        return found.push(Finding::good("device-kind", device, "can be a port").on(device));
+    };
+    let id = if unfit.is_member { "controller" } else { "device-kind" };
+    let why = format!("weir does not start: {}; {}", unfit.why, unfit.instead);
+    let finding = Finding::bad(id, device, unfit.what, why).on(device);
+    found.push(Finding { mend: unfit.mend, ..finding });
+}
+
+/// What weir says about a device when it starts.
+fn shared(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
+    let device = &link.name;
+    found.push(match port_device::shared(link, &ground.links) {
+        Some((what, why)) => Finding::note("shared", device, what, why).on(device),
+        None => Finding::good("shared", device, "no VLAN and no ipvlan is on it").on(device),
+    });
 }
 
 /// Another's XDP program. What an earlier weir pinned is told as a leftover.

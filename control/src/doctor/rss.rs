@@ -1,10 +1,12 @@
-//! Whether both directions of a connection come to the same worker.
+//! Where the two directions of a connection arrive, and whether every queue gets something.
 //!
-//! The client's packets arrive at one port, the server's at another, and each NIC chooses a queue by a hash. A running
-//! gateway tells how many frames crossed between workers. Else the keys and tables that the NICs have are read, and both
-//! directions of many connections put through them. Packets cannot be sent to oneself: what arrives at a port is sent by
-//! the far end.
+//! The client's packets arrive at one port, the server's at another, and each NIC chooses a queue by a hash. Whatever it says,
+//! both directions belong to one worker, by a keyed hash of weir's own: a frame that another worker receives crosses to it. So
+//! what can be lost is what finds no room on that way, and a running gateway tells how many crossed and how many were lost. When none runs, the
+//! keys and tables that the NICs have are read, and both directions of many connections put through them. Packets cannot be
+//! sent to oneself: what arrives at a port is sent by the far end.
 
+use weir_core::drop::DropReason;
 use weir_sys::ethtool::{self, Rss};
 
 use super::finding::{Finding, Findings};
@@ -12,12 +14,14 @@ use super::ground::Ground;
 use super::limits::queues;
 
 const ID: &str = "rss-symmetry";
+const SPREAD: &str = "rss-spread";
 /// `ETH_RSS_HASH_TOP` of linux/ethtool.h.
 const TOEPLITZ: u8 = 1;
 /// Connections of each family that are put through the hashes.
 const SAMPLE: u32 = 256;
-/// Where one frame in so many crosses, it is worth telling.
-const CROSSING: u64 = 20;
+/// Why it is good to know, and no trouble.
+const OWN_HASH: &str = "weir chooses the worker of a connection by a hash of its own, the same for both directions, and other \
+                        workers hand on what they receive of it";
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -31,85 +35,93 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         return found.push(Finding::good(ID, subject, "one queue, one worker: there is nothing to cross to"));
     }
     if ground.running.is_some() {
-        return crossed(ground, &subject, found);
+        crossed(ground, &subject, found);
     }
     let mut hashes = Vec::new();
     for (port, _) in ground.ports() {
-        match ethtool::rss_of(&port.device) {
-            Ok(rss) if rss.function == TOEPLITZ && !rss.indirection.is_empty() && !rss.key.is_empty() => {
-                hashes.push(rss)
-            }
+        let device = &port.device;
+        match ethtool::rss_of(device) {
             Ok(rss) => {
-                let function = rss.function;
-                return found.skip(
-                    ID,
-                    &port.device,
-                    format!("its hash function ({function}) is not one whose result can be foretold"),
-                );
+                found.push(spread(device, &queues(port).into_iter().collect::<Vec<u32>>(), &rss));
+                hashes.push((device, rss));
             }
-            Err(error) => {
-                let why = format!(
-                    "it does not tell its hash ({error}), and only its far end can send what arrives at it"
-                );
-                return found.skip(ID, &port.device, why);
-            }
+            Err(error) => found.skip(SPREAD, device, format!("it does not tell its hash: {error}")),
         }
     }
-    let unlike = hashes.iter().flat_map(|a| hashes.iter().map(|b| crossing(a, b))).max().unwrap_or(0);
-    if unlike == 0 {
-        return found.push(Finding::good(
-            ID,
-            subject,
-            "both directions of a connection come to the same queue",
-        ));
+    if ground.running.is_none() {
+        foretold(&subject, &hashes, ground.ports().count(), found);
     }
-    let key = SYMMETRIC.iter().cycle().take(hashes.iter().map(|rss| rss.key.len()).max().unwrap_or(40));
-    let key = key.map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":");
-    let commands: Vec<String> = ground
-        .ports()
-        .map(|(port, _)| format!("ethtool -X {} hkey {key} equal {}", port.device, queues(port).len()))
-        .collect();
-    found.push(
-        Finding::note(
-            ID,
-            subject,
+}
+
+/// What the NICs' hashes will do to the two directions of connections.
+fn foretold(subject: &str, hashes: &[(&String, Rss)], ports: usize, found: &mut Findings) {
+    if hashes.len() < ports {
+        let why = "not every port tells its hash, and only their far ends can send what arrives at them: `weir doctor` counts \
+                   instead when weir runs";
+        return found.skip(ID, subject, why);
+    }
+    let told = |rss: &Rss| rss.function == TOEPLITZ && !rss.indirection.is_empty() && !rss.key.is_empty();
+    if let Some((device, rss)) = hashes.iter().find(|(_, rss)| !told(rss)) {
+        let why = format!("its hash function ({}) is not one whose result can be foretold", rss.function);
+        return found.skip(ID, device.as_str(), why);
+    }
+    let pairs = hashes.iter().flat_map(|(_, a)| hashes.iter().map(move |(_, b)| crossing(a, b)));
+    let what = match pairs.max().unwrap_or(0) {
+        0 => "both directions of a connection come to queues of one number".to_owned(),
+        unlike => {
             format!(
-                "of {} connections {unlike} have their two directions on queues of different numbers",
+                "of {} connections {unlike} have their directions on queues of different numbers",
                 2 * SAMPLE
-            ),
-            "their frames cross from one worker to another: some microseconds and a wakeup each",
-        )
-        .mend(commands.join(" && ")),
+            )
+        }
+    };
+    found.push(Finding::good(ID, subject, format!("{what}; {OWN_HASH}")));
+}
+
+/// Whether every queue that is taken gets its share.
+fn spread(device: &str, taken: &[u32], rss: &Rss) -> Finding {
+    let idle: Vec<u32> = taken.iter().copied().filter(|queue| !rss.indirection.contains(queue)).collect();
+    if idle.is_empty() || rss.indirection.is_empty() {
+        return Finding::good(SPREAD, device, "every queue that is taken gets packets").on(device);
+    }
+    let contiguous = (0..).zip(taken).all(|(number, queue)| number == *queue);
+    let finding = Finding::note(
+        SPREAD,
+        device,
+        format!("the hash's table leaves out the queues {idle:?}"),
+        "they receive nothing: the other queues have all the work of receiving",
     );
+    let mend = contiguous.then(|| format!("ethtool -X {device} equal {}", taken.len()));
+    Finding { mend, ..finding }.on(device)
 }
 
 /// What the running gateway counted.
 fn crossed(ground: &Ground<'_>, subject: &str, found: &mut Findings) {
     let status = ground.running.as_ref();
+    let count = |family: &str, name: &str| {
+        let counts = status.and_then(|status| status[family].as_array());
+        let count = counts.into_iter().flatten().find(|count| count["name"] == name);
+        count.and_then(|count| count["count"].as_u64()).unwrap_or(0)
+    };
     let ports = status.and_then(|status| status["ports"].as_array());
     let received: u64 = ports.into_iter().flatten().filter_map(|port| port["rx_packets"].as_u64()).sum();
-    let counts = status.and_then(|status| status["flows"].as_array());
-    let crossed = counts.into_iter().flatten().find(|count| count["name"] == "handed-over");
-    let crossed = crossed.and_then(|count| count["count"].as_u64()).unwrap_or(0);
     if received == 0 {
         return found.skip(ID, subject, "the running weir has not received a packet yet");
     }
-    let what = format!("{crossed} of {received} frames crossed from one worker to another");
-    found.push(if crossed.saturating_mul(CROSSING) > received {
-        Finding::note(
+    let what =
+        format!("{} of {received} frames crossed from one worker to another", count("flows", "handed-over"));
+    let lost = count("drops", DropReason::HandoffFull.name());
+    found.push(match lost {
+        0 => Finding::good(ID, subject, format!("{what}; {OWN_HASH}")),
+        _ => Finding::note(
             ID,
             subject,
-            what,
-            "the NICs send the two directions of connections to queues of different numbers: each crossing costs some \
-             microseconds and a wakeup; a symmetric key, the same on both NICs, avoids it (`ethtool -X DEVICE hkey 6d:5a:...`)",
-        )
-    } else {
-        Finding::good(ID, subject, what)
+            format!("{what}, and {lost} found no room there and were dropped"),
+            "a worker could not keep up with what the others received for it: give [workers] more cores, or the devices fewer \
+             queues, so that no two workers share a core",
+        ),
     });
 }
-
-/// A key whose every 16 bits are the same gives both directions one hash (Woo and Park, 2012).
-const SYMMETRIC: [u8; 2] = [0x6d, 0x5a];
 
 /// Connections of the sample of which one NIC, asked about the one direction, and the other NIC, asked about the other,
 /// name different queues.
@@ -173,7 +185,11 @@ fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Severity;
     use super::*;
+
+    /// A key whose every 16 bits are the same gives both directions one hash (Woo and Park, 2012).
+    const SYMMETRIC: [u8; 2] = [0x6d, 0x5a];
 
     /// The key and vectors of Microsoft's "Verifying the RSS Hash Calculation".
     const KEY: [u8; 40] = [
@@ -221,5 +237,17 @@ mod tests {
                 server_side.mixed
             );
         }
+    }
+
+    #[test]
+    fn queue_that_the_table_leaves_out_is_told_with_the_command() {
+        let even = spread("eth1", &[0, 1, 2, 3], &rss(&KEY, 0, 4));
+        assert_eq!(even.severity, Severity::Good);
+        let odd = spread("eth1", &[0, 1, 2, 3], &rss(&KEY, 0, 2));
+        assert_eq!(odd.severity, Severity::Note);
+        assert!(odd.what.contains("[2, 3]"), "{odd:?}");
+        assert_eq!(odd.mend.as_deref(), Some("ethtool -X eth1 equal 4"));
+        // Of queues that are picked, no command of one number says it.
+        assert_eq!(spread("eth1", &[1, 3], &rss(&KEY, 0, 2)).mend, None);
     }
 }

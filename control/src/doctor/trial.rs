@@ -14,7 +14,7 @@ use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use super::limits::queues;
 use crate::config::{Mode, Port};
-use crate::host::{self, Host, HostError, LinkInfo, Paths};
+use crate::host::{self, Host, HostError, LinkInfo, Paths, port_device};
 use crate::run::convert;
 
 /// Entries of the rings of a trial, and frames of its area.
@@ -34,10 +34,13 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         }
         return;
     }
-    let fit = |link: &LinkInfo| link.up && link.xdp.is_none();
-    for (port, link) in ground.ports().filter(|(_, link)| !fit(link)) {
-        let why =
-            if link.up { "the port carries an XDP program: it is left alone" } else { "the port is down" };
+    let hindrance = |link: &LinkInfo| match link {
+        link if port_device::unfit(link, &ground.links).is_some() => Some("the device can be no port"),
+        LinkInfo { up: false, .. } => Some("the port is down"),
+        LinkInfo { xdp: Some(_), .. } => Some("the port carries an XDP program: it is left alone"),
+        _ => None,
+    };
+    for (port, why) in ground.ports().filter_map(|(port, link)| Some((port, hindrance(link)?))) {
         found.skip("xdp-mode", &port.device, why);
         found.skip("zero-copy", &port.device, why);
     }
@@ -58,7 +61,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     found.push(Finding::good("steering-program", "kernel", "takes the steering program"));
     let tried: Vec<&str> = ground
         .ports()
-        .filter(|(_, link)| fit(link))
+        .filter(|(_, link)| hindrance(link).is_none())
         .map(|(port, link)| {
             trial(&mut steering, port, link, found);
             port.device.as_str()

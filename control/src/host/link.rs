@@ -1,8 +1,8 @@
 //! What a network device is, from one RTM_GETLINK message.
 
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkMessage,
-    LinkXdp,
+    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkLayerType,
+    LinkMessage, LinkXdp,
 };
 use serde::Serialize;
 
@@ -28,8 +28,11 @@ pub struct LinkInfo {
     pub tx_queues: u32,
     /// The bridge, bond or VRF that it belongs to, by index.
     pub controller: Option<u32>,
-    /// The device below it, by index: of a VLAN sub-interface.
+    /// The device below it, by index: of a VLAN sub-interface, a macvlan.
     pub lower: Option<u32>,
+    /// Its frames have Ethernet headers.
+    pub is_ethernet: bool,
+    pub is_loopback: bool,
     /// The XDP program that is attached to it, by id.
     pub xdp: Option<u32>,
 }
@@ -40,6 +43,8 @@ impl LinkInfo {
         let mut info = Self {
             ifindex: message.header.index,
             up: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
+            is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            is_loopback: flags.contains(LinkFlags::Loopback),
             ..Self::default()
         };
         for attribute in &message.attributes {
@@ -61,6 +66,10 @@ impl LinkInfo {
                 }
                 _ => {}
             }
+        }
+        // A device of another network namespace is below it, whose index says nothing here.
+        if message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_))) {
+            info.lower = None;
         }
         info
     }

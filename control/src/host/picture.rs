@@ -21,6 +21,7 @@ use weir_core::ids::{MAX_PORTS, PortId};
 
 use super::link::LinkInfo;
 use super::plan::DUMMY_ADDRESS;
+use super::port_device;
 use super::rule::{SeenRoute, SeenRule, table_of};
 use super::source;
 use super::spec::Family;
@@ -69,6 +70,8 @@ pub struct Picture {
     pub own: Arc<OwnAddresses>,
     /// Per port, in the caller's order: its device, if there is one of that name.
     pub ports: Vec<Option<LinkInfo>>,
+    /// Per port, why its device is not fit for one.
+    pub unfit: Vec<Option<String>>,
     /// All neighbours on the ports, resolved or not.
     pub neighbours: Vec<Neighbour>,
     /// Routers that routes through the ports lead to.
@@ -124,11 +127,16 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
         fib: Arc::new(fib),
         own: Arc::new(own_addresses(dumps)),
         ours: ours(dumps, &devices),
+        unfit: devices.iter().map(|link| unfit(link.as_ref()?, &dumps.links)).collect(),
         ports: devices,
         neighbours,
         routers,
         warnings: warnings(dumps),
     }
+}
+
+fn unfit(link: &LinkInfo, links: &[LinkInfo]) -> Option<String> {
+    port_device::unfit(link, links).map(|unfit| unfit.to_string())
 }
 
 /// States in which the kernel itself would send to the address it has (NUD_VALID, less what has none).

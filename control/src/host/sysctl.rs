@@ -1,4 +1,4 @@
-//! Sysctls below net.ipv4 and net.ipv6 of the calling thread's network namespace.
+//! Sysctls below net.ipv4, net.ipv6 and net.bridge of the calling thread's network namespace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,6 +95,15 @@ impl std::fmt::Display for Key {
 }
 
 /// Names below net.ipvN.conf: `all`, `default` and every device.
+/// Switches by which the IP firewall is run beneath bridges, as far as they are on.
+pub fn bridge_calls() -> Vec<Key> {
+    let keys =
+        ["iptables", "ip6tables"].map(|tables| Key::new(format!("net/bridge/bridge-nf-call-{tables}")));
+    keys.into_iter()
+        .filter(|key| key.read().is_ok_and(|value| value.is_some_and(|value| value != "0")))
+        .collect()
+}
+
 fn devices(version: u8) -> Result<Vec<String>, HostError> {
     let path = PathBuf::from(format!("/proc/sys/net/ipv{version}/conf"));
     let entries = fs::read_dir(&path).map_err(|e| HostError::file("list", &path, e))?;

@@ -58,11 +58,17 @@ pub enum HostEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortChange {
     /// There is a device of the port's name; another one than before if there was one before.
-    Appeared(LinkInfo),
+    Appeared {
+        link: LinkInfo,
+        /// Why it can be no port of the fast road.
+        unfit: Option<String>,
+    },
     Up,
     Down,
     /// Its address or MTU is another.
     Changed(LinkInfo),
+    /// It has become unfit for a port, and why; or it is fit again.
+    Fitness(Option<String>),
     Removed,
 }
 
@@ -262,7 +268,8 @@ impl Watcher {
         for (at, (port, device)) in self.ports.iter().enumerate() {
             let before = old.ports.get(at).and_then(Option::as_ref);
             let now = new.ports.get(at).and_then(Option::as_ref);
-            for change in port_changes(before, now) {
+            let unfit = |picture: &Picture| picture.unfit.get(at).cloned().flatten();
+            for change in port_changes((before, unfit(old)), (now, unfit(new))) {
                 events.push(HostEvent::Port { port: *port, device: device.clone(), change });
             }
         }
@@ -270,19 +277,27 @@ impl Watcher {
     }
 }
 
-fn port_changes(before: Option<&LinkInfo>, now: Option<&LinkInfo>) -> Vec<PortChange> {
+/// A port's device, and why it is not fit for one.
+type Seen<'a> = (Option<&'a LinkInfo>, Option<String>);
+
+fn port_changes((before, was): Seen<'_>, (now, unfit): Seen<'_>) -> Vec<PortChange> {
     let updown = |up| if up { PortChange::Up } else { PortChange::Down };
+    let appeared =
+        |now: &LinkInfo, unfit| [PortChange::Appeared { link: now.clone(), unfit }, updown(now.up)];
     match (before, now) {
         (None, None) => Vec::new(),
         (Some(_), None) => vec![PortChange::Removed],
-        (None, Some(now)) => vec![PortChange::Appeared(now.clone()), updown(now.up)],
+        (None, Some(now)) => appeared(now, unfit).into(),
         (Some(before), Some(now)) if before.ifindex != now.ifindex => {
-            vec![PortChange::Removed, PortChange::Appeared(now.clone()), updown(now.up)]
+            [PortChange::Removed].into_iter().chain(appeared(now, unfit)).collect()
         }
         (Some(before), Some(now)) => {
             let mut changes = Vec::new();
             if (before.mac, before.ip_mtu()) != (now.mac, now.ip_mtu()) {
                 changes.push(PortChange::Changed(now.clone()));
+            }
+            if was != unfit {
+                changes.push(PortChange::Fitness(unfit));
             }
             if before.up != now.up {
                 changes.push(updown(now.up));

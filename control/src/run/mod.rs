@@ -13,9 +13,11 @@
 
 mod contest;
 pub mod convert;
+pub mod devices;
 mod live;
 mod memory;
 mod notify;
+mod pace;
 mod parts;
 mod ports;
 pub mod reload;
@@ -137,7 +139,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
             _ = terminate.recv() => break Ok(Exit::Done),
             _ = interrupt.recv() => break Ok(Exit::Done),
             Some(event) = parts.events.recv() => {
-                if let Err(failure) = parts.follow(host, event).await {
+                if let Err(failure) = parts.follow(host, event) {
                     break Err(failure);
                 }
             }

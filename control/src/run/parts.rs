@@ -19,6 +19,7 @@ use weir_sys::keeper::{Keeper, SignPlace};
 use weir_sys::{process, steering};
 
 use super::convert;
+use super::devices;
 use super::memory;
 use super::ports::Ports;
 use super::repair::Repair;
@@ -31,7 +32,7 @@ use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
-use crate::host::{Host, HostSpec, LinkInfo, Paths, port_device};
+use crate::host::{Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 use crate::resolve;
@@ -73,7 +74,7 @@ impl Parts {
     /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
     pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
         convert::check_gateway_ports(config).map_err(Failure::refused)?;
-        let (links, told) = links(config, host).await?;
+        let (links, told) = devices::of_ports(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
         if fast {
@@ -193,7 +194,7 @@ impl Parts {
     ///
     /// # Errors
     /// The steering program cannot be told of an address: it would intercept what is the gateway's own.
-    pub async fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
+    pub fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
         match event {
             HostEvent::Fib(fib) => {
                 self.fib = fib;
@@ -209,9 +210,7 @@ impl Parts {
                     *warnings = news;
                 }
             }
-            HostEvent::KernelSideTouched(removals) => {
-                self.repair.round(host, &self.spec, &self.state.steering, &removals).await;
-            }
+            HostEvent::KernelSideTouched(removals) => self.repair.touched(host, &removals),
             HostEvent::Ended(why) => return Err(Failure::refused(why)),
         }
         Ok(())
@@ -221,7 +220,7 @@ impl Parts {
         match change {
             PortChange::Removed => self.spec.ports.retain(|port| *port != device),
             // A device of the same name is another one: nothing of weir's is on it.
-            PortChange::Appeared(_) if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
+            PortChange::Appeared { .. } if !self.spec.ports.contains(&device) => self.spec.ports.push(device),
             _ => {}
         }
         self.ports.changed(port, change, &self.state);
@@ -368,25 +367,6 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
             None => return Err(Failure::refused("the kernel's routes cannot be followed")),
         }
     }
-}
-
-/// The device of each port, which must be fit for one; and what to know about them.
-async fn links(config: &Config, host: &Host) -> Result<(Vec<LinkInfo>, Vec<String>), Failure> {
-    let all = host.all_links().await.map_err(Failure::refused)?;
-    let (mut links, mut warnings) = (Vec::new(), Vec::new());
-    let fast = convert::has_fast_road(config);
-    for port in &config.ports {
-        let refused = |why: &dyn std::fmt::Display| Failure::refused(format!("{}: {why}", port.origin));
-        let link = host.link_info(&port.device).await.map_err(|error| refused(&error))?;
-        if fast {
-            if let Some(why) = port_device::unfit(&link, &all) {
-                return Err(refused(&why));
-            }
-            warnings.extend(port_device::warning(&link, &all));
-        }
-        links.push(link);
-    }
-    Ok((links, warnings))
 }
 
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.

@@ -1,4 +1,5 @@
-//! The devices of the ports while weir runs: one that goes, one of its name that comes, one whose address or MTU changes.
+//! The devices of the ports while weir runs: one that goes, one of its name that comes (and may be of another kind, size or
+//! driver), one whose address or MTU changes, one that becomes a bridge's.
 //!
 //! A port without a fit device is on the kernel road, and that is told: in the log, in `weir status`, in the metrics. What is
 //! in the way is tried again with every change of the device, and once a second.
@@ -23,8 +24,8 @@ enum Place {
     Gone,
     /// There is a device again, and something is in the way.
     Returning,
-    /// Its packets do not fit the frames.
-    TooLarge,
+    /// It has program and sockets, and is left to the kernel: its packets do not fit the frames, or another device takes them.
+    Aside,
 }
 
 /// One port, and its device as it was seen last.
@@ -32,6 +33,8 @@ enum Place {
 struct Known {
     port: Port,
     link: LinkInfo,
+    /// Why the device can be no port.
+    unfit: Option<String>,
     place: Place,
 }
 
@@ -51,6 +54,7 @@ impl Ports {
         let known = |(port, link): (&Port, &LinkInfo)| Known {
             port: port.clone(),
             link: link.clone(),
+            unfit: None,
             place: Place::Well,
         };
         Self { known: ports.iter().zip(links).map(known).collect(), fast, pins }
@@ -68,8 +72,9 @@ impl Ports {
                 known.place = Place::Gone;
                 self.forget(at, state);
             }
-            PortChange::Appeared(link) => {
+            PortChange::Appeared { link, unfit } => {
                 known.link = link.clone();
+                known.unfit.clone_from(unfit);
                 known.place = Place::Returning;
                 self.bring_back(at, state);
             }
@@ -87,7 +92,12 @@ impl Ports {
                 known.link = link.clone();
                 self.tell_address(at, state);
                 self.bring_back(at, state);
-                self.measure(at, state);
+                self.judge(at, state);
+            }
+            PortChange::Fitness(unfit) => {
+                known.unfit.clone_from(unfit);
+                self.bring_back(at, state);
+                self.judge(at, state);
             }
         }
     }
@@ -140,19 +150,26 @@ impl Ports {
         if let Some(known) = self.known.get_mut(at) {
             known.place = Place::Well;
         }
-        self.measure(at, state);
+        self.judge(at, state);
     }
 
     /// Puts the program on a new device, and opens its sockets.
     fn reopen(&self, at: usize, known: &Known, state: &State) -> Result<(), Failure> {
-        let Known { port, link, .. } = known;
+        let Known { port, link, unfit, .. } = known;
+        if let Some(why) = unfit {
+            return Err(Failure::refused(why));
+        }
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let mut steering = state.steering.lock().map_err(Failure::refused)?;
         let Some(steering) = steering.as_mut() else { return Ok(()) };
         if !steering.attached().any(|(_, index)| index == link.ifindex) {
-            steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
             if let Some(mac) = link.mac {
                 steering.set_mac(link.ifindex, mac).map_err(Failure::refused)?;
+            }
+            if self.pins.is_some() {
+                // A closed box drops what finds no socket. An open one forwards: the sockets of the device before are dead, and
+                // what is sent to them is lost.
+                steering.set_port(link.ifindex, number).map_err(Failure::refused)?;
             }
             let mode = steering.attach(&port.device, link.ifindex, convert::attach_mode(port.mode));
             let mode = mode.map_err(Failure::refused)?;
@@ -166,37 +183,32 @@ impl Ports {
             return Err(Failure::refused(format!("it is down: ip link set {} up", port.device)));
         }
         let spec = convert::port_spec(port, link)?;
-        match state.dataplane.ask().as_ref() {
-            Some(plane) => plane.reopen(PortId(at as u8), &spec, steering).map_err(Failure::refused),
-            None => Ok(()),
+        if let Some(plane) = state.dataplane.ask().as_ref() {
+            plane.reopen(PortId(at as u8), &spec, steering).map_err(Failure::refused)?;
         }
+        steering.set_port(link.ifindex, number).map_err(Failure::refused)
     }
 
-    /// A port whose packets do not fit the frames any more is left to the kernel until they do.
-    fn measure(&mut self, at: usize, state: &State) {
+    /// A port that another device has taken, or whose packets do not fit the frames any more, is left to the kernel until that
+    /// is over.
+    fn judge(&mut self, at: usize, state: &State) {
         let Some(known) = self.known.get_mut(at).filter(|_| self.fast) else { return };
         let device = known.port.device.clone();
-        let fits = match state.dataplane.ask().as_ref() {
-            Some(plane) => plane.check_mtu(&device, known.link.mtu),
-            None => Ok(()),
-        };
         let ifindex = known.link.ifindex;
-        match (fits, &known.place) {
-            (Err(error), Place::Well) => {
-                let why = format!(
-                    "has packets that do not fit, and takes the kernel road: {error}; or start weir again"
-                );
-                tracing::warn!("device {device} {why}");
-                state.set_lost(&device, Some(why));
+        match (obstacle(known, state), &known.place) {
+            (Some(why), Place::Well | Place::Aside) => {
+                if state.set_lost(&device, Some(why.clone())) {
+                    tracing::warn!("device {device} {why}");
+                }
                 with_steering(state, |steering| {
                     if let Err(error) = steering.unset_port(ifindex) {
                         tracing::error!(device, %error, "steering still gives the port's packets to workers");
                     }
                 });
-                known.place = Place::TooLarge;
+                known.place = Place::Aside;
             }
-            (Ok(()), Place::TooLarge) => {
-                tracing::info!(device, "packets fit again: the port is on the fast road");
+            (None, Place::Aside) => {
+                tracing::info!(device, "nothing is in the way any more: the port is on the fast road");
                 state.set_lost(&device, None);
                 let number = u32::try_from(at).unwrap_or(u32::MAX);
                 with_steering(state, |steering| {
@@ -209,6 +221,16 @@ impl Ports {
             _ => {}
         }
     }
+}
+
+/// Why a port that has program and sockets cannot use them now.
+fn obstacle(known: &Known, state: &State) -> Option<String> {
+    if let Some(why) = &known.unfit {
+        return Some(format!("takes the kernel road: {why}"));
+    }
+    let plane = state.dataplane.ask();
+    let error = plane.as_ref()?.check_mtu(&known.port.device, known.link.mtu).err()?;
+    Some(format!("has packets that do not fit, and takes the kernel road: {error}; or start weir again"))
 }
 
 fn with_steering(state: &State, work: impl FnOnce(&mut Steering)) {

@@ -2,7 +2,8 @@
 //! devices and their addresses.
 //!
 //! A round compares everything with what is wanted. It is due when the kernel announced a change (see `host::watch`), when
-//! the look once a second found one that nobody announces, and when something that is contested has its turn. With
+//! the look once a second found one that nobody announces, and when something that is contested has its turn; [`Pace`] says
+//! how often at most. With
 //! `fail = "open"`, while a rule or route is missing and has to wait, the nft table is taken out too: what it marks would be
 //! dropped for want of a route, and a box that fails open forwards.
 
@@ -14,6 +15,7 @@ use weir_sys::steering::Steering;
 use weir_sys::tun::Tun;
 
 use super::contest::{Contests, Item};
+use super::pace::Pace;
 use super::road::ready_tun;
 use crate::admin::repairs::{Contested, Repairs};
 use crate::host::{Culprit, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
@@ -25,6 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Repair {
     contests: Contests,
+    pace: Pace,
     board: Arc<Repairs>,
     tuns: Vec<Arc<Tun>>,
     next_look: Instant,
@@ -43,43 +46,50 @@ struct Done {
 
 impl Repair {
     pub fn new(board: Arc<Repairs>, tuns: Vec<Arc<Tun>>) -> Self {
-        let next_look = Instant::now() + LOOK;
+        let now = Instant::now();
         let (contests, culprits) = (Contests::default(), BTreeMap::new());
-        Self { contests, board, tuns, next_look, culprits, opened: false }
+        Self { contests, pace: Pace::new(now), board, tuns, next_look: now + LOOK, culprits, opened: false }
     }
 
     /// When [`Self::look`] wants to be called.
     pub fn due(&self) -> Instant {
-        self.contests.next().map_or(self.next_look, |next| next.min(self.next_look))
+        let turn = self.contests.next().map(|turn| self.pace.not_before(turn));
+        [turn, self.pace.due()].into_iter().flatten().fold(self.next_look, Instant::min)
+    }
+
+    /// The kernel announced a change: a round is due. `removals`: what of weir's was removed, and by whom.
+    pub fn touched(&mut self, host: &Host, removals: &[Removal]) {
+        for removal in removals.iter().filter(|removal| !host.is_own(removal.by.pid)) {
+            self.culprits.insert(removal.kind, removal.by.clone());
+        }
+        self.pace.want();
     }
 
     /// Looks whether a round is due, cheaply, and does one then.
     pub async fn look(&mut self, host: &Host, spec: &HostSpec, steering: &Mutex<Option<Steering>>) {
         let now = Instant::now();
-        let its_turn = self.contests.next().is_some_and(|next| next <= now);
         if now >= self.next_look {
             self.next_look = now + LOOK;
+            let sysctl = host.has_changed_sysctl(spec).unwrap_or(false);
+            let tun = self.tuns.iter().any(|tun| !is_whole(tun));
+            if sysctl || tun || !detached(steering).is_empty() {
+                self.pace.want();
+            }
         }
-        let sysctl = host.has_changed_sysctl(spec).unwrap_or(false);
-        let tun = self.tuns.iter().any(|tun| !is_whole(tun));
-        if its_turn || sysctl || tun || !detached(steering).is_empty() {
-            self.round(host, spec, steering, &[]).await;
+        if self.contests.next().is_some_and(|turn| turn <= now) {
+            self.pace.want();
+        }
+        if self.pace.due().is_some_and(|due| due <= now) {
+            self.round(host, spec, steering).await;
+            self.pace.done(now, Instant::now());
+            self.board.count_round();
         } else if !self.contests.is_empty() {
             self.settle(host, spec).await;
         }
     }
 
     /// Compares everything and puts back what is missing and not waiting.
-    pub async fn round(
-        &mut self,
-        host: &Host,
-        spec: &HostSpec,
-        steering: &Mutex<Option<Steering>>,
-        removals: &[Removal],
-    ) {
-        for removal in removals.iter().filter(|removal| !host.is_own(removal.by.pid)) {
-            self.culprits.insert(removal.kind, removal.by.clone());
-        }
+    async fn round(&mut self, host: &Host, spec: &HostSpec, steering: &Mutex<Option<Steering>>) {
         self.contests.begin();
         let mut done = self.repair_tuns();
         done.extend(self.repair_programs(steering));

@@ -15,19 +15,19 @@ const BODY: u64 = 3 << 20;
 const RATE: u64 = 1 << 20;
 
 /// A network behind the usual server.
-fn behind(family: Family) -> (&'static str, IpAddr) {
+pub fn behind(family: Family) -> (&'static str, IpAddr) {
     match family {
         Family::V4 => ("198.51.100.0/24", "198.51.100.7".parse().expect("an address")),
         Family::V6 => ("2001:db8:7::/64", "2001:db8:7::7".parse().expect("an address")),
     }
 }
 
-fn ip(family: Family) -> &'static str {
+pub fn ip(family: Family) -> &'static str {
     if family == Family::V4 { "ip" } else { "ip -6" }
 }
 
 /// The server answers on an address behind itself, too.
-fn settle_behind(world: &World<'_>) {
+pub fn settle_behind(world: &World<'_>) {
     world.sh(
         &world.lab.server,
         "ip addr add 198.51.100.7/32 dev lo; ip addr add 2001:db8:7::7/128 dev lo nodad",
@@ -36,7 +36,7 @@ fn settle_behind(world: &World<'_>) {
 
 /// Until a new connection to `target` is on the fast road.
 #[track_caller]
-fn becomes_fast(world: &World<'_>, family: Family, target: IpAddr) {
+pub fn becomes_fast(world: &World<'_>, family: Family, target: IpAddr) {
     until("a new connection is on the fast road", || {
         let Ok(mut stream) = world.connect_to(family, SocketAddr::new(target, HTTP)) else { return false };
         fetch_intact(&mut stream, 1000);
@@ -46,12 +46,12 @@ fn becomes_fast(world: &World<'_>, family: Family, target: IpAddr) {
 }
 
 /// Whether a new connection gets an answer. Where there is no route, the relay takes it, and resets it.
-fn reaches(world: &World<'_>, family: Family, target: IpAddr) -> bool {
+pub fn reaches(world: &World<'_>, family: Family, target: IpAddr) -> bool {
     let stream = world.connect_to(family, SocketAddr::new(target, HTTP));
     stream.is_ok_and(|mut stream| fetch(&mut stream, ALLOWED, 1000).is_ok())
 }
 
-fn usual(family: Family) -> IpAddr {
+pub fn usual(family: Family) -> IpAddr {
     family.addresses().servers[0]
 }
 
@@ -79,14 +79,19 @@ fn device_that_is_removed_and_made_again_is_taken_back() {
     }
 }
 
-fn lost(world: &World<'_>, device: &str) -> bool {
+pub fn lost(world: &World<'_>, device: &str) -> bool {
     let status = world.weir.status();
     let ports = status["ports"].as_array().expect("ports");
     ports.iter().any(|port| port["device"] == device && port["lost"] == true)
 }
 
 /// As the lab made it.
-fn make_again(world: &World<'_>, device: &str) {
+pub fn make_again(world: &World<'_>, device: &str) {
+    make_as(world, device, "", "");
+}
+
+/// As the lab made it, but for what `ip link add` is told of the device and of its other end.
+pub fn make_as(world: &World<'_>, device: &str, of_device: &str, of_peer: &str) {
     let (peer, namespace): (_, &Namespace) = match device {
         "lan0" => ("client0", &world.lab.client),
         _ => ("server0", &world.lab.server),
@@ -111,15 +116,17 @@ fn make_again(world: &World<'_>, device: &str) {
     world.sh(
         &world.lab.gateway,
         &format!(
-            "set -e; ip link add {device} address 02:77:00:00:00:0{inner} type veth peer name {peer} address 02:77:00:00:00:0{outer}
+            "set -e; ip link add {device} address 02:77:00:00:00:0{inner} {of_device} type veth \
+             peer name {peer} address 02:77:00:00:00:0{outer} {of_peer}
              ip link set {peer} netns {file}; {}ip link set {device} up",
             add(own, device)
         ),
     );
     world.sh(namespace, &format!("set -e; {}ip link set {peer} up", add(others, peer)));
-    // IPv6 takes routes once the link is up.
+    // IPv6 takes routes once the link is up, and sources once they are no longer tentative.
     let wait = format!(
-        "for i in $(seq 200); do ip -6 addr show dev {peer} scope link | grep -q fe80 && break; sleep 0.01; done"
+        "for i in $(seq 200); do ip -6 addr show dev {peer} scope link | grep -q fe80 && \
+         ! ip -6 addr show dev {peer} tentative | grep -q inet6 && break; sleep 0.01; done"
     );
     world.sh(namespace, &format!("{wait}; {default}"));
 }
@@ -270,8 +277,8 @@ fn address_that_is_added_is_not_intercepted() {
     play(&Settings::default(), |world| {
         for (family, address) in [(Family::V4, "192.0.2.200"), (Family::V6, "2001:db8:2::200")] {
             let own: SocketAddr = SocketAddr::new(address.parse().expect("an address"), HTTP);
-            let length = if own.is_ipv4() { 32 } else { 128 };
-            world.sh(&world.lab.gateway, &format!("ip addr add {address}/{length} dev wan0"));
+            let (length, how) = if own.is_ipv4() { (32, "") } else { (128, "nodad") };
+            world.sh(&world.lab.gateway, &format!("ip addr add {address}/{length} dev wan0 {how}"));
             let listener = world.lab.gateway.run(|| std::net::TcpListener::bind(own)).expect("its own");
             // The first of all, before steering may have heard of the address, is the box's own as well.
             for _ in 0..3 {

@@ -395,6 +395,104 @@ fn running_gateway_is_asked_and_not_disturbed() {
 }
 
 #[test]
+fn frames_that_cross_between_workers_are_counted_and_no_trouble() {
+    play(&Settings { queues: 2, ..Settings::default() }, |world| {
+        world.meet_neighbours();
+        for family in weir_control::demo::stage::Family::BOTH {
+            for _ in 0..8 {
+                crate::world::fetch_intact(&mut world.connect(family, crate::world::HTTP), 50_000);
+            }
+        }
+        until("frames crossed", || world.weir.count("flows", "handed-over") > 0);
+        let (report, _) = examine(world);
+        let about = |f: &&Value| f["id"] == "rss-symmetry";
+        let found: Vec<&Value> =
+            report["findings"].as_array().expect("a list").iter().filter(about).collect();
+        assert_eq!(found.len(), 1, "{report:#}");
+        assert_eq!(found[0]["severity"], "good", "{found:#?}");
+        let what = found[0]["what"].as_str().unwrap_or_default();
+        assert!(what.contains("frames crossed") && !what.starts_with("0 of"), "{what}");
+    });
+}
+
+/// What is found under an id that is not good.
+fn trouble_of<'a>(report: &'a Value, id: &str) -> Vec<&'a Value> {
+    troubles(report).into_iter().filter(|finding| finding["id"] == id).collect()
+}
+
+#[test]
+fn places_that_are_taken_are_found_with_who_has_them() {
+    let gateway = "metrics = \"127.0.0.1:9470\"".to_owned();
+    prepare(&Settings { gateway, ..Settings::default() }, |world| {
+        let kill = format!("kill {}", std::process::id());
+        let metrics = world.lab.gateway.run(|| std::net::TcpListener::bind("127.0.0.1:9470")).expect("free");
+        let (report, healthy) = examine(world);
+        let found = trouble_of(&report, "metrics-port");
+        assert!(!healthy && found.len() == 1 && found[0]["mend"] == kill.as_str(), "{report:#}");
+        drop(metrics);
+        let admin = "/run/weir/admin.sock";
+        let other = world.lab.gateway.run(|| std::os::unix::net::UnixListener::bind(admin)).expect("free");
+        let (report, healthy) = examine(world);
+        assert!(!healthy && trouble_of(&report, "admin-socket").len() == 1, "{report:#}");
+        // Nobody listens there any more.
+        drop(other);
+        assert!(examine(world).1);
+        world.sh(&world.lab.gateway, &format!("rm {admin} && echo mine > {admin}"));
+        let (report, healthy) = examine(world);
+        assert!(!healthy && trouble_of(&report, "admin-socket").len() == 1, "{report:#}");
+        world.sh(&world.lab.gateway, &format!("rm {admin}"));
+        assert!(examine(world).1);
+    });
+}
+
+#[test]
+fn memory_that_may_not_be_locked_is_found_with_what_the_frames_need() {
+    prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
+        let doctor = world.weir.command("doctor");
+        let mut command = Command::new("prlimit");
+        command.args(["--memlock=1048576:1048576", "setpriv", "--bounding-set=-ipc_lock,-sys_resource"]);
+        command.arg("--inh-caps=-all").arg(doctor.get_program()).args(doctor.get_args()).arg("--json");
+        let ended = world.weir.finish(command);
+        let report: Value = serde_json::from_str(&ended.output).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+        let found = trouble_of(&report, "memlock");
+        assert!(ended.code() == 1 && found.len() == 1 && found[0]["severity"] == "bad", "{report:#}");
+        assert!(found[0]["what"].as_str().is_some_and(|what| what.contains("1048576 octets")), "{found:#?}");
+    });
+}
+
+#[test]
+fn busy_workers_that_share_a_core_are_found() {
+    prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
+        for (idle, severity) in [("busy", "bad"), ("adaptive", "note")] {
+            let workers = format!("[workers]\ncores = [0]\nidle = \"{idle}\"\n");
+            world.weir.write_config(&Settings::default().to_string().replace("[workers]\n", &workers));
+            let (report, _) = examine(world);
+            let found = trouble_of(&report, "workers");
+            assert!(found.len() == 1 && found[0]["severity"] == severity, "{idle}: {report:#}");
+        }
+    });
+}
+
+#[test]
+fn running_gateway_that_lost_a_port_says_so_itself() {
+    prepare(&Settings::default(), |world| {
+        world.weir.start();
+        world.sh(&world.lab.gateway, "ip link del wan0");
+        until("weir knows", || world.weir.status()["healthy"] == false);
+        let (report, healthy) = examine(world);
+        assert!(!healthy && trouble_of(&report, "port").len() == 1, "{report:#}");
+        let told = trouble_of(&report, "gateway");
+        assert!(
+            told.iter().any(|f| f["severity"] == "bad" && f["what"].to_string().contains("wan0")),
+            "{told:#?}"
+        );
+        // The other port is there, and goes on.
+        world.weir.signal(rustix::process::Signal::TERM);
+        assert_eq!(world.weir.wait().code(), 0);
+    });
+}
+
+#[test]
 fn other_weir_in_the_namespace_is_found() {
     play(&Settings::default(), |world| {
         let gateway = "admin = \"/run/weir/other.sock\"".to_owned();

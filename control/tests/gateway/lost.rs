@@ -37,14 +37,14 @@ fn link_that_goes_down_and_up_holds_a_download_up_and_no_more() {
     }
 }
 
-fn keep_addresses(world: &World<'_>) {
+pub fn keep_addresses(world: &World<'_>) {
     for namespace in [&world.lab.client, &world.lab.gateway, &world.lab.server] {
         namespace.write_sysctl("net/ipv6/conf/all/keep_addr_on_down", "1").expect("a sysctl of IPv6");
     }
 }
 
 /// Default routes go with their link.
-fn restore_routes(world: &World<'_>) {
+pub fn restore_routes(world: &World<'_>) {
     world.sh(
         &world.lab.server,
         "ip route replace default via 192.0.2.1; ip -6 route replace default via 2001:db8:2::1",

@@ -6,6 +6,7 @@ mod weir;
 mod world;
 
 mod admin;
+mod after_reload;
 mod answer;
 mod changes;
 mod closed;
@@ -30,6 +31,7 @@ mod refusals;
 mod relayed_sends;
 mod reload;
 mod repair;
+mod returns;
 mod roads;
 mod send;
 mod stalled;

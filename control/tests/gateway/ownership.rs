@@ -201,6 +201,11 @@ fn weir_in_another_namespace_with_the_same_mounts_disturbs_none_and_is_not_distu
             let state = inside(
                 "ip rule; ip -6 rule; ip route show table all; nft list ruleset; ip -br link; cat /proc/sys/net/ipv4/ip_forward",
             );
+            // The kernel says a little later that a link is up.
+            until("the links are up", || {
+                let links = world.sh(gateway, &inside("ip -br link"));
+                links.lines().filter(|line| line.split_whitespace().nth(1) == Some("UP")).count() == 4
+            });
             let untouched = world.sh(gateway, &state);
             let files = world.sh(gateway, "find /run /sys/fs/bpf");
             world.weir.start();

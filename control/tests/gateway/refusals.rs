@@ -96,12 +96,112 @@ fn zero_copy_on_a_device_without_it_is_copy_and_a_warning() {
 
 #[test]
 fn device_without_native_xdp_is_refused_where_the_mode_needs_it() {
-    let config = |mode| Settings { mode, ..Settings::default() }.to_string().replace("\"wan0\"", "\"lo\"");
-    prepare(&Settings::default(), |world| {
-        for mode in ["copy", "zero-copy"] {
-            world.weir.write_config(&config(mode));
-            assert_refused(world, &["lo", "native", "generic"]);
+    for mode in ["copy", "zero-copy"] {
+        prepare(&Settings { mode, queues: 2, ..Settings::default() }, |world| {
+            // The kernel gives a veth no XDP whose other end sends by more queues than it receives on.
+            world.sh(&world.lab.gateway, "ethtool -L wan0 rx 1 tx 1");
+            assert_refused(world, &["wan0", "native", "generic"]);
+        });
+    }
+}
+
+/// What makes a device of the gateway unfit for a port, what is said of it, and what makes all well again.
+const UNFIT: [(&str, &str, &[&str], &str); 7] = [
+    (
+        "ip link add br0 type bridge && ip link set lan0 master br0",
+        "lan0",
+        &["lan0 belongs to br0 (bridge)", "nomaster"],
+        "ip link del br0",
+    ),
+    ("ip link add br0 type bridge", "br0", &["br0 is a bridge", "members"], "ip link del br0"),
+    (
+        "ip link add mv0 link lan0 type macvlan mode bridge",
+        "mv0",
+        &["mv0 is a macvlan", "below"],
+        "ip link del mv0",
+    ),
+    ("ip link add mt0 link lan0 type macvtap", "mt0", &["mt0 is a macvtap", "below"], "ip link del mt0"),
+    ("ip tuntap add tun7 mode tun", "tun7", &["tun7 is a tunnel (tun)", "relay"], "ip link del tun7"),
+    (
+        "ip link add vx0 type vxlan id 7 dstport 4789 local 10.77.1.1 dev lan0",
+        "vx0",
+        &["vx0 is a VXLAN", "relay"],
+        "ip link del vx0",
+    ),
+    ("true", "lo", &["lo is the loopback"], "true"),
+];
+
+#[test]
+fn device_that_can_be_no_port_is_refused_by_run_check_and_doctor_with_what_to_do() {
+    for (make, device, words, unmake) in UNFIT {
+        prepare(&Settings::default(), |world| {
+            world.sh(&world.lab.gateway, make);
+            let (usual, line) = ("device = \"lan0\"", format!("device = \"{device}\""));
+            let config = Settings::default().to_string().replacen(usual, &line, 1);
+            world.weir.write_config(&config);
+            let changed = weir_control::lab::host_state(&world.lab.gateway).expect("looked at");
+            let before = std::mem::replace(&mut world.before, changed);
+            assert_refused(world, &[words, &["test.toml:4: "]].concat());
+            let checked = world.weir.finish(world.weir.command("check"));
+            assert_eq!(checked.code(), 1, "{checked:?}");
+            for word in words.iter().chain(&["test.toml:4: error: ", "not valid: 1 error"]) {
+                assert!(checked.output.contains(word), "no {word:?} in {}", checked.output);
+            }
+            let mut doctor = world.weir.command("doctor");
+            doctor.arg("--json");
+            let report = world.weir.finish(doctor);
+            assert_eq!(report.code(), 1, "{report:?}");
+            let report: serde_json::Value = serde_json::from_str(&report.output).expect("JSON");
+            let found = report["findings"].as_array().expect("a list").iter();
+            let mut bad = found.filter(|f| f["severity"] == "bad" && f["subject"] == device);
+            let is_told = bad.any(|f| {
+                let text = format!(
+                    "{device} {} {}",
+                    f["what"].as_str().unwrap_or(""),
+                    f["why"].as_str().unwrap_or("")
+                );
+                words.iter().all(|word| text.contains(word))
+            });
+            assert!(is_told, "{device}: {report:#}");
+            world.sh(&world.lab.gateway, unmake);
+            world.before = before;
+            world.assert_as_before();
+        });
+    }
+}
+
+#[test]
+fn device_that_can_be_no_port_is_good_enough_for_the_relay() {
+    prepare(&Settings { handshake: "relay", ..Settings::default() }, |world| {
+        // Clients behind a bridge: the relay does not ask what a device is.
+        world.sh(
+            &world.lab.gateway,
+            "ip link add br0 type bridge && ip link set br0 addrgenmode none && ip link set lan0 master br0 &&
+             ip addr del 10.77.1.1/24 dev lan0 && ip addr del fd77:1::1/64 dev lan0 && ip link set br0 up &&
+             ip addr add 10.77.1.1/24 dev br0 && ip addr add fd77:1::1/64 dev br0 nodad",
+        );
+        let settings = Settings { handshake: "relay", ..Settings::default() };
+        let is_on = "cat /proc/sys/net/bridge/bridge-nf-call-ip*tables 2>/dev/null | grep 1; true";
+        let refused = !world.sh(&world.lab.gateway, is_on).is_empty();
+        world.weir.write_config(&settings.to_string().replacen("device = \"lan0\"", "device = \"br0\"", 1));
+        if refused {
+            let words = ["br0 is a bridge", "sysctl -w net.bridge.bridge-nf-call-ip", "no answer"];
+            world.weir.spawn();
+            assert_sentence(&world.weir.wait(), 3, &words);
+            assert_eq!(world.weir.finish(world.weir.command("check")).code(), 1);
+            assert_eq!(world.weir.finish(world.weir.command("doctor")).code(), 1);
+            let off = "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0";
+            world.sh(&world.lab.gateway, off);
         }
+        assert_eq!(world.weir.finish(world.weir.command("check")).code(), 0);
+        world.weir.start();
+        for family in weir_control::demo::stage::Family::BOTH {
+            let mut stream = world.connect(family, crate::world::HTTP);
+            crate::world::fetch_intact(&mut stream, 100_000);
+            assert_eq!(world.weir.flow(stream.local_addr().expect("connected"))["road"], "relay");
+        }
+        // A bridge's timers go on: there is nothing to compare with.
+        assert_eq!(world.weir.stop().code(), 0);
     });
 }
 
@@ -147,6 +247,93 @@ fn missing_capabilities_are_told_before_anything_is_done() {
             world.assert_as_before();
         });
     }
+}
+
+/// A question about a connection of the lab, for explain.
+const CONNECTION: [&str; 4] = ["--from", "10.77.1.2:4000", "--to", "192.0.2.10:80"];
+
+#[test]
+fn host_without_nft_is_told_so_in_a_sentence_by_every_command() {
+    prepare(&Settings::default(), |world| {
+        let poor = |mut command: Command| {
+            world.weir.finish({
+                command.env("PATH", "/run/nowhere");
+                command
+            })
+        };
+        for what in ["run", "plan", "clean"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+            command.arg(what);
+            if what != "clean" {
+                command.args(["-c", "/run/weir/test.toml"]);
+            }
+            assert_sentence(&poor(command), 3, &["nft is missing", "install the package nftables"]);
+        }
+        let doctor = poor(world.weir.command("doctor"));
+        assert_eq!(doctor.code(), 1, "{doctor:?}");
+        assert!(doctor.output.contains("BAD   nft: nft: the program nft is missing"), "{}", doctor.output);
+        let mut explain = world.weir.command("explain");
+        explain.args(CONNECTION);
+        let explained = poor(explain);
+        assert_eq!(explained.code(), 0, "{explained:?}");
+        assert!(explained.output.contains("nft's table could not be read"), "{}", explained.output);
+        world.assert_as_before();
+    });
+}
+
+#[test]
+fn whoever_is_not_root_is_told_so_in_a_sentence_by_every_command() {
+    prepare(&Settings::default(), |world| {
+        // The tests' own folder need not be open to everybody.
+        let open = "mount -o remount,exec /run && cp $0 /run/weir-binary && chmod 755 /run/weir-binary /run /run/weir";
+        world.sh(&world.lab.gateway, &open.replace("$0", env!("CARGO_BIN_EXE_weir")));
+        let nobody = |what: &str| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+            command.args(["--bounding-set=-all", "/run/weir-binary", what]);
+            if what != "clean" {
+                command.args(["-c", "/run/weir/test.toml"]);
+            }
+            if what == "explain" {
+                command.args(CONNECTION);
+            }
+            world.weir.finish(command)
+        };
+        for what in ["run", "plan", "clean"] {
+            assert_sentence(&nobody(what), 3, &["CAP_NET_ADMIN is missing", "root"]);
+        }
+        let checked = nobody("check");
+        assert_eq!(checked.code(), 0, "{checked:?}");
+        let doctor = nobody("doctor");
+        assert!(doctor.code() <= 1 && doctor.errors.is_empty(), "{doctor:?}");
+        assert!(
+            doctor.output.contains("permissions: this process: CAP_NET_ADMIN is missing"),
+            "{}",
+            doctor.output
+        );
+        let explained = nobody("explain");
+        assert_eq!(explained.code(), 0, "{explained:?}");
+        assert!(explained.output.contains("nft shows no tables"), "{}", explained.output);
+        world.sh(&world.lab.gateway, "rm /run/weir-binary");
+        world.assert_as_before();
+    });
+}
+
+#[test]
+fn host_without_a_bpf_file_system_is_served_unless_it_must_fail_closed() {
+    prepare(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "umount /sys/fs/bpf");
+        let cleaned = world.weir.clean();
+        assert_eq!((cleaned.code(), cleaned.errors.as_str()), (0, ""), "{cleaned:?}");
+        let mut explain = world.weir.command("explain");
+        explain.args(CONNECTION);
+        assert_eq!(world.weir.finish(explain).code(), 0);
+        world.weir.start();
+        assert_eq!(world.weir.stop().code(), 0);
+        world.weir.write_config(&Settings { fail: "closed", ..Settings::default() }.to_string());
+        assert_refused(world, &["/sys/fs/bpf", "mount -t bpf"]);
+        world.sh(&world.lab.gateway, "mount -t bpf bpf /sys/fs/bpf");
+    });
 }
 
 #[test]

@@ -246,6 +246,46 @@ fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() 
     }
 }
 
+/// Changes as fast as it can what weir must look at, and counts.
+const STORM: &str = "n=0; while test ! -e /run/give-up; do
+    ip rule add priority 7 lookup 7; nft add table inet storm; ip route add 203.0.113.0/24 dev lo table 7
+    ip rule del priority 7; nft delete table inet storm; ip route del 203.0.113.0/24 table 7
+    n=$((n + 6)); echo $n > /run/changes
+done";
+
+#[test]
+fn changes_in_a_loop_cost_a_few_rounds_a_second_and_what_is_removed_meanwhile_is_back() {
+    play(&Settings::default(), |world| {
+        let (start, rounds) = (Instant::now(), world.weir.status()["repair_rounds"].as_u64().unwrap());
+        let manager = Manager::start(world, "storm", STORM);
+        for round in 0..3 {
+            for (removal, kind, whole) in [REMOVALS[0], REMOVALS[4], REMOVALS[6], REMOVALS[11]] {
+                let before = world.weir.count("repairs", kind);
+                world.sh(&world.lab.gateway, removal);
+                soon(world, removal, whole);
+                until(&format!("{removal} is counted, {round}"), || {
+                    world.weir.count("repairs", kind) > before
+                });
+            }
+            // So that the next removal is no part of a quarrel.
+            until("nothing is contested", || world.weir.status()["contested"] == Value::Array(Vec::new()));
+        }
+        let rounds = world.weir.status()["repair_rounds"].as_u64().unwrap() - rounds;
+        let seconds = start.elapsed().as_secs_f64();
+        let changes = world.sh(&world.lab.gateway, "cat /run/changes");
+        assert!(rounds as f64 <= 3.0 * seconds + 10.0, "{rounds} rounds in {seconds} s of {changes} changes");
+        manager.give_up(world);
+        // In the calm after it, too.
+        let before = world.weir.status()["repair_rounds"].as_u64().unwrap();
+        let calm = Instant::now();
+        all_roads(world);
+        std::thread::sleep(Duration::from_secs(2));
+        let rounds = world.weir.status()["repair_rounds"].as_u64().unwrap() - before;
+        assert!(rounds as f64 <= 3.0 * calm.elapsed().as_secs_f64() + 10.0, "{rounds} rounds in a calm");
+        world.sh(&world.lab.gateway, "rm /run/storm /run/give-up /run/changes");
+    });
+}
+
 #[test]
 fn kernel_road_of_a_box_that_fails_open_is_forwarded_while_its_rule_is_missing() {
     play(&Settings { handshake: "relay", ..Settings::default() }, |world| {

@@ -301,7 +301,7 @@ isolated! {
         watched.soon("removed", |w| w.changes.last() == Some(&(PortId(0), PortChange::Removed)));
         sh("ip link add lan type veth peer name lanp");
         watched.soon("back", |w| {
-            matches!(w.changes.as_slice(), [.., (PortId(0), PortChange::Appeared(link)), (PortId(0), PortChange::Down)]
+            matches!(w.changes.as_slice(), [.., (PortId(0), PortChange::Appeared { link, unfit: None }), (PortId(0), PortChange::Down)]
                 if link.kind.as_deref() == Some("veth"))
         });
     }

@@ -25,7 +25,8 @@ pub fn read() -> Result<Option<SeenTable>, HostError> {
 /// As [`read`].
 pub fn list(options: &[&str]) -> Result<Option<String>, HostError> {
     let mut command = Command::new("nft");
-    command.args(options).args(["list", "table", "inet", "weir"]).stdin(Stdio::null());
+    // What it says is read: in English.
+    command.args(options).args(["list", "table", "inet", "weir"]).stdin(Stdio::null()).env("LC_ALL", "C");
     let output = command.output().map_err(cannot_run)?;
     if output.status.success() {
         return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
@@ -33,6 +34,10 @@ pub fn list(options: &[&str]) -> Result<Option<String>, HostError> {
     let reason = String::from_utf8_lossy(&output.stderr);
     if reason.contains("No such file or directory") {
         return Ok(None);
+    }
+    if reason.contains("Operation not permitted") {
+        let why = "CAP_NET_ADMIN is missing, without which nft shows no tables: run weir as root";
+        return Err(HostError::Permission(why.to_owned()));
     }
     Err(HostError::Command { command: format!("nft list table {TABLE}"), reason: one_line(&reason) })
 }
