@@ -395,6 +395,7 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         destination: flow.destination,
         port: flow.port,
         server: flow.server,
+        way: None,
         host: flow.host,
         alpn: flow.alpn,
         ech: flow.ech,

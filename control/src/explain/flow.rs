@@ -1,5 +1,7 @@
 //! The flow table's entry, where the connection lives.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 use weir_core::drop::PuntReason;
 
@@ -16,6 +18,8 @@ pub struct Living {
     pub rule: Option<String>,
     pub server: Option<String>,
     pub destination: Option<String>,
+    /// The number of the port and the router that it goes by to the server, where there are several ways.
+    pub way: Option<(u8, Option<IpAddr>)>,
 }
 
 impl Living {
@@ -28,6 +32,10 @@ impl Living {
             rule: text("rule"),
             server: text("server"),
             destination: text("destination"),
+            way: flow["way"]["port"].as_u64().and_then(|port| {
+                let router = flow["way"]["router"].as_str().and_then(|router| router.parse().ok());
+                Some((u8::try_from(port).ok()?, router))
+            }),
         })
     }
 

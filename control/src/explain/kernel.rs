@@ -9,6 +9,7 @@ use weir_core::ids::PortId;
 use crate::host::HostError;
 use crate::host::link::LinkInfo;
 use crate::host::netlink::Netlink;
+use crate::host::nexthops::Objects;
 use crate::host::picture::{Dumps, Picture, picture};
 use crate::host::rule::SeenRule;
 use crate::host::spec::Family;
@@ -42,6 +43,7 @@ impl Kernel {
         let dumps = Dumps {
             links: links.clone(),
             addresses: netlink.addresses().await?,
+            nexthops: Objects::of(&routes).await?,
             routes,
             neighbours: neighbours.clone(),
             rules: rules.iter().map(|(family, rule)| SeenRule::of(*family, rule)).collect(),

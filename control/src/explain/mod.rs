@@ -241,7 +241,8 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     let routes = route::ask(&kernel, &ingress, &nft, mark_of(spec.as_ref()), &question, &mut steps).await;
     // Sockets come after routes on the way; nft had to know of them before.
     steps.sort_by_key(|step| step.layer as u8);
-    let next_hop = nexthop::find(&kernel, judged.as_ref(), &routes, &question, &mut steps).await;
+    let next_hop =
+        nexthop::find(&kernel, judged.as_ref(), flow.as_ref(), &routes, &question, &mut steps).await;
     let config = config.map(|config| config.file);
     let way = Way {
         question,

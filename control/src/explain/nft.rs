@@ -7,7 +7,7 @@ mod tests;
 
 use rtnetlink::packet_route::route::RouteType;
 use serde_json::Value;
-use weir_core::fib::NextHop;
+use weir_core::fib::{NextHop, Ways};
 use weir_core::policy::Handshake;
 
 use super::ingress::Ingress;
@@ -74,7 +74,7 @@ pub async fn ask(
     // Of a fast road's intercept, what is for the relay comes by the relay's own device: by a rule, or as there is no port
     // towards the server.
     let by_worker = judged.is_some_and(|judged| {
-        let no_port = kernel.picture.fib.next_hop(question.to.ip()) == NextHop::Kernel;
+        let no_port = kernel.picture.fib.ways(question.to.ip()) == Ways::One(NextHop::Kernel);
         let fast = judged.handshake.is_some_and(|handshake| handshake != Handshake::Relay);
         fast && (judged.relay.is_some() || (no_port && !judged.answers_and_sends))
     });

@@ -29,6 +29,7 @@ pub mod link;
 pub mod local_ports;
 pub mod lock;
 pub mod netlink;
+pub mod nexthops;
 pub mod nft;
 pub mod notify;
 pub mod observe;

@@ -51,7 +51,7 @@ impl Changed {
         match kind {
             16..=19 => Self { links: true, addresses: true, routes: true, neighbours: true, ..none },
             20..=22 => Self { addresses: true, routes: true, ..none },
-            24..=26 => Self { routes: true, ..none },
+            24..=26 | 104..=106 => Self { routes: true, ..none },
             28..=30 => Self { neighbours: true, ..none },
             32..=34 => Self { rules: true, ..none },
             80..=82 => Self { host: true, ..none },
@@ -60,7 +60,7 @@ impl Changed {
     }
 }
 
-const GROUPS: [MulticastGroup; 10] = [
+const GROUPS: [MulticastGroup; 11] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
@@ -71,6 +71,7 @@ const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Ipv6Rule,
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
+    MulticastGroup::Nexthop,
 ];
 
 /// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h): changes of any nft table.
@@ -80,7 +81,7 @@ const NFNLGRP_NFTABLES: u32 = 7;
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Octets of one datagram that are looked at.
-const DATAGRAM: usize = 1 << 16;
+pub(crate) const DATAGRAM: usize = 1 << 16;
 
 /// The sockets that hear everything.
 pub(crate) struct Notifications {
@@ -187,7 +188,7 @@ pub(crate) struct Message<'a> {
 }
 
 /// Walks the messages of a datagram: length, type, flags, sequence number and port id at the head of each (struct nlmsghdr).
-fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = Some(datagram);
     std::iter::from_fn(move || {
         let from = rest?;

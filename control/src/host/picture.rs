@@ -1,8 +1,10 @@
 //! From dumps of the kernel's tables to what the fast road can use: a pure function.
 //!
-//! Only the main table is read. What the dataplane cannot do as the kernel would (another device, multipath, blackhole,
-//! encapsulation, a route with an MTU of its own, TOS or source routing, local prefixes) becomes [`Route::Kernel`]; so does a
-//! prefix about which there is doubt. A nexthop object is used as far as the kernel spells it out in the route itself.
+//! Only the main table is read. What the dataplane cannot do as the kernel would (another device, blackhole, encapsulation, a
+//! route with an MTU of its own, TOS or source routing, local prefixes) becomes [`Route::Kernel`]; so does a prefix about which
+//! there is doubt. A multipath route becomes a group where all its ways leave by ports. Where one does not, the whole route is
+//! the kernel's: servers may answer by any of the ways, and what the kernel gets of a connection that weir translates it would
+//! reset.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -14,12 +16,13 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
 };
-use weir_core::fib::{Fib, Link, Mac, Route};
+use weir_core::fib::{Fib, Group, Link, Mac, Member, Route};
 use weir_core::ids::{MAX_PORTS, PortId};
 
 use super::link::LinkInfo;
+use super::nexthops::{Hop, Objects, hops};
 use super::plan::DUMMY_ADDRESS;
 use super::port_device;
 use super::rule::{SeenRoute, SeenRule, table_of};
@@ -38,6 +41,8 @@ pub struct Dumps {
     pub addresses: Vec<AddressMessage>,
     /// Of all tables, IPv4 and IPv6.
     pub routes: Vec<(Family, RouteMessage)>,
+    /// Those that the routes name, at least.
+    pub nexthops: Objects,
     pub neighbours: Vec<NeighbourMessage>,
     pub rules: Vec<SeenRule>,
 }
@@ -95,7 +100,8 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
         dumps.neighbours.iter().filter_map(|m| neighbour(m, &by_index)).collect();
     let mut fib = Fib::default();
     let mut routers = BTreeSet::new();
-    for (prefix, Candidate { route, source, .. }) in routes(dumps, &by_index) {
+    let (routes, groups) = routes(dumps, &by_index);
+    for (prefix, Candidate { route, source, .. }) in routes {
         fib.preferred.extend(source.map(|source| (prefix, source)));
         if let Route::Via(port, router) = route {
             routers.insert((port, router));
@@ -105,6 +111,10 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
             IpNet::V6(net) => drop(fib.v6.insert(net, route)),
         }
     }
+    routers.extend(
+        groups.iter().flat_map(Group::members).filter_map(|member| Some((member.port, member.router?))),
+    );
+    fib.groups = groups;
     let usable = |n: &&Neighbour| is_usable(n.state);
     fib.neighbours = neighbours
         .iter()
@@ -181,15 +191,40 @@ impl Candidate {
     const KERNEL: Self = Self { metric: 0, route: Route::Kernel, source: None };
 }
 
-fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet, Candidate> {
+/// Groups of multipath routes; each once, as thousands of routes may have the same.
+#[derive(Default)]
+struct Groups {
+    all: Vec<Group>,
+    known: HashMap<Vec<Member>, u32>,
+}
+
+impl Groups {
+    fn route(&mut self, members: Vec<Member>) -> Route {
+        if let Some(number) = self.known.get(&members) {
+            return Route::Group(*number);
+        }
+        let Some(group) = Group::new(members.iter().copied()) else { return Route::Kernel };
+        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        self.all.push(group);
+        self.known.insert(members, number);
+        Route::Group(number)
+    }
+}
+
+fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> (BTreeMap<IpNet, Candidate>, Vec<Group>) {
     let mut best: BTreeMap<IpNet, Candidate> = BTreeMap::new();
+    let mut groups = Groups::default();
     for (family, message) in dumps.routes.iter().filter(|(_, m)| table_of(m) == TABLE_MAIN) {
         let dead = RouteFlags::Dead | RouteFlags::Cloned;
         let Some(prefix) = destination(*family, message).filter(|_| !message.header.flags.intersects(dead))
         else {
             continue;
         };
-        let next = candidate(message, ports);
+        let hops = hops(message, &dumps.nexthops);
+        if !hops.is_empty() && hops.iter().all(|hop| hop.dead) {
+            continue;
+        }
+        let next = candidate(message, &hops, ports, &mut groups);
         match best.get_mut(&prefix) {
             None => drop(best.insert(prefix, next)),
             // The dataplane looks at destinations alone.
@@ -209,7 +244,7 @@ fn routes(dumps: &Dumps, ports: &HashMap<u32, (PortId, u32)>) -> BTreeMap<IpNet,
     }
     // Every device's link-local subnet is in the table, and none is ever routed.
     best.retain(|prefix, _| !matches!(prefix, IpNet::V6(p) if p.addr().is_unicast_link_local() && p.prefix_len() > 10));
-    best
+    (best, groups.all)
 }
 
 /// Chosen by more than the destination.
@@ -217,37 +252,37 @@ fn special(message: &RouteMessage) -> bool {
     message.header.tos != 0 || message.header.source_prefix_length != 0
 }
 
-fn candidate(message: &RouteMessage, ports: &HashMap<u32, (PortId, u32)>) -> Candidate {
-    let (mut metric, mut device, mut gateway) = (0, None, None);
-    let mut simple = message.header.kind == RouteType::Unicast && !special(message);
-    let (mut route_mtu, mut source) = (None, None);
+fn candidate(
+    message: &RouteMessage,
+    hops: &[Hop],
+    ports: &HashMap<u32, (PortId, u32)>,
+    groups: &mut Groups,
+) -> Candidate {
+    let (mut metric, mut route_mtu, mut source) = (0, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Priority(n) => metric = *n,
-            RouteAttribute::Oif(index) => device = ports.get(index),
-            RouteAttribute::Gateway(RouteAddress::Inet(a)) => gateway = Some(IpAddr::V4(*a)),
-            RouteAttribute::Gateway(RouteAddress::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
-            RouteAttribute::Via(RouteVia::Inet(a)) => gateway = Some(IpAddr::V4(*a)),
-            RouteAttribute::Via(RouteVia::Inet6(a)) => gateway = Some(IpAddr::V6(*a)),
             RouteAttribute::PrefSource(RouteAddress::Inet(a)) => source = Some(IpAddr::V4(*a)),
             RouteAttribute::PrefSource(RouteAddress::Inet6(a)) => source = Some(IpAddr::V6(*a)),
             RouteAttribute::Metrics(all) => {
                 route_mtu =
                     all.iter().find_map(|m| if let RouteMetric::Mtu(n) = m { Some(*n) } else { None });
             }
-            RouteAttribute::MultiPath(_)
-            | RouteAttribute::Gateway(_)
-            | RouteAttribute::Via(_)
-            | RouteAttribute::EncapType(_)
-            | RouteAttribute::Encap(_) => simple = false,
             _ => {}
         }
     }
-    let route = match device {
-        // The next hop has no MTU of its own in the picture: where a route's is smaller, the kernel keeps it.
-        Some((_, mtu)) if route_mtu.is_some_and(|m| m < *mtu) => Route::Kernel,
-        Some((port, _)) if simple => gateway.map_or(Route::OnLink(*port), |router| Route::Via(*port, router)),
-        _ => Route::Kernel,
+    let simple = message.header.kind == RouteType::Unicast && !special(message);
+    let member = |hop: &Hop| {
+        let (port, mtu) = *ports.get(&hop.ifindex?)?;
+        // A way has no MTU of its own in the picture: where a route's is smaller, the kernel keeps it.
+        let plain = simple && !hop.special && route_mtu.is_none_or(|m| m >= mtu);
+        plain.then_some(Member { port, router: hop.gateway, weight: hop.weight, dead: hop.dead || hop.down })
+    };
+    let route = match hops.iter().map(member).collect::<Option<Vec<Member>>>().as_deref() {
+        Some(&[Member { port, router: None, .. }]) => Route::OnLink(port),
+        Some(&[Member { port, router: Some(router), .. }]) => Route::Via(port, router),
+        Some(members) => groups.route(members.to_vec()),
+        None => Route::Kernel,
     };
     Candidate { metric, route, source: source.filter(|_| route != Route::Kernel) }
 }

@@ -21,6 +21,7 @@ use super::culprit::Removal;
 use super::keepalive::Keepalive;
 use super::link::{self, LinkInfo};
 use super::netlink::Netlink;
+use super::nexthops::Objects;
 use super::notify::{Changed, Notifications};
 use super::picture::{Dumps, OwnAddresses, Picture, picture};
 use super::rule::SeenRule;
@@ -219,6 +220,7 @@ impl Watcher {
             for family in Family::BOTH {
                 routes.extend(self.netlink.routes(family).await?.into_iter().map(|m| (family, m)));
             }
+            self.dumps.nexthops = Objects::of(&routes).await?;
             self.dumps.routes = routes;
         }
         if changed.neighbours {
@@ -310,6 +312,7 @@ fn port_changes((before, was): Seen<'_>, (now, unfit): Seen<'_>) -> Vec<PortChan
 fn same_fib(a: &Fib, b: &Fib) -> bool {
     a.v4 == b.v4
         && a.v6 == b.v6
+        && a.groups == b.groups
         && a.neighbours == b.neighbours
         && a.links == b.links
         && a.preferred == b.preferred

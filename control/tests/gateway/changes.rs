@@ -194,62 +194,6 @@ fn route_that_changes_under_a_connection_is_followed() {
 }
 
 #[test]
-fn multipath_route_keeps_each_connection_on_one_path() {
-    play(&Settings::default(), |world| {
-        settle_behind(world);
-        // The paths can be told apart by the router's link-layer address; the server takes what is sent to either.
-        let macs = ["02:77:00:00:00:a1", "02:77:00:00:00:a2"];
-        world.sh(
-            &world.lab.server,
-            "ip link set server0 promisc on; nft add table netdev paths
-             nft 'add chain netdev paths in { type filter hook ingress device server0 priority 0; }'
-             nft add rule netdev paths in ether daddr '{ 02:77:00:00:00:a1, 02:77:00:00:00:a2 }' meta pkttype set host",
-        );
-        for family in Family::BOTH {
-            let ((net, target), ip) = (behind(family), ip(family));
-            let routers = &family.addresses().servers[1..];
-            for (router, mac) in routers.iter().zip(macs) {
-                world.sh(
-                    &world.lab.gateway,
-                    &format!("ip neigh replace {router} lladdr {mac} dev wan0 nud permanent"),
-                );
-            }
-            let hash = if family == Family::V4 { "net.ipv4" } else { "net.ipv6" };
-            world.sh(
-                &world.lab.gateway,
-                &format!(
-                    "{ip} route add {net} nexthop via {} nexthop via {}; sysctl -qw {hash}.fib_multipath_hash_policy=1",
-                    routers[0], routers[1]
-                ),
-            );
-            let watch = world.watch();
-            for _ in 0..12 {
-                let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
-                fetch_intact(&mut stream, 20_000);
-            }
-            let (_, far) = watch.stop_all();
-            let mut paths = std::collections::BTreeMap::<u16, std::collections::BTreeSet<Vec<u8>>>::new();
-            for frame in far.iter().filter(|frame| !frame.outgoing) {
-                if let Some(tcp) = frame.tcp().filter(|tcp| tcp.destination.ip() == target && !tcp.syn) {
-                    paths.entry(tcp.source.port()).or_default().insert(frame.bytes[..6].to_vec());
-                }
-            }
-            assert!(paths.len() >= 10, "{paths:?}");
-            assert!(paths.values().all(|macs| macs.len() == 1), "a connection changed its path: {paths:?}");
-            let all: std::collections::BTreeSet<_> = paths.values().flatten().collect();
-            assert_eq!(all.len(), 2, "only one path was used: {paths:?}");
-            world.sh(
-                &world.lab.gateway,
-                &format!("{ip} route del {net}; sysctl -qw {hash}.fib_multipath_hash_policy=0"),
-            );
-            for router in routers {
-                world.sh(&world.lab.gateway, &format!("ip neigh del {router} dev wan0"));
-            }
-        }
-    });
-}
-
-#[test]
 fn mtu_that_shrinks_is_told_to_senders_and_one_that_grows_takes_the_port_off_the_fast_road() {
     play(&Settings::default(), |world| {
         Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));

@@ -35,5 +35,6 @@ mod returns;
 mod roads;
 mod send;
 mod stalled;
+mod uplinks;
 mod verify;
 mod wrappings;

@@ -230,7 +230,12 @@ impl Download {
     /// Starts it and returns when an eighth is there.
     #[track_caller]
     pub fn start(world: &World<'_>, family: Family, bytes: u64, rate: u64) -> Self {
-        let mut stream = world.connect(family, HTTP);
+        Self::start_on(world.connect(family, HTTP), bytes, rate)
+    }
+
+    /// As [`Self::start`], on a connection that is there.
+    #[track_caller]
+    pub fn start_on(mut stream: TcpStream, bytes: u64, rate: u64) -> Self {
         let client = stream.local_addr().expect("connected");
         let progress = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&progress);

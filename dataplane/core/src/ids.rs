@@ -60,4 +60,8 @@ impl PortSet {
             self.0 |= 1 << port.0;
         }
     }
+    /// In order.
+    pub fn iter(self) -> impl Iterator<Item = PortId> {
+        (0..MAX_PORTS as u8).map(PortId).filter(move |port| self.contains(*port))
+    }
 }

@@ -505,7 +505,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// Whether what comes by `port` can be from `server`, or from the way to it, and not from a client.
     pub(crate) fn is_behind(&mut self, slot: u32, port: PortId, server: &Addr) -> bool {
-        if self.hops.next_hop(&self.fib, server).port() == Some(port) {
+        if self.hops.leads_by(&self.fib, server, port) {
             return true;
         }
         // By another way than ours to it: believed where no client can be.

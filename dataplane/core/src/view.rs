@@ -1,7 +1,8 @@
 //! Connections as `weir flows` shows them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use crate::fib::Ways;
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
@@ -21,6 +22,8 @@ pub struct FlowView {
     pub port: Option<u8>,
     /// Where it goes: the same, unless a pool took it.
     pub server: SocketAddr,
+    /// How it goes there, where its route has several ways and a worker carries it.
+    pub way: Option<WayView>,
     pub host: Option<String>,
     /// ALPN names that the client offered.
     pub alpn: Vec<String>,
@@ -50,6 +53,15 @@ pub struct FlowView {
     pub bytes_to_client: u64,
     pub age_ns: u64,
     pub idle_ns: u64,
+}
+
+/// One of several ways.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct WayView {
+    /// The number of the port.
+    pub port: u8,
+    /// None: the server is on the port's own link.
+    pub router: Option<IpAddr>,
 }
 
 impl<F: Frame> Pipeline<F> {
@@ -87,6 +99,7 @@ impl<F: Frame> Pipeline<F> {
             destination: tuple.dst.socket_addr(),
             port: Some(flow.port.0),
             server: self.server_of(flow).socket_addr(),
+            way: self.way_of(flow).filter(|_| !kernel),
             host: self.names.get(flow.name).map(str::to_owned),
             alpn: self.alpn_of(flow).names().map(text).collect(),
             ech: flow.ech,
@@ -113,6 +126,13 @@ impl<F: Frame> Pipeline<F> {
             age_ns: now.saturating_sub(flow.created).0,
             idle_ns: now.saturating_sub(flow.seen).0,
         }
+    }
+
+    fn way_of(&self, flow: &Flow) -> Option<WayView> {
+        let server = self.server_of(flow).addr.ip();
+        let Ways::Several(group) = self.fib.ways(server) else { return None };
+        let (member, _) = self.fib.pick(group, server, &flow.key, flow.to_server);
+        member.map(|member| WayView { port: member.port.0, router: member.router })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
-use weir_core::ids::Nanos;
+use weir_core::ids::{Nanos, PortId};
 use weir_core::reevaluate::Tally;
 use weir_core::relay::{Event, Judge, Relay};
 use weir_core::verify::{Answer, Answers};
@@ -323,9 +323,17 @@ impl Worker {
         }
     }
 
+    /// The port the client's SYN came in by is not known here; those that lead back to it are. Of several, one that has an
+    /// intercept for it.
+    fn side_of(&self, client: SocketAddr, destination: SocketAddr) -> Option<PortId> {
+        let ports = self.snapshot.fib.ports(client.ip().to_canonical());
+        let (to, port) = (destination.ip().to_canonical(), destination.port());
+        let fits = |side: &PortId| self.snapshot.policy.intercept(*side, to, port).is_some();
+        ports.iter().find(fits).or_else(|| ports.iter().next())
+    }
+
     fn connection(&self, client: SocketAddr, destination: SocketAddr) -> Connection {
-        // The port the client's SYN came in by is not known here; the one that leads back to it is.
-        let from = self.snapshot.fib.egress(client.ip().to_canonical());
+        let from = self.side_of(client, destination);
         let mut judge = Judge::new(self.snapshot.policy.clone(), from, client, destination);
         let machine = Relay::new(self.pump.now, self.config.limits, judge.start());
         Connection {

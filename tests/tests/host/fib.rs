@@ -1,13 +1,15 @@
 //! What the watch makes of a real kernel's routes, neighbours, links and rules.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use weir_control::host::watch::Options;
 use weir_control::host::{HostEvent, OwnAddresses, PortChange, Watch, wait};
-use weir_core::fib::{Fib, NextHop};
+use weir_core::fib::{Fib, NextHop, Way};
+use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::ids::PortId;
 
 use crate::space::{gateway, host, isolated, sh, spec};
@@ -89,12 +91,38 @@ impl Watched {
 
     /// The next hop in words: port and last octet of its address, or why there is none.
     fn hop(&self, to: &str) -> String {
-        match self.fib.next_hop(to.parse().unwrap()) {
+        self.hop_of(to, 40_000)
+    }
+
+    /// The same, of a connection from a port.
+    fn hop_of(&self, to: &str, port: u16) -> String {
+        let to: IpAddr = to.parse().unwrap();
+        match self.fib.next_hop(to, &flow(to, port)) {
             NextHop::Forward { port, dst_mac, mtu, .. } => format!("{}:{:02x} {mtu}", port.0, dst_mac[5]),
             NextHop::Unresolved(port) => format!("unresolved {}", port.0),
             NextHop::Kernel => "kernel".to_owned(),
         }
     }
+
+    /// The next hops of many connections, and how many of 1,000 have each.
+    fn hops(&self, to: &str) -> BTreeMap<String, u32> {
+        let mut hops = BTreeMap::new();
+        for port in 1..=1000 {
+            *hops.entry(self.hop_of(to, port)).or_default() += 1;
+        }
+        hops
+    }
+
+    /// Whether there are just these.
+    fn has_hops(&self, to: &str, wanted: &[&str]) -> bool {
+        self.hops(to).keys().map(String::as_str).eq(wanted.iter().copied())
+    }
+}
+
+fn flow(to: IpAddr, port: u16) -> FlowKey {
+    let from = if to.is_ipv4() { "10.1.0.5".parse().unwrap() } else { "fd01::5".parse().unwrap() };
+    let (src, dst) = (SocketAddr::new(from, port), SocketAddr::new(to, 443));
+    FlowKey::of(&Tuple { src: src.into(), dst: dst.into() })
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -118,7 +146,6 @@ isolated! {
             "route add blackhole 10.12.0.0/16",
             "route add unreachable 10.13.0.0/16",
             "route add prohibit 10.14.0.0/16",
-            "route add 10.15.0.0/16 nexthop via 10.2.0.3 nexthop via 10.2.0.4",
             "route add 10.16.0.0/16 via 10.2.0.3 mtu 1300",
             "route add 10.17.0.0/16 via inet6 fe80::4 dev wan",
             "route add 10.18.0.0/16 via 172.16.0.1 dev wan onlink",
@@ -135,7 +162,6 @@ isolated! {
             "-6 route add fd11::/16 dev mgmt",
             "-6 route add blackhole fd12::/16",
             "-6 route add unreachable fd13::/16",
-            "-6 route add fd15::/16 nexthop via fd02::3 dev wan nexthop via fe80::4 dev wan",
             "-6 route add fd16::/16 via fd02::3 mtu 1300",
             "-6 route add local fd20::/16 dev lo",
             "-6 route add fd22::/16 via fd02::3 from fd01::/64",
@@ -153,7 +179,6 @@ isolated! {
             ("10.12.1.1", "kernel"),
             ("10.13.1.1", "kernel"),
             ("10.14.1.1", "kernel"),
-            ("10.15.1.1", "kernel"),
             ("10.16.1.1", "kernel"),
             ("10.17.1.1", "1:14 1500"),
             ("10.18.1.1", "unresolved 1"),
@@ -174,7 +199,6 @@ isolated! {
             ("fd11::1", "kernel"),
             ("fd12::1", "kernel"),
             ("fd13::1", "kernel"),
-            ("fd15::1", "kernel"),
             ("fd16::1", "kernel"),
             ("fd20::1", "kernel"),
             ("fd22::1", "kernel"),
@@ -185,6 +209,167 @@ isolated! {
         ] {
             assert_eq!(watched.hop(to), hop, "{to}");
         }
+    }
+}
+
+const STATIONS: [&str; 6] = [
+    "neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev lan nud permanent",
+    "neigh add 10.2.0.3 lladdr 02:00:00:00:00:03 dev wan nud permanent",
+    "neigh add 10.2.0.4 lladdr 02:00:00:00:00:04 dev wan nud permanent",
+    "-6 neigh add fd01::2 lladdr 02:00:00:00:00:12 dev lan nud permanent",
+    "-6 neigh add fd02::3 lladdr 02:00:00:00:00:13 dev wan nud permanent",
+    "-6 neigh add fe80::4 lladdr 02:00:00:00:00:14 dev wan nud permanent",
+];
+
+isolated! {
+    fn multipath_routes_of_every_form_share_out_connections() {
+        gateway();
+        sh("ip link add mgmt type veth peer name mgmtp && ip link set mgmt up && ip link set mgmtp up");
+        sh("ip addr add 10.3.0.1/24 dev mgmt");
+        for line in STATIONS.into_iter().chain([
+            "route add 10.30.0.0/16 nexthop via 10.2.0.3 nexthop via 10.1.0.2",
+            "route add 10.31.0.0/16 nexthop via 10.2.0.3 weight 1 nexthop via 10.2.0.4 weight 3",
+            "route add 10.32.0.0/16 nexthop via inet6 fe80::4 dev wan nexthop via 10.1.0.2",
+            "route add 10.33.0.0/16 nexthop via 10.2.0.3 nexthop via 10.3.0.9",
+            "route add 10.34.0.0/16 mtu 1300 nexthop via 10.2.0.3 nexthop via 10.1.0.2",
+            "nexthop add id 1 via 10.2.0.3 dev wan",
+            "nexthop add id 2 via 10.1.0.2 dev lan",
+            "nexthop add id 3 via 10.3.0.9 dev mgmt",
+            "nexthop add id 4 blackhole",
+            "nexthop add id 10 group 1,1/2,3",
+            "nexthop add id 11 group 1/2 type resilient buckets 32",
+            "nexthop add id 12 group 1/3",
+            "nexthop add id 13 group 2",
+            "route add 10.40.0.0/16 nhid 10",
+            "route add 10.41.0.0/16 nhid 11",
+            "route add 10.42.0.0/16 nhid 12",
+            "route add 10.43.0.0/16 nhid 13",
+            "route add 10.44.0.0/16 nhid 1",
+            "route add 10.45.0.0/16 nhid 4",
+            "-6 route add fd30::/16 nexthop via fd02::3 dev wan nexthop via fd01::2 dev lan",
+            "-6 route add fd31::/16 nexthop via fd02::3 weight 1 nexthop via fe80::4 dev wan weight 3",
+            "-6 route append fd32::/16 via fd02::3 metric 7",
+            "-6 route append fd32::/16 via fd01::2 metric 7",
+            "-6 route add fd33::/16 nexthop via fd02::3 nexthop via fe80::9 dev mgmt",
+            "-6 route add fd34::/16 mtu 1300 nexthop via fd02::3 nexthop via fd01::2",
+            "-6 nexthop add id 21 via fd02::3 dev wan",
+            "-6 nexthop add id 22 via fd01::2 dev lan",
+            "-6 nexthop add id 24 blackhole",
+            "nexthop add id 20 group 21,1/22,3",
+            "nexthop add id 23 group 21/22 type resilient buckets 32",
+            "-6 route add fd40::/16 nhid 20",
+            "-6 route add fd41::/16 nhid 23",
+            "-6 route add fd44::/16 nhid 21",
+            "-6 route add fd45::/16 nhid 24",
+        ]) {
+            sh(&format!("ip {line}"));
+        }
+        // Without it the kernel does not spell objects out in the routes that name them.
+        for compat in [1, 0] {
+            sh(&format!("sysctl -qw net.ipv4.nexthop_compat_mode={compat}"));
+            let watched = Watched::start(HOUR);
+            for (to, wanted) in [
+                ("10.30.1.1", &["0:02 1500", "1:03 1500"][..]),
+                ("10.31.1.1", &["1:03 1500", "1:04 1500"]),
+                ("10.32.1.1", &["0:02 1500", "1:14 1500"]),
+                ("10.33.1.1", &["kernel"]),
+                ("10.34.1.1", &["kernel"]),
+                ("10.40.1.1", &["0:02 1500", "1:03 1500"]),
+                ("10.41.1.1", &["0:02 1500", "1:03 1500"]),
+                ("10.42.1.1", &["kernel"]),
+                ("10.43.1.1", &["0:02 1500"]),
+                ("10.44.1.1", &["1:03 1500"]),
+                ("10.45.1.1", &["kernel"]),
+                ("fd30::1", &["0:12 1500", "1:13 1500"]),
+                ("fd31::1", &["1:13 1500", "1:14 1500"]),
+                ("fd32::1", &["0:12 1500", "1:13 1500"]),
+                ("fd33::1", &["kernel"]),
+                ("fd34::1", &["kernel"]),
+                ("fd40::1", &["0:12 1500", "1:13 1500"]),
+                ("fd41::1", &["0:12 1500", "1:13 1500"]),
+                ("fd44::1", &["1:13 1500"]),
+                ("fd45::1", &["kernel"]),
+            ] {
+                assert!(watched.has_hops(to, wanted), "{compat} {to}: {:?}", watched.hops(to));
+            }
+            for (to, heavy) in [
+                ("10.31.1.1", "1:04 1500"),
+                ("10.40.1.1", "0:02 1500"),
+                ("fd31::1", "1:14 1500"),
+                ("fd40::1", "0:12 1500"),
+            ] {
+                let share = watched.hops(to)[heavy];
+                assert!((680..820).contains(&share), "{to}: {share} of 1000, where 750 are due");
+            }
+            // The kernel chooses among the same.
+            sh("sysctl -qw net.ipv4.fib_multipath_hash_policy=1 net.ipv6.fib_multipath_hash_policy=1");
+            for (to, routers) in [("10.40.1.1", ["10.1.0.2", "10.2.0.3"]), ("fd40::1", ["fd01::2", "fd02::3"])] {
+                let gets = (1..=64).map(|port| sh(&format!("ip route get {to} ipproto tcp sport {port} dport 443"))).collect::<String>();
+                assert!(routers.iter().all(|router| gets.contains(&format!(" via {router} "))), "{gets}");
+            }
+        }
+    }
+}
+
+isolated! {
+    fn ways_that_die_come_back_and_change_are_followed() {
+        gateway();
+        for line in STATIONS.into_iter().chain([
+            // Routes whose objects the kernel says nothing about when these change.
+            "nexthop add id 1 via 10.2.0.3 dev wan",
+            "nexthop add id 2 via 10.1.0.2 dev lan",
+            "nexthop add id 10 group 1/2",
+            "route add 10.40.0.0/16 nhid 10",
+            "route add 10.30.0.0/16 nexthop via 10.2.0.3 nexthop via 10.1.0.2",
+            "route add 10.30.0.0/16 via 10.2.0.4 metric 100",
+            "-6 nexthop add id 21 via fd02::3 dev wan",
+            "-6 nexthop add id 22 via fd01::2 dev lan",
+            "nexthop add id 20 group 21/22",
+            "-6 route add fd40::/16 nhid 20",
+            "-6 route add fd30::/16 nexthop via fd02::3 nexthop via fd01::2",
+            "-6 route add fd30::/16 via fe80::4 dev wan metric 2000",
+        ]) {
+            sh(&format!("ip {line}"));
+        }
+        sh("sysctl -qw net.ipv4.nexthop_compat_mode=0");
+        let mut watched = Watched::start(HOUR);
+        const V4: [&str; 2] = ["0:02 1500", "1:03 1500"];
+        const V6: [&str; 2] = ["0:12 1500", "1:13 1500"];
+        let all = |w: &Watched, v4: &[&str], v6: &[&str]| {
+            ["10.30.1.1", "10.40.1.1"].iter().all(|to| w.has_hops(to, v4))
+                && ["fd30::1", "fd40::1"].iter().all(|to| w.has_hops(to, v6))
+        };
+        assert!(all(&watched, &V4, &V6));
+        let before: Vec<String> = (1..200).map(|port| watched.hop_of("10.40.1.1", port)).collect();
+        sh("ip link set lanp down");
+        watched.soon("one link down", |w| all(w, &V4[1..], &V6[1..]));
+        sh("ip link set lanp up");
+        // The kernel forgets the objects of a device without a carrier.
+        sh("ip nexthop add id 2 via 10.1.0.2 dev lan && ip nexthop replace id 10 group 1/2");
+        sh("ip -6 nexthop add id 22 via fd01::2 dev lan && ip nexthop replace id 20 group 21/22");
+        watched.soon("it is up", |w| all(w, &V4, &V6));
+        assert_eq!((1..200).map(|port| watched.hop_of("10.40.1.1", port)).collect::<Vec<_>>(), before);
+        sh("ip neigh del 10.2.0.3 dev wan && ip -6 neigh del fd02::3 dev wan");
+        watched.soon("one router lost", |w| all(w, &V4[..1], &V6[..1]));
+        sh(&format!("ip {} && ip {}", STATIONS[1], STATIONS[4]));
+        watched.soon("it is back", |w| all(w, &V4, &V6));
+        sh("ip nexthop replace id 1 via 10.2.0.4 dev wan && ip -6 nexthop replace id 21 via fe80::4 dev wan");
+        watched.soon("another router", |w| {
+            w.has_hops("10.40.1.1", &["0:02 1500", "1:04 1500"]) && w.has_hops("fd40::1", &["0:12 1500", "1:14 1500"])
+        });
+        sh("ip nexthop replace id 10 group 2 && ip nexthop replace id 20 group 22");
+        watched.soon("a smaller group", |w| w.has_hops("10.40.1.1", &["0:02 1500"]) && w.has_hops("fd40::1", &["0:12 1500"]));
+        sh("ip route del 10.30.0.0/16 metric 0 && ip -6 route del fd30::/16 metric 1024");
+        sh("ip nexthop del id 2 && ip nexthop del id 22");
+        watched.soon("withdrawn", |w| {
+            w.hop("10.30.1.1") == "1:04 1500"
+                && w.hop("fd30::1") == "1:14 1500"
+                && w.hop("10.40.1.1") == "kernel"
+                && w.hop("fd40::1") == "kernel"
+        });
+        sh("ip route add default nexthop via 10.2.0.3 nexthop via 10.1.0.2");
+        sh("ip -6 route add default nexthop via fd02::3 nexthop via fd01::2");
+        watched.soon("a default route that appears later", |w| w.has_hops("10.40.1.1", &V4) && w.has_hops("fd40::1", &V6));
     }
 }
 
@@ -212,7 +397,10 @@ isolated! {
             sh(&format!("ip {line}"));
         }
         let mut watched = Watched::start(HOUR);
-        let source = |w: &Watched, to: &str| w.fib.source(to.parse().unwrap()).map(|a| a.to_string());
+        let source = |w: &Watched, to: &str| {
+            let to: IpAddr = to.parse().unwrap();
+            w.fib.source(to, &flow(to, 40_000), Way::NONE).map(|a| a.to_string())
+        };
         for (to, from) in [
             ("10.1.0.5", "10.1.0.1"),
             ("10.2.0.5", "10.2.0.1"),

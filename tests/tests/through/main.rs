@@ -9,3 +9,4 @@ mod reload;
 mod simulation;
 mod verdict;
 mod verify;
+mod ways;

@@ -1,6 +1,7 @@
 //! One connection as the dataplane remembers it.
 
 use crate::drop::PuntReason;
+use crate::fib::Way;
 use crate::ids::{InterceptId, Nanos, PortId, RuleId};
 use crate::policy::{Action, Cause, Protocol};
 use crate::tcp::seq::Seq;
@@ -164,6 +165,9 @@ pub struct Flow {
     pub hold: u32,
     /// Its server leg, where that is another connection than the client's.
     pub leg: u32,
+    /// Of several ways to its ends, those that it has taken.
+    pub to_client: Way,
+    pub to_server: Way,
     pub offer: Offer,
     /// The client's initial sequence number.
     pub isn: Seq,
@@ -206,6 +210,8 @@ impl Flow {
             partial: false,
             hold: Self::NO_HOLD,
             leg: Self::NO_LEG,
+            to_client: Way::NONE,
+            to_server: Way::NONE,
             offer: Offer::default(),
             isn: Seq(0),
             client: End::default(),

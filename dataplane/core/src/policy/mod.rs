@@ -10,7 +10,7 @@ mod builder;
 mod hosts;
 mod intercept;
 mod limits;
-mod maglev;
+pub(crate) mod maglev;
 mod names;
 mod pattern;
 mod pool;

@@ -5,7 +5,6 @@
 //! so, no state is kept before the client's ACK.
 
 use crate::drop::DropReason;
-use crate::fib::NextHop;
 use crate::flow::key::FlowKey;
 use crate::flow::record::{Flow, Offer, Side, Stage};
 use crate::frame::Frame;
@@ -97,10 +96,7 @@ impl<F: Frame> Pipeline<F> {
     /// The largest segment that fits the way to the destination.
     pub(crate) fn own_mss(&self, to: &Addr) -> u16 {
         let headers = if to.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
-        let mtu = match self.fib.next_hop(to.ip()) {
-            NextHop::Forward { mtu, .. } => mtu,
-            _ => 1500,
-        };
+        let mtu = self.fib.mtu(to.ip()).unwrap_or(1500);
         mtu.saturating_sub(headers).max(DEFAULT_MSS_V4)
     }
 

@@ -59,20 +59,21 @@ impl<F: Frame> Pipeline<F> {
         let flow = *self.flows.get(slot)?;
         let client = flow.tuple();
         let Some(pool_id) = pool else {
-            self.hops.next_hop(&self.fib, &client.dst.addr).port()?;
+            self.hops.has_way(&self.fib, &client.dst.addr).then_some(())?;
             return self.insert_leg(slot, &flow, client, None, None, false);
         };
         let policy = std::sync::Arc::clone(&self.policy);
         let pool = policy.pool(pool_id)?;
         let server_id = pool.pick(&client, not)?;
         let server = Endpoint::from(pool.server(server_id)?.addr);
-        self.hops.next_hop(&self.fib, &server.addr).port()?;
+        self.hops.has_way(&self.fib, &server.addr).then_some(())?;
         let target = Some((pool_id, server_id));
         if pool.source == Source::Client {
             let tuple = Tuple { src: client.src, dst: server };
             return self.insert_leg(slot, &flow, tuple, target, not, false);
         }
-        let addr = self.fib.source(server.addr.ip())?.into();
+        // Of several ways, that of the flow: its SYN takes the same.
+        let addr = self.fib.source(server.addr.ip(), &flow.key, flow.to_server)?.into();
         let hash = self.hasher.hash(&flow.key);
         let (hasher, workers, worker) = (&self.hasher, self.workers, self.worker);
         // Only ports whose packets come to this worker.
@@ -310,7 +311,7 @@ impl<F: Frame> Pipeline<F> {
             && let Some(flow) = self.flows.get(slot)
             && flow.leg != Flow::NO_LEG
         {
-            let (id, server) = (flow.leg, self.legs.get(flow.leg).map(|leg| leg.tuple.dst.addr));
+            let (id, server) = (flow.leg, self.legs.get(flow.leg).map(|leg| leg.tuple));
             let Some(server) = server else {
                 return self.discard(packet.frame, DropReason::OldLeg, out);
             };

@@ -2,7 +2,7 @@
 //! (RFC 5508 section 4 for address translators; RFC 5927 section 4.1 for whom to believe).
 
 use crate::drop::{DropReason, PuntReason};
-use crate::fib::NextHop;
+use crate::fib::{NextHop, Way};
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
@@ -12,7 +12,7 @@ use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline, PuntTo, Punted};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
-use crate::wire::addr::{Addr, Endpoint};
+use crate::wire::addr::Endpoint;
 use crate::wire::error::{self, Error};
 use crate::wire::icmp::IcmpMeta;
 
@@ -68,16 +68,16 @@ impl<F: Frame> Pipeline<F> {
         out.punt.push(Punted { to: PuntTo::Forward, reason, frame });
     }
 
-    /// Whether a segment of a spliced connection can leave for `to`. If not, its sender is told here, in the words that it
+    /// Whether a segment of a spliced connection can leave with the addresses `to`. If not, its sender is told here, in the words that it
     /// knows: what the kernel would quote is rewritten already.
     pub(crate) fn leaves(
         &mut self,
         packet: Packet<F>,
-        to: &Addr,
+        to: &Tuple,
         grows: u16,
         out: &mut Output<F>,
     ) -> Option<Packet<F>> {
-        let NextHop::Forward { mtu, .. } = self.hops.next_hop(&self.fib, to) else { return Some(packet) };
+        let NextHop::Forward { mtu, .. } = self.next_hop(to) else { return Some(packet) };
         let meta = packet.meta;
         let mtu = mtu.saturating_sub(grows);
         let fits = meta.ip_len() <= mtu || meta.reassembled;
@@ -98,7 +98,9 @@ impl<F: Frame> Pipeline<F> {
         if self.now.saturating_sub(self.errors_since).0 >= Nanos::from_secs(1).0 {
             (self.errors_since, self.errors) = (self.now, 0);
         }
-        let Some(from) = self.fib.source(packet.meta.tuple.src.addr.ip()) else { return };
+        let tuple = packet.meta.tuple;
+        let from = self.fib.source(tuple.src.addr.ip(), &FlowKey::of(&tuple), Way::NONE);
+        let Some(from) = from else { return };
         if self.errors >= ERRORS_PER_SECOND {
             return;
         }

@@ -178,7 +178,7 @@ impl<F: Frame> Pipeline<F> {
             return None;
         }
         let grows = up.own_timestamps(self.now).map_or(0, |_| TIMESTAMPS_LEN);
-        let client = up.client.src.addr;
+        let client = up.client.reversed();
         packet = self.leaves(packet, &client, grows, out)?;
         let leg = self.legs.get_mut(id)?;
         let up = leg.up.as_mut()?;

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use crate::drop::{DropReason, PuntReason};
-use crate::fib::NextHop;
 use crate::flow::record::{Flow, Offer, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -55,7 +54,8 @@ impl<F: Frame> Pipeline<F> {
 
     /// The intercept of a packet from a server: the client must be behind one of its ports.
     fn intercept_behind(&self, client: IpAddr, server: IpAddr, port: u16) -> Option<InterceptId> {
-        self.policy.intercept_of_server(self.fib.egress(client)?, server, port)
+        let mut ports = self.fib.ports(client).iter();
+        ports.find_map(|side| self.policy.intercept_of_server(side, server, port))
     }
 
     /// A SYN of an intercept.
@@ -76,7 +76,7 @@ impl<F: Frame> Pipeline<F> {
         let answers = handshake == Handshake::Answer && !self.is_replay && !options.md5 && !options.ao;
         // Who is answered may be sent to a server that there is a way to.
         let may_be_sent = answers && sends;
-        if !may_be_sent && self.hops.next_hop(&self.fib, &server.addr) == NextHop::Kernel {
+        if !may_be_sent && !self.hops.has_way(&self.fib, &server.addr) {
             return self.give_to_relay(id, None, PuntReason::NoPort, packet, out);
         }
         if !self.flows.has_room(Stage::SynSent) {

@@ -46,7 +46,8 @@ impl<F: Frame> Pipeline<F> {
         let (port, server) = if from_client {
             (packet.port, dst)
         } else {
-            (self.fib.egress(dst.addr.ip()).unwrap_or(packet.port), src)
+            let fits = |side: &_| self.policy.intercept_of_server(*side, src.addr.ip(), src.port) == Some(id);
+            (self.fib.ports(dst.addr.ip()).iter().find(fits).unwrap_or(packet.port), src)
         };
         if handshake == Handshake::Answer && from_client && self.may_hold_cookie(&packet.meta) {
             // Of a client that has a cookie and whose first segment was lost: elsewhere it would be reset.
