@@ -167,7 +167,7 @@ impl Fib {
 
     /// The gateway's own address for a connection of its own to `dst`, chosen as the kernel does: the route's preferred
     /// source, or that of the subnet which the router is in, or the primary address of the port. None where the kernel
-    /// forwards, and where the port has no address of the family. Of several ways it is that of `flow`, which `stays` on the
+    /// forwards, and where no port has an address of the family. Of several ways it is that of `flow`, which `stays` on the
     /// one that it has taken.
     pub fn source(&self, dst: IpAddr, flow: &FlowKey, stays: Way) -> Option<IpAddr> {
         let (net, route) = self.lookup(dst)?;
@@ -184,12 +184,13 @@ impl Fib {
         let subnet = near.and_then(|router| self.lookup(router)).filter(|(_, of)| *of == Route::OnLink(port));
         let preferred = self.preferred.get(&net);
         let preferred = preferred.or_else(|| self.preferred.get(&subnet?.0));
+        // A port without one speaks in the name of another, as every device does on Linux.
+        let links = [self.link(port)].into_iter().chain(self.links.iter().map(Option::as_ref)).flatten();
         preferred.copied().or_else(|| {
-            let link = self.link(port)?;
-            match dst {
+            links.into_iter().find_map(|link| match dst {
                 IpAddr::V4(_) => link.v4.map(IpAddr::V4),
                 IpAddr::V6(_) => link.v6.map(IpAddr::V6),
-            }
+            })
         })
     }
 

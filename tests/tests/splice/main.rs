@@ -2,5 +2,6 @@
 
 mod answer;
 mod dial;
+mod offered;
 mod random;
 mod simulation;

@@ -206,3 +206,19 @@ fn largest_packet_is_that_of_the_narrowest_way_and_ports_are_those_of_all() {
         assert_eq!(fib.mtu(place.dst), None);
     }
 }
+
+#[test]
+fn port_without_an_address_speaks_in_the_name_of_another() {
+    for place in places() {
+        let mut fib = place.fib(&[1, 1, 1]);
+        let key = place.flow(1);
+        let port = fib.next_hop(place.dst, &key).port().unwrap();
+        let bare = fib.links[usize::from(port.0)].as_mut().unwrap();
+        (bare.v4, bare.v6) = (None, None);
+        let own = fib.source(place.dst, &key, Way::NONE).unwrap();
+        let others = fib.links.iter().flatten().flat_map(|l| [l.v4.map(IpAddr::V4), l.v6.map(IpAddr::V6)]);
+        assert!(others.flatten().any(|address| address == own), "{own}");
+        fib.links.iter_mut().flatten().for_each(|link| (link.v4, link.v6) = (None, None));
+        assert_eq!(fib.source(place.dst, &key, Way::NONE), None);
+    }
+}
