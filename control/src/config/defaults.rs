@@ -13,7 +13,7 @@ use weir_core::policy::{Action, HeldFull, NameSet};
 use weir_dataplane::heartbeat::LIMIT;
 
 use super::model::{
-    Check, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Probe, Queues,
+    Check, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Probe, Queues, Relay,
     Workers,
 };
 
@@ -47,6 +47,19 @@ pub fn limits(flows: u32) -> Limits {
         source_flows: None,
         source_rate: None,
         source_over: Action::Drop,
+    }
+}
+
+/// `[relay]`: 15 s for a server to answer, 7 s for one of a pool; an hour of silence, ten minutes when one end has closed; a silent
+/// end is asked after five minutes; octets may stay unacknowledged as long as the kernel tries.
+pub const fn relay() -> Relay {
+    Relay {
+        connect: Duration::from_secs(15),
+        pool_connect: Duration::from_secs(7),
+        idle: Duration::from_secs(3600),
+        half_closed: Duration::from_secs(600),
+        keepalive: Some(Duration::from_secs(300)),
+        user_timeout: None,
     }
 }
 

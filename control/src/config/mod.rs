@@ -25,7 +25,7 @@ use toml::de::DeTable;
 
 pub use model::{
     Check, Config, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Pool, Port,
-    Probe, Queues, Workers,
+    Probe, Queues, Relay, Workers,
 };
 pub use place::Places;
 pub use report::{Finding, ListReport, Report, Severity, Summary};

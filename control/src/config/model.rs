@@ -26,6 +26,7 @@ pub struct Config {
     pub workers: Workers,
     pub fallback: Fallback,
     pub limits: Limits,
+    pub relay: Relay,
     /// In the order of the file: an intercept's place is its `InterceptId`.
     pub intercepts: Vec<InterceptSpec>,
     /// In the order of the file: a pool's place is its `PoolId`.
@@ -171,6 +172,23 @@ pub struct Limits {
     pub source_rate: Option<u32>,
     /// What a SYN beyond these two gets: `Reset` or `Drop`.
     pub source_over: Action,
+}
+
+/// `[relay]`: how long its connections may take and last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// For the server that the client asked for to answer.
+    pub connect: Duration,
+    /// For a server of a pool; then another is tried.
+    pub pool_connect: Duration,
+    /// Without an octet in either direction.
+    pub idle: Duration,
+    /// Likewise, once one end has closed.
+    pub half_closed: Duration,
+    /// After which silence an end is asked whether it is there; none: never.
+    pub keepalive: Option<Duration>,
+    /// How long octets may stay unacknowledged; none: as the kernel has it.
+    pub user_timeout: Option<Duration>,
 }
 
 /// `[identity]`: how weir knows that it does not know a name.

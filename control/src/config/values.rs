@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv6Net};
 use weir_core::ids::Nanos;
+use weir_core::pace::Rate;
 
 use super::model::Mark;
 
@@ -36,6 +37,30 @@ pub fn time(text: &str) -> Result<Nanos, String> {
     };
     number.checked_mul(factor).map(Nanos).ok_or_else(|| format!("`{text}` is too long"))
 }
+
+/// Octets per second, written as bits: `10Mbit/s`.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let (number, unit) =
+        split(text).ok_or_else(|| format!("`{text}` is no bandwidth; write one like `10Mbit/s`"))?;
+    let factor = match unit {
+        "kbit/s" => 1_000,
+        "Mbit/s" => 1_000_000,
+        "Gbit/s" => 1_000_000_000,
+        "" => return Err(format!("`{text}` has no unit; allowed: kbit/s, Mbit/s, Gbit/s")),
+        _ => {
+            return Err(format!(
+                "`{unit}` in `{text}` is no unit of bandwidth; allowed: kbit/s, Mbit/s, Gbit/s"
+            ));
+        }
+    };
+    match number.checked_mul(factor) {
+        Some(bits) if RATES.contains(&bits) => Ok(Rate(bits / 8)),
+        _ => Err(format!("`{text}` is not allowed; allowed: 64kbit/s to 1000Gbit/s")),
+    }
+}
+
+/// In bits per second. Less is no bandwidth for TCP: a segment would take longer than a round trip may.
+const RATES: RangeInclusive<u64> = 64_000..=1_000_000_000_000;
 
 /// The digits and what follows them.
 fn split(text: &str) -> Option<(u64, &str)> {

@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
-use weir_core::ids::{MAX_PORTS, PortId};
+use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::policy::{Handshake, Policy, PoolSpec, Quic, Server, Source};
+use weir_core::relay;
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
+use weir_sys::sockopt::Upkeep;
 use weir_sys::steering::{AttachMode, InterceptTable, PoolServer};
 use weir_sys::{affinity, ethtool, xsk};
 
-use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues};
+use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues, Relay};
 use crate::exit::Failure;
 use crate::host::{self, HostError, HostSpec, LinkInfo, LocalPorts};
 
@@ -182,8 +185,21 @@ pub fn relay_config(config: &Config, links: &[LinkInfo]) -> Result<RelayConfig, 
         cores,
         connections: relay_connections(config.workers.flows, files),
         heartbeat: config.gateway.heartbeat,
+        limits: relay_limits(&config.relay),
+        upkeep: Upkeep { keepalive: config.relay.keepalive, user_timeout: config.relay.user_timeout },
         ..RelayConfig::default()
     })
+}
+
+fn relay_limits(relay: &Relay) -> relay::Limits {
+    let nanos = |time: Duration| Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    relay::Limits {
+        connect: nanos(relay.connect),
+        pooled: nanos(relay.pool_connect),
+        idle: nanos(relay.idle),
+        half_closed: nanos(relay.half_closed),
+        ..relay::Limits::default()
+    }
 }
 
 /// The connections that the relay takes: `flows`, as far as `files` descriptors reach (none: no limit). Each connection

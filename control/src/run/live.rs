@@ -10,6 +10,7 @@ pub fn refusal(now: &Config, new: &Config, places: &Places) -> Option<String> {
     gateway(now, new, places)
         .or_else(|| ports(now, new, places))
         .or_else(|| workers(now, new, places))
+        .or_else(|| relay(now, new, places))
         .or_else(|| road(now, new, places))
 }
 
@@ -67,6 +68,21 @@ fn workers(now: &Config, new: &Config, places: &Places) -> Option<String> {
     .find(|(differs, _)| *differs)
     .map(|(_, key)| key)?;
     Some(sentence(&places.of("workers", 0, key), &format!("`{key}` in [workers]")))
+}
+
+fn relay(now: &Config, new: &Config, places: &Places) -> Option<String> {
+    let (before, after) = (&now.relay, &new.relay);
+    let (_, key) = [
+        (before.connect != after.connect, "connect"),
+        (before.pool_connect != after.pool_connect, "pool_connect"),
+        (before.idle != after.idle, "idle"),
+        (before.half_closed != after.half_closed, "half_closed"),
+        (before.keepalive != after.keepalive, "keepalive"),
+        (before.user_timeout != after.user_timeout, "user_timeout"),
+    ]
+    .into_iter()
+    .find(|(differs, _)| *differs)?;
+    Some(sentence(&places.of("relay", 0, key), &format!("`{key}` in [relay]")))
 }
 
 /// A box with a fast road has programs and devices that one without has not.

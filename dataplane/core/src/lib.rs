@@ -18,6 +18,7 @@ pub mod frame;
 pub mod hold;
 pub mod ids;
 pub mod inspect;
+pub mod pace;
 pub mod parse;
 pub mod pipeline;
 pub mod policy;

@@ -32,6 +32,7 @@ pub use pipe::{Pipe, Span};
 pub use upstream::Towards;
 
 use crate::ids::Nanos;
+use crate::pace::Throttle;
 use upstream::{Connect, Upstream};
 
 /// Whether client bytes may pass.
@@ -70,7 +71,7 @@ enum Leg {
 }
 
 /// One connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Relay {
     limits: Limits,
     gate: Gate,
@@ -97,6 +98,12 @@ pub struct Relay {
     called: Nanos,
     active: Nanos,
     armed: Option<Nanos>,
+    /// Of this call: commands are derived from the state as of then.
+    now: Nanos,
+    /// Its bandwidth, where a rule bounds it.
+    throttle: Option<Box<Throttle>>,
+    /// From when on octets may go to the server, and to the client, that must wait.
+    resumes: [Option<Nanos>; 2],
     /// How many client bytes [`Ask::Inspect`] has shown.
     shown: u32,
     unread: Option<Unread>,
@@ -133,6 +140,9 @@ impl Relay {
             called: now,
             active: now,
             armed: None,
+            now,
+            throttle: None,
+            resumes: [None; 2],
             shown: 0,
             unread: None,
             asked_unread: false,
@@ -146,6 +156,7 @@ impl Relay {
 
     /// A completion or a timer. One that answers no command (a late one) changes nothing.
     pub fn handle(&mut self, now: Nanos, event: Event) {
+        self.now = now;
         match event {
             Event::Connected => self.connected(now),
             Event::ConnectFailed(failure) => self.connect_failed(now, failure),
@@ -159,6 +170,9 @@ impl Relay {
             Event::Sent { to, len } => {
                 if self.pipe_to(to).sent(len) {
                     self.active = now;
+                    if let Some(throttle) = &mut self.throttle {
+                        throttle.gone(to == Side::Client, len);
+                    }
                 }
             }
             Event::SendFailed(to, failure) => {
@@ -174,6 +188,7 @@ impl Relay {
 
     /// The answer to [`Relay::poll_ask`]; ignored when there already was one.
     pub fn handle_verdict(&mut self, now: Nanos, verdict: Verdict) {
+        self.now = now;
         if self.phase != Phase::Running {
             return;
         }
@@ -189,12 +204,18 @@ impl Relay {
 
     /// Another policy refuses a connection that had a verdict: it ends as if that had been its own.
     pub fn handle_refusal(&mut self, now: Nanos, verdict: Verdict) {
+        self.now = now;
         if self.phase == Phase::Running && self.gate == Gate::Open {
             match verdict {
                 Verdict::Reset | Verdict::Drop => self.settle(now, verdict),
                 Verdict::Pass | Verdict::Wait | Verdict::Send { .. } => {}
             }
         }
+    }
+
+    /// From now on octets pass within this bandwidth.
+    pub fn handle_throttle(&mut self, throttle: Throttle) {
+        self.throttle = Some(Box::new(throttle));
     }
 
     /// The relay is being stopped: both ends get a RST.

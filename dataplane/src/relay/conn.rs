@@ -29,6 +29,10 @@ pub(super) struct Connection {
     pub buffers: Option<[BufferId; 2]>,
     /// The deadline that counts; others of this connection are stale.
     pub timer: Option<Nanos>,
+    /// The DSCP of the client's SYN, which goes on to the server.
+    pub class: u8,
+    /// It counts as one of its source's.
+    pub counted: bool,
     pub ending_counted: bool,
     pub check_counted: bool,
 }

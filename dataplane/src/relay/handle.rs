@@ -16,6 +16,7 @@ use weir_core::relay::Limits;
 use weir_core::verify::Answer;
 use weir_sys::gate::{Gate, GatePulse};
 use weir_sys::keeper::SignPlace;
+use weir_sys::sockopt::Upkeep;
 use weir_sys::steering::SteeringError;
 use weir_sys::uring::{Key, UringError, Waker};
 
@@ -46,6 +47,8 @@ pub struct RelayConfig {
     pub connections: u32,
     /// Of each connection. Two buffers of [`Limits::buffer`] octets are kept for each.
     pub limits: Limits,
+    /// What the kernel looks after on both legs' sockets.
+    pub upkeep: Upkeep,
     /// The listeners' queue of connections not yet accepted.
     pub backlog: i32,
     /// Where it tells of servers of pools that failed.
@@ -64,6 +67,7 @@ impl Default for RelayConfig {
             cores: Vec::new(),
             connections: 8192,
             limits: Limits::default(),
+            upkeep: Upkeep::default(),
             backlog: 4096,
             failures: Arc::new(ArrayQueue::new(64)),
             questions: None,
@@ -147,8 +151,7 @@ impl RelayHandle {
     ) -> Result<Self, RelayError> {
         let workers = config.workers.max(1);
         // All listeners before any thread: a connection must not arrive at half a group and be lost with it.
-        let listeners: Vec<_> =
-            (0..workers).map(|_| listener::open(config.listen, config.backlog)).collect::<Result<_, _>>()?;
+        let listeners: Vec<_> = (0..workers).map(|_| listener::open(config)).collect::<Result<_, _>>()?;
         let pulse = guard(&listeners, config.heartbeat)?;
         let hooks = Arc::new(hooks);
         let mut handle =
@@ -160,6 +163,7 @@ impl RelayHandle {
                 number,
                 config: config.clone(),
                 connections: config.connections.div_ceil(workers as u32).max(1),
+                workers: workers as u32,
                 listeners,
                 snapshot: snapshot.clone(),
                 subscriber: publisher.subscribe(),

@@ -7,17 +7,17 @@ use std::os::fd::OwnedFd;
 use weir_sys::sockopt;
 use weir_sys::uring::Errno;
 
-use super::RelayError;
+use super::{RelayConfig, RelayError};
 
 /// The listeners of one worker: IPv4, then IPv6. The kernel spreads new connections over workers (SO_REUSEPORT).
 ///
 /// On a kernel without IPv6 there is only one, with a warning.
-pub(super) fn open(port: u16, backlog: i32) -> Result<Vec<OwnedFd>, RelayError> {
+pub(super) fn open(config: &RelayConfig) -> Result<Vec<OwnedFd>, RelayError> {
     let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let mut listeners = Vec::new();
     for ip in wildcards {
-        let address = SocketAddr::new(ip, port);
-        match sockopt::transparent_listener(address, backlog) {
+        let address = SocketAddr::new(ip, config.listen);
+        match listen(address, config) {
             Ok(listener) => listeners.push(listener),
             Err(e) if Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) && !listeners.is_empty() => {
                 tracing::warn!(%address, "this kernel has no IPv6: the relay serves IPv4 alone");
@@ -26,6 +26,16 @@ pub(super) fn open(port: u16, backlog: i32) -> Result<Vec<OwnedFd>, RelayError> 
         }
     }
     Ok(listeners)
+}
+
+/// What is set on the listener holds for what it accepts.
+fn listen(address: SocketAddr, config: &RelayConfig) -> io::Result<OwnedFd> {
+    let listener = sockopt::transparent_listener(address, config.backlog)?;
+    // Without it small writes wait for an acknowledgement.
+    sockopt::set_nodelay(&listener)?;
+    sockopt::set_upkeep(&listener, &config.upkeep)?;
+    sockopt::keep_syn(&listener)?;
+    Ok(listener)
 }
 
 fn listen_error(address: SocketAddr, source: io::Error) -> RelayError {

@@ -9,11 +9,11 @@ use weir_core::ids::Nanos;
 use weir_core::proxy::MAX_PROXY_HEADER;
 use weir_core::relay::{Ask, Command, Event, Failure, LocalEnd, Side, Span, Towards, Verdict};
 use weir_core::verify::{Answer, Answers, HostCheck, Verified};
-use weir_sys::sockopt;
+use weir_sys::sockopt::{self, Upkeep};
 use weir_sys::uring::{Key, Ring};
 
 use super::conn::{Connection, Task, failure_of};
-use super::handle::Hooks;
+use super::handle::{Hooks, RelayConfig};
 use super::stats::{Counter, Stats};
 use super::timers::Timers;
 use crate::gateway::{FailedServer, Failures};
@@ -35,6 +35,7 @@ pub(super) struct Pump {
     pub stats: Arc<Stats>,
     hooks: Arc<Hooks>,
     failures: Failures,
+    upkeep: Upkeep,
     asking: Asking,
     /// The time of this batch.
     pub now: Nanos,
@@ -45,9 +46,16 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub fn new(ring: Ring, stats: Arc<Stats>, hooks: Arc<Hooks>, failures: Failures, asking: Asking) -> Self {
-        let timers = Timers::default();
-        Self { ring, timers, stats, hooks, failures, asking, now: Nanos(0), released: false, bytes: [0; 2] }
+    pub fn new(
+        ring: Ring,
+        config: &RelayConfig,
+        stats: Arc<Stats>,
+        hooks: Arc<Hooks>,
+        asking: Asking,
+    ) -> Self {
+        let (failures, upkeep) = (config.failures.clone(), config.upkeep);
+        let (timers, now, released, bytes) = (Timers::default(), Nanos(0), false, [0; 2]);
+        Self { ring, timers, stats, hooks, failures, upkeep, asking, now, released, bytes }
     }
 
     /// Tells the machine, then does what it wants until it waits. True: the connection is over.
@@ -110,7 +118,7 @@ impl Pump {
                 Ask::Unverified => conn.judge.verified(Verified::Unknown),
             };
             if let Some(verdict) = verdict {
-                conn.machine.handle_verdict(self.now, verdict);
+                self.decided(conn, verdict);
                 self.ask(key, conn);
             }
         }
@@ -136,8 +144,15 @@ impl Pump {
 
     fn verified(&self, conn: &mut Connection, verified: Verified) {
         if let Some(verdict) = conn.judge.verified(verified) {
-            conn.machine.handle_verdict(self.now, verdict);
+            self.decided(conn, verdict);
         }
+    }
+
+    fn decided(&self, conn: &mut Connection, verdict: Verdict) {
+        if let Some(throttle) = conn.judge.throttle() {
+            conn.machine.handle_throttle(throttle);
+        }
+        conn.machine.handle_verdict(self.now, verdict);
     }
 
     /// Control's answer; the connection, if it is still there, is to be driven.
@@ -222,10 +237,14 @@ impl Pump {
         if from == LocalEnd::ClientAnyPort {
             self.stats.add(Counter::PortChanged, 1);
         }
-        let (socket, source) = match socket(conn.client, server, from) {
+        let (socket, source) = match socket(conn.client, server, from, &self.upkeep) {
             Ok(bound) => bound,
             Err(error) => return Some(Event::ConnectFailed(failure_of(&error))),
         };
+        if conn.class != 0 {
+            // It is the network's to honour; the connection works without.
+            let _ = sockopt::set_class(&socket, server, conn.class);
+        }
         (conn.server, conn.source) = (server, source);
         self.tell_of_leg(conn, from);
         let id = self.ring.add(socket);
@@ -320,13 +339,23 @@ impl Pump {
 }
 
 /// A socket for a leg to `server`, and where it comes from. Port 0: the kernel chooses address and port when it connects.
-fn socket(client: SocketAddr, server: SocketAddr, from: LocalEnd) -> io::Result<(OwnedFd, SocketAddr)> {
+fn socket(
+    client: SocketAddr,
+    server: SocketAddr,
+    from: LocalEnd,
+    upkeep: &Upkeep,
+) -> io::Result<(OwnedFd, SocketAddr)> {
     let source = match from {
         LocalEnd::Client => client,
         LocalEnd::ClientAnyPort => SocketAddr::new(client.ip(), 0),
-        LocalEnd::Gateway => return sockopt::own_stream(server),
+        LocalEnd::Gateway => {
+            let (socket, source) = sockopt::own_stream(server)?;
+            sockopt::set_upkeep(&socket, upkeep)?;
+            return Ok((socket, source));
+        }
     };
     let socket = sockopt::transparent_stream(source)?;
+    sockopt::set_upkeep(&socket, upkeep)?;
     let source = sockopt::local_address(&socket)?;
     Ok((socket, source))
 }

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use weir_core::ids::{Nanos, PortId};
 use weir_core::reevaluate::Tally;
 use weir_core::relay::{Event, Judge, Relay};
+use weir_core::sources::Sources;
 use weir_core::verify::{Answer, Answers};
 use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
 use weir_sys::{affinity, clock, sockopt};
@@ -28,6 +29,8 @@ const BACKOFF: Nanos = Nanos::from_millis(100);
 /// How often memory of unused buffers is given back, and of how many it is kept.
 const TRIM: Nanos = Nanos::from_secs(10);
 const KEEP: usize = 64;
+/// Sources that each thread can count.
+const SOURCES: usize = 65_536;
 /// How long connections that were reset at the end may take to close.
 const LAST: Nanos = Nanos::from_secs(2);
 
@@ -36,6 +39,8 @@ pub(super) struct Setup {
     pub number: usize,
     pub config: RelayConfig,
     pub connections: u32,
+    /// How many threads share the sources.
+    pub workers: u32,
     pub listeners: Vec<OwnedFd>,
     pub snapshot: Arc<Snapshot>,
     pub subscriber: Subscriber,
@@ -79,6 +84,8 @@ enum Ending {
 pub(super) struct Worker {
     config: RelayConfig,
     connections: usize,
+    workers: u32,
+    sources: Sources,
     listeners: Vec<SocketId>,
     table: Slab<Connection>,
     pump: Pump,
@@ -86,7 +93,6 @@ pub(super) struct Worker {
     subscriber: Subscriber,
     inbox: Receiver<Request>,
     sign: Sign,
-    clock: Instant,
     /// Accepting pauses until then, on these listeners.
     paused: Option<(Nanos, Vec<usize>)>,
     trimmed: Nanos,
@@ -96,7 +102,7 @@ pub(super) struct Worker {
 impl Worker {
     /// On the thread that will run it.
     pub fn new(setup: Setup) -> Result<Self, UringError> {
-        let Setup { number, config, connections, listeners, .. } = setup;
+        let Setup { number, config, connections, workers, listeners, .. } = setup;
         pin(number, &config.cores);
         affinity::favour();
         setup.sign.begin();
@@ -112,10 +118,12 @@ impl Worker {
             answers: Answers::new(&random::secret()),
             rings: false,
         };
-        let pump = Pump::new(ring, setup.stats, setup.hooks, config.failures.clone(), asking);
+        let pump = Pump::new(ring, &config, setup.stats, setup.hooks, asking);
         Ok(Self {
             config,
             connections: connections as usize,
+            workers,
+            sources: Sources::new(SOURCES, random::seed()),
             listeners,
             table: Slab::new(),
             pump,
@@ -123,7 +131,6 @@ impl Worker {
             subscriber: setup.subscriber,
             inbox: setup.inbox,
             sign: setup.sign,
-            clock: Instant::now(),
             paused: None,
             trimmed: Nanos(0),
             ending: Ending::No,
@@ -159,7 +166,8 @@ impl Worker {
     }
 
     fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        // One clock for all threads: connections of a rule share its bandwidth.
+        Nanos(clock::monotonic_ns())
     }
 
     /// Until the first thing that is due by the clock.
@@ -209,6 +217,9 @@ impl Worker {
 
     fn remove(&mut self, key: Key) {
         if let Some(conn) = self.table.remove(key) {
+            if conn.counted {
+                self.sources.leave(&conn.client.ip().into());
+            }
             self.pump.forget(&conn);
         }
     }
@@ -303,15 +314,21 @@ impl Worker {
             stats.add(Counter::RefusedFull, 1);
             return refuse(socket);
         }
+        let (limits, source) = (self.snapshot.policy.limits.source, client.ip().into());
+        let now = self.pump.now;
+        if self.sources.admit(now, &source, &limits.part_of(self.workers)).is_err() {
+            stats.add(Counter::RefusedSource, 1);
+            return refuse(socket);
+        }
         // Buffers of connections that are closing may not be back yet.
         let (Some(up), Some(down)) = (self.pump.ring.take_buffer(), self.pump.ring.take_buffer()) else {
             stats.add(Counter::RefusedFull, 1);
             return refuse(socket);
         };
         stats.add(Counter::Accepted, 1);
-        // Without it small writes wait for an acknowledgement; a connection works all the same.
-        let _ = sockopt::set_nodelay(&socket);
         let mut conn = self.connection(client, server);
+        conn.counted = limits.any();
+        conn.class = sockopt::syn_class(&socket).unwrap_or(0);
         conn.sockets[0] = Some(self.pump.ring.add(socket));
         conn.buffers = Some([up, down]);
         self.pump.opened(client, server);
@@ -335,7 +352,10 @@ impl Worker {
     fn connection(&self, client: SocketAddr, destination: SocketAddr) -> Connection {
         let from = self.side_of(client, destination);
         let mut judge = Judge::new(self.snapshot.policy.clone(), from, client, destination);
-        let machine = Relay::new(self.pump.now, self.config.limits, judge.start());
+        let mut machine = Relay::new(self.pump.now, self.config.limits, judge.start());
+        if let Some(throttle) = judge.throttle() {
+            machine.handle_throttle(throttle);
+        }
         Connection {
             machine,
             judge,
@@ -346,7 +366,9 @@ impl Worker {
             told: None,
             sockets: [None, None],
             buffers: None,
+            class: 0,
             timer: None,
+            counted: false,
             ending_counted: false,
             check_counted: false,
         }

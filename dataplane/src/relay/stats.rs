@@ -22,6 +22,7 @@ pub enum Counter {
     Sent,
     Retried,
     RefusedFull,
+    RefusedSource,
     RefusedOwn,
     AcceptGone,
     AcceptBackoff,
@@ -35,7 +36,7 @@ pub enum Counter {
 
 impl Counter {
     /// In the order of their declaration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Accepted,
         Self::Closed,
         Self::Finished,
@@ -50,6 +51,7 @@ impl Counter {
         Self::Sent,
         Self::Retried,
         Self::RefusedFull,
+        Self::RefusedSource,
         Self::RefusedOwn,
         Self::AcceptGone,
         Self::AcceptBackoff,
@@ -77,6 +79,7 @@ impl Counter {
             Self::Sent => "sent",
             Self::Retried => "retried",
             Self::RefusedFull => "refused-full",
+            Self::RefusedSource => "refused-source",
             Self::RefusedOwn => "refused-own",
             Self::AcceptGone => "accept-gone",
             Self::AcceptBackoff => "accept-backoff",
@@ -110,6 +113,9 @@ impl Counter {
                 "of these, connections given to another server, since the first did not take them"
             }
             Self::RefusedFull => "connections reset because the relay had as many as it may",
+            Self::RefusedSource => {
+                "connections reset because their source had as many, or as many new ones, as it may"
+            }
             Self::RefusedOwn => "connections made to the relay's own listener, reset",
             Self::AcceptGone => "connections that were reset before the relay could look at them",
             Self::AcceptBackoff => "pauses in accepting for want of file descriptors or memory",

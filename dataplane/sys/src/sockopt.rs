@@ -6,11 +6,91 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::SendFlags;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+/// What the kernel looks after by itself on a connection's sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// After so long without a segment of the far end's it is asked whether it is there, and a connection whose end does not
+    /// answer [`PROBES`] times ends with ETIMEDOUT. None: never.
+    pub keepalive: Option<Duration>,
+    /// So long octets may stay unacknowledged, or a window shut; then the connection ends with ETIMEDOUT (TCP_USER_TIMEOUT). None:
+    /// as net.ipv4.tcp_retries2 says.
+    pub user_timeout: Option<Duration>,
+}
+
+/// How often an end that does not answer is asked, and at most how far apart.
+pub const PROBES: u32 = 4;
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Sets it on a socket, or on a listener for all that it accepts; what is none is left as it is. Keepalive counts in whole seconds.
+///
+/// Errors: none is expected.
+pub fn set_upkeep(socket: impl AsFd, upkeep: &Upkeep) -> io::Result<()> {
+    let fd = socket.as_fd();
+    let socket = SockRef::from(&fd);
+    if let Some(idle) = upkeep.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(idle.min(PROBE_INTERVAL));
+        socket.set_tcp_keepalive(&keepalive.with_retries(PROBES))?;
+    }
+    match upkeep.user_timeout {
+        Some(timeout) => socket.set_tcp_user_timeout(Some(timeout)),
+        None => Ok(()),
+    }
+}
+
+/// Of what a listener accepts, the kernel keeps the header of the SYN until [`syn_class`] has read it (TCP_SAVE_SYN).
+///
+/// Errors: none is expected.
+pub fn keep_syn(listener: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the value lives for the call, which reads `len` octets of it.
+    let code = unsafe {
+        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, std::ptr::from_ref(&on).cast(), len)
+    };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The DSCP that the SYN of an accepted connection had, in the upper six bits (as IP_TOS and IPV6_TCLASS have it); it can be asked
+/// once. None: its listener did not keep it.
+pub fn syn_class(socket: impl AsFd) -> Option<u8> {
+    /// IPv6, and TCP with all options; IP options are cut off, and behind what is read here.
+    const ROOM: usize = 128;
+    let mut header = [0_u8; ROOM];
+    let mut len = ROOM as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the call writes at most `len` octets to an array of that length, and how many to `len`.
+    let code = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, header.as_mut_ptr().cast(), &raw mut len)
+    };
+    let class = match header[0] >> 4 {
+        4 => header[1],
+        6 => header[0] << 4 | header[1] >> 4,
+        _ => 0,
+    };
+    (code == 0 && len > 1).then_some(class & !ECN)
+}
+
+/// The bits of the octet that are ECN's (RFC 3168), and the kernel's business.
+const ECN: u8 = 0b11;
+
+/// Packets of the connection to `server` get this DSCP (upper six bits).
+///
+/// Errors: none is expected.
+pub fn set_class(socket: impl AsFd, server: SocketAddr, class: u8) -> io::Result<()> {
+    let fd = socket.as_fd();
+    let socket = SockRef::from(&fd);
+    match server {
+        SocketAddr::V4(_) => socket.set_tos_v4(u32::from(class)),
+        SocketAddr::V6(_) => socket.set_tclass_v6(u32::from(class)),
+    }
+}
 
 /// A listener whose accepted sockets have the destination that the client meant as their local address.
 ///

@@ -231,7 +231,12 @@ pub fn client_hello(name: &str, len: usize) -> Vec<u8> {
     [&[22, 3, 1][..], &u16s(message.len()), &message].concat()
 }
 
-fn ip(ns: &Namespace, batch: &str) {
+/// Feeds nft in a namespace.
+pub fn nft(ns: &Namespace, script: &str) {
+    command(ns, Command::new("nft").args(["-f", "-"]), script);
+}
+
+pub fn ip(ns: &Namespace, batch: &str) {
     command(ns, Command::new("ip").args(["-batch", "-"]), batch);
 }
 

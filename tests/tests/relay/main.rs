@@ -1,5 +1,6 @@
 //! The relay between the kernel's own TCP on both sides: what a client and a server see of it.
 
+mod bounds;
 mod judged;
 mod lab;
 mod limits;

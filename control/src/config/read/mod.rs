@@ -12,6 +12,7 @@ mod limits;
 mod lists;
 mod pool;
 mod port;
+mod relay;
 mod rule;
 mod workers;
 
@@ -29,7 +30,8 @@ use super::section::{Item, Reader, Section};
 use super::source::Span;
 use lists::ListFiles;
 
-const KEYS: [&str; 8] = ["gateway", "port", "workers", "fallback", "limits", "identity", "intercept", "pool"];
+const KEYS: [&str; 9] =
+    ["gateway", "port", "workers", "fallback", "limits", "relay", "identity", "intercept", "pool"];
 
 /// Reads all sections, and with `lists` the files that rules name, and checks how they fit together.
 pub fn document(
@@ -45,6 +47,7 @@ pub fn document(
     let workers = top.get("workers").map(|item| workers::read(reader, &item));
     let workers = workers.unwrap_or_else(defaults::workers);
     let limits = top.get("limits").map(|item| limits::read(reader, &item, workers.flows));
+    let relay = top.get("relay").map(|item| relay::read(reader, &item));
     let ports = port::read_all(reader, &top);
     let (pools, pool_spans) = pool::read_all(reader, &top);
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -59,6 +62,7 @@ pub fn document(
         ports,
         limits: limits.unwrap_or_else(|| defaults::limits(workers.flows)),
         workers,
+        relay: relay.unwrap_or_else(defaults::relay),
         fallback,
         identity: identity.unwrap_or_else(defaults::identity),
         intercepts,

@@ -1,12 +1,14 @@
 //! One of an intercept's `rules`.
 
 use weir_core::ids::PoolId;
+use weir_core::pace::Rates;
 use weir_core::policy::{Action, Handshake, Protocol, RuleSpec};
 
 use super::intercept::{Context, ports, prefixes};
 use crate::config::section::{Item, Reader, Section};
+use crate::config::values;
 
-pub const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 14] = [
     "host",
     "host_file",
     "ech",
@@ -19,6 +21,8 @@ pub const KEYS: [&str; 12] = [
     "protocol",
     "action",
     "pool",
+    "rate",
+    "connection_rate",
 ];
 /// Those that look at what the client sends.
 const CONTENT: [&str; 5] = ["host", "host_file", "ech", "alpn", "protocol"];
@@ -30,6 +34,12 @@ const MAX_ALPN: usize = 255;
 const RELAY_HINT: &str = "`relay` is decided at the SYN, where there is no content yet: a rule that says so may match \
                           only on `from`, `from_file`, `to`, `to_file` and `tcp`, unless the intercept's handshake is \
                           `relay`";
+
+/// Of all connections of a rule together, and of each.
+const RATES: [&str; 2] = ["rate", "connection_rate"];
+
+const RATE_HINT: &str = "the fast road stores nothing that could wait, so bandwidth is bounded on the relay only: write \
+                         `handshake = \"relay\"` on the intercept, or let the rule say `action = \"relay\"`";
 
 pub fn read(
     reader: &mut Reader<'_>,
@@ -53,8 +63,25 @@ pub fn read(
             reader.error(&item.key, format!("{}: {RELAY_HINT}", item.what()));
         }
     }
+    rule.rates = rates(reader, section, rule.action, handshake);
     contradictions(reader, section, &rule);
     rule
+}
+
+/// Bandwidth is kept on the relay: on the fast road nothing is stored that could wait.
+fn rates(reader: &mut Reader<'_>, section: &Section<'_>, action: Action, handshake: Handshake) -> Rates {
+    for key in RATES {
+        let Some(item) = section.get(key) else { continue };
+        let what = item.what();
+        if matches!(action, Action::Reset | Action::Drop) {
+            reader.error(&item.key, format!("{what}: a rule that lets nothing pass needs no bandwidth"));
+        } else if handshake != Handshake::Relay && action != Action::Relay {
+            reader.error(&item.key, format!("{what}: {RATE_HINT}"));
+        }
+    }
+    let [rule, connection] =
+        RATES.map(|key| section.get(key).and_then(|item| reader.parsed(&item, values::rate)));
+    Rates { rule, connection }
 }
 
 fn action(reader: &mut Reader<'_>, section: &Section<'_>, context: &Context<'_>) -> Option<Action> {

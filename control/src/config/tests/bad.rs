@@ -35,7 +35,7 @@ fn sections_and_syntax() {
                 "[gatewy]\nfail = 1\n",
                 &[(
                     7,
-                    "unknown key `gatewy`; allowed: gateway, port, workers, fallback, limits, identity, intercept, pool",
+                    "unknown key `gatewy`; allowed: gateway, port, workers, fallback, limits, relay, identity, intercept, pool",
                 )],
             ),
             ("gateway = 3\n", &[(6 + 1, "unknown key `gateway` in [[port]]")]),
@@ -50,6 +50,52 @@ fn sections_and_syntax() {
         ],
     );
     assert_found("", &errors(""), &[(1, "there is no [[port]]")]);
+}
+
+#[test]
+fn relay_times() {
+    table(
+        PORTS,
+        &[
+            (
+                "[relay]\nidel = \"1h\"\n",
+                &[(8, "unknown key `idel` in [relay]; allowed: connect, pool_connect, idle, half_closed")],
+            ),
+            ("[relay]\nconnect = \"1h\"\n", &[(8, "`1h` is not allowed; allowed: 100ms to 300s")]),
+            ("[relay]\nidle = 3600\n", &[(8, "`idle` in [relay]: expected a string")]),
+            ("[relay]\nkeepalive = \"no\"\n", &[(8, "`no` is no time; write one like `3s`, or `off`")]),
+            ("[relay]\nuser_timeout = \"10h\"\n", &[(8, "allowed: 1s to 9h, or off")]),
+        ],
+    );
+}
+
+#[test]
+fn bandwidth() {
+    let relay = format!("{PORTS}{WEB}handshake = \"relay\"\n");
+    table(
+        &relay,
+        &[
+            (
+                "rules = [{ action = \"allow\", rate = \"10\" }]\n",
+                &[(13, "no unit; allowed: kbit/s, Mbit/s, Gbit/s")],
+            ),
+            (
+                "rules = [{ action = \"allow\", rate = \"1kbit/s\" }]\n",
+                &[(13, "allowed: 64kbit/s to 1000Gbit/s")],
+            ),
+            (
+                "rules = [{ action = \"drop\", connection_rate = \"1Mbit/s\" }]\n",
+                &[(13, "lets nothing pass")],
+            ),
+        ],
+    );
+    table(
+        &format!("{PORTS}{WEB}"),
+        &[(
+            "rules = [{ action = \"relay\", rate = \"1Mbit/s\" },\n{ action = \"allow\", rate = \"1Mbit/s\" }]\n",
+            &[(13, "`rate` in a rule: the fast road stores nothing that could wait")],
+        )],
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use weir_core::ids::Nanos;
+use weir_core::pace::Rate;
 
 use super::super::model::Mark;
 use super::super::values::*;
@@ -37,6 +38,21 @@ fn sizes() {
             ("1.5KiB", Err("no unit of size")),
             ("99999999999999999999B", Err("is no size")),
             ("18446744073709551615KiB", Err("too large")),
+        ],
+    );
+}
+
+#[test]
+fn rates() {
+    table(
+        rate,
+        [
+            ("64kbit/s", Ok(Rate(8000))),
+            ("10Mbit/s", Ok(Rate(1_250_000))),
+            ("100 Gbit/s", Ok(Rate(12_500_000_000))),
+            ("63kbit/s", Err("64kbit/s to 1000Gbit/s")),
+            ("10MB/s", Err("no unit of bandwidth; allowed: kbit/s, Mbit/s, Gbit/s")),
+            ("fast", Err("is no bandwidth")),
         ],
     );
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{Action, Facts, Hosts, NameSet, Prefixes, Protocol, TcpPorts};
+use crate::pace::{Rates, RulePace};
 
 /// More names or prefixes than anybody writes into a rule by hand.
 const LARGE: usize = 1000;
@@ -40,6 +41,8 @@ pub struct RuleSpec {
     /// ALPN protocol names of which the client must offer one; empty: any offer or none.
     pub alpn: Vec<String>,
     pub protocol: Option<Protocol>,
+    /// The bandwidth of what it lets on; on the relay only.
+    pub rates: Rates,
 }
 
 impl RuleSpec {
@@ -60,6 +63,7 @@ impl RuleSpec {
             tcp: Vec::new(),
             alpn: Vec::new(),
             protocol: None,
+            rates: Rates::default(),
         }
     }
 
@@ -109,6 +113,7 @@ pub struct Rule {
     tcp: Option<TcpPorts>,
     alpn: Vec<Box<[u8]>>,
     protocol: Option<Protocol>,
+    pace: Option<Arc<RulePace>>,
 }
 
 impl Rule {
@@ -126,7 +131,13 @@ impl Rule {
             tcp: (!spec.tcp.is_empty()).then(|| spec.tcp.into_iter().collect()),
             alpn: spec.alpn.into_iter().map(|name| name.into_bytes().into_boxed_slice()).collect(),
             protocol: spec.protocol,
+            pace: RulePace::new(spec.rates),
         }
+    }
+
+    /// The bandwidth that its connections share.
+    pub fn pace(&self) -> Option<&RulePace> {
+        self.pace.as_deref()
     }
 
     /// Whether the rule needs the client's first bytes, so that it cannot be judged at the SYN.
@@ -136,7 +147,8 @@ impl Rule {
 
     /// The rule without its conditions: what is left to be told of it when it has decided.
     pub(super) fn bare(&self) -> Self {
-        Self { origin: self.origin.clone(), ..Self::new(RuleSpec::new(self.action)) }
+        let (origin, pace) = (self.origin.clone(), self.pace.clone());
+        Self { origin, pace, ..Self::new(RuleSpec::new(self.action)) }
     }
 
     /// Whether it has a list, whose memory matters.

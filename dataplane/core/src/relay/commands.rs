@@ -47,9 +47,10 @@ impl Relay {
             _ => self.limits.buffer,
         };
         let to = from.other();
+        let most = if may_send { self.allowed(from) } else { 0 };
         let pipe = self.pipe_from(from);
         if may_send {
-            if let Some(span) = pipe.offer_send() {
+            if let Some(span) = pipe.offer_send(most) {
                 return Some(Command::Send { to, span });
             }
             if pipe.offer_shutdown() {
@@ -60,6 +61,17 @@ impl Relay {
             return Some(Command::Recv { from, span });
         }
         None
+    }
+
+    /// How many of the octets that wait may be sent now, by the bandwidth; if none, the timer says when.
+    fn allowed(&mut self, from: Side) -> u32 {
+        let (now, waiting) = (self.now, self.pipe_from(from).sendable());
+        let to_client = from == Side::Server;
+        let (Some(throttle), 1..) = (&mut self.throttle, waiting) else { return waiting };
+        let allowed = throttle.allow(to_client, now, waiting);
+        let [up, down] = &mut self.resumes;
+        *if to_client { down } else { up } = allowed.err();
+        allowed.unwrap_or(0)
     }
 
     /// A leg that nothing is received from would not tell of its RST.
@@ -126,7 +138,8 @@ impl Relay {
                 {
                     deadline = deadline.min(until);
                 }
-                Some(deadline)
+                let resume = self.resumes.into_iter().flatten().min();
+                Some(resume.map_or(deadline, |resume| deadline.min(resume)))
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::flow::key::{FlowKey, Tuple};
 use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId, ServerId};
 use crate::inspect::{ALPN_NAMES, Alpn, Found, Inspector, Name, Outcome};
+use crate::pace::Throttle;
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol, VerifyHost};
 use crate::proxy::ProxyHeader;
 use crate::reevaluate::{self, Again, Evidence, Live};
@@ -193,6 +194,12 @@ impl Judge {
     pub fn origin(&self) -> Option<&str> {
         let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
         Some(self.intercept()?.rules().get(usize::from(id.0))?.origin.as_str())
+    }
+
+    /// The bandwidth that the rule which decided gives the connection, if it says so.
+    pub fn throttle(&self) -> Option<Throttle> {
+        let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
+        Some(self.intercept()?.rule(id)?.pace()?.throttle())
     }
 
     /// The port that leads back to the client, where it is known.

@@ -60,12 +60,18 @@ impl Pipe {
         Some(span)
     }
 
-    /// Octets to send. From then on a send is under way.
-    pub fn offer_send(&mut self) -> Option<Span> {
-        if self.sending.is_some() || self.level == 0 || self.shut {
+    /// Octets that a send could take; 0 while one is under way.
+    pub fn sendable(&self) -> u32 {
+        if self.sending.is_some() || self.shut { 0 } else { self.level.min(self.capacity - self.start) }
+    }
+
+    /// Octets to send, at most so many. From then on a send is under way.
+    pub fn offer_send(&mut self, most: u32) -> Option<Span> {
+        let len = self.sendable().min(most);
+        if len == 0 {
             return None;
         }
-        let span = Span { at: self.start, len: self.level.min(self.capacity - self.start) };
+        let span = Span { at: self.start, len };
         self.sending = Some(span.len);
         Some(span)
     }

@@ -4,6 +4,7 @@ mod sim;
 mod verified;
 
 use super::*;
+use crate::pace::{Rate, Rates, RulePace};
 
 const NOW: Nanos = Nanos(1_000);
 const LIMITS: Limits = Limits {
@@ -322,4 +323,27 @@ fn late_completions_change_nothing() {
         assert_eq!(after(&mut relay, NOW, event), [], "{event:?}");
     }
     assert_eq!((relay.ending(), relay.traffic(), relay.buffered()), (None, (0, 0), 0));
+}
+
+#[test]
+fn bandwidth_makes_octets_wait_for_their_turn_and_the_timer_says_when() {
+    let now = Nanos::from_secs(10);
+    let mut relay = Relay::new(now, LIMITS, Start::Settled(Verdict::Pass));
+    let rates = Rates { connection: Some(Rate(100)), ..Rates::default() };
+    relay.handle_throttle(RulePace::new(rates).expect("a rate").throttle());
+    drain(&mut relay);
+    after(&mut relay, now, Event::Connected);
+    let commands = after(&mut relay, now, Event::Received { from: Side::Client, len: 20 });
+    assert!(commands.contains(&Command::Send { to: Side::Server, span: span(0, 20) }), "{commands:?}");
+    after(&mut relay, now, Event::Sent { to: Side::Server, len: 20 });
+    let commands = after(&mut relay, now, Event::Received { from: Side::Client, len: 44 });
+    // A tenth of a second is there at once, and 20 octets take two.
+    let turn = now.saturating_add(Nanos::from_millis(100));
+    assert!(commands.contains(&Command::ArmTimer(turn)), "{commands:?}");
+    assert!(!commands.iter().any(|command| matches!(command, Command::Send { .. })), "{commands:?}");
+    let commands = after(&mut relay, turn, Event::Timer);
+    assert!(commands.contains(&Command::Send { to: Side::Server, span: span(20, 44) }), "{commands:?}");
+    // The other direction has its own.
+    let commands = after(&mut relay, turn, Event::Received { from: Side::Server, len: 30 });
+    assert!(commands.contains(&Command::Send { to: Side::Client, span: span(0, 30) }), "{commands:?}");
 }

@@ -113,9 +113,15 @@ impl World {
             (false, Verdict::Send { .. }) => Start::Settled(verdict),
             (false, _) => Start::Settled(Verdict::Pass),
         };
+        let mut relay = Relay::new(NOW, limits, start);
+        if rng.chance(30) {
+            let rates =
+                Rates { rule: Some(Rate(50 + rng.next() % 1_000_000)), connection: Some(Rate(20_000)) };
+            relay.handle_throttle(RulePace::new(rates).expect("rates").throttle());
+        }
         Self {
             rng,
-            relay: Relay::new(NOW, limits, start),
+            relay,
             now: NOW,
             ops: Vec::new(),
             streams,
