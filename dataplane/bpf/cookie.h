@@ -12,6 +12,7 @@
 
 #include "maps.h"
 #include "parse.h"
+#include "sums.h"
 
 /* One for the present period and one for the next or the last: index period & 1. */
 struct {
@@ -177,15 +178,6 @@ static __always_inline __u32 clock_of(const struct packet *packet, const struct 
 	return now / 1000000 + sip_end(&s, 36ULL << 56 | (ports_and(packet, 0) & 0xffffffff));
 }
 
-static __always_inline __u32 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
 /* The sum of the pseudo-header. The octets that map IPv4 addresses add up to nothing: 0xffff, twice. */
 static __always_inline __u64 pseudo_sum(const struct packet *packet, __u32 length)
 {
@@ -258,16 +250,16 @@ __noinline int read_options(struct xdp_md *ctx, struct syn *syn, __u32 at, __u32
 	void *data = (void *)(long)ctx->data;
 	int i;
 
-	if (!syn)
+	if (!syn || at > MAX_OPTIONS_AT || end > MAX_OPTIONS_AT)
 		return 0;
 	for (i = 0; i < MAX_OPTIONS; i++) {
 		__u8 *option;
 		__u32 len = 1;
 
+		FORGET(at);
+		FORGET(end);
 		if (at >= end)
 			return 1;
-		if (at > MAX_L4)
-			return 0;
 		option = data + at;
 		if ((void *)(option + 1) > data_end)
 			return 0;

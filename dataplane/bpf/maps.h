@@ -150,7 +150,7 @@ struct weir_express_key {
 #define WEIR_EXPRESS_VOID 128		/* a connection that is over: the entry counts no more */
 
 /*
- * A direction of a flow. Written whole by user space; the program writes `packets`, `bytes`, `last_seen`, `fin`, `rst` and
+ * A direction of a flow. Written whole by user space; the program writes `packets`, `bytes`, `last_seen`, `tick`, `ended` and
  * WEIR_EXPRESS_VOID. Numbers are in host order and are added modulo 2^32.
  */
 struct weir_express {
@@ -173,9 +173,8 @@ struct weir_express {
 	__u8 link;			/* where the packet has to come in: index in express_links */
 	__s8 shift;			/* of the window field: to the left, saturating; negative: to the right */
 	__u8 flags;
-	__u8 fin;			/* the program has sent on a FIN, an RST, without the worker */
-	__u8 rst;
-	__u8 reserved;
+	__u8 ended;			/* what of TCP's FIN and RST the program has sent on without the worker */
+	__u16 tick;			/* when last_seen was last written: jiffies / 256 */
 };
 
 /* A way out. One word each, so that none is seen in halves. */

@@ -47,6 +47,14 @@
 /* Where headers end at the latest: Ethernet with a tag, IPv6, and extension headers of 2048 bytes each. */
 #define MAX_L4 (ETH_HLEN + VLAN_TAG_LEN + sizeof(struct ipv6hdr) + MAX_EXTENSION_HEADERS * 2048)
 
+/* Where TCP options end at the latest, behind plain headers: below 128. */
+#define MAX_OPTIONS_AT (ETH_HLEN + sizeof(struct ipv6hdr) + 60)
+
+/*
+ * A number below 128 of which the verifier forgets all else: so that the ways through a loop look alike to it, and it follows one.
+ */
+#define FORGET(number) asm volatile("%0 &= 127" : "+r"(number))
+
 /*
  * What steering needs to know of a packet: of TCP itself, or of the TCP packet that an ICMP error quotes. Such an error
  * is addressed to the quoted packet's source. No padding: it is handed to functions as memory.

@@ -3,9 +3,11 @@
  * The steering program: which road a packet takes. It runs on every port, before the kernel's stack, and answers PASS
  * (the kernel's road), REDIRECT (the AF_XDP worker of this port and queue) or, for a box that fails closed, DROP.
  *
- * It reads headers and changes nothing in the packet, but for SYNs that it answers itself under a flood (TX; cookie.h).
+ * It reads headers and changes nothing in the packet, but for the express lane, and for SYNs that it answers itself under a
+ * flood (TX; cookie.h).
  * The order is that of `weir_steer` at the end of this file:
  *
+ *  - a plain segment of a flow in the express lane: rewritten and redirected, without a sign of life too (express.h);
  *  - neither TCP nor an ICMP error that quotes TCP: PASS;
  *  - to the box itself, but for answers of a pool's server to the ports that connections to it are made from: PASS;
  *  - not enabled, or without a sign of life: PASS, or DROP on a box that fails closed; while it is not clear that the
@@ -20,6 +22,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "maps.h"
+#include "state.h"
 #include "parse.h"
 #include "cookie.h"
 #include "express.h"
@@ -48,6 +51,7 @@ _Static_assert(__builtin_offsetof(struct weir_express, src) == 24, "express");
 _Static_assert(__builtin_offsetof(struct weir_express, check) == 60, "express");
 _Static_assert(__builtin_offsetof(struct weir_express, hop) == 84, "express");
 _Static_assert(__builtin_offsetof(struct weir_express, flags) == 92, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, tick) == 94, "express");
 _Static_assert(sizeof(struct weir_express_hop) == 16, "express hop");
 _Static_assert(sizeof(struct weir_express_link) == 12, "express link");
 _Static_assert(sizeof(struct weir_prefix4) == 8, "prefix");
@@ -57,20 +61,6 @@ _Static_assert(WEIR_CONFIG_RELAY_MASK_1 == WEIR_CONFIG_RELAY_MASK + 1, "relay ma
 _Static_assert(WEIR_CONFIG_COOKIES_ALWAYS_1 == WEIR_CONFIG_COOKIES_ALWAYS + 1, "cookie masks");
 _Static_assert(WEIR_CONFIG_COOKIES_AUTO_1 == WEIR_CONFIG_COOKIES_AUTO + 1, "cookie masks");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WEIR_CONFIG_SLOTS);
-	__type(key, __u32);
-	__type(value, __u64);
-} config SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, WEIR_OUTCOMES);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
 /* Addresses of this box: never intercepted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -79,21 +69,6 @@ struct {
 	__type(key, struct weir_address);
 	__type(value, __u32);
 } own_addresses SEC(".maps");
-
-/* Interface index -> port. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2 * WEIR_MAX_PORTS);
-	__type(key, __u32);
-	__type(value, __u32);
-} port_ids SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, WEIR_MAX_PORTS * WEIR_MAX_QUEUES);
-	__type(key, __u32);
-	__type(value, __u32);
-} port_socks SEC(".maps");
 
 /*
  * libbpf, inside the afxdp crate, looks among the attached program's maps for this name and writes the new socket at
@@ -147,14 +122,6 @@ struct {
 	__type(value, struct weir_bits);
 } tcp_ports SEC(".maps");
 
-/* Device index -> the Ethernet address of the port, in the low six bytes. Frames for others are not ours to forward. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, WEIR_MAX_PORTS);
-	__type(key, __u32);
-	__type(value, __u64);
-} port_macs SEC(".maps");
-
 /* Ingress port -> intercepts whose clients are there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -162,34 +129,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct weir_bits);
 } from_ports SEC(".maps");
-
-static __always_inline int count(__u32 outcome, int action)
-{
-	__u64 *counter = bpf_map_lookup_elem(&counters, &outcome);
-
-	if (counter)
-		*counter += 1;
-	return action;
-}
-
-static __always_inline __u64 config_of(__u32 slot)
-{
-	__u64 *value = bpf_map_lookup_elem(&config, &slot);
-
-	return value ? *(volatile __u64 *)value : 0;
-}
-
-/* Whether the frame is for this port: promiscuous devices see those of others too. */
-static __always_inline int is_for_us(struct xdp_md *ctx, __u32 ifindex)
-{
-	__u16 *mac = bpf_map_lookup_elem(&port_macs, &ifindex);
-	void *data_end = (void *)(long)ctx->data_end;
-	__u16 *dst = (void *)(long)ctx->data;
-
-	if (!mac || (void *)(dst + 3) > data_end)
-		return 1;
-	return dst[0] == mac[0] && dst[1] == mac[1] && dst[2] == mac[2];
-}
 
 /* Eight octets as a number: the first is the highest. */
 static __always_inline __u64 be_word(const __u8 *bytes)
@@ -409,25 +348,6 @@ static __always_inline int is_redirect(__u32 outcome)
 	       outcome == WEIR_REDIRECT_GATEWAY || outcome == WEIR_REDIRECT_ICMP;
 }
 
-static __always_inline int is_alive(__u64 now)
-{
-	__u64 beat = config_of(WEIR_CONFIG_HEARTBEAT);
-
-	/* A beat written after `now` was read is fresh. */
-	return now <= beat || now - beat <= config_of(WEIR_CONFIG_LIMIT);
-}
-
-/*
- * Whether the dataplane, late as it is, may just have been kept from running for a moment: then what it translates must not
- * come to the kernel, which would end it with a RST. Nobody writes a heartbeat of 0 but who knows that the process is gone.
- */
-static __always_inline int is_in_doubt(__u64 now)
-{
-	__u64 beat = config_of(WEIR_CONFIG_HEARTBEAT);
-
-	return beat && now - beat <= config_of(WEIR_CONFIG_LIMIT) + config_of(WEIR_CONFIG_DOUBT);
-}
-
 static __always_inline void count_syn(__u32 slot)
 {
 	__u64 *counter = bpf_map_lookup_elem(&syns, &slot);
@@ -542,11 +462,15 @@ SEC("xdp")
 int weir_steer(struct xdp_md *ctx)
 {
 	struct packet packet = {};
-	__u32 outcome = parse(ctx, &packet);
+	int action = express(ctx);
+	__u32 outcome;
 
 	/* Named here so that the program owns it: see xsks_map. */
 	asm volatile("" : : "r"(&xsks_map));
 
+	if (action != NOT_EXPRESS)
+		return action;
+	outcome = parse(ctx, &packet);
 	if (outcome != GO_ON)
 		return count(outcome, outcome == WEIR_NESTED_TAG_DROP ? XDP_DROP : XDP_PASS);
 	return steer(ctx, &packet);

@@ -6,7 +6,17 @@ use std::{env, process};
 
 fn main() {
     let folder = Path::new(&env_of("CARGO_MANIFEST_DIR")).join("../bpf");
-    for file in ["weir.bpf.c", "gate.bpf.c", "parse.h", "cookie.h", "express.h", "maps.h"] {
+    for file in [
+        "weir.bpf.c",
+        "gate.bpf.c",
+        "parse.h",
+        "state.h",
+        "sums.h",
+        "cookie.h",
+        "splice.h",
+        "express.h",
+        "maps.h",
+    ] {
         println!("cargo:rerun-if-changed={}", folder.join(file).display());
     }
     println!("cargo:rerun-if-env-changed=CLANG");

@@ -164,7 +164,7 @@ impl Outcome {
             Self::ExpressFlags => "of the express lane, a SYN, FIN, RST, URG or no ACK: to its worker",
             Self::ExpressOptions => "of the express lane, more TCP options than it reads: to its worker",
             Self::ExpressHeader => "of the express lane, damaged, or octets behind the packet: to its worker",
-            Self::ExpressUnfinished => "of the express lane, a checksum left to a device: to its worker",
+            Self::ExpressUnfinished => "of the express lane, too long to finish its checksum: to its worker",
             Self::ExpressTtl => "of the express lane, its TTL or hop limit ends here: to its worker",
             Self::ExpressMtu => "of the express lane, larger than the way out allows: to its worker",
             Self::ExpressIngress => "of the express lane, came in by another device: to its worker",

@@ -50,7 +50,7 @@ pub struct Splice {
     pub clock: u32,
     /// Whether the server's leg takes SACK.
     pub sack: bool,
-    /// Window fields to the client and to the server: shifted left by this, saturating, or right when negative.
+    /// Window fields to the client and to the server: shifted left by this, saturating, or right when negative; -14 to 14.
     pub shift_to_client: i8,
     pub shift_to_server: i8,
     /// Whether ECN was agreed end to end; if not, the server sees nothing of it.
@@ -104,7 +104,7 @@ impl ExpressFlow {
         up.clock = s.clock.wrapping_neg();
         up.floor = s.base;
         up.behind = BEHIND;
-        up.shift = s.shift_to_server;
+        up.shift = s.shift_to_server.clamp(-14, 14);
         up.link = self.client_link;
         up.hop = self.server_hop;
         let mut down = self.entry(&to_client, (self.client.1, self.client.0), seen);
@@ -113,7 +113,7 @@ impl ExpressFlow {
         down.clock = s.clock;
         down.floor = s.start;
         down.behind = u32::from(s.prefix);
-        down.shift = s.shift_to_client;
+        down.shift = s.shift_to_client.clamp(-14, 14);
         down.link = self.server_link;
         down.hop = self.client_hop;
         (keys, [up, down])
@@ -165,9 +165,8 @@ impl ExpressFlow {
             link: 0,
             shift: 0,
             flags: if *key == new { 0 } else { READDRESS },
-            fin: 0,
-            rst: 0,
-            reserved: 0,
+            ended: 0,
+            tick: 0,
         }
     }
 }

@@ -22,6 +22,10 @@ pub const CLEAR_ECN: u8 = 32;
 pub const TRANSLATED: u8 = 64;
 pub const VOID: u8 = 128;
 
+// What of FIN and RST is noted in `ended`, as in TCP's flags.
+pub const FIN: u8 = 1;
+pub const RST: u8 = 4;
+
 /// Frames of the device may come with checksums that a device was to finish.
 pub const UNFINISHED_SUMS: u8 = 1;
 
@@ -98,9 +102,8 @@ pub(in crate::steering) struct Entry {
     pub link: u8,
     pub shift: i8,
     pub flags: u8,
-    pub fin: u8,
-    pub rst: u8,
-    pub reserved: u8,
+    pub ended: u8,
+    pub tick: u16,
 }
 
 impl Entry {
@@ -139,6 +142,7 @@ const _: () = {
     assert!(offset_of!(Entry, check) == 60);
     assert!(offset_of!(Entry, hop) == 84);
     assert!(offset_of!(Entry, flags) == 92);
+    assert!(offset_of!(Entry, tick) == 94);
     assert!(size_of::<HopValue>() == 16);
     assert!(size_of::<LinkValue>() == 12);
 };

@@ -14,9 +14,9 @@
 //! # What the program does
 //!
 //! A packet whose source and destination have an entry is of the lane, before own addresses, the heartbeat and everything else are
-//! looked at; so the lane holds on a dead process and on a box that fails closed, and entries must be none of the box's own
-//! addresses (but for connections that the gateway itself makes to a pool: see [`Express::sweep`] for clearing out when an
-//! address becomes the box's). It must be a plain segment: ACK, no SYN, FIN, RST or URG, whole, no IP options or extension headers,
+//! looked at; so the lane holds on a dead process and on a box that fails closed. No entry may be for packets to one of the
+//! box's own addresses, but for those of connections that the gateway itself makes to a pool: who puts flows in sees to that, and
+//! takes them out ([`Express::sweep`] finds them) when an address becomes the box's. It must be a plain segment: ACK, no SYN, FIN, RST or URG, whole, no IP options or extension headers,
 //! TTL above 1, within the MTU, come in by its link, its hop up. It is rewritten exactly as weir-core's
 //! `Translation` would, and leaves by `express_ports`; the counter is [`Outcome::Express`](super::Outcome::Express).
 //!
@@ -48,7 +48,7 @@ use super::layout::Config;
 use super::map::Map;
 use super::{map_data, map_of, set};
 use crate::clock;
-use layout::{Entry, HopValue, Key, LINKS, LinkValue, UNFINISHED_SUMS, VOID};
+use layout::{Entry, FIN, HopValue, Key, LINKS, LinkValue, RST, UNFINISHED_SUMS, VOID};
 
 /// The unit of `last_seen` in the map, as a power of 2, in ns.
 const SEEN_SHIFT: u32 = 30;
@@ -88,7 +88,7 @@ pub struct ExpressLink {
     pub ifindex: u32,
     /// The device's Ethernet address: frames for other stations are none of the lane.
     pub mac: [u8; 6],
-    /// Its frames may come with checksums that a device was to finish (veth, virtio): those go to the worker.
+    /// Its frames may come with checksums that a device was to finish (veth, virtio): the program looks, and finishes them.
     pub partial_checksums: bool,
 }
 
@@ -98,7 +98,7 @@ pub struct Seen {
     pub packets: u64,
     /// Of payload.
     pub bytes: u64,
-    /// When a packet last passed, ns of CLOCK_MONOTONIC, to 1.1 s.
+    /// When a packet last passed, ns of CLOCK_MONOTONIC, to 4 s.
     pub last_seen: u64,
     /// A FIN, an RST was sent on without a worker.
     pub fin: bool,
@@ -113,8 +113,8 @@ impl From<&Entry> for Seen {
             packets: entry.packets,
             bytes: entry.bytes,
             last_seen: u64::from(entry.last_seen) << SEEN_SHIFT,
-            fin: entry.fin != 0,
-            rst: entry.rst != 0,
+            fin: entry.ended & FIN != 0,
+            rst: entry.ended & RST != 0,
             is_void: entry.flags & VOID != 0,
         }
     }
