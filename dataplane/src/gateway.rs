@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use weir_core::flow::key::FlowHasher;
+use weir_core::express::{Adopted, Names};
+use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::reevaluate::Tally;
@@ -23,6 +24,7 @@ use weir_sys::xsk::{Area, Mode, Queue, RingSizes, XskError};
 use weir_sys::{affinity, clock};
 
 use crate::driver::afxdp::{AfXdp, XskFrame};
+use crate::express::{Feeder, Ways};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
@@ -95,6 +97,10 @@ pub struct Spec {
     pub questions: Option<Arc<Questions>>,
     /// Connections that can wait for a verdict at the same time, all workers together.
     pub holds: usize,
+    /// The express lane, where there is one.
+    pub express: Option<Arc<Ways>>,
+    /// What it carries already.
+    pub adopted: Arc<[Adopted]>,
     /// The window (octets) that every intercept which answers can hold.
     pub answer_window: u16,
     /// A sign of life of the workers that is older is none.
@@ -264,6 +270,7 @@ impl Dataplane {
             cookies_until: make.cookies_until.clone(),
             questions: make.spec.questions.clone(),
             answers: answers.clone(),
+            express: make.spec.express.clone().map(Feeder::new),
             frames,
             senders: make.senders(),
         };
@@ -486,7 +493,29 @@ impl Make<'_> {
             ..pipeline_config(self.spec, id, frames, workers)
         };
         let now = Nanos(clock::monotonic_ns());
-        Pipeline::new(&config, self.first.policy.clone(), self.first.fib.clone(), now)
+        let (policy, fib) = (self.first.policy.clone(), self.first.fib.clone());
+        let mut pipeline = Pipeline::new(&config, policy, fib, now);
+        self.adopt(&mut pipeline, id, workers, now);
+        pipeline
+    }
+
+    /// Connections that the express lane carries already, and the server legs whose packets come to this worker.
+    fn adopt(&self, pipeline: &mut Pipeline<XskFrame>, id: usize, workers: usize, now: Nanos) {
+        let hasher = FlowHasher::new(self.seed);
+        let owner = |tuple: &Tuple| owner(hasher.hash(&FlowKey::of(tuple)), workers);
+        for adopted in self.spec.adopted.iter() {
+            let Names { client, server } = adopted.names;
+            if owner(&client) == id {
+                if !pipeline.adopt(now, adopted) {
+                    tracing::warn!(
+                        client = %client.src.socket_addr(),
+                        "a connection of the express lane is not taken over: it goes on there without being listed"
+                    );
+                }
+            } else if FlowKey::of(&client) != FlowKey::of(&server) && owner(&server) == id {
+                pipeline.claim(now, &server, owner(&client));
+            }
+        }
     }
 
     /// For each port, which worker sends for one that has no queue of it.

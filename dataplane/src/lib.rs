@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod driver;
+pub mod express;
 pub mod flood;
 pub mod gateway;
 pub mod handoff;

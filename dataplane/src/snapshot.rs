@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use weir_core::express::Lanes;
 use weir_core::fib::Fib;
 use weir_core::policy::Policy;
 
@@ -11,6 +12,8 @@ use weir_core::policy::Policy;
 pub struct Snapshot {
     pub policy: Arc<Policy>,
     pub fib: Arc<Fib>,
+    /// Between which ports the express lane carries.
+    pub lanes: Lanes,
 }
 
 /// Control's end: the newest snapshot replaces one not yet taken.

@@ -13,9 +13,11 @@ use crate::driver::RingFrames;
 use crate::heartbeat::Sign;
 
 /// Fields of [`Totals`].
-const TOTALS: usize = 21;
+const TOTALS: usize = 23;
 /// Fields of [`Gauges`].
-const GAUGES: usize = 8;
+const GAUGES: usize = 9;
+/// The place of [`Gauges::pressed`].
+const PRESSED: usize = 7;
 
 /// One worker's numbers, shared.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub struct Gauges {
     pub handed_over: u64,
     /// Workers with as many half-open connections as they may have.
     pub pressed: u64,
+    /// Connections that the program carries.
+    pub flows_express: u64,
 }
 
 impl Default for WorkerStats {
@@ -83,7 +87,7 @@ impl WorkerStats {
 
     /// Whether the worker had too many half-open connections when it published last.
     pub fn is_pressed(&self) -> bool {
-        self.gauges[GAUGES - 1].load(Relaxed) != 0
+        self.gauges[PRESSED].load(Relaxed) != 0
     }
 
     /// Adds this worker's numbers to `sum`.
@@ -133,6 +137,8 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
         t.host_unasked,
         t.host_mismatch,
         t.host_unknown,
+        t.express_entered,
+        t.express_full,
     ]
 }
 
@@ -146,6 +152,7 @@ const fn gauges_array(g: &Gauges) -> [u64; GAUGES] {
         g.frames_held,
         g.handed_over,
         g.pressed,
+        g.flows_express,
     ]
 }
 
@@ -198,11 +205,13 @@ impl Summary {
             host_unasked: t[18],
             host_mismatch: t[19],
             host_unknown: t[20],
+            express_entered: t[21],
+            express_full: t[22],
         }
     }
 
     pub fn gauges(&self) -> Gauges {
-        let [fast, kernel, pool, fill, transmit, held, handed_over, pressed] = self.gauges;
+        let [fast, kernel, pool, fill, transmit, held, handed_over, pressed, express] = self.gauges;
         Gauges {
             flows_fast: fast,
             flows_kernel: kernel,
@@ -212,6 +221,7 @@ impl Summary {
             frames_held: held,
             handed_over,
             pressed,
+            flows_express: express,
         }
     }
 }

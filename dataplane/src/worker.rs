@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::drop::DropReason;
+use weir_core::express::Names;
 use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
 use weir_core::frame::Frame;
 use weir_core::hold::Packet;
@@ -20,6 +21,7 @@ use weir_core::wire::edit;
 use weir_core::wire::icmp::IcmpMeta;
 
 use crate::driver::Driver;
+use crate::express::Feeder;
 use crate::gateway::{FailedServer, Failures};
 use crate::handoff::{Crossing, Handoff};
 use crate::punt::Punt;
@@ -36,6 +38,8 @@ const LIST_BATCH: usize = 256;
 const JUDGE_BATCH: usize = 64;
 /// Answers taken in one breath.
 const ANSWERS: usize = 256;
+/// Slots looked through in one breath after the routes have changed.
+const REROUTE_BATCH: u32 = 4096;
 /// Frames that a port may be behind with; beyond it the oldest are dropped.
 const BACKLOG: usize = 1024;
 
@@ -77,6 +81,8 @@ pub struct Parts<D: Driver> {
     /// For control's resolver; none: every name is unknown.
     pub questions: Option<Arc<Questions>>,
     pub answers: Arc<ArrayQueue<Answer>>,
+    /// Of the express lane, where there is one.
+    pub express: Option<Feeder>,
     pub frames: Vec<D::Frame>,
     /// For each port, the worker that sends for this one when it has no queue there.
     pub senders: [usize; MAX_PORTS],
@@ -94,6 +100,10 @@ pub struct Worker<D: Driver> {
     woken: u64,
     /// And the slot where it goes on.
     scan: Option<(Scan, u32)>,
+    /// The slot where looking for connections whose routes have changed goes on.
+    reroute: Option<u32>,
+    /// No port had more packets than were taken.
+    is_drained: bool,
     ports: [(u64, u64); MAX_PORTS],
     handed_over: u64,
     breaths: u32,
@@ -112,6 +122,8 @@ impl<D: Driver> Worker<D> {
             leaving: (0..MAX_PORTS).map(|_| Vec::new()).collect(),
             woken: 0,
             scan: None,
+            reroute: None,
+            is_drained: true,
             ports: [(0, 0); MAX_PORTS],
             handed_over: 0,
             breaths: 0,
@@ -128,6 +140,7 @@ impl<D: Driver> Worker<D> {
             self.parts.pipeline.expect_cookies(Nanos(cookies_until));
         }
         let mut work = 0;
+        self.is_drained = true;
         for at in 0..self.parts.driver.ports().len() {
             let port = self.parts.driver.ports()[at];
             work += self.receive(now, port);
@@ -136,7 +149,9 @@ impl<D: Driver> Worker<D> {
         work += self.receive_answers(now);
         self.parts.pipeline.poll_timers(now, &mut self.out);
         self.serve_commands(now);
+        self.follow_routes();
         self.carry_out(now);
+        self.feed_express();
         self.parts.driver.supply(&mut self.out.free);
         self.parts.handoff.balance(&mut self.out.free, self.low, self.high);
         self.breaths = self.breaths.wrapping_add(1);
@@ -150,13 +165,33 @@ impl<D: Driver> Worker<D> {
     fn take_snapshot(&mut self, now: Nanos) {
         if let Some(snapshot) = self.parts.snapshots.take() {
             self.parts.pipeline.set_snapshot(now, snapshot.policy.clone(), snapshot.fib.clone());
+            if let Some(express) = &mut self.parts.express {
+                self.parts.pipeline.set_lanes(snapshot.lanes);
+                express.forget_ways();
+                self.reroute = Some(0);
+            }
         }
+    }
+
+    /// Connections of the express lane that go another way now are taken back, a batch a breath.
+    fn follow_routes(&mut self) {
+        if let Some(from) = self.reroute.filter(|_| self.parts.pipeline.express_flows() > 0) {
+            self.reroute = self.parts.pipeline.reroute(from, REROUTE_BATCH, &mut self.out);
+        }
+    }
+
+    /// Lets the express lane have what it is to carry, once all that came before has left.
+    fn feed_express(&mut self) {
+        let Some(express) = &mut self.parts.express else { return };
+        let is_drained = self.is_drained && self.leaving.iter().all(Vec::is_empty);
+        express.carry_out(&mut self.parts.pipeline, &mut self.out, is_drained);
     }
 
     fn receive(&mut self, now: Nanos, port: PortId) -> usize {
         let mut batch = std::mem::take(&mut self.batch);
         let got = self.parts.driver.receive(port, &mut batch, BATCH);
         self.ports[port.0 as usize].0 += got as u64;
+        self.is_drained &= got < BATCH;
         for frame in batch.drain(..) {
             self.classify(now, port, frame);
         }
@@ -425,7 +460,9 @@ impl<D: Driver> Worker<D> {
         let pipeline = &mut self.parts.pipeline;
         let next = match &mut scan {
             Scan::Flows(reply) => {
-                let (views, next) = pipeline.views(now, cursor, LIST_BATCH);
+                let express = self.parts.express.as_ref();
+                let passed = |names: &Names| express.and_then(|express| express.passed(names));
+                let (views, next) = pipeline.views_with(now, cursor, LIST_BATCH, passed);
                 let heard = reply.send(views).is_ok();
                 next.filter(|_| heard)
             }
@@ -453,6 +490,7 @@ impl<D: Driver> Worker<D> {
     /// Whether there is something to do at once.
     pub fn has_work(&self) -> bool {
         self.scan.is_some()
+            || !self.out.express.is_empty()
             || !self.parts.commands.is_empty()
             || !self.parts.answers.is_empty()
             || self.parts.handoff.has_mail(self.parts.id)
@@ -469,6 +507,7 @@ impl<D: Driver> Worker<D> {
         gauges.handed_over = self.handed_over;
         let pipeline = &self.parts.pipeline;
         gauges.pressed = u64::from(pipeline.is_pressed());
+        gauges.flows_express = pipeline.express_flows();
         self.parts.stats.publish(&pipeline.counters, &pipeline.totals, &self.ports, &gauges);
     }
 

@@ -104,6 +104,23 @@ pub struct PortStatus {
     pub tx_packets: u64,
 }
 
+/// Packets that the steering program has sent on itself, and given to workers.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct LanePackets {
+    pub express: u64,
+    pub worker: u64,
+}
+
+impl LanePackets {
+    fn of(steering: &[Count]) -> Self {
+        let sum = |is: fn(&str) -> bool| steering.iter().filter(|c| is(c.name)).map(|c| c.count).sum();
+        Self {
+            express: sum(|name| matches!(name, "express" | "express_alone")),
+            worker: sum(|name| name.starts_with("redirect")),
+        }
+    }
+}
+
 /// The answer to `weir status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -123,6 +140,10 @@ pub struct Status {
     pub lists: Vec<ListView>,
     pub frames: Frames,
     pub flows_fast: u64,
+    /// Of these, those that the express lane carries.
+    pub flows_express: u64,
+    /// Packets of the fast road by who carried them.
+    pub lanes: LanePackets,
     pub flows_kernel: u64,
     pub flows_relay: u64,
     pub flows: Vec<Count>,
@@ -176,6 +197,7 @@ impl State {
         let gauges = summary.gauges();
         let (total, reservoir) = plane.map_or((0, 0), Dataplane::frames);
         let relay = self.relay.ask().as_ref().map(RelayHandle::counters).unwrap_or_default();
+        let steering = self.steering_counts();
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
@@ -197,12 +219,14 @@ impl State {
                 lost: weir_sys::xsk::frames_lost(),
             },
             flows_fast: gauges.flows_fast,
+            flows_express: gauges.flows_express,
+            lanes: LanePackets::of(&steering),
             flows_kernel: gauges.flows_kernel,
             flows_relay: relay.active(),
             flows: totals(&summary.totals(), gauges.handed_over),
             drops: counts(DropReason::ALL, &summary.counters.dropped, DropReason::name, DropReason::sentence),
             punts: counts(PuntReason::ALL, &summary.counters.punted, PuntReason::name, PuntReason::sentence),
-            steering: self.steering_counts(),
+            steering,
             relay: self.relay_counts(&relay),
             repairs: self.repairs.counts(),
             repair_rounds: self.repairs.rounds(),
@@ -328,6 +352,9 @@ impl State {
         let mut text = String::new();
         let gauges = [
             ("weir_flows{road=\"fast\"}", status.flows_fast),
+            ("weir_express_flows", status.flows_express),
+            ("weir_lane_packets_total{lane=\"express\"}", status.lanes.express),
+            ("weir_lane_packets_total{lane=\"worker\"}", status.lanes.worker),
             ("weir_flows{road=\"kernel\"}", status.flows_kernel),
             ("weir_flows{road=\"relay\"}", status.flows_relay),
             ("weir_frames_total", status.frames.total),
@@ -409,6 +436,7 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         rule: flow.rule.or_else(|| given.and_then(|g| g.rule.clone())),
         road: "relay",
         lane: None,
+        lane_reason: None,
         stage: flow.state,
         // Of a flow that a worker gave to the relay: why it did. What its name brought about says more.
         reason: match given.filter(|_| !flow.reason.starts_with("host-")) {
@@ -475,6 +503,12 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
             "Connections to an address that is not one of their name's (verify_host).",
         ),
         ("host-unknown", t.host_unknown, "Connections whose name's addresses are not known (verify_host)."),
+        ("express-entered", t.express_entered, "Connections given to the express lane."),
+        (
+            "express-full",
+            t.express_full,
+            "Connections that the express lane had no room for: their worker carries them.",
+        ),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()

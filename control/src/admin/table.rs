@@ -20,10 +20,13 @@ pub fn status(value: &Value) -> String {
     let frames = &value["frames"];
     let _ = writeln!(
         out,
-        "flows  fast {}, kernel {}, relay {}\nframes {} of {} free, {} held, {} sending, {} lost",
+        "flows  fast {} (express {}), kernel {}, relay {}\nlanes  express {} packets, worker {}\nframes {} of {} free, {} held, {} sending, {} lost",
         text("flows_fast"),
+        text("flows_express"),
         text("flows_kernel"),
         text("flows_relay"),
+        plain(&value["lanes"]["express"]),
+        plain(&value["lanes"]["worker"]),
         plain(&frames["free"]),
         plain(&frames["total"]),
         plain(&frames["held"]),
@@ -133,7 +136,7 @@ pub fn flows(value: &Value) -> String {
             protocol(flow),
             field("verdict"),
             field("rule"),
-            field("road"),
+            road(flow),
             field("reason"),
             format!("{}/{}", field("bytes_to_server"), field("bytes_to_client")),
         ]);
@@ -151,6 +154,12 @@ pub fn flows(value: &Value) -> String {
     }
     let _ = writeln!(out, "{} flows", rows.len() - 1);
     out
+}
+
+/// The road; and the lane where it is the express lane.
+fn road(flow: &Value) -> String {
+    let lane = if flow["lane"] == "express" { "/express" } else { "" };
+    plain(&flow["road"]) + lane
 }
 
 /// The protocol; and that Encrypted ClientHello is offered, so that the name may be an outer one.

@@ -166,12 +166,6 @@ impl<'s> Reader<'s> {
         None
     }
 
-    /// The value is one of the design, and this version cannot carry it out.
-    pub fn unavailable(&mut self, item: &Item<'_>, value: &str, allowed: &str) {
-        let message = format!("`{value}` is not available in this version of weir; allowed: {allowed}");
-        self.wrong::<()>(item, &message);
-    }
-
     pub fn wrong_type<T>(&mut self, item: &Item<'_>, expected: &str) -> Option<T> {
         self.wrong(item, &format!("expected {expected}, found {}", item.type_name()))
     }

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use crate::host::rule::{SeenRoute, SeenRule};
-use crate::host::{PUNT_TUN, RELAY_TUN, nft, spec::Family};
+use crate::host::{PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -96,9 +96,9 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
         left.push(format!("old values of sysctls in {}", ground.paths.journal.display()));
     }
     let table = nft::read().ok().flatten().filter(nft::SeenTable::is_ours);
-    let pins = fs::read_dir(&ground.paths.pins).is_ok_and(|mut folder| folder.next().is_some());
-    // Its rules drop what no listener takes.
-    let closed = pins || table.as_ref().is_some_and(|table| table.text.contains("fail closed"));
+    let pins = is_pinned(&ground.paths.pins);
+    // Its rules drop what no listener takes. Pins beside a table of another kind are those of the express lane.
+    let closed = table.as_ref().map_or(pins, |table| table.text.contains("fail closed"));
     if table.is_some() {
         left.push(format!("the nft table {}", nft::TABLE));
     }
@@ -121,7 +121,11 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
             "leftovers",
             subject,
             format!("an earlier weir left {}", left.join(", ")),
-            "it ended without being asked; the next start removes it",
+            if pins {
+                "it ended without being asked; connections of the express lane go on, and the next start takes them over"
+            } else {
+                "it ended without being asked; the next start removes it"
+            },
         )
         .mend("weir clean")
     });

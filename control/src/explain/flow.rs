@@ -90,10 +90,11 @@ pub fn of(gateway: &Gateway, room: Option<u32>, steps: &mut Vec<Step>) -> Option
     );
     let detail = [
         format!(
-            "rule {}, reason {}, lane {}, host {}, protocol {}",
+            "rule {}, reason {}, lane {}{}, host {}, protocol {}",
             plain("rule"),
             plain("reason"),
             plain("lane"),
+            flow["lane_reason"].as_str().map(|why| format!(" ({why})")).unwrap_or_default(),
             plain("host"),
             plain("protocol")
         ),

@@ -89,6 +89,15 @@ impl Host {
         Ok(())
     }
 
+    /// As [`Self::clean`], and the pins stay: the express lane goes on with what it carries, and the next weir takes it over.
+    pub async fn clean_but_lane(&self) -> Result<Removed, HostError> {
+        let removed = self.remove().await;
+        let tuns = self.remove_tuns().await;
+        let mut removed = removed?;
+        removed.commands.extend(tuns?);
+        Ok(removed)
+    }
+
     /// As [`Self::clean`], and what keeps a box closed stays: the pins, and the table, whose rules drop what no listener
     /// takes. For the start of a box that fails closed, which takes both over, and for its end when nobody asked for it.
     pub async fn clean_but_closed(&self) -> Result<Removed, HostError> {
@@ -104,8 +113,7 @@ impl Host {
     /// # Errors
     /// The table cannot be read.
     pub fn is_closed(&self) -> Result<bool, HostError> {
-        let pinned = fs::read_dir(&self.paths.pins).is_ok_and(|mut folder| folder.next().is_some());
-        Ok(pinned || nft::read()?.is_some_and(|table| table.is_ours()))
+        Ok(is_pinned(&self.paths.pins) || nft::read()?.is_some_and(|table| table.is_ours()))
     }
 
     async fn remove_tuns(&self) -> Result<Vec<String>, HostError> {
@@ -137,6 +145,11 @@ impl Host {
         }
         Ok(done)
     }
+}
+
+/// Whether a weir has left something pinned there.
+pub fn is_pinned(pins: &Path) -> bool {
+    fs::read_dir(pins).is_ok_and(|mut folder| folder.next().is_some())
 }
 
 fn is_tun_name(name: &str) -> bool {

@@ -51,7 +51,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 pub use apply::Applied;
-pub use clean::Removed;
+pub use clean::{Removed, is_pinned};
 pub use culprit::{Culprit, Removal};
 pub use error::HostError;
 pub use instance::Instance;

@@ -18,7 +18,7 @@ use weir_sys::sockopt::Upkeep;
 use weir_sys::steering::{AttachMode, InterceptTable, PoolServer};
 use weir_sys::{affinity, ethtool, xsk};
 
-use crate::config::{Config, Cores, Fail, Idle, Mode, Port, Queues, Relay};
+use crate::config::{Config, Cores, Express, Fail, Idle, Mode, Port, Queues, Relay};
 use crate::exit::Failure;
 use crate::host::{self, HostError, HostSpec, LinkInfo, LocalPorts};
 
@@ -138,6 +138,8 @@ pub fn dataplane_spec(config: &Config, links: &[LinkInfo]) -> Result<Spec, Failu
         answer_window: answer_window(config),
         failures: Arc::new(ArrayQueue::new(FAILURES)),
         questions: None,
+        express: None,
+        adopted: Arc::from([]),
         heartbeat: config.gateway.heartbeat,
     })
 }
@@ -159,6 +161,11 @@ fn holds(held: u64, hold: u32, flows: u32) -> usize {
 /// Room for connections on the kernel road: a quarter of what the box can hold, and not too few for a small one.
 pub fn kernel_flows(config: &Config) -> u32 {
     (config.workers.flows / 4).max(4096)
+}
+
+/// Room for connections of the express lane; 0: there is none.
+pub fn express_flows(config: &Config) -> u32 {
+    if config.workers.express == Express::Never { 0 } else { config.workers.flows }
 }
 
 /// Descriptors that are not for connections of the relay: sockets of the fast road, rings, peers of the admin API.
@@ -244,7 +251,7 @@ pub fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
 }
 
 /// Virtual devices hand over packets whose sender left the checksum to a NIC that there is not.
-fn may_send_partial_checksums(device: &str) -> bool {
+pub fn may_send_partial_checksums(device: &str) -> bool {
     const VIRTUAL: [&str; 6] = ["veth", "virtio_net", "tun", "vmxnet3", "xen_netfront", "hv_netvsc"];
     ethtool::driver_of(device).is_ok_and(|driver| VIRTUAL.contains(&driver.as_str()))
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 use weir_dataplane::gateway::{Needs, Spec};
+use weir_sys::steering::{Express, ExpressMemory};
 
 use crate::exit::Failure;
 
@@ -38,15 +39,27 @@ impl fmt::Display for Size {
 ///
 /// # Errors
 /// What is needed, for what, what there is, and what to lower.
-pub fn check(spec: &Spec) -> Result<(), Failure> {
+pub fn check(spec: &Spec, express_flows: u32) -> Result<(), Failure> {
     // Packets that fit no frame are refused when the sockets are opened, after what is wrong with the device itself.
     let Ok(needs) = Needs::of(spec) else { return Ok(()) };
-    let map = spec.kernel_flows.saturating_mul(MAP_ENTRY);
+    let lane = if express_flows > 0 { Express::memory(express_flows) } else { ExpressMemory::default() };
+    let [index, flows] = [lane.index, lane.flows].map(|octets| usize::try_from(octets).unwrap_or(usize::MAX));
+    let map = spec.kernel_flows.saturating_mul(MAP_ENTRY).saturating_add(index);
     let held = needs.tables.held.saturating_add(needs.frames).saturating_add(map).saturating_add(BASE);
     let asked = held.saturating_add(needs.tables.reserved);
+    // What the kernel takes for connections of the lane is no address space of ours, but memory all the same.
+    let with_lane = held.saturating_add(flows);
+    if express_flows > 0 {
+        tracing::info!(
+            connections = express_flows,
+            at_once = %Size(index),
+            when_full = %Size(index.saturating_add(flows)),
+            "express lane: memory of the kernel's"
+        );
+    }
     let available = [machine(), group()].into_iter().flatten().min_by_key(|bound| bound.octets);
     let space = address_space();
-    let short = available.filter(|bound| bound.octets < held).map(|bound| (held, bound));
+    let short = available.filter(|bound| bound.octets < with_lane).map(|bound| (with_lane, bound));
     let Some((need, bound)) = short.or(space.filter(|b| b.octets < asked).map(|bound| (asked, bound))) else {
         return probe(asked, spec);
     };

@@ -8,12 +8,14 @@
 //! With `fail = "closed"` steering drops what is intercepted from its attachment until the workers run. What keeps the
 //! box closed after a crash (pinned links and kernel flows, the nft table) is not removed by the start but taken over,
 //! each in one step, so that no packet slips through. Being asked to stop opens the box, and so does `weir clean`.
-//! Nothing else does: when weir ends by itself, or a start after a crash fails, intercepted traffic stays dropped. A
+//! Nothing else does: when weir ends by itself, or a start after a crash fails, intercepted traffic stays dropped. In the same way the
+//! express lane goes on with what it carries until weir is stopped as asked, and the next start takes it over. A
 //! failed start on a box that was not closed leaves it as it was.
 
 mod contest;
 pub mod convert;
 pub mod devices;
+mod lanes;
 mod live;
 mod memory;
 mod notify;
@@ -32,7 +34,7 @@ use tokio::task::LocalSet;
 use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
-use crate::host::{Host, Instance, Lock, Paths, Removed, preflight};
+use crate::host::{self, Host, Instance, Lock, Paths, Removed, preflight};
 use parts::Parts;
 use reload::Reloader;
 
@@ -64,7 +66,9 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
     let closed = config.gateway.fail == Fail::Closed;
     let mut stays_closed = closed && host.is_closed().map_err(Failure::refused)?;
-    let leftovers = clean(&host, closed).await?;
+    let has_lane = convert::has_fast_road(config) && convert::express_flows(config) > 0;
+    let mut keeps_lane = has_lane && host::is_pinned(&paths.pins);
+    let leftovers = clean(&host, closed, has_lane).await?;
     for command in &leftovers.commands {
         tracing::info!(command, "removed what an earlier weir left");
     }
@@ -73,13 +77,14 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     let result = match start(config, &host, &paths).await {
         Ok(started) => {
             stays_closed = closed;
+            keeps_lane = has_lane;
             serve(&host, started).await
         }
         Err(failure) => Err(failure),
     };
     let asked = matches!(result, Ok(Exit::Done));
     // Whatever was installed is removed, however it ended.
-    let removed = clean(&host, stays_closed && !asked).await;
+    let removed = clean(&host, stays_closed && !asked, keeps_lane && !asked).await;
     if stays_closed && !asked {
         tracing::warn!(
             "fail = \"closed\": intercepted traffic stays dropped until weir runs again, or `weir clean`"
@@ -90,9 +95,15 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Removes what is installed, or all of it but what keeps the box closed.
-async fn clean(host: &Host, stays_closed: bool) -> Result<Removed, Failure> {
-    let removed = if stays_closed { host.clean_but_closed().await } else { host.clean().await };
+/// Removes what is installed, or all of it but what keeps the box closed, or what the express lane lives on with.
+async fn clean(host: &Host, stays_closed: bool, keeps_lane: bool) -> Result<Removed, Failure> {
+    let removed = if stays_closed {
+        host.clean_but_closed().await
+    } else if keeps_lane {
+        host.clean_but_lane().await
+    } else {
+        host.clean().await
+    };
     removed.map_err(Failure::refused)
 }
 
@@ -151,6 +162,7 @@ async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
             _ = health.tick() => {
                 parts.settle().await;
                 parts.tell_stalls();
+                parts.look_at_lanes();
                 parts.keep();
                 if !parts.state.is_running() {
                     tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");

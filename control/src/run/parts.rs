@@ -1,5 +1,6 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
+use weir_core::express::Lanes;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
@@ -20,6 +22,7 @@ use weir_sys::{process, steering};
 
 use super::convert;
 use super::devices;
+use super::lanes::LaneKeeper;
 use super::memory;
 use super::ports::Ports;
 use super::repair::Repair;
@@ -32,7 +35,7 @@ use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
-use crate::host::{Host, HostSpec, LinkInfo, Paths};
+use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 use crate::resolve;
@@ -57,6 +60,10 @@ pub struct Parts {
     tell: Tell,
     repair: Repair,
     ports: Ports,
+    /// Of the express lane, where there is one.
+    lanes: Option<LaneKeeper>,
+    /// Where links and maps are pinned.
+    pins: PathBuf,
     keeper: Option<Keeper>,
     /// As told last.
     stalls: [Stalls; 2],
@@ -78,23 +85,18 @@ impl Parts {
         let policy = Arc::new(config.compile(FIRST_EPOCH));
         let fast = convert::has_fast_road(config);
         if fast {
-            memory::check(&convert::dataplane_spec(config, &links)?)?;
+            memory::check(&convert::dataplane_spec(config, &links)?, convert::express_flows(config))?;
         }
         let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
         // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
         // on. The addresses of the TUN devices follow as an event.
         let (watch, mut events) = Watch::start(devices, Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
-        let mut road =
-            if fast { Some(Road::attach(config, &links, paths, &policy, &view.own)?) } else { None };
-        if !fast {
-            // A configuration before this one had a fast road.
-            steering::unpin(&paths.pins).map_err(Failure::refused)?;
-        }
+        let mut road = attach(config, &links, paths, &policy, &view.own)?;
         let spec = convert::host_spec(config);
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let fib = view.fib;
-        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone() });
+        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone(), lanes: Lanes::NONE });
         let mut publisher = Publisher::new();
         let tell = Tell::new()?;
         let relay = start_relay(config, &links, &snapshot, &mut publisher, &tell, road.as_ref())?;
@@ -105,6 +107,7 @@ impl Parts {
         let lasting = lasting_warnings([applied.warnings, told], dataplane.as_ref());
         lasting.iter().chain(&view.warnings).for_each(|warning| tracing::warn!("{warning}"));
         let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
+        let lanes = road.as_ref().and_then(|road| road.lanes(config));
         let state = state(config, (dataplane, relay), road, (lasting, view.warnings));
         let repair = Repair::new(state.repairs.clone(), tuns);
         let (pools, _) = watch::channel(Arc::from(config.pools.clone()));
@@ -112,8 +115,7 @@ impl Parts {
             .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
         let steer = Steer::new(view.own, config);
         let config = config.clone();
-        let pins = (config.gateway.fail == Fail::Closed).then(|| paths.pins.clone());
-        let ports = Ports::new(&config.ports, &links, fast, pins);
+        let ports = Ports::new(&config.ports, &links, fast, pins_of(&config, paths));
         let mut parts = Self {
             state,
             events,
@@ -128,11 +130,14 @@ impl Parts {
             tell,
             repair,
             ports,
+            lanes,
+            pins: paths.pins.clone(),
             keeper: None,
             stalls: Default::default(),
             _watch: watch,
         };
         parts.keep();
+        parts.look_at_lanes();
         Ok(parts)
     }
 
@@ -186,7 +191,11 @@ impl Parts {
     }
 
     fn publish(&self) {
-        let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone() };
+        let lanes = self.lanes.as_ref().map_or(Lanes::NONE, LaneKeeper::lanes);
+        if let Some(lanes) = &self.lanes {
+            lanes.ways().follow(&self.fib);
+        }
+        let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone(), lanes };
         self.publisher.publish(&Arc::new(snapshot));
     }
 
@@ -250,6 +259,32 @@ impl Parts {
         let workers = steering.as_ref().map(|steering| steering.pulse().place());
         let relay = self.state.relay.ask().as_ref().map(RelayHandle::sign_place);
         workers.into_iter().chain(relay).collect()
+    }
+
+    /// Looks between which ports the express lane can carry now.
+    pub fn look_at_lanes(&mut self) {
+        let Some(lanes) = &mut self.lanes else { return };
+        let plane = self.state.dataplane.ask();
+        let candidates = self.ports.candidates(plane.as_ref().map(Dataplane::ports).unwrap_or_default());
+        drop(plane);
+        if lanes.look(&candidates) {
+            self.pin_lane();
+            self.publish();
+        }
+    }
+
+    /// What is in the express lane is to outlive the process.
+    fn pin_lane(&mut self) {
+        let is_open = self.lanes.as_ref().is_some_and(|lanes| !lanes.lanes().is_empty());
+        if !is_open || self.ports.is_pinned() {
+            return;
+        }
+        let mut steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(steering) = steering.as_mut() else { return };
+        match steering.pin(&self.pins) {
+            Ok(()) => self.ports.pin(self.pins.clone()),
+            Err(error) => tracing::warn!(%error, "express lane: what it carries ends with weir"),
+        }
     }
 
     /// Logs that a sign of life was late, since whatever was late does not.
@@ -367,6 +402,28 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
             None => return Err(Failure::refused("the kernel's routes cannot be followed")),
         }
     }
+}
+
+/// The fast road's program, where the configuration has one.
+fn attach(
+    config: &Config,
+    links: &[LinkInfo],
+    paths: &Paths,
+    policy: &Policy,
+    own: &OwnAddresses,
+) -> Result<Option<Road>, Failure> {
+    if convert::has_fast_road(config) {
+        return Road::attach(config, links, paths, policy, own).map(Some);
+    }
+    // A configuration before this one had a fast road.
+    steering::unpin(&paths.pins).map_err(Failure::refused)?;
+    Ok(None)
+}
+
+/// Where links and maps are pinned, if they are.
+fn pins_of(config: &Config, paths: &Paths) -> Option<PathBuf> {
+    let is_pinned = config.gateway.fail == Fail::Closed || host::is_pinned(&paths.pins);
+    is_pinned.then(|| paths.pins.clone())
 }
 
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.

@@ -7,9 +7,11 @@
 use std::path::PathBuf;
 
 use weir_core::ids::PortId;
+use weir_dataplane::gateway::PortState;
 use weir_sys::steering::Steering;
 
 use super::convert;
+use super::lanes::Candidate;
 use crate::admin::state::State;
 use crate::config::Port;
 use crate::exit::Failure;
@@ -44,7 +46,7 @@ pub struct Ports {
     known: Vec<Known>,
     /// Without it no device has a program or sockets.
     fast: bool,
-    /// Where links are pinned, on a box that fails closed.
+    /// Where links are pinned: on a box that fails closed, and for the express lane.
     pins: Option<PathBuf>,
 }
 
@@ -58,6 +60,32 @@ impl Ports {
             place: Place::Well,
         };
         Self { known: ports.iter().zip(links).map(known).collect(), fast, pins }
+    }
+
+    /// From now on links are pinned there, too, of devices that come back.
+    pub fn pin(&mut self, pins: PathBuf) {
+        self.pins = Some(pins);
+    }
+
+    pub const fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Those that the express lane may have, with what their sockets got.
+    pub fn candidates(&self, states: &[PortState]) -> Vec<Candidate> {
+        let candidate = |(port, (known, state)): (PortId, (&Known, &PortState))| {
+            let (link, device) = (&known.link, &known.port.device);
+            (known.place == Place::Well && link.up).then_some(())?;
+            Some(Candidate {
+                port,
+                device: device.clone(),
+                ifindex: link.ifindex,
+                mac: link.mac?,
+                partial_checksums: convert::may_send_partial_checksums(device),
+                zero_copy: state.zero_copy,
+            })
+        };
+        (0..).map(PortId).zip(self.known.iter().zip(states)).filter_map(candidate).collect()
     }
 
     /// Does what a change of a port's device asks for.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_core::express::Adopted;
+use weir_core::fib::Fib;
 use weir_core::policy::Policy;
+use weir_dataplane::express::{Ways, adopt};
 use weir_dataplane::gateway::Dataplane;
 use weir_dataplane::heartbeat;
 use weir_dataplane::punt::Punt;
@@ -15,6 +18,7 @@ use weir_sys::steering::{KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
 
 use super::convert;
+use super::lanes::LaneKeeper;
 use super::parts::Tell;
 use super::steer::tell_own;
 use crate::config::{Config, Fail};
@@ -30,6 +34,8 @@ pub struct Road {
     pub steering: Steering,
     pub attached: BTreeMap<String, &'static str>,
     pub tuns: Vec<Arc<Tun>>,
+    /// The express lane, where the configuration has one.
+    pub ways: Option<Arc<Ways>>,
     punt: Punt,
 }
 
@@ -46,8 +52,10 @@ impl Road {
         own: &OwnAddresses,
     ) -> Result<Self, Failure> {
         let closed = config.gateway.fail == Fail::Closed;
-        let adopt = closed.then(|| paths.pins.clone());
-        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), adopt, ..Sizes::default() };
+        let express_flows = convert::express_flows(config);
+        let is_pinned = closed || express_flows > 0 && host::is_pinned(&paths.pins);
+        let adopt_from = is_pinned.then(|| paths.pins.clone());
+        let sizes = Sizes { kernel_flows: convert::kernel_flows(config), express_flows, adopt: adopt_from };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
         let exempt = tell_own(&mut steering, own)?;
         steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)?;
@@ -67,7 +75,7 @@ impl Road {
             tracing::info!(device = port.device, mode = got.name(), "XDP attached");
             attached.insert(port.device.clone(), got.name());
         }
-        if closed {
+        if is_pinned {
             steering.pin(&paths.pins).map_err(Failure::refused)?;
             for pin in steering.unpin_others(&paths.pins).map_err(Failure::refused)? {
                 tracing::info!(pin = %pin.display(), "removed: of a device that is no port any more");
@@ -77,7 +85,28 @@ impl Road {
         let forward = Arc::new(tun(host::PUNT_TUN)?);
         let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
-        Ok(Self { steering, attached, tuns, punt })
+        let ways = (express_flows > 0).then(|| Arc::new(Ways::new(steering.express())));
+        Ok(Self { steering, attached, tuns, ways, punt })
+    }
+
+    /// Who keeps the express lane's ports, where there is a lane.
+    pub fn lanes(&self, config: &Config) -> Option<LaneKeeper> {
+        self.ways.clone().map(|ways| LaneKeeper::new(ways, config.workers.express))
+    }
+
+    /// Connections that the express lane has gone on carrying since a weir before let them in.
+    fn adopted(&self, fib: &Arc<Fib>) -> Result<Arc<[Adopted]>, Failure> {
+        let Some(ways) = self.ways.as_ref().filter(|ways| ways.express().is_adopted()) else {
+            return Ok(Arc::from([]));
+        };
+        ways.follow(fib);
+        let adopted = adopt(ways).map_err(|error| {
+            Failure::refused(format!(
+                "the express lane that an earlier weir left cannot be read: {error}; weir clean removes it"
+            ))
+        })?;
+        tracing::info!(connections = adopted.len(), "express lane: taken over from an earlier weir");
+        Ok(adopted.into())
     }
 
     /// Starts the workers and, once all of them breathe, lets steering redirect.
@@ -92,6 +121,8 @@ impl Road {
         let mut spec = convert::dataplane_spec(config, links)?;
         spec.failures = tell.failures.clone();
         spec.questions = Some(tell.questions.clone());
+        spec.express = self.ways.clone();
+        spec.adopted = self.adopted(&snapshot.fib)?;
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
         for port in dataplane.ports() {
@@ -100,6 +131,9 @@ impl Road {
         }
         dataplane.wait_for_heartbeat(FIRST_BEAT).map_err(Failure::refused)?;
         set_limits(&self.steering, config)?;
+        if self.ways.is_some() {
+            self.steering.express().enable(true).map_err(Failure::refused)?;
+        }
         Ok(dataplane)
     }
 }

@@ -23,6 +23,10 @@ pub struct Settings {
     pub intercept: &'static str,
     /// Elements of the intercept's `rules`.
     pub rules: &'static str,
+    /// `express` of `[workers]`.
+    pub express: &'static str,
+    /// Room for connections.
+    pub flows: u32,
     /// `listen` of `[fallback]`.
     pub listen: u16,
     /// Further sections.
@@ -52,6 +56,8 @@ impl Default for Settings {
                 { host = ["denied.example"], action = "reset" },
                 { host = ["dropped.example"], action = "drop" },
             "#,
+            express: "auto",
+            flows: 4096,
             listen: 12377,
             more: String::new(),
         }
@@ -69,11 +75,12 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { fail, heartbeat, gateway, mode, handshake, grace, intercept, rules, listen, more, .. } =
             self;
+        let Self { express, flows, .. } = self;
         writeln!(f, "[gateway]\nfail = \"{fail}\"\nheartbeat = \"{heartbeat}\"\n{gateway}")?;
         for (name, device) in [("lan", "lan0"), ("wan", "wan0")] {
             writeln!(f, "[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\nmode = \"{mode}\"")?;
         }
-        writeln!(f, "[workers]\nflows = 4096\n[fallback]\nlisten = {listen}")?;
+        writeln!(f, "[workers]\nexpress = \"{express}\"\nflows = {flows}\n[fallback]\nlisten = {listen}")?;
         writeln!(f, "[[intercept]]\nname = \"web\"\nfrom = \"lan\"\nto = [\"0.0.0.0/0\", \"::/0\"]")?;
         writeln!(f, "tcp = [80, 443, 7777]\nhandshake = \"{handshake}\"")?;
         writeln!(

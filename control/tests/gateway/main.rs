@@ -14,6 +14,7 @@ mod crash;
 mod doctor;
 mod endings;
 mod explain;
+mod express;
 mod failing;
 mod flood;
 mod fragments;

@@ -30,6 +30,8 @@ macro_rules! reasons {
     };
 }
 
+pub(crate) use reasons;
+
 reasons! {
     /// Why a packet was dropped.
     DropReason {

@@ -112,6 +112,25 @@ impl Fib {
         }
     }
 
+    /// The port and the neighbour by which packets of `flow` to `dst` leave, whether or not the neighbour is resolved. Of several
+    /// ways it is the one that it `stays` on.
+    pub fn gateway(&self, dst: IpAddr, flow: &FlowKey, stays: Way) -> Option<(PortId, IpAddr)> {
+        match self.route(dst)? {
+            Route::OnLink(port) => Some((port, dst)),
+            Route::Via(port, router) => Some((port, router)),
+            Route::Group(group) => {
+                self.pick(group, dst, flow, stays).0.map(|member| (member.port, member.router.unwrap_or(dst)))
+            }
+            Route::Kernel => None,
+        }
+    }
+
+    /// What a neighbour is reached with, when it is resolved and its link is up: the port's link, and its address.
+    pub fn neighbour(&self, port: PortId, neighbour: IpAddr) -> Option<(Link, Mac)> {
+        let link = self.link(port).copied().filter(|link| link.up)?;
+        Some((link, *self.neighbours.get(&(port, neighbour))?))
+    }
+
     /// The part of it that is the same for all flows.
     pub fn ways(&self, dst: IpAddr) -> Ways {
         Ways::One(match self.route(dst) {

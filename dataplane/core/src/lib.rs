@@ -10,6 +10,7 @@
 )]
 
 pub mod drop;
+pub mod express;
 pub mod fib;
 pub mod flow;
 pub mod footprint;

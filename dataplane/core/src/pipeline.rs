@@ -3,13 +3,14 @@
 //!
 //! Per breath: [`Pipeline::handle`] for each packet, [`Pipeline::handle_fragment`] for each fragment, then
 //! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `questions` (one that there is no room for is
-//! answered at once), `kernel`, `punt`, `tx`, `again`.
+//! answered at once), `kernel`, `punt`, `tx`, `again`, `express`.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::drop::{Counters, DropReason, PuntReason};
+use crate::express::{ExpressOp, Lanes, Place};
 use crate::fib::Fib;
 use crate::flow::key::{FlowHasher, FlowKey, Tuple};
 use crate::flow::legs::Legs;
@@ -132,6 +133,8 @@ pub struct Output<F> {
     pub hand: Vec<(usize, Packet<F>)>,
     pub hand_icmp: Vec<(usize, F, PortId, IcmpMeta)>,
     pub failed: Vec<ServerFailed>,
+    /// For the XDP program, after `tx`.
+    pub express: Vec<ExpressOp>,
     /// For a resolver; the answers go to [`Pipeline::handle_verified`].
     pub questions: Vec<Question>,
     /// Free frames: those given back, and those that answers are built in.
@@ -149,6 +152,7 @@ impl<F> Default for Output<F> {
             hand: Vec::new(),
             hand_icmp: Vec::new(),
             failed: Vec::new(),
+            express: Vec::new(),
             questions: Vec::new(),
             free: Vec::new(),
         }
@@ -174,6 +178,9 @@ pub struct Pipeline<F> {
     pub(crate) grants: Grants,
     pub(crate) cookies: Cookies,
     pub(crate) answers: Answers,
+    pub(crate) lanes: Lanes,
+    /// Connections that the program carries.
+    pub(crate) in_express: u64,
     /// Until then a cookie may come back.
     pub(crate) cookies_until: Nanos,
     pub(crate) shown: Shown,
@@ -210,6 +217,8 @@ impl<F: Frame> Pipeline<F> {
             grants: Grants::new(hasher.clone()),
             cookies: Cookies::new(config.secret),
             answers: Answers::new(&config.secret),
+            lanes: Lanes::NONE,
+            in_express: 0,
             cookies_until: Nanos(0),
             shown: Shown::new(crate::stage::answer::COOKIE_LIFE),
             hasher: hasher.clone(),
@@ -262,9 +271,8 @@ impl<F: Frame> Pipeline<F> {
     /// Takes one TCP segment whose connection this worker owns.
     pub fn handle(&mut self, now: Nanos, mut packet: Packet<F>, out: &mut Output<F>) {
         self.now = now;
-        if self.partial.contains(packet.port) {
-            edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
-        }
+        let unsummed = self.partial.contains(packet.port)
+            && edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         // What opens or ends a connection here must not be what a bit on the wire has made of something else. Captures have SYNs
         // whose checksums a NIC was to fill in.
         let flags = packet.meta.flags;
@@ -274,11 +282,22 @@ impl<F: Frame> Pipeline<F> {
         }
         let key = FlowKey::of(&packet.meta.tuple);
         if let Some(slot) = self.flows.find(&key) {
+            self.note_unsummed(slot, unsummed);
             self.known(slot, packet, out);
         } else if let Some(leg) = self.legs.find(&key) {
+            if let Some(slot) = self.legs.get(leg).map(|leg| leg.flow) {
+                self.note_unsummed(slot, unsummed);
+            }
             self.on_leg(leg, packet, out);
         } else {
             self.unknown(packet, out);
+        }
+    }
+
+    /// A sender that leaves checksums to others once will do so again.
+    fn note_unsummed(&mut self, slot: u32, unsummed: bool) {
+        if unsummed && let Some(flow) = self.flows.get_mut(slot) {
+            flow.unsummed = true;
         }
     }
 
@@ -551,6 +570,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// Forgets a connection and gives back what it held.
     pub(crate) fn forget(&mut self, slot: u32, out: &mut Output<F>) {
+        self.leave(slot, Place::Back, out);
         self.drop_leg(slot, out);
         if let Some(flow) = self.flows.remove(slot) {
             self.names.release(flow.name);

@@ -54,6 +54,11 @@ impl PortAllocator {
         self.servers.get_mut(server)?.take(source, hash, fits)
     }
 
+    /// Takes this port; whether it is one of the server's and was free.
+    pub fn reserve(&mut self, server: &Endpoint, port: u16) -> bool {
+        self.servers.get_mut(server).is_some_and(|ports| ports.reserve(port))
+    }
+
     /// Gives a port back.
     pub fn give(&mut self, server: &Endpoint, port: u16) {
         if let Some(ports) = self.servers.get_mut(server) {
@@ -151,6 +156,16 @@ impl Ports {
             }
         }
         None
+    }
+
+    fn reserve(&mut self, port: u16) -> bool {
+        let Some((word, mask)) = self.bit(port).and_then(|bit| word_of(&mut self.used, bit)) else {
+            return false;
+        };
+        let is_free = *word & mask == 0;
+        self.in_use += u32::from(is_free);
+        *word |= mask;
+        is_free
     }
 
     fn give(&mut self, port: u16) {

@@ -34,4 +34,7 @@ pub struct Totals {
     /// Whose destination was none of their name's addresses; whose name's addresses were not known.
     pub host_mismatch: u64,
     pub host_unknown: u64,
+    /// Given to the express lane; and those that it had no room for.
+    pub express_entered: u64,
+    pub express_full: u64,
 }

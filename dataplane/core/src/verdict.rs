@@ -1,6 +1,7 @@
 //! The verdict: what was found is put to the rules, and the answer is carried out.
 
 use crate::drop::DropReason;
+use crate::express::Place;
 use crate::flow::names::NameRef;
 use crate::flow::record::{Flow, Side, Stage, Verdict};
 use crate::frame::Frame;
@@ -163,7 +164,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let hold = flow.hold;
         if hold == Flow::NO_HOLD {
-            return self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
+            return self.rest(slot);
         }
         self.flows.arm(slot, self.now.saturating_add(timers::UNACKED_CROWDED));
         let mut held = std::mem::take(&mut self.scratch);
@@ -189,12 +190,19 @@ impl<F: Frame> Pipeline<F> {
     /// A dropped client gets no answer. What was held is dropped for `reason`; its frames carry the answers.
     pub(crate) fn refuse(&mut self, slot: u32, action: Action, reason: DropReason, out: &mut Output<F>) {
         self.drop_hold(slot, reason, out);
-        self.reset_server(slot, out);
+        self.leave(slot, Place::Back, out);
+        // Where its ends stand the next packet of either says, and what it gets is exact.
+        let is_lost = self.flows.get(slot).is_some_and(Flow::is_lost);
+        if !is_lost {
+            self.reset_server(slot, out);
+        }
         if action == Action::Drop {
             self.totals.dropped += 1;
         } else {
             self.totals.reset += 1;
-            self.reset_client(slot, out);
+            if !is_lost {
+                self.reset_client(slot, out);
+            }
         }
         self.flows.set_stage(slot, Stage::Refused);
         let Some(flow) = self.flows.get_mut(slot) else { return };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::express::{Names, Passed, Place, Stay};
 use crate::fib::Ways;
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::record::{Flow, Stage};
@@ -43,7 +44,10 @@ pub struct FlowView {
     /// `file:line` of the rule that decided, as that configuration has it.
     pub rule: Option<String>,
     pub road: &'static str,
+    /// Who carries its packets: `worker`, or `express`, the XDP program.
     pub lane: Option<&'static str>,
+    /// Why it is not the XDP program; none where it is, where the lane is off, and on other roads.
+    pub lane_reason: Option<&'static str>,
     pub stage: &'static str,
     pub reason: String,
     /// None where packets are not counted: on the relay, whose connections the kernel's TCP carries.
@@ -67,6 +71,17 @@ pub struct WayView {
 impl<F: Frame> Pipeline<F> {
     /// Up to `max` connections from slot `cursor` on, and where to go on (`None`: that was all).
     pub fn views(&self, now: Nanos, cursor: u32, max: usize) -> (Vec<FlowView>, Option<u32>) {
+        self.views_with(now, cursor, max, |_| None)
+    }
+
+    /// As [`Pipeline::views`]; `passed` says what the program has carried of a connection that it carries.
+    pub fn views_with(
+        &self,
+        now: Nanos,
+        cursor: u32,
+        max: usize,
+        mut passed: impl FnMut(&Names) -> Option<Passed>,
+    ) -> (Vec<FlowView>, Option<u32>) {
         let mut views = Vec::new();
         let mut last = cursor;
         for (slot, flow) in self.flows.iter_from(cursor) {
@@ -77,7 +92,13 @@ impl<F: Frame> Pipeline<F> {
             if flow.stage == Stage::Elsewhere {
                 continue;
             }
-            views.push(self.view(flow, now));
+            let mut flow = *flow;
+            if flow.place == Place::Express
+                && let Some(passed) = passed(&self.names_of(&flow))
+            {
+                flow.add_passed(&passed);
+            }
+            views.push(self.view(&flow, now));
         }
         (views, None)
     }
@@ -116,7 +137,8 @@ impl<F: Frame> Pipeline<F> {
                 (true, false) => "kernel",
                 _ => "fast",
             },
-            lane: (!kernel).then_some("worker"),
+            lane: (!kernel).then_some(if flow.place == Place::Express { "express" } else { "worker" }),
+            lane_reason: self.stays(flow).map(Stay::name),
             stage: stage_name(flow.stage),
             reason: reason(flow),
             packets_to_server: Some(flow.client.packets),
@@ -155,6 +177,9 @@ fn reason(flow: &Flow) -> String {
     let cause = flow.verdict.map(|v| v.cause);
     if flow.bypassed {
         return "bypassed".to_owned();
+    }
+    if flow.adopted {
+        return "adopted".to_owned();
     }
     if let Some(failure) = flow.failure {
         return failure.name().to_owned();

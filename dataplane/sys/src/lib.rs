@@ -22,4 +22,5 @@ pub mod thread;
 pub mod tun;
 pub mod uring;
 pub mod waiter;
+pub mod xdp_features;
 pub mod xsk;

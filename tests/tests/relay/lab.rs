@@ -100,7 +100,11 @@ impl Lab {
 
     pub fn relay_of(&self, policy: PolicyBuilder, config: &RelayConfig, hooks: Hooks) -> RelayHandle {
         let policy: Arc<Policy> = Arc::new(policy.build().expect("a policy"));
-        let snapshot = Arc::new(Snapshot { policy, fib: Arc::new(Fib::default()) });
+        let snapshot = Arc::new(Snapshot {
+            policy,
+            fib: Arc::new(Fib::default()),
+            lanes: weir_core::express::Lanes::NONE,
+        });
         let start = || RelayHandle::start(config, &snapshot, &mut Publisher::new(), hooks);
         self.gateway.run(start).expect("the gateway").expect("the relay")
     }

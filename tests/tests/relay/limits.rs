@@ -196,6 +196,7 @@ fn occupied_port_is_an_error_that_names_it() {
             let snapshot = weir_dataplane::snapshot::Snapshot {
                 policy: Arc::new(policy),
                 fib: Arc::new(weir_core::fib::Fib::default()),
+                lanes: weir_core::express::Lanes::NONE,
             };
             let mut publisher = weir_dataplane::snapshot::Publisher::new();
             RelayHandle::start(&lab::config(), &Arc::new(snapshot), &mut publisher, Hooks::default())

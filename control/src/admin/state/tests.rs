@@ -34,6 +34,7 @@ fn of_worker(n: u32) -> FlowView {
         rule: Some("weir.toml:7".into()),
         road: "relay",
         lane: None,
+        lane_reason: None,
         stage: "kernel",
         reason: "relay".into(),
         packets_to_server: Some(1),

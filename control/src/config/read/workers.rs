@@ -25,9 +25,6 @@ pub fn read(reader: &mut Reader<'_>, item: &Item<'_>) -> Workers {
     if let Some(item) = section.get("express") {
         let choices = [("auto", Express::Auto), ("always", Express::Always), ("never", Express::Never)];
         workers.express = reader.choice(&item, &choices).unwrap_or(workers.express);
-        if workers.express == Express::Always {
-            reader.unavailable(&item, "always", "auto, never");
-        }
     }
     if let Some(item) = section.get("flows") {
         workers.flows = reader.integer(&item, FLOWS).unwrap_or(workers.flows);

@@ -1,6 +1,7 @@
 //! One connection as the dataplane remembers it.
 
 use crate::drop::PuntReason;
+use crate::express::Place;
 use crate::fib::Way;
 use crate::ids::{InterceptId, Nanos, PortId, RuleId};
 use crate::policy::{Action, Cause, Protocol};
@@ -100,6 +101,10 @@ pub struct End {
     pub edge: Seq,
     /// Where it would have got to by a segment that its peer's window does not take; believed when the peer acknowledges it.
     pub claim: Option<Seq>,
+    /// Of that place, that a FIN ended there.
+    pub claims_fin: bool,
+    /// These numbers are of before the express lane: the connection has gone on without them.
+    pub lost: bool,
     /// Window shift it announced; applies when both did.
     pub shift: u8,
     pub fin: bool,
@@ -142,6 +147,18 @@ pub struct Flow {
     pub by_weir: bool,
     /// Counted with its source's connections.
     pub counted: bool,
+    /// Who carries its packets.
+    pub place: Place,
+    /// A process before this one decided it.
+    pub adopted: bool,
+    /// A hash of the ways that the program sends them out by.
+    pub ways: u32,
+    /// A sender left a checksum to a NIC that there is not.
+    pub unsummed: bool,
+    /// An RST was passed on of which nobody knows whether it ended the connection.
+    pub reset: bool,
+    /// Who was asked whether it still has the connection, and the number that an RST in answer bears, as the client counts.
+    pub asked: Option<(Side, Seq)>,
     /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
     pub signed: bool,
     /// How far the check of its name is (`verify_host`).
@@ -196,6 +213,12 @@ impl Flow {
             bypassed: false,
             by_weir: false,
             counted: false,
+            place: Place::Worker,
+            adopted: false,
+            ways: 0,
+            unsummed: false,
+            reset: false,
+            asked: None,
             signed: false,
             check: HostCheck::None,
             tries: 0,
@@ -244,6 +267,12 @@ impl Flow {
             Side::Client => (&mut self.client, &mut self.server),
             Side::Server => (&mut self.server, &mut self.client),
         }
+    }
+
+    /// Whether what is known of its numbers is of before the express lane.
+    #[inline]
+    pub const fn is_lost(&self) -> bool {
+        self.client.lost || self.server.lost
     }
 
     /// Whether a verdict lets it pass.

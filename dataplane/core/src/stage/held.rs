@@ -219,7 +219,9 @@ impl<F: Frame> Pipeline<F> {
                 self.forward(packet, out);
             }
             Rst::Challenged => self.forward(packet, out),
-            Rst::OutOfWindow => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
+            Rst::OutOfWindow | Rst::Unsure => {
+                self.discard(packet.frame, DropReason::RstOutOfWindow, out);
+            }
         }
     }
 

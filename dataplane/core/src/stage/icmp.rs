@@ -148,6 +148,10 @@ impl<F: Frame> Pipeline<F> {
 
 /// Whether the quoted segment can be one that is under way: between what is acknowledged and what was sent.
 fn in_flight(flow: &Flow, from: Side, meta: &IcmpMeta) -> bool {
+    // What the express lane carries, or has carried, only the ends can tell.
+    if flow.is_lost() {
+        return true;
+    }
     // Errors from the server's side are about what the client sent, and both are in the client's numbers.
     let (una, nxt) = match from {
         Side::Server => (flow.server.ack, flow.client.nxt),

@@ -202,8 +202,10 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.tries = 0;
         if flow.stage == Stage::Splice {
-            let wait = if flow.hold == Flow::NO_HOLD { timers::IDLE } else { timers::UNACKED_CROWDED };
-            self.flows.arm(slot, self.now.saturating_add(wait));
+            if flow.hold == Flow::NO_HOLD {
+                return self.rest(slot);
+            }
+            self.flows.arm(slot, self.now.saturating_add(timers::UNACKED_CROWDED));
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod closing;
 pub mod dial;
+pub mod express;
 pub mod held;
 pub mod icmp;
 pub mod join;

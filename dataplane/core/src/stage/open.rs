@@ -215,8 +215,13 @@ impl<F: Frame> Pipeline<F> {
     /// server stands. The SYN itself never passes: should the server have forgotten the connection, a new one would open
     /// behind the old verdict. A client that has forgotten it answers with an RST, and its next SYN starts over.
     fn challenge(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+        let seq = packet.meta.seq;
         self.discard(packet.frame, DropReason::UnexpectedSyn, out);
         let Some(flow) = self.flows.get(slot) else { return };
+        if flow.is_lost() {
+            // The server says itself where it stands; and one that has forgotten the connection says that.
+            return self.ask_whether_it_lives(slot, Side::Client, seq, out);
+        }
         let (server, edge) = (&flow.server, flow.server.edge);
         let window = u32::try_from(edge.since(server.ack)).unwrap_or(0) >> server.shift.min(14);
         let segment = Segment {

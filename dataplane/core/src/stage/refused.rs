@@ -2,7 +2,7 @@
 
 use crate::drop::{DropReason, PuntReason};
 use crate::flow::key::FlowKey;
-use crate::flow::record::Side;
+use crate::flow::record::{Flow, Side};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::InterceptId;
@@ -11,6 +11,7 @@ use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Handshake};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
+use crate::tcp::track;
 use crate::wire::build::{Segment, SegmentOptions};
 
 use super::held::refusal;
@@ -20,9 +21,28 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn refused(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
         let silent = self.flows.get(slot).and_then(|f| f.verdict).is_some_and(|v| v.action == Action::Drop);
         let meta = packet.meta;
+        if self.flows.get(slot).is_some_and(Flow::is_lost) {
+            self.reset_lost(slot, side, &meta, silent, out);
+        }
         self.discard(packet.frame, refusal(if silent { Action::Drop } else { Action::Reset }), out);
         if !(silent && side == Side::Client) {
             self.answer_rst(&meta, out);
+        }
+    }
+
+    /// The first packet of a connection that came back from the express lane to be refused says where both ends stand. Its sender
+    /// is answered in any case.
+    fn reset_lost(&mut self, slot: u32, side: Side, meta: &Meta, silent: bool, out: &mut Output<F>) {
+        let delta =
+            self.flows.get(slot).and_then(|flow| self.legs.get(flow.leg)?.up).map_or(0, |up| up.delta);
+        let Some(flow) = self.flows.get_mut(slot).filter(|_| meta.flags.ack()) else { return };
+        // A server's packet is as the server sent it.
+        let seq = if side == Side::Server { meta.seq.add(delta) } else { meta.seq };
+        track::settle(flow, side, seq, meta.ack);
+        match side {
+            Side::Client => self.reset_server(slot, out),
+            Side::Server if !silent => self.reset_client(slot, out),
+            Side::Server => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! An allowed connection: both directions pass.
 
 use crate::drop::DropReason;
+use crate::express::Place;
 use crate::flow::record::{Flow, Side};
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -17,6 +18,13 @@ impl<F: Frame> Pipeline<F> {
         if flow.hold != Flow::NO_HOLD && side == Side::Client {
             held::calm(&mut packet);
         }
+        if matches!(flow.place, Place::Entering | Place::Express) {
+            match self.handed_up(slot, side, packet, out) {
+                Some(handed) => packet = handed,
+                None => return,
+            }
+        }
+        let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let meta = packet.meta;
         if meta.flags.rst() {
             return self.splice_rst(slot, side, packet, out);
@@ -42,12 +50,14 @@ impl<F: Frame> Pipeline<F> {
                 }
                 Side::Server if meta.flags.ack() && self.inspected_is_acked(hold, meta.ack) => {
                     self.drop_hold(slot, DropReason::Ended, out);
+                    self.rest(slot);
                 }
                 _ => {}
             }
         }
         if let Some(packet) = self.behind_header(slot, side, packet, out) {
             self.pass(slot, side, packet, out);
+            self.may_enter(slot, out);
         }
     }
 
@@ -103,6 +113,7 @@ impl<F: Frame> Pipeline<F> {
             }
             Rst::Challenged => self.send_on(slot, side, packet, out),
             Rst::OutOfWindow => self.discard(packet.frame, DropReason::RstOutOfWindow, out),
+            Rst::Unsure => self.unsure_rst(slot, side, packet, out),
         }
     }
 }

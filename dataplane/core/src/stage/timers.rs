@@ -21,6 +21,8 @@ pub const RETRANSMIT: Nanos = Nanos::from_secs(1);
 pub const IDLE: Nanos = Nanos::from_secs(2 * 3600 + 5 * 60);
 /// After both FINs: 2 MSL as Linux counts it (TCP_TIMEWAIT_LEN).
 pub const LINGER: Nanos = Nanos::from_secs(60);
+/// A connection without a packet after an RST of which nobody knows whether it ended it (RFC 7857 section 2.2).
+pub const RESET: Nanos = Nanos::from_secs(240);
 /// After an RST.
 pub const CLOSED: Nanos = Nanos::from_secs(10);
 /// A refused connection without a packet. Linux retransmits at least every 120 s (TCP_RTO_MAX).
@@ -60,7 +62,8 @@ impl<F: Frame> Pipeline<F> {
                 self.refuse(slot, Action::Reset, DropReason::Unacknowledged, out);
             }
             Stage::Splice if held => self.unacked_timer(slot, seen, out),
-            Stage::Held | Stage::Splice => self.expire_at(slot, seen.saturating_add(IDLE), out),
+            Stage::Splice => self.express_timer(slot, out),
+            Stage::Held => self.expire_at(slot, seen.saturating_add(IDLE), out),
             Stage::Refused => {
                 self.expire_at(slot, seen.max(self.grace_end(slot)).saturating_add(REFUSED), out);
             }
@@ -108,7 +111,7 @@ impl<F: Frame> Pipeline<F> {
         self.answer_again(slot, out);
     }
 
-    fn expire_at(&mut self, slot: u32, end: Nanos, out: &mut Output<F>) {
+    pub(crate) fn expire_at(&mut self, slot: u32, end: Nanos, out: &mut Output<F>) {
         if end > self.now {
             return self.flows.arm(slot, end);
         }

@@ -30,7 +30,7 @@ use crate::wire::{ETH_LEN, edit, extension, get_u16, put};
 const ECN_FLAGS: u8 = 0xc0;
 
 /// How far before the start of a stream a SACK block is taken to lie before it, in octets; beyond, it is 2^32 further on.
-const BEHIND: i32 = 1 << 16;
+pub const BEHIND: i32 = 1 << 16;
 
 /// What was agreed about timestamps (RFC 7323 section 3.2) on the two legs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

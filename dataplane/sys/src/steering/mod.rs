@@ -39,8 +39,8 @@ pub use attach::{AttachMode, AttachedMode};
 pub use cookies::{CookieKey, CookiePromise, CookieState, CookieSwitch};
 pub use error::SteeringError;
 pub use express::{
-    Ends, Express, ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, ExpressMemory, Seen,
-    Splice, Sweep,
+    Change, Ends, Express, ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, ExpressMemory,
+    Seen, Splice, Sweep,
 };
 pub use flows::{KernelFlow, KernelFlows};
 pub use intercepts::InterceptTable;

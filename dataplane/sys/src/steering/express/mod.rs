@@ -41,7 +41,7 @@ use std::net::SocketAddr;
 use aya::Ebpf;
 
 pub use flow::{Ends, ExpressFlow, Splice};
-pub use sweep::{ExpressEntry, Sweep};
+pub use sweep::{Change, ExpressEntry, Sweep};
 
 use super::error::SteeringError;
 use super::layout::Config;
@@ -59,7 +59,7 @@ const ENTRY_OCTETS: u64 = 192;
 const BUCKET_OCTETS: u64 = 16;
 
 /// What the lane's map takes of the kernel's memory, in octets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpressMemory {
     /// At once.
     pub index: u64,

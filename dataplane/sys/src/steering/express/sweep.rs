@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::Seen;
-use super::layout::{Entry, Key, TO_CLIENT, TRANSLATED};
+use super::layout::{CLEAR_ECN, Entry, Key, SACK_REMOVE, TO_CLIENT, TRANSLATED};
 use crate::steering::map::Map;
 
 /// Entries read by one system call. The kernel reads whole buckets, and the fullest one must fit.
@@ -24,6 +24,22 @@ pub struct ExpressEntry {
     pub link: u8,
     pub hop: u16,
     pub seen: Seen,
+    pub change: Change,
+}
+
+/// What is done to the packets of a direction, as [`super::Splice`] has it for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// To the client: added to seq and TSval; to the server: to ack and SACK edges, and to TSecr.
+    pub delta: u32,
+    pub clock: u32,
+    /// The first octet of the stream that is acknowledged, and how far before it something lies before it.
+    pub floor: u32,
+    pub behind: u32,
+    pub shift: i8,
+    /// SACK options are removed; ECN is taken out.
+    pub removes_sack: bool,
+    pub clears_ecn: bool,
 }
 
 /// A reading of the map that goes on from call to call. Holds about half a megabyte.
@@ -53,6 +69,15 @@ impl Sweep {
             link: entry.link,
             hop: entry.hop,
             seen: Seen::from(entry),
+            change: Change {
+                delta: entry.delta,
+                clock: entry.clock,
+                floor: entry.floor,
+                behind: entry.behind,
+                shift: entry.shift,
+                removes_sack: entry.flags & SACK_REMOVE != 0,
+                clears_ecn: entry.flags & CLEAR_ECN != 0,
+            },
         })
     }
 

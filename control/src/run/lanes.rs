@@ -1,0 +1,157 @@
+//! Between which ports the express lane carries.
+//!
+//! A port is one of the lane's while its device sends on the frames that the XDP program redirects to it. That changes under way: a
+//! veth device drops them from the moment on that its peer has neither an XDP program nor GRO. So it is looked at once a second, and
+//! what a port that cannot would lose goes to the workers instead.
+
+use std::sync::Arc;
+
+use weir_core::express::Lanes;
+use weir_core::ids::PortId;
+use weir_dataplane::express::{Ways, open_link};
+use weir_sys::xdp_features;
+
+use crate::config::Express;
+
+/// A port as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub port: PortId,
+    pub device: String,
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+    /// Its frames may come with checksums that a device was to finish.
+    pub partial_checksums: bool,
+    /// Every socket of it is zero-copy.
+    pub zero_copy: bool,
+}
+
+/// Keeps the lane's ports.
+#[derive(Debug)]
+pub struct LaneKeeper {
+    ways: Arc<Ways>,
+    mode: Express,
+    /// Ports of the lane, as they were opened.
+    open: Vec<Candidate>,
+    lanes: Lanes,
+    /// The last thing that was said of the lane.
+    told: Option<String>,
+}
+
+impl LaneKeeper {
+    /// No port is in the lane yet.
+    pub fn new(ways: Arc<Ways>, mode: Express) -> Self {
+        Self { ways, mode, open: Vec::new(), lanes: Lanes::NONE, told: None }
+    }
+
+    pub const fn ways(&self) -> &Arc<Ways> {
+        &self.ways
+    }
+
+    pub const fn lanes(&self) -> Lanes {
+        self.lanes
+    }
+
+    /// Looks at the ports that there are. Whether the lane carries between others than before.
+    pub fn look(&mut self, ports: &[Candidate]) -> bool {
+        let able: Vec<&Candidate> = ports.iter().filter(|port| self.sends(port)).collect();
+        for gone in self.open.extract_if(.., |open| !able.contains(&&*open)) {
+            tracing::info!(device = gone.device, "express lane: closed for this port");
+            self.ways.set_link(gone.port, None);
+        }
+        for port in able {
+            if self.open.contains(port) {
+                continue;
+            }
+            match open_link(&self.ways, port.port, port.ifindex, port.mac, port.partial_checksums) {
+                Ok(()) => self.open.push(port.clone()),
+                Err(error) => self.tell(format!("device {}: not in the express lane: {error}", port.device)),
+            }
+        }
+        let lanes = between(self.mode, &self.open);
+        let changed = lanes != self.lanes;
+        if changed {
+            let devices: Vec<&str> = self.open.iter().map(|port| port.device.as_str()).collect();
+            tracing::info!(?devices, on = !lanes.is_empty(), "express lane");
+            self.lanes = lanes;
+        }
+        changed
+    }
+
+    /// Whether frames that are redirected to the device leave it.
+    fn sends(&mut self, port: &Candidate) -> bool {
+        match xdp_features::takes_frames(port.ifindex) {
+            Ok(takes) => {
+                if !takes && self.mode == Express::Always {
+                    self.tell(format!(
+                        "device {}: its driver sends no redirected XDP frames now (of veth: ethtool -K PEER gro on): \
+                         workers carry what would leave by it",
+                        port.device
+                    ));
+                }
+                takes
+            }
+            Err(error) => {
+                self.tell(format!(
+                    "device {}: the kernel does not say whether it sends redirected XDP frames ({error}; Linux 6.3 does): \
+                     it is not in the express lane",
+                    port.device
+                ));
+                false
+            }
+        }
+    }
+
+    /// Says something once.
+    fn tell(&mut self, what: String) {
+        if self.told.as_ref() != Some(&what) {
+            tracing::warn!("{what}");
+            self.told = Some(what);
+        }
+    }
+}
+
+/// Between which of these ports the lane carries: `auto` leaves those that are zero-copy on both sides to their workers.
+fn between(mode: Express, ports: &[Candidate]) -> Lanes {
+    let mut lanes = Lanes::NONE;
+    for a in ports {
+        for b in ports {
+            let wanted = match mode {
+                Express::Always => true,
+                Express::Auto => !(a.zero_copy && b.zero_copy),
+                Express::Never => false,
+            };
+            if wanted && let Some(to) = lanes.between.get_mut(usize::from(a.port.0)) {
+                to.insert(b.port);
+            }
+        }
+    }
+    lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(number: u8, zero_copy: bool) -> Candidate {
+        let device = format!("eth{number}");
+        Candidate {
+            port: PortId(number),
+            device,
+            ifindex: 1,
+            mac: [0; 6],
+            partial_checksums: false,
+            zero_copy,
+        }
+    }
+
+    #[test]
+    fn auto_leaves_pairs_that_are_zero_copy_on_both_sides_to_their_workers() {
+        let ports = [port(0, true), port(1, false), port(2, true)];
+        let carries = |mode, a, b| between(mode, &ports).carry(PortId(a), PortId(b));
+        assert!(carries(Express::Auto, 0, 1) && carries(Express::Auto, 1, 2));
+        assert!(!carries(Express::Auto, 0, 2) && !carries(Express::Auto, 0, 0));
+        assert!(carries(Express::Always, 0, 2) && !carries(Express::Always, 0, 3));
+        assert!(between(Express::Never, &ports).is_empty());
+    }
+}

@@ -1,0 +1,146 @@
+//! The express lane as this crate sees it: what the XDP program has to know of a connection to carry its packets without a
+//! worker, and which connections that may be.
+//!
+//! A connection enters when there is nothing left to think about: the verdict is taken, and the server has acknowledged what was
+//! inspected and what weir itself wrote before it. All that is done to its packets is then constants, which are written down once.
+//! Whatever is not a plain segment of an established connection the program hands to the worker. What the worker knew of windows and
+//! sequence numbers is of before from then on ([`crate::tcp::track`]), and it does not pretend otherwise.
+//!
+//! The pipeline ([`crate::stage::express`]) yields [`ExpressOp`]s; whoever carries them out answers with what came of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::drop::reasons;
+use crate::flow::key::{FlowKey, Tuple};
+use crate::ids::{MAX_PORTS, Nanos, PortId, PortSet};
+use crate::tcp::translate::{TimestampMode, Translation};
+use crate::wire::addr::Addr;
+
+/// Between which ports the lane carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lanes {
+    /// For each port that packets come in by, those that they may leave by.
+    pub between: [PortSet; MAX_PORTS],
+}
+
+impl Lanes {
+    /// No lane anywhere.
+    pub const NONE: Self = Self { between: [PortSet(0); MAX_PORTS] };
+
+    /// Whether a connection between these two ports may take it: both directions.
+    pub fn carry(&self, a: PortId, b: PortId) -> bool {
+        let one = |from: PortId, to: PortId| {
+            self.between.get(usize::from(from.0)).is_some_and(|ports| ports.contains(to))
+        };
+        one(a, b) && one(b, a)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.between.iter().all(|ports| ports.0 == 0)
+    }
+}
+
+/// Where the packets of a connection are carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// By the worker.
+    #[default]
+    Worker,
+    /// By the worker, until the program has it.
+    Entering,
+    /// By the program.
+    Express,
+    /// By the worker again, and for good: it is ending.
+    Back,
+    /// By the worker: the program had no room.
+    NoRoom,
+}
+
+reasons! {
+    /// Why a connection stays with the worker.
+    Stay {
+        Off = "express-off", "The express lane is off, or not used between these two ports.";
+        Undecided = "undecided", "No verdict lets it pass yet.";
+        Unacknowledged = "unacknowledged", "The server has not acknowledged what was inspected, or what weir wrote before it.";
+        Clock = "own-clock", "The client was promised timestamps that its server does not make: weir makes them, packet by packet.";
+        NoWay = "no-way", "The next hop on one side is not known.";
+        Unsummed = "unsummed", "A sender leaves checksums to a NIC that there is not: each packet gets them here.";
+        Ending = "ending", "A FIN or an RST was seen, or something else that needs thought.";
+        NoRoom = "no-room", "The program had no room for it.";
+        Young = "young", "It has not had enough packets yet, nor lived long enough.";
+    }
+}
+
+/// The way out of one direction: the port, and the neighbour there that gets the packets.
+pub type WayOut = (PortId, Addr);
+
+/// A connection as the program is to carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    pub names: Names,
+    pub to_server: WayOut,
+    pub to_client: WayOut,
+    /// How packets cross between the two legs; `None`: nothing changes but TTL and Ethernet addresses.
+    pub up: Option<Translation>,
+}
+
+/// A connection as the program calls it: source and destination of the client's packets as they come in, and as they leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub client: Tuple,
+    pub server: Tuple,
+}
+
+impl Names {
+    /// What the worker calls it.
+    pub fn key(&self) -> FlowKey {
+        FlowKey::of(&self.client)
+    }
+}
+
+/// A change of what the program carries, for whoever feeds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpressOp {
+    /// Let the program have it, after every frame that was given before is on its way; then [`Pipeline::handle_entered`].
+    ///
+    /// [`Pipeline::handle_entered`]: crate::pipeline::Pipeline::handle_entered
+    Enter(Carried),
+    /// Take it back; then [`Pipeline::handle_passed`] with the last numbers.
+    ///
+    /// [`Pipeline::handle_passed`]: crate::pipeline::Pipeline::handle_passed
+    Leave(Names),
+    /// Ask what passed and when; then [`Pipeline::handle_seen`].
+    ///
+    /// [`Pipeline::handle_seen`]: crate::pipeline::Pipeline::handle_seen
+    Ask(Names),
+}
+
+/// What the program has carried of a connection, and when the last of it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    pub packets_to_server: u64,
+    pub packets_to_client: u64,
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+    pub seen: Nanos,
+}
+
+/// A connection that the program went on carrying when the process before this one had ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    pub names: Names,
+    pub up: Option<Translation>,
+    /// When its last packet passed.
+    pub seen: Nanos,
+    /// The program has sent on a FIN of the client, of the server, while there was no worker.
+    pub fins: (bool, bool),
+}
+
+/// Whether all that a translation does is constants, so that it can be written down once: weir makes no timestamps of its own, and
+/// there is nothing left that the server has to acknowledge first.
+pub const fn is_constant(up: &Translation) -> bool {
+    up.acked && !matches!(up.timestamps, TimestampMode::ClientOnly { .. })
+}
+
+#[cfg(test)]
+mod tests;

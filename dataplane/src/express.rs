@@ -1,0 +1,373 @@
+//! The express lane's glue: what the pipeline asks for ([`weir_core::express`]) becomes entries of the XDP program's maps
+//! ([`weir_sys::steering::Express`]), and what the program has noted goes back.
+//!
+//! [`Ways`] knows the devices and next hops by the numbers that the program calls them by; control keeps it up to date. Each worker has
+//! a [`Feeder`].
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weir_core::express::{Adopted, Carried, ExpressOp, Names, Passed, WayOut};
+use weir_core::fib::{Fib, Way};
+use weir_core::flow::key::{FlowKey, Tuple};
+use weir_core::frame::Frame;
+use weir_core::ids::{MAX_PORTS, Nanos, PortId};
+use weir_core::pipeline::{Output, Pipeline};
+use weir_core::tcp::seq::Seq;
+use weir_core::tcp::translate::{TimestampMode, Translation};
+use weir_sys::steering::{
+    Ends, Express, ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, Seen, Splice, SteeringError, Sweep,
+};
+
+/// Connections that enter with one system call.
+const BATCH: usize = 64;
+/// Breaths that an entry waits for the worker to be done with what came before, so that nothing is overtaken.
+const PATIENCE: u32 = 64;
+
+/// The lane's devices and next hops, shared by workers and control. No packet waits for the lock: it is taken when a connection
+/// enters by a way that the worker has not used yet, and when the host changes.
+#[derive(Debug)]
+pub struct Ways {
+    express: Express,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    links: [Option<u8>; MAX_PORTS],
+    hops: HashMap<(PortId, IpAddr), u16>,
+    /// What each number means. Of one that a process before gave, and that no connection names, it is not known.
+    meanings: Vec<Option<(PortId, IpAddr)>>,
+    fib: Arc<Fib>,
+}
+
+impl Ways {
+    pub fn new(express: Express) -> Self {
+        Self { express, known: Mutex::default() }
+    }
+
+    /// The program's maps.
+    pub const fn express(&self) -> &Express {
+        &self.express
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what number the program calls a port's device by; `None`: it has none.
+    pub fn set_link(&self, port: PortId, link: Option<u8>) {
+        let mut known = self.known();
+        if let Some(place) = known.links.get_mut(usize::from(port.0)) {
+            *place = link;
+        }
+        self.renew(&known);
+    }
+
+    /// Tells the program of the next hops as they are now. One that is not resolved, or whose link is down, sends packets to the
+    /// workers until it is.
+    pub fn follow(&self, fib: &Arc<Fib>) {
+        let mut known = self.known();
+        known.fib = fib.clone();
+        self.renew(&known);
+    }
+
+    fn renew(&self, known: &Known) {
+        for (number, meaning) in (0..).zip(&known.meanings) {
+            let Some((port, router)) = meaning else { continue };
+            if let Err(error) = self.express.set_hop(number, &known.hop(*port, *router)) {
+                tracing::error!(%error, "express lane: a next hop stays as it was");
+            }
+        }
+    }
+
+    /// The numbers of a way out: its device's and its next hop's. `None`: no device, or no number left.
+    fn number(&self, way: WayOut) -> Option<(u8, u16)> {
+        let mut known = self.known();
+        let (port, router) = (way.0, way.1.ip());
+        let link = known.links.get(usize::from(port.0)).copied().flatten()?;
+        if let Some(number) = known.hops.get(&(port, router)) {
+            return Some((link, *number));
+        }
+        let number = u16::try_from(known.meanings.len()).ok()?;
+        self.express.set_hop(number, &known.hop(port, router)).ok()?;
+        known.meanings.push(Some((port, router)));
+        known.hops.insert((port, router), number);
+        Some((link, number))
+    }
+}
+
+impl Known {
+    /// A process before has called the way to `dst` by this number.
+    fn recall(&mut self, number: u16, dst: IpAddr, flow: &FlowKey) {
+        let at = usize::from(number);
+        if self.meanings.len() <= at {
+            self.meanings.resize(at + 1, None);
+        }
+        let Some(way) = self.fib.gateway(dst, flow, Way::NONE) else { return };
+        if let Some(meaning) = self.meanings.get_mut(at) {
+            *meaning = Some(way);
+        }
+        self.hops.entry(way).or_insert(number);
+    }
+
+    fn hop(&self, port: PortId, router: IpAddr) -> ExpressHop {
+        let link = self.links.get(usize::from(port.0)).copied().flatten();
+        match (link, self.fib.neighbour(port, router)) {
+            (Some(link), Some((of, dst_mac))) => {
+                ExpressHop { link, dst_mac, src_mac: of.mac, mtu: of.mtu, is_up: true }
+            }
+            _ => ExpressHop { link: 0, dst_mac: [0; 6], src_mac: [0; 6], mtu: 0, is_up: false },
+        }
+    }
+}
+
+/// One worker's hand on the lane.
+#[derive(Debug)]
+pub struct Feeder {
+    ways: Arc<Ways>,
+    batch: ExpressBatch,
+    entering: Vec<(FlowKey, ExpressFlow)>,
+    flows: Vec<ExpressFlow>,
+    /// Numbers of ways that were asked for before.
+    numbers: HashMap<WayOut, (u8, u16)>,
+    waited: u32,
+}
+
+impl Feeder {
+    pub fn new(ways: Arc<Ways>) -> Self {
+        Self {
+            ways,
+            batch: ExpressBatch::new(BATCH),
+            entering: Vec::with_capacity(BATCH),
+            flows: Vec::with_capacity(BATCH),
+            numbers: HashMap::new(),
+            waited: 0,
+        }
+    }
+
+    /// The devices have changed: their numbers are asked for again.
+    pub fn forget_ways(&mut self) {
+        self.numbers.clear();
+    }
+
+    /// What the program has carried of a connection, if it carries it.
+    pub fn passed(&self, names: &Names) -> Option<Passed> {
+        let seen = self.ways.express.seen(ends(&names.client), ends(&names.server)).ok()?;
+        seen.iter().any(Option::is_some).then(|| passed(&seen))
+    }
+
+    /// Carries out what the pipeline asked for. `is_drained`: the worker has nothing in hand that came before.
+    pub fn carry_out<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>, is_drained: bool) {
+        if out.express.is_empty() {
+            return;
+        }
+        let enters = out.express.iter().any(|op| matches!(op, ExpressOp::Enter(_)));
+        if enters && !is_drained && self.waited < PATIENCE {
+            self.waited += 1;
+            return;
+        }
+        self.waited = 0;
+        let mut ops = std::mem::take(&mut out.express);
+        for op in ops.drain(..) {
+            match op {
+                ExpressOp::Enter(carried) => self.enter(&carried, pipeline),
+                ExpressOp::Leave(names) => {
+                    self.flush(pipeline);
+                    self.leave(&names, pipeline);
+                }
+                ExpressOp::Ask(names) => {
+                    self.flush(pipeline);
+                    let seen = self.passed(&names);
+                    pipeline.handle_seen(&names.key(), seen.as_ref(), out);
+                }
+            }
+        }
+        self.flush(pipeline);
+        ops.append(&mut out.express);
+        out.express = ops;
+    }
+
+    fn enter<F: Frame>(&mut self, carried: &Carried, pipeline: &mut Pipeline<F>) {
+        let key = carried.names.key();
+        let (server, client) = (self.number(carried.to_server), self.number(carried.to_client));
+        let (Some((server_link, server_hop)), Some((client_link, client_hop))) = (server, client) else {
+            return pipeline.handle_entered(&key, false);
+        };
+        let flow = ExpressFlow {
+            id: 0,
+            client: ends(&carried.names.client),
+            server: ends(&carried.names.server),
+            client_link,
+            server_link,
+            server_hop,
+            client_hop,
+            splice: carried.up.as_ref().map_or_else(Splice::default, splice),
+        };
+        self.entering.push((key, flow));
+        if self.entering.len() == BATCH {
+            self.flush(pipeline);
+        }
+    }
+
+    fn number(&mut self, way: WayOut) -> Option<(u8, u16)> {
+        if let Some(numbers) = self.numbers.get(&way) {
+            return Some(*numbers);
+        }
+        let numbers = self.ways.number(way)?;
+        self.numbers.insert(way, numbers);
+        Some(numbers)
+    }
+
+    /// Lets the program have those that wait to enter. What it has no room for stays where it is.
+    fn flush<F: Frame>(&mut self, pipeline: &mut Pipeline<F>) {
+        if self.entering.is_empty() {
+            return;
+        }
+        self.flows.clear();
+        self.flows.extend(self.entering.iter().map(|(_, flow)| *flow));
+        let entered = match self.ways.express.insert(&mut self.batch, &self.flows) {
+            Ok(entered) => entered,
+            Err(error) => {
+                tracing::debug!(%error, "express lane");
+                0
+            }
+        };
+        for (at, (key, _)) in self.entering.drain(..).enumerate() {
+            pipeline.handle_entered(&key, at < entered);
+        }
+    }
+
+    fn leave<F: Frame>(&self, names: &Names, pipeline: &mut Pipeline<F>) {
+        match self.ways.express.take(ends(&names.client), ends(&names.server)) {
+            Ok(seen) => pipeline.handle_passed(&names.key(), &passed(&seen)),
+            Err(error) => tracing::warn!(%error, "express lane: a connection that is over stays in the map"),
+        }
+    }
+}
+
+/// Connections that the program carries since a process before this one let them in. Those that are over, or of which there is only
+/// half, are removed. The next hops' numbers keep their meaning; the ways must have been told of the routes.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
+    let mut found: HashMap<Ends, [Option<ExpressEntry>; 2]> = HashMap::new();
+    let mut sweep = Sweep::default();
+    loop {
+        let more = ways.express.sweep(&mut sweep)?;
+        for entry in sweep.entries() {
+            // Both directions of a connection name what the client sends.
+            let client = if entry.is_to_client { (entry.goes.1, entry.goes.0) } else { entry.came };
+            found.entry(client).or_default()[usize::from(entry.is_to_client)] = Some(entry);
+        }
+        if !more {
+            break;
+        }
+    }
+    let mut adopted = Vec::new();
+    let mut known = ways.known();
+    for (client, entries) in found {
+        let over = |entry: &ExpressEntry| entry.seen.is_void || entry.seen.rst;
+        let is_over =
+            |up: &ExpressEntry, down: &ExpressEntry| over(up) || over(down) || up.seen.fin && down.seen.fin;
+        match entries {
+            [Some(up), Some(down)] if !is_over(&up, &down) => {
+                let key = FlowKey::of(&tuple(client));
+                known.recall(up.hop, up.goes.1.ip(), &key);
+                known.recall(down.hop, client.0.ip(), &key);
+                adopted.push(adopted_from(client, &up, &down));
+            }
+            entries => {
+                for entry in entries.into_iter().flatten() {
+                    ways.express.remove_direction(entry.came.0, entry.came.1)?;
+                }
+            }
+        }
+    }
+    Ok(adopted)
+}
+
+fn adopted_from(client: Ends, up: &ExpressEntry, down: &ExpressEntry) -> Adopted {
+    let names = Names { client: tuple(client), server: tuple(up.goes) };
+    let clock = down.change.clock;
+    let translation = Translation {
+        client: names.client,
+        server: names.server,
+        delta: down.change.delta,
+        start: Seq(down.change.floor),
+        prefix: down.change.behind,
+        base: Seq(up.change.floor),
+        timestamps: if clock == 0 {
+            TimestampMode::None
+        } else {
+            TimestampMode::Both { offset: clock, first: 0 }
+        },
+        sack: !up.change.removes_sack,
+        server_scale: 0,
+        shift_to_client: down.change.shift,
+        shift_to_server: up.change.shift,
+        ecn: !up.change.clears_ecn,
+        acked: true,
+    };
+    Adopted {
+        names,
+        up: up.is_translated.then_some(translation),
+        seen: Nanos(up.seen.last_seen.max(down.seen.last_seen)),
+        fins: (up.seen.fin, down.seen.fin),
+    }
+}
+
+fn tuple((src, dst): Ends) -> Tuple {
+    Tuple { src: src.into(), dst: dst.into() }
+}
+
+/// Opens a device for the lane, and says between which it carries.
+///
+/// # Errors
+/// As [`Express::set_link`].
+pub fn open_link(
+    ways: &Ways,
+    port: PortId,
+    ifindex: u32,
+    mac: [u8; 6],
+    partial_checksums: bool,
+) -> Result<(), SteeringError> {
+    let link = ways.express.set_link(ifindex, mac, partial_checksums)?;
+    ways.set_link(port, Some(link));
+    Ok(())
+}
+
+fn ends(tuple: &Tuple) -> Ends {
+    (tuple.src.socket_addr(), tuple.dst.socket_addr())
+}
+
+fn passed(seen: &[Option<Seen>; 2]) -> Passed {
+    let [up, down] = seen.map(Option::unwrap_or_default);
+    Passed {
+        packets_to_server: up.packets,
+        packets_to_client: down.packets,
+        bytes_to_server: up.bytes,
+        bytes_to_client: down.bytes,
+        seen: Nanos(up.last_seen.max(down.last_seen)),
+    }
+}
+
+fn splice(up: &Translation) -> Splice {
+    Splice {
+        delta: up.delta,
+        start: up.start.0,
+        prefix: u16::try_from(up.prefix).unwrap_or(u16::MAX),
+        base: up.base.0,
+        clock: match up.timestamps {
+            TimestampMode::Both { offset, .. } => offset,
+            _ => 0,
+        },
+        sack: up.sack,
+        shift_to_client: up.shift_to_client,
+        shift_to_server: up.shift_to_server,
+        ecn: up.ecn,
+    }
+}
