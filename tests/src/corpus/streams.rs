@@ -91,6 +91,11 @@ impl Streams {
 }
 
 impl Stream {
+    /// The first octets of the client, as far as they came without gaps, at most as many as are held.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn take(&mut self, seq: u32, payload: &[u8]) {
         if payload.is_empty() || self.reading.is_some() {
             return;

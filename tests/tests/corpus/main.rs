@@ -4,3 +4,4 @@ mod captures;
 mod hellos;
 // The same captures through the whole pipeline.
 mod replay;
+mod roads;
