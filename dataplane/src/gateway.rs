@@ -14,6 +14,7 @@ use weir_core::express::{Adopted, Names};
 use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
+use weir_core::policy::Policy;
 use weir_core::reevaluate::Tally;
 use weir_core::tcp::cookie::Cookies;
 use weir_core::verify::Answer;
@@ -32,6 +33,7 @@ use crate::needs::{frame_size, pipeline_config};
 use crate::punt::Punt;
 use crate::questions::Questions;
 use crate::random;
+use crate::rooms::Rooms;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
@@ -147,6 +149,7 @@ pub struct Dataplane {
     arrivals: Vec<Arrivals>,
     answers: Vec<Arc<ArrayQueue<Answer>>>,
     handoff: Arc<Handoff<XskFrame>>,
+    rooms: Rooms<XskFrame>,
     area: Arc<Area>,
     /// Which queue of every port each worker has.
     queues: Vec<u32>,
@@ -185,6 +188,7 @@ impl Dataplane {
         let wakers: Vec<Waker> = waiters.iter().map(Waiter::waker).collect();
         let handoff = Handoff::new(wakers, MAILBOX, frames);
         let mut plane = Self {
+            rooms: rooms(spec, frames, drivers.len()),
             threads: Vec::new(),
             heartbeat: None,
             flood: None,
@@ -271,6 +275,7 @@ impl Dataplane {
             questions: make.spec.questions.clone(),
             answers: answers.clone(),
             express: make.spec.express.clone().map(Feeder::new),
+            rooms: self.rooms.of(id),
             frames,
             senders: make.senders(),
         };
@@ -400,6 +405,11 @@ impl Dataplane {
         self.ask(Command::Flows, patience).into_iter().flatten().collect()
     }
 
+    /// Makes room for what `policy` lets clients wait with. Before it is published.
+    pub fn prepare(&self, policy: &Policy) {
+        self.rooms.prepare(policy);
+    }
+
     /// Judges all flows again by the policy that was published last, and ends those that it refuses. `None`: some worker
     /// has not answered within `patience`; it goes on all the same.
     pub fn reevaluate(&self, patience: Duration) -> Option<Tally> {
@@ -527,6 +537,12 @@ impl Make<'_> {
         }
         senders
     }
+}
+
+/// What each of so many workers can hold.
+fn rooms(spec: &Spec, frames: usize, workers: usize) -> Rooms<XskFrame> {
+    let config = pipeline_config(spec, 0, frames, workers);
+    Rooms::new(workers, (config.holds, config.hold_bytes), config.flows.fast)
 }
 
 fn open_queues(

@@ -15,6 +15,7 @@ pub mod punt;
 pub mod questions;
 mod random;
 pub mod relay;
+pub mod rooms;
 pub mod snapshot;
 pub mod stats;
 pub mod thread;

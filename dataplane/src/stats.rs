@@ -13,7 +13,7 @@ use crate::driver::RingFrames;
 use crate::heartbeat::Sign;
 
 /// Fields of [`Totals`].
-const TOTALS: usize = 23;
+const TOTALS: usize = 26;
 /// Fields of [`Gauges`].
 const GAUGES: usize = 9;
 /// The place of [`Gauges::pressed`].
@@ -139,6 +139,9 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
         t.host_unknown,
         t.express_entered,
         t.express_full,
+        t.hello_retry,
+        t.hello_changed,
+        t.hello_refused,
     ]
 }
 
@@ -207,6 +210,9 @@ impl Summary {
             host_unknown: t[20],
             express_entered: t[21],
             express_full: t[22],
+            hello_retry: t[23],
+            hello_changed: t[24],
+            hello_refused: t[25],
         }
     }
 

@@ -26,6 +26,7 @@ use crate::gateway::{FailedServer, Failures};
 use crate::handoff::{Crossing, Handoff};
 use crate::punt::Punt;
 use crate::questions::{Asker, Questions};
+use crate::rooms::RoomBox;
 use crate::snapshot::Subscriber;
 use crate::stats::{Gauges, WorkerStats};
 
@@ -78,6 +79,8 @@ pub struct Parts<D: Driver> {
     pub failures: Failures,
     /// Until when (ns) cookies that the steering program made may come back.
     pub cookies_until: Arc<AtomicU64>,
+    /// Memory for what is held, where a configuration needs more; none: it has what it began with.
+    pub rooms: Option<Arc<RoomBox<D::Frame>>>,
     /// For control's resolver; none: every name is unknown.
     pub questions: Option<Arc<Questions>>,
     pub answers: Arc<ArrayQueue<Answer>>,
@@ -164,6 +167,10 @@ impl<D: Driver> Worker<D> {
 
     fn take_snapshot(&mut self, now: Nanos) {
         if let Some(snapshot) = self.parts.snapshots.take() {
+            let pipeline = &mut self.parts.pipeline;
+            if let Some(rooms) = &self.parts.rooms {
+                rooms.take(|room| pipeline.take_room(room));
+            }
             self.parts.pipeline.set_snapshot(now, snapshot.policy.clone(), snapshot.fib.clone());
             if let Some(express) = &mut self.parts.express {
                 self.parts.pipeline.set_lanes(snapshot.lanes);

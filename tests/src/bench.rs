@@ -59,6 +59,9 @@ pub enum Moved {
     HostAsked,
     HostMismatch,
     HostUnknown,
+    HelloRetry,
+    HelloChanged,
+    HelloRefused,
 }
 
 /// What a bench is made of.
@@ -419,6 +422,9 @@ impl Bench {
             (Moved::HostAsked, t.host_asked),
             (Moved::HostMismatch, t.host_mismatch),
             (Moved::HostUnknown, t.host_unknown),
+            (Moved::HelloRetry, t.hello_retry),
+            (Moved::HelloChanged, t.hello_changed),
+            (Moved::HelloRefused, t.hello_refused),
         ];
         drops.chain(punts).chain(totals).filter(|(_, n)| *n > 0).collect()
     }

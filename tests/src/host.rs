@@ -90,6 +90,8 @@ pub(crate) struct Host {
     closed: bool,
     /// Sends nothing before it has received something.
     pub(crate) waits: bool,
+    /// Sends no more than the first so many octets before it has received so many.
+    pub(crate) pause: Option<(usize, usize)>,
     numbers: Renumber,
 }
 
@@ -137,6 +139,7 @@ impl Host {
             closes_after,
             closed: false,
             waits: false,
+            pause: None,
             numbers: Renumber(kind.shift),
         }
     }
@@ -172,7 +175,11 @@ impl Host {
 
     fn work(&mut self) {
         let (sent, closes_after, received) = (self.sent, self.closes_after, self.received.len());
-        let left = self.sends[sent..].to_vec();
+        let until = match self.pause {
+            Some((until, wanted)) if received < wanted => until.max(sent),
+            _ => self.sends.len(),
+        };
+        let left = self.sends[sent..until].to_vec();
         let socket = self.sockets.get_mut::<Socket>(self.handle);
         let mut got = Vec::new();
         while socket.can_recv() {

@@ -54,6 +54,8 @@ pub struct Play {
     pub response: Vec<u8>,
     /// Whether the client closes before it has everything.
     pub early_close: bool,
+    /// The client sends no more than so many octets before it has received so many.
+    pub pause: Option<(usize, usize)>,
     /// What the client's and the servers' TCP is like.
     pub client: Kind,
     pub server: Kind,
@@ -74,6 +76,7 @@ impl Play {
             request: Vec::new(),
             response: Vec::new(),
             early_close: false,
+            pause: None,
             client: Kind::default(),
             server: Kind::default(),
             is_sent: false,
@@ -161,6 +164,7 @@ impl<'a> Pair<'a> {
         let (c, s) = (bench.client, bench.server);
         let client_waits = if play.early_close { 0 } else { play.response.len() };
         let mut client = Host::new(&[c.0], play.client, play.seed, play.request.clone(), client_waits);
+        client.pause = play.pause;
         let serving = |addresses: &[std::net::IpAddr], seed: u64, port: u16| {
             let seed = play.seed ^ seed;
             // A PROXY header comes on top.

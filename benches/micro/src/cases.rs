@@ -195,6 +195,7 @@ fn deciding(names: u32) -> Case {
                     host: Some(&asked[at]),
                     ech: false,
                     alpn: &[],
+                    hello_retry: false,
                 };
                 black_box(policy.get(InterceptId(0)).map(|web| web.decide(&facts)));
             }

@@ -431,6 +431,8 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         standing: flow.standing,
         protocol: flow.protocol,
         host_check: flow.host_check,
+        host_known: flow.host_known,
+        hello_retry: flow.hello_retry,
         verdict: flow.verdict.or_else(|| given.and_then(|g| g.verdict)),
         epoch: flow.epoch,
         rule: flow.rule.or_else(|| given.and_then(|g| g.rule.clone())),
@@ -439,7 +441,7 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         lane_reason: None,
         stage: flow.state,
         // Of a flow that a worker gave to the relay: why it did. What its name brought about says more.
-        reason: match given.filter(|_| !flow.reason.starts_with("host-")) {
+        reason: match given.filter(|_| !flow.reason.starts_with("host-") && flow.reason != "hello-retry") {
             Some(given) => given.reason.clone(),
             None => flow.reason.to_owned(),
         },
@@ -508,6 +510,17 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
             "express-full",
             t.express_full,
             "Connections that the express lane had no room for: their worker carries them.",
+        ),
+        (
+            "hello-retry",
+            t.hello_retry,
+            "Connections whose server asked the client to say its hello again (HelloRetryRequest).",
+        ),
+        ("hello-changed", t.hello_changed, "Of these, connections whose second hello asks for something else."),
+        (
+            "hello-refused",
+            t.hello_refused,
+            "Connections ended since the rules judge the second hello otherwise, or no server had asked for one.",
         ),
         ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]

@@ -162,10 +162,16 @@ fn road(flow: &Value) -> String {
     plain(&flow["road"]) + lane
 }
 
-/// The protocol; and that Encrypted ClientHello is offered, so that the name may be an outer one.
+/// The protocol; that Encrypted ClientHello is offered, so that the name may be an outer one; and that the server asked for a
+/// second hello, which may say something else.
 fn protocol(flow: &Value) -> String {
     let ech = if flow["ech"] == true { "+ech" } else { "" };
-    plain(&flow["protocol"]) + ech
+    let retry = match flow["hello_retry"].as_str() {
+        Some("changed") => "+retry!",
+        Some(_) => "+retry",
+        None => "",
+    };
+    plain(&flow["protocol"]) + ech + retry
 }
 
 fn plain(value: &Value) -> String {

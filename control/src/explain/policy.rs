@@ -168,6 +168,7 @@ fn by_content(
         host: question.host.as_deref(),
         ech: question.ech,
         alpn: &alpn,
+        hello_retry: false,
     };
     let decide = |protocol| intercept.decide(&facts(protocol));
     let asked = "what do the rules say?";
@@ -226,6 +227,7 @@ fn words(intercept: &Intercept, decision: &Decision) -> String {
         Cause::Unidentified => {
             format!("no rule takes it, and `unidentified` of {} says {action}", intercept.name)
         }
+        Cause::HelloRetry => format!("its second hello would lead it elsewhere: {action}"),
         Cause::HostMismatch => {
             format!("`verify_host` of {}: the destination is not an address of the name", intercept.name)
         }

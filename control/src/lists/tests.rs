@@ -97,7 +97,16 @@ fn verdict(relisted: &Relisted, client: &str, host: &str) -> &'static str {
     let client: std::net::IpAddr = client.parse().unwrap();
     let server = if client.is_ipv4() { "203.0.113.1" } else { "2a00::1" }.parse().unwrap();
     let protocol = Some(Protocol::Tls);
-    let facts = Facts { client, server, server_port: 443, protocol, host: Some(host), ech: false, alpn: &[] };
+    let facts = Facts {
+        client,
+        server,
+        server_port: 443,
+        protocol,
+        host: Some(host),
+        ech: false,
+        alpn: &[],
+        hello_retry: false,
+    };
     relisted.policy.intercepts()[0].decide(&facts).action.name()
 }
 

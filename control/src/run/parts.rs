@@ -165,6 +165,9 @@ impl Parts {
 
     /// Puts rules in force, compiled elsewhere, with the servers of pools as they are.
     fn publish_policy(&mut self, policy: Policy) {
+        if let Some(plane) = self.state.dataplane.ask().as_ref() {
+            plane.prepare(&policy);
+        }
         self.state.epoch.store(policy.epoch, Ordering::Relaxed);
         self.policy = Arc::new(policy);
         self.publish_pools();

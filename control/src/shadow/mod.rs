@@ -12,6 +12,7 @@ use serde_json::Value;
 use weir_core::ids::PortId;
 use weir_core::policy::{Cause, Policy, Protocol};
 use weir_core::reevaluate::{Again, Evidence, Live, Outcome, Standing, Tally, judge};
+use weir_core::verify::Verified;
 
 use crate::exit::Failure;
 
@@ -23,7 +24,7 @@ const SAMPLES: usize = 3;
 /// A verdict, and the rule or the default that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Verdict {
-    /// `allow`, `relay`, `send`, `reset`, `drop`; `unknown` where first bytes would decide that are not known.
+    /// `allow`, `relay`, `send`, `reset`, `drop`; `unknown` where first bytes or a name's addresses would decide that are not known.
     pub verdict: String,
     /// `file:line`, or `otherwise`, `unidentified`, `not intercepted`.
     pub by: String,
@@ -76,6 +77,8 @@ struct Flow {
     evidence: Evidence,
     standing: Standing,
     protocol: Option<Protocol>,
+    host_known: Option<Verified>,
+    hello_retry: Option<String>,
     verdict: Option<String>,
     rule: Option<String>,
     road: String,
@@ -133,6 +136,8 @@ impl Flow {
             host: self.host.as_deref(),
             ech: self.ech,
             alpn: &alpn,
+            verified: self.host_known,
+            hello_retry: self.hello_retry.as_deref() == Some("changed"),
         };
         judge(policy, &live)
     }
@@ -155,6 +160,9 @@ impl Flow {
 
 fn verdict(policy: &Policy, again: &Again) -> Verdict {
     let words = |verdict: &str, by: &str| Verdict { verdict: verdict.to_owned(), by: by.to_owned() };
+    if again.outcome == Outcome::Unverified {
+        return words("unknown", "verify_host");
+    }
     let Some(decision) = again.decision else { return words("unknown", "its first bytes") };
     let verdict = decision.action.name();
     let Some(intercept) = again.intercept.and_then(|id| policy.get(id)) else {
@@ -164,9 +172,9 @@ fn verdict(policy: &Policy, again: &Again) -> Verdict {
         Cause::Rule(id) => words(verdict, intercept.rule(id).map_or("a rule", |rule| rule.origin.as_str())),
         Cause::Otherwise => words(verdict, "otherwise"),
         Cause::Unidentified => words(verdict, "unidentified"),
-        // Never of a judgement on what is known already.
         Cause::HostMismatch => words(verdict, "host-mismatch"),
         Cause::HostUnknown => words(verdict, "host-unknown"),
+        Cause::HelloRetry => words(verdict, "hello-retry"),
     }
 }
 
@@ -176,7 +184,7 @@ const fn name(outcome: Outcome) -> &'static str {
         Outcome::Kept => "goes on",
         Outcome::Ended => "is ended",
         Outcome::Elsewhere => "keeps its server",
-        Outcome::Unknown => "keeps its verdict",
+        Outcome::Unknown | Outcome::Unverified => "keeps its verdict",
     }
 }
 

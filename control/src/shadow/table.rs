@@ -46,10 +46,14 @@ fn row(group: &Group) -> [String; 6] {
 
 /// The counts in one line; those that are 0 and tell nothing then are left out.
 pub fn counts(tally: &Tally) -> String {
-    let Tally { kept, reset, dropped, elsewhere, unknown, undecided, unjudged } = *tally;
+    let Tally { kept, reset, dropped, elsewhere, unknown, unverified, undecided, unjudged } = *tally;
     let rest = [
         (elsewhere, "would go to another server and keep theirs"),
         (unknown, "keep their verdict since too little is known of their first bytes"),
+        (
+            unverified,
+            "keep their verdict since the addresses of their names are not known here (verify_host)",
+        ),
         (undecided, "have no verdict yet"),
         (unjudged, "are from before their intercept and were never judged"),
     ];

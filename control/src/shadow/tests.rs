@@ -6,17 +6,17 @@ use serde_json::json;
 
 use super::*;
 
+const POLICY: &str = "[[port]]\nname = \"lan\"\ndevice = \"a\"\n[[port]]\nname = \"wan\"\ndevice = \"b\"\n[[intercept]]\n\
+    name = \"web\"\nfrom = \"lan\"\nto = [\"0.0.0.0/0\", \"::/0\"]\ntcp = [443]\nrules = [RULES]\n";
+
 fn policy(rules: &str) -> Policy {
-    let text = format!(
-        "[[port]]\nname = \"lan\"\ndevice = \"a\"\n[[port]]\nname = \"wan\"\ndevice = \"b\"\n[[intercept]]\nname = \"web\"\nfrom = \"lan\"\n\
-         to = [\"0.0.0.0/0\", \"::/0\"]\ntcp = [443]\nrules = [{rules}]\n"
-    );
+    let text = POLICY.replace("RULES", rules);
     crate::config::parse(Path::new("new.toml"), text).unwrap().0.compile(1)
 }
 
 fn flow(client: &str, server: &str, host: &str, standing: &str) -> Value {
     json!({
-        "client": client, "destination": server, "port": 0, "server": server, "host": host, "alpn": ["h2"], "ech": false,
+        "client": client, "destination": server, "port": 0, "server": server, "host": host, "alpn": ["h2"], "ech": false, "host_known": null, "hello_retry": null,
         "signed": false, "evidence": "found", "standing": standing, "protocol": "tls", "verdict": "allow",
         "rule": null, "road": "fast", "reason": "otherwise", "more": 1,
     })
@@ -59,4 +59,35 @@ fn rules_that_change_nothing_say_so() {
     let shadow = compare(&policy("{ host = [\"c.example\"], action = \"reset\" }"), flows()).unwrap();
     assert_eq!((shadow.changed, shadow.tally.kept), (0, 4));
     assert!(table(&shadow).starts_with("6 live connections: 0 would change"), "{}", table(&shadow));
+}
+
+/// What the gateway has been told of names decides; where it was told nothing, that is said.
+#[test]
+fn verify_host_ends_what_is_known_to_differ_and_says_what_it_cannot_tell() {
+    let intercept = "verify_host = \"reset\"\nunidentified = \"drop\"\nrules";
+    let text = POLICY.replace("rules", intercept).replace("RULES", "");
+    let policy = crate::config::parse(Path::new("new.toml"), text).unwrap().0.compile(1);
+    let rows = [("matches", "kept"), ("differs", "reset"), ("unknown", "dropped"), ("", "unverified")];
+    let mut all = Vec::new();
+    for (client, server) in [("10.0.0.1:1", "10.9.0.1:443"), ("[fd00::1]:1", "[fd09::1]:443")] {
+        for (known, _) in rows {
+            let mut flow = flow(client, server, "a.example", "judged");
+            flow["host_known"] = if known.is_empty() { Value::Null } else { known.into() };
+            all.push(flow);
+        }
+        // A name that is an address needs nobody to look it up.
+        all.push(flow(client, server, "10.9.0.7", "judged"));
+    }
+    let shadow = compare(&policy, Value::Array(all)).unwrap();
+    let tally = Tally { kept: 2, reset: 4, dropped: 2, unverified: 2, ..Tally::default() };
+    assert_eq!((shadow.tally, shadow.changed), (tally, 8));
+    let text = table(&shadow);
+    for words in [
+        "reset    host-mismatch  is ended",
+        "drop     host-unknown   is ended",
+        "unknown  verify_host    keeps its verdict",
+        "2 keep their verdict since the addresses of their names are not known here (verify_host)",
+    ] {
+        assert!(text.contains(words), "no {words:?} in:\n{text}");
+    }
 }

@@ -49,6 +49,7 @@ reasons! {
         HoldFull = "hold-full", "No room to hold this segment; the client sends it again.";
         HoldDuplicate = "hold-duplicate", "A segment before the verdict that brings nothing that is not held already.";
         ChangedBytes = "changed-bytes", "A retransmission with other bytes than were inspected: the connection is ended.";
+        HelloRetry = "hello-retry", "A second ClientHello that the rules judge otherwise than the first, or one that no server has asked for: the connection is ended.";
         Unacknowledged = "unacknowledged", "The server did not acknowledge the inspected bytes in time: the connection is ended.";
         Ended = "ended", "The connection ended before its verdict, and what was held of it with it.";
         VerdictReset = "verdict-reset", "The connection was refused with a reset; this packet belongs to it.";

@@ -40,6 +40,7 @@ pub enum Refused {
 /// One connection's first bytes.
 #[derive(Debug)]
 pub struct Hold<F> {
+    is_open: bool,
     /// The sequence number of the first octet.
     pub start: Seq,
     /// The most octets.
@@ -48,6 +49,8 @@ pub struct Hold<F> {
     fin: Option<u32>,
     /// Octets that the verdict was taken on, once there is one.
     inspected: Option<u32>,
+    /// Where what is read now begins: 0, or the octet of the second hello.
+    from: u32,
     ranges: Ranges,
     inspector: Inspector,
     pub frames: Vec<Packet<F>>,
@@ -56,14 +59,43 @@ pub struct Hold<F> {
 impl<F> Hold<F> {
     fn empty() -> Self {
         Self {
+            is_open: false,
             start: Seq(0),
             budget: 0,
             fin: None,
             inspected: None,
+            from: 0,
             ranges: Ranges::default(),
             inspector: Inspector::default(),
             frames: Vec::with_capacity(MAX_FRAMES),
         }
+    }
+}
+
+/// Memory for holds, made where there is time for that.
+#[derive(Debug)]
+pub struct Room<F> {
+    slots: Vec<Hold<F>>,
+    free: Vec<u32>,
+    bytes: Vec<u8>,
+    /// Of each hold.
+    octets: usize,
+}
+
+impl<F> Room<F> {
+    /// For `count` holds of up to `octets` octets each.
+    pub fn new(count: usize, octets: usize) -> Self {
+        Self {
+            slots: (0..count).map(|_| Hold::empty()).collect(),
+            free: (0..count as u32).rev().collect(),
+            bytes: vec![0; count * octets],
+            octets,
+        }
+    }
+
+    /// How many holds it has room for, and of how many octets.
+    pub fn size(&self) -> (usize, usize) {
+        (self.slots.len(), self.octets)
     }
 }
 
@@ -84,39 +116,35 @@ pub struct Holds<F> {
 impl<F> Holds<F> {
     /// `count` holds of up to `room` octets each, with at most `max_frames` frames in all.
     pub fn new(count: usize, room: usize, max_frames: usize) -> Self {
-        Self {
-            slots: (0..count).map(|_| Hold::empty()).collect(),
-            free: (0..count as u32).rev().collect(),
-            bytes: vec![0; count * room],
-            room,
-            most: count,
-            frames: 0,
-            max_frames,
-        }
+        let Room { slots, free, bytes, octets } = Room::new(count, room);
+        Self { slots, free, bytes, room: octets, most: count, frames: 0, max_frames }
     }
 
-    /// From now on there are `count` holds of up to `room` octets each. Those in use keep what they have; memory once taken
-    /// is kept.
-    pub fn resize(&mut self, count: usize, room: usize) {
-        self.most = count;
-        let (slots, wide) = (self.slots.len().max(count), self.room.max(room));
-        if (slots, wide) == (self.slots.len(), self.room) {
+    /// From now on there are `count` holds, as far as there is memory for them; those in use keep what they have.
+    pub fn set_most(&mut self, count: usize) {
+        self.most = count.min(self.slots.len());
+    }
+
+    /// Takes larger memory in the place of its own, which is then in `fresh`. Nothing is allocated and nothing freed. One that
+    /// is smaller in either way is left where it is.
+    pub fn take_room(&mut self, fresh: &mut Room<F>) {
+        if fresh.slots.len() < self.slots.len() || fresh.octets < self.room {
             return;
         }
-        let mut bytes = vec![0; slots * wide];
-        let mut in_use = vec![true; self.slots.len()];
-        self.free.iter().for_each(|id| {
-            if let Some(used) = in_use.get_mut(*id as usize) {
-                *used = false;
+        for (id, (old, new)) in self.slots.iter_mut().zip(&mut fresh.slots).enumerate() {
+            if old.is_open {
+                std::mem::swap(old, new);
+                let bytes = self.bytes.get(id * self.room..(id + 1) * self.room).unwrap_or_default();
+                crate::wire::put(&mut fresh.bytes, id * fresh.octets, bytes);
             }
-        });
-        let old = self.bytes.chunks_exact(self.room.max(1)).enumerate();
-        for (id, old) in old.filter(|(id, _)| in_use.get(*id) == Some(&true)) {
-            crate::wire::put(&mut bytes, id * wide, old);
         }
-        self.free.extend((self.slots.len()..slots).map(|id| id as u32));
-        self.slots.resize_with(slots, Hold::empty);
-        (self.bytes, self.room) = (bytes, wide);
+        std::mem::swap(&mut self.slots, &mut fresh.slots);
+        std::mem::swap(&mut self.bytes, &mut fresh.bytes);
+        std::mem::swap(&mut self.free, &mut fresh.free);
+        std::mem::swap(&mut self.room, &mut fresh.octets);
+        self.free.clear();
+        let slots = self.slots.iter().enumerate().rev();
+        self.free.extend(slots.filter(|(_, hold)| !hold.is_open).map(|(id, _)| id as u32));
     }
 
     /// Octets that so many holds of that room hold.
@@ -147,10 +175,12 @@ impl<F> Holds<F> {
         }
         let id = self.free.pop()?;
         let hold = self.slots.get_mut(id as usize)?;
+        hold.is_open = true;
         hold.start = start;
         hold.budget = budget.min(self.room as u32);
         hold.fin = None;
         hold.inspected = None;
+        hold.from = 0;
         hold.ranges = Ranges::default();
         hold.inspector = Inspector::default();
         Some(id)
@@ -159,10 +189,18 @@ impl<F> Holds<F> {
     /// Gives the hold back; its frames go to `out`. Returns how many there were.
     pub fn close(&mut self, id: u32, out: &mut Vec<F>) -> usize {
         let Some(hold) = self.slots.get_mut(id as usize) else { return 0 };
+        hold.is_open = false;
+        let count = self.drop_frames(id, out);
+        self.free.push(id);
+        count
+    }
+
+    /// Gives the hold's frames to `out`, and keeps its bytes. Returns how many there were.
+    pub fn drop_frames(&mut self, id: u32, out: &mut Vec<F>) -> usize {
+        let Some(hold) = self.slots.get_mut(id as usize) else { return 0 };
         let count = hold.frames.len();
         self.frames -= count;
         out.extend(hold.frames.drain(..).map(|p| p.frame));
-        self.free.push(id);
         count
     }
 
@@ -173,6 +211,33 @@ impl<F> Holds<F> {
         let start = hold.start;
         hold.frames.sort_unstable_by_key(|p| p.meta.seq.since(start));
         out.append(&mut hold.frames);
+    }
+
+    /// As [`Self::release`], but only frames whose payload ends within the first `upto` octets.
+    pub fn release_some(&mut self, id: u32, upto: u32, out: &mut Vec<Packet<F>>) {
+        let Some(hold) = self.slots.get_mut(id as usize) else { return };
+        let start = hold.start;
+        hold.frames.sort_unstable_by_key(|p| p.meta.seq.since(start));
+        let some = hold.frames.iter().take_while(|p| payload_end(p, start) <= i64::from(upto)).count();
+        self.frames -= some;
+        out.extend(hold.frames.drain(..some));
+    }
+
+    /// Whether a held frame begins before octet `at` and goes on behind octet `upto`.
+    pub fn has_frame_across(&self, id: u32, at: u32, upto: u32) -> bool {
+        self.get(id).is_some_and(|h| {
+            let mut frames = h.frames.iter();
+            frames.any(|p| {
+                i64::from(p.meta.seq.since(h.start)) < i64::from(at)
+                    && payload_end(p, h.start) > i64::from(upto)
+            })
+        })
+    }
+
+    /// The octets that are held without a gap.
+    pub fn reading(&self, id: u32) -> &[u8] {
+        let base = id as usize * self.room;
+        self.bytes.get(base..base + self.contiguous(id) as usize).unwrap_or_default()
     }
 
     pub fn get(&self, id: u32) -> Option<&Hold<F>> {
@@ -188,6 +253,20 @@ impl<F> Holds<F> {
     pub fn seal(&mut self, id: u32) {
         if let Some(hold) = self.slots.get_mut(id as usize) {
             hold.inspected.get_or_insert(hold.ranges.contiguous());
+        }
+    }
+
+    /// The first `octets` were inspected, and the rest was not.
+    pub fn seal_at(&mut self, id: u32, octets: u32) {
+        if let Some(hold) = self.slots.get_mut(id as usize) {
+            hold.inspected = Some(octets);
+        }
+    }
+
+    /// From now on another hello is read, which begins at octet `at`.
+    pub fn read_from(&mut self, id: u32, at: u32) {
+        if let Some(hold) = self.slots.get_mut(id as usize) {
+            (hold.from, hold.inspector) = (at, Inspector::default());
         }
     }
 
@@ -209,7 +288,8 @@ impl<F> Holds<F> {
         self.get(id).is_some_and(|h| !h.frames.is_empty())
     }
 
-    /// Takes a segment's bytes into the reading and its frame into the hold. On refusal the frame comes back.
+    /// Takes a segment's bytes into the reading and its frame into the hold. On refusal the frame comes back. `payload` may
+    /// leave out what stands before the hold.
     pub fn push(
         &mut self,
         id: u32,
@@ -222,9 +302,11 @@ impl<F> Holds<F> {
         if self.frames >= self.max_frames {
             return Err((Refused::Full, packet));
         }
+        let left_out = payload.start.saturating_sub(usize::from(packet.meta.payload));
+        let seq = packet.meta.seq.add(left_out as u32);
         let bytes = packet.frame.data().get(payload).unwrap_or_default();
         let fin = packet.meta.flags.fin();
-        match self.take_bytes(id, packet.meta.seq, bytes, fin) {
+        match self.take_bytes(id, seq, bytes, fin) {
             Err(refused) => Err((refused, packet)),
             Ok(()) => {
                 self.frames += 1;
@@ -296,8 +378,8 @@ impl<F> Holds<F> {
     pub fn found(&self, id: u32) -> Option<Found> {
         let hold = self.get(id)?;
         let base = id as usize * self.room;
-        let prefix = self.bytes.get(base..base + hold.ranges.contiguous() as usize)?;
-        match Inspector::default().inspect(prefix, hold.budget as usize) {
+        let prefix = self.bytes.get(base + hold.from as usize..base + hold.ranges.contiguous() as usize)?;
+        match Inspector::default().inspect(prefix, hold.budget.saturating_sub(hold.from) as usize) {
             Outcome::Done(found) => Some(found),
             Outcome::More => None,
         }
@@ -308,9 +390,14 @@ impl<F> Holds<F> {
         let base = id as usize * self.room;
         let Some(hold) = self.slots.get_mut(id as usize) else { return Outcome::More };
         let len = hold.ranges.contiguous() as usize;
-        let prefix = self.bytes.get(base..base + len).unwrap_or_default();
-        hold.inspector.inspect(prefix, hold.budget as usize)
+        let prefix = self.bytes.get(base + hold.from as usize..base + len).unwrap_or_default();
+        hold.inspector.inspect(prefix, hold.budget.saturating_sub(hold.from) as usize)
     }
+}
+
+/// Where a frame's payload ends, in octets from `start`.
+fn payload_end<F>(packet: &Packet<F>, start: Seq) -> i64 {
+    i64::from(packet.meta.seq.since(start)) + i64::from(packet.meta.payload_len())
 }
 
 /// Whether `bytes`, which stand at `[start, end)`, differ from what `buffer` has there.

@@ -19,7 +19,7 @@ use crate::flow::record::{Failure, Flow, Side, Stage};
 use crate::flow::table::{Capacity, FlowTable};
 use crate::fragments::{Fragments, Reassembly};
 use crate::frame::Frame;
-use crate::hold::{Holds, Packet};
+use crate::hold::{Holds, Packet, Room};
 use crate::ids::{InterceptId, Nanos, PoolId, PortId, PortSet, ServerId};
 use crate::inspect::Found;
 use crate::parse::FragmentMeta;
@@ -259,13 +259,18 @@ impl<F: Frame> Pipeline<F> {
         self.hops.clear();
     }
 
-    /// Room for the bytes that clients wait with, as a configuration of the whole box says.
+    /// Room for the bytes that clients wait with, as a configuration of the whole box says. What goes beyond the memory that
+    /// there is comes by [`Self::take_room`].
     fn resize_holds(&mut self, policy: &Policy) {
-        let Some(held) = policy.limits.held else { return };
-        let hold = policy.intercepts().iter().map(|intercept| intercept.hold_bytes).max().unwrap_or(0);
-        let (workers, flows) = (self.workers as u64, self.flows.capacity().fast as u64);
-        let count = (held / u64::from(hold).max(1)).min(flows * workers).div_ceil(workers).max(16);
-        self.holds.resize(count.min(flows) as usize, hold as usize);
+        if let Some((count, _)) = policy.hold_room(self.workers, self.flows.capacity().fast) {
+            self.holds.set_most(count);
+        }
+    }
+
+    /// Larger memory for holds, before the configuration that needs it; what was used until now is in `room` afterwards, to be
+    /// freed elsewhere.
+    pub fn take_room(&mut self, room: &mut Room<F>) {
+        self.holds.take_room(room);
     }
 
     /// Takes one TCP segment whose connection this worker owns.
@@ -510,13 +515,13 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// Whether a packet in the name of a connection's server can be the server's. What the server says decides while
-    /// there is no verdict, and while inspected bytes or a PROXY header are not acknowledged: a client must not be able to
-    /// say it.
+    /// there is no verdict, while inspected bytes or a PROXY header are not acknowledged, and while it may ask for a second
+    /// hello: a client must not be able to say it.
     fn comes_from_server(&mut self, slot: u32, packet: &Packet<F>) -> bool {
         let Some(flow) = self.flows.get(slot) else { return true };
         let open = matches!(flow.stage, Stage::SynSent | Stage::Held | Stage::Dialing);
         let unacked = self.legs.get(flow.leg).is_some_and(|leg| !leg.header_acked);
-        if !open && !unacked && flow.hold == Flow::NO_HOLD {
+        if !open && !unacked && flow.hold == Flow::NO_HOLD && !flow.second.is_expected() {
             return true;
         }
         self.is_behind(slot, packet.port, &packet.meta.tuple.src.addr)

@@ -2,15 +2,18 @@
 //! --reevaluate` carries out, and what `weir check --against` foretells. Both ask [`judge`], so that they agree.
 //!
 //! A connection that the new policy refuses is ended. One that it would give to another server keeps the one that it has:
-//! a connection cannot be moved. One of which too little is known keeps its verdict.
+//! a connection cannot be moved. One of which too little is known keeps its verdict; so does one that `verify_host` is about, when
+//! nobody has asked for its name's addresses lately: no resolver is asked here.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{InterceptId, PortId};
-use crate::policy::{Action, Cause, Decision, Facts, Handshake, Policy, Protocol};
+use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol};
 use crate::relay::find_intercept;
+use crate::verify::{self, Need, Verified};
+use crate::wire::addr::Endpoint;
 
 /// Where a connection stands between its SYN and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,10 @@ pub struct Live<'a> {
     pub host: Option<&'a str>,
     pub ech: bool,
     pub alpn: &'a [&'a [u8]],
+    /// What is known of its name and its destination, for `verify_host`.
+    pub verified: Option<Verified>,
+    /// All this is of a second hello that did not say what the first did.
+    pub hello_retry: bool,
 }
 
 /// What a policy makes of a live connection.
@@ -69,6 +76,8 @@ pub enum Outcome {
     Elsewhere,
     /// Its first bytes would decide, and they are not known: it keeps its verdict.
     Unknown,
+    /// The addresses of its name would decide (`verify_host`), and they are not known: it keeps its verdict.
+    Unverified,
 }
 
 /// The outcome, and the verdict that it comes from: none where that is not known.
@@ -89,6 +98,7 @@ pub struct Tally {
     pub dropped: u64,
     pub elsewhere: u64,
     pub unknown: u64,
+    pub unverified: u64,
     /// No verdict yet: on the fast road the new policy takes it, on the relay that of their beginning.
     pub undecided: u64,
     /// Connections of the kernel, which were never judged.
@@ -104,6 +114,7 @@ impl Tally {
             Outcome::Ended => &mut self.reset,
             Outcome::Elsewhere => &mut self.elsewhere,
             Outcome::Unknown => &mut self.unknown,
+            Outcome::Unverified => &mut self.unverified,
         };
         *place += 1;
     }
@@ -118,12 +129,13 @@ impl Tally {
     }
 
     pub fn add(&mut self, other: &Self) {
-        let Self { kept, reset, dropped, elsewhere, unknown, undecided, unjudged } = other;
+        let Self { kept, reset, dropped, elsewhere, unknown, unverified, undecided, unjudged } = other;
         self.kept += kept;
         self.reset += reset;
         self.dropped += dropped;
         self.elsewhere += elsewhere;
         self.unknown += unknown;
+        self.unverified += unverified;
         self.undecided += undecided;
         self.unjudged += unjudged;
     }
@@ -157,6 +169,7 @@ pub fn judge(policy: &Policy, live: &Live<'_>) -> Again {
         host: live.host.filter(|_| found),
         ech: live.ech && found,
         alpn: if found { live.alpn } else { &[] },
+        hello_retry: live.hello_retry,
     };
     let relay = if taken.handshake == Handshake::Relay {
         None
@@ -172,19 +185,55 @@ pub fn judge(policy: &Policy, live: &Live<'_>) -> Again {
         action: if live.signed && matches!(action, Action::Send(_)) { Action::Reset } else { action },
         cause,
     });
-    let outcome = decision.map_or(Outcome::Unknown, |decision| outcome(policy, live, decision));
+    let (decision, is_verified) = verified(taken, &facts, live.verified, decision);
+    let outcome = match decision {
+        None => Outcome::Unknown,
+        Some(_) if !is_verified => Outcome::Unverified,
+        Some(decision) => outcome(policy, live, decision),
+    };
     Again { outcome, intercept: Some(id), decision }
 }
 
+/// What a decision that lets a connection on becomes by what is known of its name, and whether that is enough.
+fn verified(
+    intercept: &Intercept,
+    facts: &Facts<'_>,
+    known: Option<Verified>,
+    decision: Option<Decision>,
+) -> (Option<Decision>, bool) {
+    let is_let_on = decision.is_some_and(|decision| !matches!(decision.action, Action::Reset | Action::Drop));
+    let need = match facts.host {
+        Some(name) if is_let_on => {
+            verify::need(intercept.verify_host, name, intercept.is_hidden(facts), facts.server)
+        }
+        _ => Need::Nothing,
+    };
+    let verified = match (need, known) {
+        (Need::Known(verified), _) | (Need::Ask { waits: true }, Some(verified)) => verified,
+        (Need::Ask { waits: true }, None) => return (decision, false),
+        (Need::Nothing | Need::Ask { waits: false }, _) => return (decision, true),
+    };
+    let ruled = |decision| verify::rule(intercept.verify_host, verified, intercept.unidentified, decision);
+    (decision.map(ruled), true)
+}
+
 fn outcome(policy: &Policy, live: &Live<'_>, decision: Decision) -> Outcome {
-    let stays = match decision.action {
-        Action::Reset | Action::Drop => return Outcome::Ended,
-        Action::Allow | Action::Relay => live.server == live.destination,
+    if matches!(decision.action, Action::Reset | Action::Drop) {
+        return Outcome::Ended;
+    }
+    let stays = leads_to(policy, decision.action, live.server.into(), live.destination.into());
+    if stays { Outcome::Kept } else { Outcome::Elsewhere }
+}
+
+/// Whether an action lets a connection to `destination` go to `server`.
+pub(crate) fn leads_to(policy: &Policy, action: Action, server: Endpoint, destination: Endpoint) -> bool {
+    match action {
+        Action::Reset | Action::Drop => false,
+        Action::Allow | Action::Relay => server == destination,
         Action::Send(pool) => policy
             .pool(pool)
-            .is_some_and(|pool| pool.servers.iter().any(|server| server.endpoint() == live.server.into())),
-    };
-    if stays { Outcome::Kept } else { Outcome::Elsewhere }
+            .is_some_and(|pool| pool.servers.iter().any(|of_pool| of_pool.endpoint() == server)),
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! completions and answers with commands, so any run can be replayed from a seed.
 //!
 //! Order of calls for each completion: [`Relay::handle`], then [`Relay::poll_ask`] until `None` (each answer through
-//! [`Relay::handle_verdict`]), then [`Relay::poll`] until `None`. What `poll` yields is derived from the state, not
+//! [`Relay::handle_verdict`], or as the [`Ask`] says), then [`Relay::poll`] until `None`. What `poll` yields is derived from the state, not
 //! from a queue: a command is given once and counts as under way until its completion is handled.
 //!
 //! What it promises: no client byte is sent before the verdict; FIN follows the last byte of its direction
@@ -21,6 +21,7 @@ mod dispatch;
 mod event;
 mod judge;
 mod pipe;
+mod second;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -108,6 +109,7 @@ pub struct Relay {
     shown: u32,
     unread: Option<Unread>,
     asked_unread: bool,
+    second: second::Second,
 }
 
 impl Relay {
@@ -146,6 +148,7 @@ impl Relay {
             shown: 0,
             unread: None,
             asked_unread: false,
+            second: second::Second::default(),
             limits,
         };
         if let Start::Settled(verdict) = start {
@@ -227,7 +230,13 @@ impl Relay {
 
     /// What the verdict waits for, if it can be sought now.
     pub fn poll_ask(&mut self) -> Option<Ask> {
-        if self.phase != Phase::Running || self.asked_unread {
+        if self.phase != Phase::Running {
+            return None;
+        }
+        if self.gate == Gate::Open {
+            return self.poll_ask_second();
+        }
+        if self.asked_unread {
             return None;
         }
         let budget = match self.gate {

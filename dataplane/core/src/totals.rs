@@ -37,4 +37,9 @@ pub struct Totals {
     /// Given to the express lane; and those that it had no room for.
     pub express_entered: u64,
     pub express_full: u64,
+    /// Servers that asked for a second hello; of these connections those whose second hello asks for something else, and
+    /// those that were ended for it.
+    pub hello_retry: u64,
+    pub hello_changed: u64,
+    pub hello_refused: u64,
 }

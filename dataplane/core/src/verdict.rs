@@ -4,6 +4,7 @@ use crate::drop::DropReason;
 use crate::express::Place;
 use crate::flow::names::NameRef;
 use crate::flow::record::{Flow, Side, Stage, Verdict};
+use crate::flow::second::HelloRetry;
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::InterceptId;
@@ -21,12 +22,14 @@ use crate::wire::build::{self, Segment, SegmentOptions};
 /// What the rules say of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ruling {
-    intercept: InterceptId,
+    pub intercept: InterceptId,
     pub decision: Decision,
     pub verify_host: VerifyHost,
-    unidentified: Action,
+    pub unidentified: Action,
     /// The name is the outer one of an Encrypted ClientHello.
     pub is_hidden: bool,
+    /// Whether what the client says could change the decision.
+    pub by_content: bool,
 }
 
 impl<F: Frame> Pipeline<F> {
@@ -46,13 +49,9 @@ impl<F: Frame> Pipeline<F> {
     ) -> bool {
         let Some(ruling) = self.rule_on(slot, found) else { return false };
         self.note_found(slot, found);
+        self.expect_second(slot, found, &ruling);
         let need = self.verification(slot, &ruling, found, known);
-        let check = match need {
-            Need::Nothing => HostCheck::None,
-            Need::Known(verified) => HostCheck::Known(verified),
-            Need::Ask { waits: true } => HostCheck::Waiting,
-            Need::Ask { waits: false } => HostCheck::Asked,
-        };
+        let check = need.check();
         let Some(flow) = self.flows.get_mut(slot) else { return false };
         flow.check = check;
         if check == HostCheck::Waiting {
@@ -72,7 +71,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// What the rules say, and what the intercept says of the name.
-    fn rule_on(&self, slot: u32, found: Option<&Found>) -> Option<Ruling> {
+    pub(crate) fn rule_on(&self, slot: u32, found: Option<&Found>) -> Option<Ruling> {
         let flow = self.flows.get(slot)?;
         let tuple = flow.tuple();
         let mut room = [&[][..]; ALPN_NAMES];
@@ -84,6 +83,7 @@ impl<F: Frame> Pipeline<F> {
             host: found.and_then(|f| f.host.as_ref()).map(|name| name.as_str()),
             ech: found.is_some_and(|f| f.ech),
             alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
+            hello_retry: flow.second.retry == HelloRetry::Changed,
         };
         let mut ruling = match self.intercept_of(flow) {
             Some((id, intercept)) => Ruling {
@@ -92,6 +92,7 @@ impl<F: Frame> Pipeline<F> {
                 verify_host: intercept.verify_host,
                 unidentified: intercept.unidentified,
                 is_hidden: intercept.is_hidden(&facts),
+                by_content: intercept.depends_on_content(&facts),
             },
             // What a new configuration does not intercept any more passes.
             None => Ruling {
@@ -100,6 +101,7 @@ impl<F: Frame> Pipeline<F> {
                 verify_host: VerifyHost::Off,
                 unidentified: Action::Allow,
                 is_hidden: false,
+                by_content: false,
             },
         };
         // Another server does not know what a signed connection is signed with.
@@ -110,7 +112,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// Remembers what was found. Twice for a connection that waited for a resolver: a name that is kept stays.
-    fn note_found(&mut self, slot: u32, found: Option<&Found>) {
+    pub(crate) fn note_found(&mut self, slot: u32, found: Option<&Found>) {
         self.last_found = found.copied();
         let Some(flow) = self.flows.get_mut(slot) else { return };
         self.holds.seal(flow.hold);
@@ -166,13 +168,9 @@ impl<F: Frame> Pipeline<F> {
         if hold == Flow::NO_HOLD {
             return self.rest(slot);
         }
+        let expects = flow.second.is_expected();
         self.flows.arm(slot, self.now.saturating_add(timers::UNACKED_CROWDED));
-        let mut held = std::mem::take(&mut self.scratch);
-        self.holds.release(hold, &mut held);
-        for packet in held.drain(..) {
-            self.pass(slot, Side::Client, packet, out);
-        }
-        self.scratch = held;
+        if expects { self.await_answer(slot, out) } else { self.pass_held(slot, None, out) }
     }
 
     /// Notes a packet and sends it on.

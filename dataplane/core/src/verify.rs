@@ -7,6 +7,7 @@
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use crate::flow::key::FlowKey;
@@ -24,7 +25,8 @@ const ANSWERS: usize = 8192;
 const WAYS: usize = 4;
 
 /// What is known of a name and a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verified {
     /// The destination is one of the name's addresses.
     Matches,
@@ -82,10 +84,22 @@ pub enum Need {
     },
 }
 
+impl Need {
+    /// How far the check is with that.
+    pub const fn check(self) -> HostCheck {
+        match self {
+            Self::Nothing => HostCheck::None,
+            Self::Known(verified) => HostCheck::Known(verified),
+            Self::Ask { waits: true } => HostCheck::Waiting,
+            Self::Ask { waits: false } => HostCheck::Asked,
+        }
+    }
+}
+
 /// What the check of `name` takes, for a connection to `destination` that the rules let on. `hidden`: the name is the outer
 /// one of an Encrypted ClientHello, and the true one is not known. A name that is an address needs no resolver; where
 /// a difference is only to be logged it is asked for all the same, since control writes the log.
-pub fn need(mode: VerifyHost, name: &Name, hidden: bool, destination: IpAddr) -> Need {
+pub fn need(mode: VerifyHost, name: &str, hidden: bool, destination: IpAddr) -> Need {
     let waits = mode == VerifyHost::Reset;
     if mode == VerifyHost::Off {
         return Need::Nothing;
@@ -93,7 +107,7 @@ pub fn need(mode: VerifyHost, name: &Name, hidden: bool, destination: IpAddr) ->
     if hidden {
         return Need::Known(Verified::Unknown);
     }
-    match name.as_str().parse::<IpAddr>() {
+    match name.parse::<IpAddr>() {
         Ok(literal) if literal.to_canonical() == destination => Need::Known(Verified::Matches),
         Ok(_) if waits => Need::Known(Verified::Differs),
         Ok(_) | Err(_) => Need::Ask { waits },
@@ -179,6 +193,14 @@ impl Answers {
         hasher.write(&destination.0);
         hasher.write(name.as_bytes());
         Tag(hasher.finish128().as_u128())
+    }
+
+    /// What is known of a connection's name: what its own check has found, or else what was answered for another one.
+    pub fn known(&self, check: HostCheck, name: &str, destination: &Addr, now: Nanos) -> Option<Verified> {
+        match check {
+            HostCheck::Known(verified) => Some(verified),
+            _ => self.get(self.tag(name, destination), now),
+        }
     }
 
     pub fn get(&self, tag: Tag, now: Nanos) -> Option<Verified> {

@@ -11,7 +11,7 @@ use crate::ids::Nanos;
 use crate::pipeline::Pipeline;
 use crate::policy::Cause;
 use crate::reevaluate::{Evidence, Standing};
-use crate::verify::HostCheck;
+use crate::verify::{HostCheck, Verified};
 
 /// One connection. Times in nanoseconds, volumes in packets and octets of payload.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -38,6 +38,10 @@ pub struct FlowView {
     pub protocol: Option<&'static str>,
     /// What `verify_host` found: `matches`, `differs`, `unknown`; `waiting` for the resolver; none where nobody looks.
     pub host_check: Option<&'static str>,
+    /// The same, as far as it is known without asking, for whoever judges the connection by other rules.
+    pub host_known: Option<Verified>,
+    /// Whether its server asked for a second hello: `asked`; `same`, `changed`, by what that asks for; none where it did not.
+    pub hello_retry: Option<&'static str>,
     pub verdict: Option<&'static str>,
     /// The configuration that it was opened or decided in.
     pub epoch: u32,
@@ -129,6 +133,8 @@ impl<F: Frame> Pipeline<F> {
             standing: flow.standing(),
             protocol: flow.protocol.map(crate::policy::Protocol::name),
             host_check: flow.check.name(),
+            host_known: self.known_of(flow),
+            hello_retry: flow.second.retry.name(),
             verdict: flow.verdict.map(|v| v.action.name()),
             epoch: flow.epoch,
             rule: rule.map(str::to_owned),
@@ -191,6 +197,7 @@ fn reason(flow: &Flow) -> String {
         (None, Some(Cause::Unidentified)) => "unidentified".to_owned(),
         (None, Some(Cause::HostMismatch)) => "host-mismatch".to_owned(),
         (None, Some(Cause::HostUnknown)) => "host-unknown".to_owned(),
+        (None, Some(Cause::HelloRetry)) => "hello-retry".to_owned(),
         (None, None) if flow.check == HostCheck::Waiting => "host-waiting".to_owned(),
         (None, None) => "no verdict yet".to_owned(),
     }

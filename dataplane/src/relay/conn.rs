@@ -7,6 +7,7 @@ use weir_core::ids::Nanos;
 use weir_core::policy::{Action, Policy};
 use weir_core::reevaluate::{Outcome, Standing, Tally};
 use weir_core::relay::{Event, Failure, Judge, Relay, Side, Verdict};
+use weir_core::verify::Answers;
 use weir_sys::uring::{self, BufferId, Errno, Key, SocketId};
 
 /// What the loop keeps of a connection.
@@ -35,6 +36,7 @@ pub(super) struct Connection {
     pub counted: bool,
     pub ending_counted: bool,
     pub check_counted: bool,
+    pub change_counted: bool,
 }
 
 impl Connection {
@@ -52,7 +54,13 @@ impl Connection {
     }
 
     /// Judges it again by another policy; it ends where that refuses it. True: it is to be driven.
-    pub fn judge_again(&mut self, now: Nanos, policy: &Arc<Policy>, tally: &mut Tally) -> bool {
+    pub fn judge_again(
+        &mut self,
+        now: Nanos,
+        policy: &Arc<Policy>,
+        answers: &Answers,
+        tally: &mut Tally,
+    ) -> bool {
         match self.standing() {
             Standing::Judged => {}
             standing => {
@@ -60,7 +68,8 @@ impl Connection {
                 return false;
             }
         }
-        let again = self.judge.judge_again(policy, self.server, self.machine.is_connected());
+        let known = self.judge.known(answers, now);
+        let again = self.judge.judge_again(policy, self.server, self.machine.is_connected(), known);
         tally.count(&again);
         if again.outcome != Outcome::Ended {
             return false;

@@ -8,7 +8,7 @@ use weir_core::ids::Nanos;
 use weir_core::policy::Cause;
 use weir_core::reevaluate::{Evidence, Standing};
 use weir_core::relay::Judge;
-use weir_core::verify::HostCheck;
+use weir_core::verify::{Answers, HostCheck, Verified};
 
 use super::conn::Connection;
 
@@ -40,6 +40,10 @@ pub struct RelayFlow {
     pub epoch: u32,
     /// What `verify_host` found: `matches`, `differs`, `unknown`; `waiting` for the resolver; none where nobody looks.
     pub host_check: Option<&'static str>,
+    /// The same, as far as it is known without asking.
+    pub host_known: Option<Verified>,
+    /// Whether the server asked for a second hello, and what that says: `asked`, `same`, `changed`.
+    pub hello_retry: Option<&'static str>,
     /// `allow`, `relay`, `send`, `reset`, `drop`; none while the verdict is sought.
     pub verdict: Option<&'static str>,
     /// Where the rule that decided stands: `file:line`.
@@ -60,7 +64,7 @@ pub struct RelayFlow {
 }
 
 impl RelayFlow {
-    pub(super) fn of(conn: &Connection, now: Nanos) -> Self {
+    pub(super) fn of(conn: &Connection, answers: &Answers, now: Nanos) -> Self {
         let Connection { machine, judge, .. } = conn;
         let judgement = judge.judgement();
         let waits = judge.check() == HostCheck::Waiting;
@@ -82,6 +86,8 @@ impl RelayFlow {
             host: judgement.and_then(|j| j.host).map(|name| name.as_str().to_owned()),
             protocol: judgement.and_then(|j| j.protocol).map(protocol_name),
             host_check: judge.check().name(),
+            host_known: judge.known(answers, now),
+            hello_retry: judge.hello_retry().name(),
             verdict: judgement.filter(|_| !waits).map(|j| j.decision.action.name()),
             rule: judge.origin().filter(|_| !waits).map(str::to_owned),
             reason: reason(judge),
@@ -119,6 +125,7 @@ fn reason(judge: &Judge) -> &'static str {
     match (judgement.decision.cause, judgement.unread) {
         (Cause::HostMismatch, _) => "host-mismatch",
         (Cause::HostUnknown, _) => "host-unknown",
+        (Cause::HelloRetry, _) => "hello-retry",
         (Cause::Rule(_), _) => "rule",
         (_, Some(unread)) => unread.name(),
         (Cause::Otherwise, None) => "otherwise",

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use weir_core::flow::second::HelloRetry;
 use weir_core::ids::Nanos;
+use weir_core::inspect::{Next, Said};
 use weir_core::proxy::MAX_PROXY_HEADER;
 use weir_core::relay::{Ask, Command, Event, Failure, LocalEnd, Side, Span, Towards, Verdict};
 use weir_core::verify::{Answer, Answers, HostCheck, Verified};
@@ -116,12 +118,62 @@ impl Pump {
                 Ask::Inspect { len, budget } => self.inspect(conn, len, budget),
                 Ask::Unidentified(why) => Some(conn.judge.unidentified(why)),
                 Ask::Unverified => conn.judge.verified(Verified::Unknown),
+                second => {
+                    self.second(key, conn, second);
+                    continue;
+                }
             };
             if let Some(verdict) = verdict {
-                self.decided(conn, verdict);
+                self.first_verdict(conn, verdict);
                 self.ask(key, conn);
             }
         }
+    }
+
+    /// The verdict on the first bytes. Where they are a hello that may be said again, that is watched for.
+    fn first_verdict(&self, conn: &mut Connection, verdict: Verdict) {
+        if let Some(octets) = conn.judge.expects_second()
+            && let Some(intercept) = conn.judge.intercept()
+            && matches!(verdict, Verdict::Pass | Verdict::Send { .. })
+        {
+            let (budget, time) = (intercept.hold_bytes, intercept.hold_time);
+            conn.machine.expect_second(octets, budget, time);
+        }
+        self.decided(conn, verdict);
+    }
+
+    /// What the machine asks for the sake of a second hello.
+    fn second(&mut self, key: Key, conn: &mut Connection, ask: Ask) {
+        let verdict = match ask {
+            Ask::Answer { at, span } => {
+                let said = self.octets(conn, Side::Server, span).map(|bytes| conn.judge.answer(at, bytes));
+                self.stats.add(Counter::HelloRetry, u64::from(said == Some(Said::Retry)));
+                return conn.machine.handle_answer(said.unwrap_or(Said::Other));
+            }
+            Ask::Behind { span } => {
+                let next = self.octets(conn, Side::Client, span).map(|bytes| conn.judge.behind(bytes));
+                return conn.machine.handle_behind(next.unwrap_or(Next::Nothing), span.len);
+            }
+            Ask::Second { span, budget } => {
+                let server = conn.server;
+                self.octets(conn, Side::Client, span)
+                    .and_then(|bytes| conn.judge.second(bytes, budget, server))
+            }
+            Ask::SecondUnread => Some(conn.judge.second_unread(conn.server)),
+            Ask::SecondUnverified => conn.judge.verified(Verified::Unknown),
+            Ask::Inspect { .. } | Ask::Unidentified(_) | Ask::Unverified => None,
+        };
+        let Some(verdict) = verdict else { return };
+        conn.machine.handle_second(self.now, verdict);
+        if verdict == Verdict::Wait {
+            conn.check_counted = false;
+            self.ask(key, conn);
+        }
+    }
+
+    /// Octets of the buffer of what comes from `side`.
+    fn octets(&self, conn: &Connection, side: Side, span: Span) -> Option<&[u8]> {
+        self.ring.bytes(conn.buffer_from(side)?, span.at, span.len)
     }
 
     /// Asks control about the connection's name, where that is wanted and not known. What there is no room for is unknown.
@@ -143,8 +195,11 @@ impl Pump {
     }
 
     fn verified(&self, conn: &mut Connection, verified: Verified) {
-        if let Some(verdict) = conn.judge.verified(verified) {
-            self.decided(conn, verdict);
+        let is_first = conn.machine.is_held();
+        match conn.judge.verified(verified) {
+            Some(verdict) if is_first => self.first_verdict(conn, verdict),
+            Some(verdict) => conn.machine.handle_second(self.now, verdict),
+            None => {}
         }
     }
 
@@ -163,6 +218,11 @@ impl Pump {
             None if !answer.waits => self.count(answer.verified),
             None => {}
         }
+    }
+
+    /// What was answered lately.
+    pub fn answers(&self) -> &Answers {
+        &self.asking.answers
     }
 
     fn count(&self, verified: Verified) {
@@ -323,6 +383,13 @@ impl Pump {
             && !std::mem::replace(&mut conn.check_counted, true)
         {
             self.count(verified);
+        }
+        if conn.judge.hello_retry() == HelloRetry::Changed
+            && conn.judge.check() != HostCheck::Waiting
+            && !std::mem::replace(&mut conn.change_counted, true)
+        {
+            self.stats.add(Counter::HelloChanged, 1);
+            self.stats.add(Counter::HelloRefused, u64::from(conn.machine.ending().is_some()));
         }
         if let Some(ending) = conn.machine.ending()
             && !std::mem::replace(&mut conn.ending_counted, true)

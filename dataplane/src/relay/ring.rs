@@ -229,7 +229,11 @@ impl Worker {
             match request {
                 Request::Flows { limit, reply } => {
                     let now = self.pump.now;
-                    let flows = self.table.iter().take(limit).map(|(_, conn)| RelayFlow::of(conn, now));
+                    let flows = self
+                        .table
+                        .iter()
+                        .take(limit)
+                        .map(|(_, conn)| RelayFlow::of(conn, self.pump.answers(), now));
                     let _ = reply.send(flows.collect());
                 }
                 Request::Reevaluate { reply } => {
@@ -258,7 +262,9 @@ impl Worker {
         let keys: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(conn) = self.table.get_mut(key) else { continue };
-            if conn.judge_again(self.pump.now, &policy, &mut tally) && self.pump.drive(key, conn, None) {
+            if conn.judge_again(self.pump.now, &policy, self.pump.answers(), &mut tally)
+                && self.pump.drive(key, conn, None)
+            {
                 self.remove(key);
             }
         }
@@ -371,6 +377,7 @@ impl Worker {
             counted: false,
             ending_counted: false,
             check_counted: false,
+            change_counted: false,
         }
     }
 }

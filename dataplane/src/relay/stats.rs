@@ -30,13 +30,16 @@ pub enum Counter {
     HostUnasked,
     HostMismatch,
     HostUnknown,
+    HelloRetry,
+    HelloChanged,
+    HelloRefused,
     BytesUp,
     BytesDown,
 }
 
 impl Counter {
     /// In the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Accepted,
         Self::Closed,
         Self::Finished,
@@ -59,6 +62,9 @@ impl Counter {
         Self::HostUnasked,
         Self::HostMismatch,
         Self::HostUnknown,
+        Self::HelloRetry,
+        Self::HelloChanged,
+        Self::HelloRefused,
         Self::BytesUp,
         Self::BytesDown,
     ];
@@ -87,6 +93,9 @@ impl Counter {
             Self::HostUnasked => "host-unasked",
             Self::HostMismatch => "host-mismatch",
             Self::HostUnknown => "host-unknown",
+            Self::HelloRetry => "hello-retry",
+            Self::HelloChanged => "hello-changed",
+            Self::HelloRefused => "hello-refused",
             Self::BytesUp => "bytes-up",
             Self::BytesDown => "bytes-down",
         }
@@ -127,6 +136,11 @@ impl Counter {
             }
             Self::HostMismatch => "connections to an address that is not one of their name's (verify_host)",
             Self::HostUnknown => "connections whose name's addresses are not known (verify_host)",
+            Self::HelloRetry => {
+                "connections whose server asked the client to say its hello again (HelloRetryRequest)"
+            }
+            Self::HelloChanged => "of these, connections whose second hello asks for something else",
+            Self::HelloRefused => "of these, connections that the rules ended for it",
             Self::BytesUp => "octets given to servers",
             Self::BytesDown => "octets given to clients",
         }

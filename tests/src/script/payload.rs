@@ -1,6 +1,6 @@
 //! Octets that a script names.
 
-use crate::hello::{client_hello, http_request};
+use crate::hello::{client_hello, hello_retry_request, http_request, server_hello};
 use crate::random::{Random, bytes};
 
 use super::syntax::Words;
@@ -13,6 +13,14 @@ pub(super) fn read(words: &mut Words<'_>) -> Result<Option<Vec<u8>>, String> {
             let name = words.word("a name behind `hello`")?;
             let pad = if words.take("pad") { words.number("octets behind `pad`")? } else { 0 };
             client_hello(name, pad as usize)
+        }
+        Some("retry-request") => {
+            words.skip();
+            hello_retry_request()
+        }
+        Some("server-hello") => {
+            words.skip();
+            server_hello()
         }
         Some("http") => {
             words.skip();

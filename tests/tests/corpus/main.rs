@@ -5,3 +5,4 @@ mod hellos;
 // The same captures through the whole pipeline.
 mod replay;
 mod roads;
+mod second;

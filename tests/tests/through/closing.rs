@@ -3,6 +3,7 @@
 use weir_core::drop::DropReason;
 use weir_core::ids::Nanos;
 use weir_tests::bench::{Bench, Moved};
+use weir_tests::hello::server_hello;
 use weir_tests::packet::{ACK, BOTH, FIN, RST, Seg};
 
 const DROP: fn(DropReason) -> Moved = Moved::Drop;
@@ -53,7 +54,8 @@ fn rst_after_the_verdict_ends_only_where_the_receiver_believes_it() {
         {
             let mut b = Bench::new(family);
             let n = b.allowed();
-            b.wan(&b.s(0, n), &[]);
+            // No second hello can follow: the server has not asked for one.
+            b.wan(&b.s(0, n).payload(server_hello()), &[]);
             let at = (i64::from(n) + off) as u32;
             let moved: &[Moved] = if passes { &[] } else { &[DROP(DropReason::RstOutOfWindow)] };
             let came = b.lan(&b.c(at).flags(RST), moved);

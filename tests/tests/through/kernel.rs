@@ -193,7 +193,7 @@ fn ways_out_that_the_kernel_must_find() {
         // Larger than the way out.
         let mut b = Bench::of(family, Setup { fib: fib(1300), ..Setup::new() });
         let n = b.allowed();
-        let seg = b.c(n).payload(vec![1; 1350]);
+        let seg = b.c(n).payload(vec![b'x'; 1350]);
         assert_punted(&b.lan(&seg, &[PUNT(PuntReason::MtuExceeded)]), PuntTo::Forward, &seg);
         // Padding behind the packet does not go on.
         let seg = b.c(n).payload("x");

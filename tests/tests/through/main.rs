@@ -6,6 +6,7 @@ mod held;
 mod kernel;
 mod limits;
 mod reload;
+mod second;
 mod simulation;
 mod verdict;
 mod verify;

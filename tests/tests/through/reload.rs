@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use weir_core::drop::DropReason;
+use weir_core::hold::Room;
 use weir_core::ids::Nanos;
-use weir_core::policy::{Action, InterceptSpec, RuleSpec};
+use weir_core::policy::{Action, InterceptSpec, Limits, PolicyBuilder, RuleSpec};
 use weir_tests::bench::{Bench, LAN, Moved, Setup, fib, policy};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::BOTH;
@@ -93,5 +94,46 @@ fn held_connection_that_a_new_rule_would_relay_passes() {
         b.lan(&b.c(0).payload(&hello), &[Moved::Allowed]).one_to_server();
         b.wan(&b.s(0, hello.len() as u32), &[]);
         b.lan(&b.c(hello.len() as u32).payload("more"), &[]).one_to_server();
+    }
+}
+
+/// The memory for what clients wait with is made elsewhere: without it a larger configuration has what there was, and with it
+/// what is held moves over as it is.
+#[test]
+fn larger_hold_is_there_with_the_memory_that_came_for_it_and_keeps_what_is_held() {
+    for family in BOTH {
+        let mut setup = Setup::new();
+        (setup.config.holds, setup.config.hold_bytes, setup.spec.hold_bytes) = (1, 1024, 1024);
+        let spec = InterceptSpec { hold_bytes: 8192, ..setup.spec.clone() };
+        let mut b = Bench::of(family, setup);
+        let larger = |epoch| {
+            let limits = Limits { held: Some(64 * 1024), ..Limits::default() };
+            let builder = PolicyBuilder::new(epoch).limits(limits).intercept(spec.clone());
+            Arc::new(builder.build().expect("a policy"))
+        };
+        b.handshake();
+        let hello = client_hello("fine.example", 0);
+        assert!(b.lan(&b.c(0).payload(&hello[..40]), &[]).is_nothing());
+        b.pipe.set_snapshot(b.now, larger(2), Arc::new(fib(1500)));
+        b.client.1 += 1;
+        b.handshake();
+        let long = client_hello("fine.example", 3000);
+        b.lan(&b.c(0).payload(&long[..1400]), &[Moved::Drop(DropReason::HoldFull)]);
+        let mut room = Room::new(16, 8192);
+        b.pipe.take_room(&mut room);
+        assert_eq!(room.size(), (1, 1024), "what it had before goes back");
+        b.pipe.take_room(&mut room);
+        assert_eq!(room.size(), (1, 1024), "what is smaller is not taken");
+        b.pipe.set_snapshot(b.now, larger(3), Arc::new(fib(1500)));
+        let (first, second) = (b.c(0).payload(&long[..1400]), b.c(1400).payload(&long[1400..2800]));
+        assert!(b.lan(&first, &[]).is_nothing() && b.lan(&second, &[]).is_nothing());
+        let came = b.lan(&b.c(2800).payload(&long[2800..]), &[Moved::Allowed]);
+        let sent: Vec<u8> = came.to_server().iter().flat_map(|seen| seen.payload.clone()).collect();
+        assert_eq!(sent, long);
+        b.client.1 -= 1;
+        let came = b.lan(&b.c(40).payload(&hello[40..]), &[Moved::Allowed]);
+        let sent: Vec<u8> = came.to_server().iter().flat_map(|seen| seen.payload.clone()).collect();
+        assert_eq!(sent, hello);
+        b.assert_idle();
     }
 }

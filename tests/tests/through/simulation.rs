@@ -5,7 +5,8 @@ use weir_core::ids::Nanos;
 use weir_core::policy::{Action, VerifyHost};
 use weir_core::verify::Verified;
 use weir_tests::bench::{Bench, Setup};
-use weir_tests::hello::client_hello;
+use weir_tests::hello::{client_hello, hello_retry_request, record};
+use weir_tests::host::Kind;
 use weir_tests::packet::{BOTH, Family};
 use weir_tests::pair::{Outcome, Pair, Play, name, wire};
 use weir_tests::random::{Random, bytes};
@@ -32,6 +33,10 @@ fn play_verified(
     let hello = request.len();
     let length = random.below(60_000) as usize;
     request.extend(bytes(&mut random, length));
+    if let Some(next) = request.get_mut(hello) {
+        // No handshake, which would wait for the server's answer.
+        *next = 0;
+    }
     let length = random.below(60_000) as usize;
     let response = bytes(&mut random, length);
     let early_close = random.one_in(4);
@@ -150,5 +155,61 @@ fn verified_transfers_arrive_intact_and_others_bring_no_octet_to_the_server() {
             });
             assert!(stalled <= SEEDS / 25, "{stalled} transfers stalled");
         }
+    }
+}
+
+/// The server asks for the hello again; both come in parts over bad wires. One that asks for the same arrives with all that
+/// follows, and of one that does not no octet reaches the server's wire.
+#[test]
+fn second_hellos_arrive_intact_or_not_at_all() {
+    for (handshake, host) in [
+        (Setup::new as fn() -> Setup, "fine.example"),
+        (Setup::answer, "fine.example"),
+        (Setup::new, "denied.example"),
+        (Setup::answer, "denied.example"),
+    ] {
+        let mut stalled = 0;
+        seeds(|family, seed| {
+            if !seed.is_multiple_of(3) {
+                return;
+            }
+            let mut random = Random::new(seed);
+            let wire = wire(&mut random);
+            let mut setup = handshake();
+            setup.spec.hold_time = Nanos::from_secs(100);
+            setup.spec.unidentified = Action::Reset;
+            let mut bench = Bench::of(family, setup);
+            let mut pad = || [0, 200, 1400][random.below(3) as usize];
+            let mut request = client_hello("fine.example", pad());
+            let first = request.len();
+            request.extend(record(20, 1));
+            let before = request.len();
+            request.extend(client_hello(host, pad()));
+            let length = random.below(20_000) as usize;
+            request.extend(record(23, length / 2));
+            request.extend(bytes(&mut random, length));
+            let mut response = hello_retry_request();
+            let pause = Some((first, response.len()));
+            let length = random.below(20_000) as usize;
+            response.extend(bytes(&mut random, length));
+            let limit = 900 * 1_000_000;
+            let client = Kind { nagle: false, ..Kind::default() };
+            let play = Play { request, response, pause, client, ..Play::new(seed, wire, limit) };
+            let outcome = Pair::new(&mut bench, &play).run();
+            let (totals, what) = (bench.pipe.totals, format!("{} seed {seed} {wire:?}", name(family)));
+            assert!(totals.hello_retry <= 1, "{what}");
+            if host != "fine.example" {
+                assert!(outcome.at_server.len() <= before, "{what}: the second hello reached the server");
+                assert_eq!(totals.hello_refused, totals.hello_changed, "{what}");
+            } else if outcome.at_server != play.request || outcome.at_client != play.response {
+                stalled += 1;
+                assert!(play.request.starts_with(&outcome.at_server), "{what}");
+                assert!(play.wire.loses > 0 || play.wire.damages > 0, "{what}: {totals:?}");
+            } else {
+                assert_eq!((totals.hello_retry, totals.hello_changed), (1, 0), "{what}");
+            }
+            assert_empty_after_timers(&mut bench, &what);
+        });
+        assert!(stalled <= SEEDS / 12, "{stalled} transfers stalled");
     }
 }

@@ -7,7 +7,7 @@ use weir_core::ids::Nanos;
 use weir_core::policy::{Action, RuleSpec, VerifyHost};
 use weir_core::reevaluate::{Standing, Tally};
 use weir_core::verify::{Question, Verified};
-use weir_tests::bench::{Bench, Came, Moved, Setup, fib, policy, pool_server};
+use weir_tests::bench::{Bench, Came, LAN, Moved, Setup, fib, policy, pool_server};
 use weir_tests::hello::client_hello;
 use weir_tests::packet::{ACK, BOTH, FIN, Family, RST, SYN};
 
@@ -281,5 +281,35 @@ fn sent_by_name_leaves_its_server_only_after_the_answer() {
         assert_eq!((rst.dst, rst.seq), (b.server, b.c + 1));
         let syn = came.iter().find(|seen| seen.flags == SYN).expect("a pool's server is called");
         assert!((0..2).any(|n| syn.dst == pool_server(family, n)) && syn.seq == b.c);
+    }
+}
+
+/// Connections that were let on and only logged, under rules that reset what differs: what was found then decides, and what
+/// nobody asked stays and is counted.
+#[test]
+fn logged_connections_are_judged_again_by_what_was_found() {
+    for family in BOTH {
+        for (mode, verified, tally) in [
+            (VerifyHost::Log, Some(Verified::Matches), Tally { kept: 1, ..Tally::default() }),
+            (VerifyHost::Log, Some(Verified::Differs), Tally { reset: 1, ..Tally::default() }),
+            (VerifyHost::Off, None, Tally { unverified: 1, ..Tally::default() }),
+        ] {
+            let mut b = bench(family, Setup::new(), mode, Action::Allow);
+            b.handshake();
+            let hello = client_hello("fine.example", 0);
+            let (came, _) = b.give_any(LAN, &b.c(0).payload(&hello).frame());
+            if let Some(verified) = verified {
+                let moved: &[Moved] =
+                    if verified == Verified::Differs { &[Moved::HostMismatch] } else { &[] };
+                b.answer(&one(&came), verified, MINUTE, moved);
+            }
+            let mut spec = Setup::new().spec;
+            spec.verify_host = VerifyHost::Reset;
+            b.pipe.set_snapshot(b.now, Arc::new(policy(2, [spec])), Arc::new(fib(1500)));
+            let mut counted = Tally::default();
+            assert_eq!(b.pipe.reevaluate(b.now, 0, 9, &mut counted, &mut b.out), None);
+            assert_eq!(counted, tally);
+            assert_eq!(b.collect().tx.len(), if tally.reset == 1 { 2 } else { 0 });
+        }
     }
 }

@@ -8,10 +8,11 @@ use super::intercept::{Context, ports, prefixes};
 use crate::config::section::{Item, Reader, Section};
 use crate::config::values;
 
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "host",
     "host_file",
     "ech",
+    "hello_retry",
     "from",
     "from_file",
     "to",
@@ -25,7 +26,7 @@ pub const KEYS: [&str; 14] = [
     "connection_rate",
 ];
 /// Those that look at what the client sends.
-const CONTENT: [&str; 5] = ["host", "host_file", "ech", "alpn", "protocol"];
+const CONTENT: [&str; 6] = ["host", "host_file", "ech", "hello_retry", "alpn", "protocol"];
 
 /// Longest ALPN protocol name (RFC 7301, section 3.1), in octets.
 const MAX_ALPN: usize = 255;
@@ -51,6 +52,7 @@ pub fn read(
     rule.origin = reader.origin(&section.span);
     context.lists.hosts(reader, section, &mut rule);
     rule.ech = section.get("ech").and_then(|item| reader.boolean(&item));
+    rule.hello_retry = section.get("hello_retry").and_then(|item| reader.boolean(&item));
     rule.from = section.get("from").map(|item| prefixes(reader, &item)).unwrap_or_default();
     rule.from_lists = context.lists.prefixes(reader, section, "from_file");
     rule.to_lists = context.lists.prefixes(reader, section, "to_file");
@@ -150,6 +152,17 @@ fn contradictions(reader: &mut Reader<'_>, section: &Section<'_>, rule: &RuleSpe
     }
     if rule.protocol == Some(Protocol::Other) && rule.ech == Some(false) {
         reader.error(&section.span, format!("a rule with `protocol = \"other\"` cannot have `ech`, {never}"));
+    }
+    let second = rule.hello_retry == Some(true);
+    if second && rule.protocol == Some(Protocol::Http) {
+        reader.error(&section.span, format!("`hello_retry = true` is found in TLS only, {never}"));
+    }
+    if second && matches!(rule.action, Action::Send(_)) {
+        reader.error(
+            &section.span,
+            "a connection cannot be given to another server after its first hello: with `hello_retry = true` a rule says \
+             `allow`, `reset` or `drop`",
+        );
     }
     let common = [true, false].iter().any(|v4| rule.takes_from(*v4) && rule.takes_to(*v4));
     if !common && !rule.has_empty_list() {

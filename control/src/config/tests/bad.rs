@@ -252,7 +252,7 @@ fn rules() {
             ("{ host = [\"a.example\"] } ]\n", &[(13, "a rule has no `action`")]),
             (
                 "{ hots = [\"a.example\"], action = \"drop\" } ]\n",
-                &[(13, "unknown key `hots` in a rule; allowed: host, host_file, ech, from,")],
+                &[(13, "unknown key `hots` in a rule; allowed: host, host_file, ech, hello_retry, from,")],
             ),
             (
                 "{ action = \"deny\" } ]\n",

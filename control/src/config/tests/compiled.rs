@@ -138,6 +138,7 @@ fn compiled_rules_decide_and_say_where_they_stand() {
         host: Some("x.ads.example"),
         ech: false,
         alpn: &[b"h2"],
+        hello_retry: false,
     };
     let rows = [
         (facts, Action::Reset, Cause::Rule(RuleId(0))),

@@ -296,6 +296,24 @@ fn hidden_names_are_found_in_tls_only() {
     assert!(defaults::identity().ech_public_names.contains("cloudflare-ech.com"));
 }
 
+#[test]
+fn second_hellos_are_found_in_tls_only_and_cannot_be_sent_elsewhere() {
+    let pool = "[[pool]]\nname = \"p\"\nservers = [\"192.0.2.1:443\", \"[2001:db8::1]:443\"]\n";
+    for (rule, fragment) in [
+        ("{ hello_retry = true, protocol = \"http\", action = \"drop\" }", "is found in TLS only"),
+        ("{ hello_retry = true, action = \"send\", pool = \"p\" }", "cannot be given to another server"),
+        ("{ hello_retry = true, action = \"relay\" }", "`relay` is decided at the SYN"),
+        ("{ hello_retry = 1, action = \"drop\" }", "expected true or false"),
+    ] {
+        let report = read(&format!("{PORTS}{WEB}rules = [{rule}]\n{pool}")).unwrap_err();
+        assert!(report.to_string().contains(fragment), "{report}");
+    }
+    let text = format!("{PORTS}{WEB}rules = [{{ hello_retry = true, action = \"drop\" }}]\n");
+    let (config, report) = read(&text).unwrap();
+    assert_eq!(config.intercepts[0].rules[0].hello_retry, Some(true));
+    assert!(report.findings.is_empty(), "{report}");
+}
+
 /// A list of a million names: every one is there, whatever its line looks like.
 #[test]
 fn million_names_are_read_from_a_hosts_file() {

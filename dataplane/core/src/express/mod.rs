@@ -62,6 +62,7 @@ reasons! {
         Off = "express-off", "The express lane is off, or not used between these two ports.";
         Undecided = "undecided", "No verdict lets it pass yet.";
         Unacknowledged = "unacknowledged", "The server has not acknowledged what was inspected, or what weir wrote before it.";
+        Unanswered = "unanswered", "The server may yet ask the client for a second ClientHello.";
         Clock = "own-clock", "The client was promised timestamps that its server does not make: weir makes them, packet by packet.";
         NoWay = "no-way", "The next hop on one side is not known.";
         Unsummed = "unsummed", "A sender leaves checksums to a NIC that there is not: each packet gets them here.";

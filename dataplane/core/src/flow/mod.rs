@@ -4,5 +4,6 @@ pub mod key;
 pub mod legs;
 pub mod names;
 pub mod record;
+pub mod second;
 pub mod table;
 pub mod wheel;

@@ -10,6 +10,7 @@ use crate::verify::HostCheck;
 
 use super::key::{FlowKey, Tuple};
 use super::names::NameRef;
+use super::second::Second;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +177,8 @@ pub struct Flow {
     pub alpn: NameRef,
     /// The client offered Encrypted ClientHello.
     pub ech: bool,
+    /// The second hello that its server may ask for.
+    pub second: Second,
     /// Its name or its ALPN names found no room in their store.
     pub partial: bool,
     /// Its hold, if it has one.
@@ -230,6 +233,7 @@ impl Flow {
             name: NameRef::NONE,
             alpn: NameRef::NONE,
             ech: false,
+            second: Second::default(),
             partial: false,
             hold: Self::NO_HOLD,
             leg: Self::NO_LEG,

@@ -10,15 +10,18 @@
 //! - encrypted_client_hello (RFC 9849, section 5): noted where it is that of an outer hello, and not decrypted. The name
 //!   is that of the outer hello, which is the one that the network is meant to see. An inner hello, as a split-mode
 //!   server passes on, bears its true name.
+//! - supported_versions (RFC 8446 section 4.2.1): only who offers TLS 1.3 can be asked to say the hello again.
 
 use super::cursor::Cursor;
-use super::{ALPN_BYTES, Alpn, Asked, Found, Outcome};
+use super::{ALPN_BYTES, Alpn, Asked, Found, HelloEnd, Outcome};
 use crate::policy::Protocol;
 
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const ALPN: u16 = 16;
+const SUPPORTED_VERSIONS: u16 = 43;
 const ECH: u16 = 0xfe0d;
+const TLS_1_2: u16 = 0x0303;
 /// ECHClientHelloType.
 const OUTER: u8 = 0;
 const RANDOM: usize = 32;
@@ -26,12 +29,12 @@ const MAX_SESSION: usize = 32;
 /// Longer names are not host names.
 const MAX_NAME: usize = 256;
 
-/// Reads a handshake message that is there in full; `hello` covers exactly it.
-pub(super) fn read(mut hello: Cursor<'_>) -> Outcome {
-    body(&mut hello).map_or(Outcome::OTHER, Outcome::Done)
+/// Reads a handshake message that is there in full and ends at `end`; `hello` covers exactly it.
+pub(super) fn read(mut hello: Cursor<'_>, end: HelloEnd) -> Outcome {
+    body(&mut hello, end).map_or(Outcome::OTHER, Outcome::Done)
 }
 
-fn body(hello: &mut Cursor<'_>) -> Option<Found> {
+fn body(hello: &mut Cursor<'_>, end: HelloEnd) -> Option<Found> {
     let (_type, _len) = (hello.u8()?, hello.u24()?);
     let _version = hello.u16()?;
     hello.skip(RANDOM)?;
@@ -52,11 +55,11 @@ fn body(hello: &mut Cursor<'_>) -> Option<Found> {
     if usize::from(len) != hello.left() {
         return None;
     }
-    extensions(hello)
+    extensions(hello, end)
 }
 
-fn extensions(hello: &mut Cursor<'_>) -> Option<Found> {
-    let mut ech = false;
+fn extensions(hello: &mut Cursor<'_>, end: HelloEnd) -> Option<Found> {
+    let (mut ech, mut newer) = (false, false);
     let mut asked = Asked::Nothing;
     let mut offered: Option<Alpn> = None;
     while hello.left() > 0 {
@@ -72,12 +75,20 @@ fn extensions(hello: &mut Cursor<'_>) -> Option<Found> {
                 }
                 offered = Some(alpn);
             }
+            SUPPORTED_VERSIONS => newer |= offers_newer(&mut extension),
             ECH => ech |= extension.u8() == Some(OUTER),
             _ => {}
         }
     }
     let found = Found::named(Protocol::Tls, asked, offered.unwrap_or_default());
-    Some(Found { ech: ech && found.protocol == Protocol::Tls, ..found })
+    let is_tls = found.protocol == Protocol::Tls;
+    Some(Found { ech: ech && is_tls, end: Some(end).filter(|_| newer && is_tls), ..found })
+}
+
+/// Whether a list of versions has one above TLS 1.2. Values that are there to be ignored (RFC 8701) count, too.
+fn offers_newer(extension: &mut Cursor<'_>) -> bool {
+    let _len = extension.u8();
+    std::iter::from_fn(|| extension.u16()).any(|version| version > TLS_1_2)
 }
 
 fn server_name(extension: &mut Cursor<'_>) -> Option<Asked> {

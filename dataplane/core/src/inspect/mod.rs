@@ -13,12 +13,13 @@
 //! client chose for us and not for the server, nor as one that asked for none. What servers tolerate (bare line feeds,
 //! folded lines, blanks around a field's name) is read as they read it, so that it hides nothing from a rule.
 //!
-//! Only the first request of a connection is read: that is what a verdict is about. A second ClientHello, which a server
-//! asks for with HelloRetryRequest, comes after the server's first bytes and so after the verdict: it must bear the name
-//! of the first (RFC 8446, section 4.1.2), and a server that does not insist on that can be reached under another name
-//! by a client that sends one. No bytes behind the first hello are looked at.
+//! Only the first request of a connection is read: that is what a verdict is about. Where the client offers TLS 1.3 the
+//! server may ask it to say its hello again, and not every server insists that the second bears the name of the first
+//! (RFC 8446, section 4.1.2): [`Watch`] recognises such a HelloRetryRequest in the server's first bytes, [`Behind`] finds the
+//! second hello in what the client sends, and an [`Inspector`] reads it as the first.
 
 mod alpn;
+mod behind;
 mod cursor;
 mod h2;
 mod hello;
@@ -26,6 +27,7 @@ mod hpack;
 mod http;
 mod name;
 mod request_line;
+mod retry;
 mod sslv2;
 mod tls;
 mod tolerant;
@@ -36,7 +38,9 @@ mod tests;
 use crate::policy::Protocol;
 
 pub use alpn::{ALPN_BYTES, ALPN_NAMES, Alpn};
+pub use behind::{Behind, Next};
 pub use name::{Asked, Name};
+pub use retry::{Said, Watch};
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +53,29 @@ pub struct Found {
     pub alpn: Alpn,
     /// The client offers Encrypted ClientHello (RFC 9849), or pretends to: `host` may be an outer name only.
     pub ech: bool,
+    /// Where the hello of a client that offers TLS 1.3 ends: a second one may follow. `None`: none can.
+    pub end: Option<HelloEnd>,
+}
+
+/// Where a ClientHello ends in its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HelloEnd {
+    /// Octets of the stream up to there.
+    pub at: u32,
+    /// Its last record goes on behind it, which RFC 8446 forbids (section 5.1).
+    pub in_record: bool,
 }
 
 impl Found {
     /// Neither TLS nor HTTP, or not to be read with certainty.
-    pub const OTHER: Self = Self { protocol: Protocol::Other, host: None, alpn: Alpn::EMPTY, ech: false };
+    pub const OTHER: Self =
+        Self { protocol: Protocol::Other, host: None, alpn: Alpn::EMPTY, ech: false, end: None };
 
     /// What a request says once its name is read: a name that cannot be read makes the whole unidentified.
     fn named(protocol: Protocol, asked: Asked, alpn: Alpn) -> Self {
         match asked {
-            Asked::Name(name) => Self { protocol, host: Some(name), alpn, ech: false },
-            Asked::Nothing => Self { protocol, host: None, alpn, ech: false },
+            Asked::Name(name) => Self { protocol, host: Some(name), alpn, ech: false, end: None },
+            Asked::Nothing => Self { protocol, host: None, alpn, ech: false, end: None },
             Asked::Unreadable => Self::OTHER,
         }
     }

@@ -5,15 +5,15 @@
 //! ends it, before the hello or between its parts: an alert, early data or a change of cipher has no place there.
 
 use super::cursor::{Cursor, Piece};
-use super::{Outcome, hello};
+use super::{HelloEnd, Outcome, hello};
 
 /// Content type of handshake records.
 pub(super) const HANDSHAKE: u8 = 22;
-const RECORD_HEADER: usize = 5;
+pub(super) const RECORD_HEADER: usize = 5;
 /// The longest record that a server may take before keys are agreed: 2^14, and the 2048 octets that TLS 1.2
 /// grants to encrypted ones and some servers to all.
-const MAX_RECORD: usize = (1 << 14) + 2048;
-const CLIENT_HELLO: u8 = 1;
+pub(super) const MAX_RECORD: usize = (1 << 14) + 2048;
+pub(super) const CLIENT_HELLO: u8 = 1;
 /// Message type and length.
 const HANDSHAKE_HEADER: usize = 4;
 
@@ -54,7 +54,9 @@ impl Records {
             let total = self.total as usize;
             if total > 0 {
                 if have >= total {
-                    return hello::read(Cursor::new(prefix, 0, total, self::record));
+                    let end = record.data.start.saturating_add(total.saturating_sub(self.seen as usize));
+                    let end = HelloEnd { at: end as u32, in_record: end < record.data.end };
+                    return hello::read(Cursor::new(prefix, 0, total, self::record), end);
                 }
                 if least_end(&record, there, total.saturating_sub(have)) > limit {
                     return Outcome::OTHER;

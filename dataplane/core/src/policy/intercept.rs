@@ -199,8 +199,7 @@ impl Intercept {
         if !self.relays_at_syn {
             return None;
         }
-        let facts =
-            Facts { client, server, server_port: port, protocol: None, host: None, ech: false, alpn: &[] };
+        let facts = Facts::of_addresses(client, server, port);
         let first = self.enumerated().find(|(_, rule)| !rule.by_content() && rule.matches(&facts));
         first.filter(|(_, rule)| rule.action == Action::Relay).map(|(id, _)| id)
     }
@@ -254,6 +253,11 @@ impl Intercept {
         }
         let open = self.otherwise != self.unidentified || self.rules.iter().any(Rule::by_content);
         (!open).then_some(Decision { action: self.otherwise, cause: Cause::Otherwise })
+    }
+
+    /// Whether another hello of the same connection could be decided otherwise.
+    pub fn depends_on_content(&self, facts: &Facts<'_>) -> bool {
+        self.verify_host != VerifyHost::Off || self.decide_by_addresses(facts).is_none()
     }
 
     fn enumerated(&self) -> impl Iterator<Item = (RuleId, &Rule)> {

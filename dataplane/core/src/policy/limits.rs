@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Action;
+use super::{Action, Policy};
 use crate::sources::SourceLimits;
 
 /// No room to hold more bytes.
@@ -44,5 +44,17 @@ impl Default for Limits {
             source: SourceLimits::default(),
             source_over: Action::Drop,
         }
+    }
+}
+
+impl Policy {
+    /// How many holds one of `workers` is to have, which has room for `flows` connections, and the octets of each. `None`: it
+    /// says nothing of that.
+    pub fn hold_room(&self, workers: usize, flows: usize) -> Option<(usize, usize)> {
+        let held = self.limits.held?;
+        let hold = self.intercepts().iter().map(|intercept| intercept.hold_bytes).max().unwrap_or(0);
+        let (workers, flows) = (workers.max(1) as u64, flows as u64);
+        let count = (held / u64::from(hold).max(1)).min(flows * workers).div_ceil(workers).max(16);
+        Some((count.min(flows) as usize, hold as usize))
     }
 }

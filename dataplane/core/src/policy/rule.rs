@@ -28,6 +28,8 @@ pub struct RuleSpec {
     pub host_address: bool,
     /// The name is hidden by Encrypted ClientHello, or is not.
     pub ech: Option<bool>,
+    /// The client says another thing in its second hello than in its first, or does not.
+    pub hello_retry: Option<bool>,
     /// Client addresses; empty, and no list: any.
     pub from: Vec<IpNet>,
     /// Lists of client addresses. Shared, since they are large.
@@ -56,6 +58,7 @@ impl RuleSpec {
             host_none: false,
             host_address: false,
             ech: None,
+            hello_retry: None,
             from: Vec::new(),
             from_lists: Vec::new(),
             to: Vec::new(),
@@ -89,7 +92,11 @@ impl RuleSpec {
 
     /// Whether the rule needs the client's first bytes, so that it cannot be judged at the SYN.
     pub fn by_content(&self) -> bool {
-        self.by_host() || self.ech.is_some() || !self.alpn.is_empty() || self.protocol.is_some()
+        self.by_host()
+            || self.ech.is_some()
+            || self.hello_retry.is_some()
+            || !self.alpn.is_empty()
+            || self.protocol.is_some()
     }
 }
 
@@ -108,6 +115,7 @@ pub struct Rule {
     pub origin: String,
     host: Option<Hosts>,
     ech: Option<bool>,
+    hello_retry: Option<bool>,
     from: Option<Sets>,
     to: Option<Sets>,
     tcp: Option<TcpPorts>,
@@ -126,6 +134,7 @@ impl Rule {
             origin: spec.origin,
             host: Some(host).filter(|host| !host.is_empty()),
             ech: spec.ech,
+            hello_retry: spec.hello_retry,
             from: Sets::new(spec.from, spec.from_lists),
             to: Sets::new(spec.to, spec.to_lists),
             tcp: (!spec.tcp.is_empty()).then(|| spec.tcp.into_iter().collect()),
@@ -142,7 +151,11 @@ impl Rule {
 
     /// Whether the rule needs the client's first bytes, so that it cannot be judged at the SYN.
     pub fn by_content(&self) -> bool {
-        self.host.is_some() || self.ech.is_some() || !self.alpn.is_empty() || self.protocol.is_some()
+        self.host.is_some()
+            || self.ech.is_some()
+            || self.hello_retry.is_some()
+            || !self.alpn.is_empty()
+            || self.protocol.is_some()
     }
 
     /// The rule without its conditions: what is left to be told of it when it has decided.
@@ -176,6 +189,7 @@ impl Rule {
             Some(Protocol::Other) | None => (false, [].as_slice(), Protocol::Other),
         };
         self.protocol.is_none_or(|wanted| wanted == protocol)
+            && self.hello_retry.is_none_or(|wanted| wanted == facts.hello_retry)
             && self.ech.is_none_or(|wanted| known && wanted == facts.ech)
             && self.host.as_ref().is_none_or(|hosts| known && hosts.matches(facts.host))
             && (self.alpn.is_empty() || alpn.iter().any(|o| self.alpn.iter().any(|wanted| **wanted == **o)))
@@ -186,6 +200,7 @@ impl Rule {
     pub fn shadows(&self, later: &Self) -> bool {
         covers(&self.host, &later.host, Hosts::covers)
             && covers(&self.ech, &later.ech, |mine, theirs| mine == theirs)
+            && covers(&self.hello_retry, &later.hello_retry, |mine, theirs| mine == theirs)
             && covers(&self.from, &later.from, Sets::covers)
             && covers(&self.to, &later.to, Sets::covers)
             && covers(&self.tcp, &later.tcp, TcpPorts::covers)

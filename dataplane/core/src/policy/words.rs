@@ -146,6 +146,24 @@ pub struct Facts<'a> {
     pub ech: bool,
     /// The ALPN protocol names offered, each without its length octet.
     pub alpn: &'a [&'a [u8]],
+    /// These are of a second hello, after a HelloRetryRequest, that does not say what the first did.
+    pub hello_retry: bool,
+}
+
+impl Facts<'_> {
+    /// Nothing is known of what the client says.
+    pub const fn of_addresses(client: IpAddr, server: IpAddr, server_port: u16) -> Self {
+        Facts {
+            client,
+            server,
+            server_port,
+            protocol: None,
+            host: None,
+            ech: false,
+            alpn: &[],
+            hello_retry: false,
+        }
+    }
 }
 
 /// Why a decision was taken.
@@ -158,6 +176,8 @@ pub enum Cause {
     HostMismatch,
     /// `verify_host`: the name's addresses are not known, and the intercept's `unidentified` refuses.
     HostUnknown,
+    /// The second hello after a HelloRetryRequest would take the connection to another server than the first, or came unasked.
+    HelloRetry,
 }
 
 /// The answer of [`super::Intercept::decide`].

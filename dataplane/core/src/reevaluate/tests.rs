@@ -21,6 +21,8 @@ fn live(family: usize) -> Live<'static> {
         host: Some("a.example"),
         ech: false,
         alpn: &[b"h2"],
+        verified: None,
+        hello_retry: false,
     }
 }
 
@@ -95,5 +97,39 @@ fn connection_that_was_sent_stays_where_its_pool_still_has_the_server() {
         assert_eq!(judge(&to_pool, &gone).outcome, Outcome::Elsewhere);
         let signed = Live { signed: true, ..live(family) };
         assert_eq!(judge(&to_pool, &signed).outcome, Outcome::Ended);
+    }
+}
+
+/// What is known of a name decides under `verify_host`; no resolver is asked, so that what is not known stays.
+#[test]
+fn verify_host_is_judged_by_what_is_known_of_the_name() {
+    use crate::policy::VerifyHost;
+    let strict = policy(|spec| InterceptSpec {
+        verify_host: VerifyHost::Reset,
+        unidentified: Action::Drop,
+        ..spec.rule(by_alpn(Action::Allow))
+    });
+    let log = policy(|spec| InterceptSpec { verify_host: VerifyHost::Log, ..spec });
+    let rows = [
+        (Some(Verified::Matches), Outcome::Kept, Action::Allow),
+        (Some(Verified::Differs), Outcome::Ended, Action::Reset),
+        (Some(Verified::Unknown), Outcome::Ended, Action::Drop),
+        (None, Outcome::Unverified, Action::Allow),
+    ];
+    for (family, server) in SERVERS.into_iter().enumerate() {
+        for (verified, outcome, action) in rows {
+            let live = Live { verified, ..live(family) };
+            let again = judge(&strict, &live);
+            let decided = again.decision.map(|decision| decision.action);
+            assert_eq!((again.outcome, decided), (outcome, Some(action)), "{verified:?}");
+            assert_eq!(judge(&log, &live).outcome, Outcome::Kept, "what is logged passes");
+            // Nothing is compared where no name is asked for.
+            assert_eq!(judge(&strict, &Live { host: None, ..live }).outcome, Outcome::Kept);
+        }
+        let literal = server.parse::<SocketAddr>().unwrap().ip().to_string();
+        assert_eq!(judge(&strict, &Live { host: Some(&literal), ..live(family) }).outcome, Outcome::Kept);
+        let mut tally = Tally::default();
+        tally.count(&judge(&strict, &live(family)));
+        assert_eq!(tally, Tally { unverified: 1, ..Tally::default() });
     }
 }

@@ -65,8 +65,10 @@ impl Relay {
 
     /// How many of the octets that wait may be sent now, by the bandwidth; if none, the timer says when.
     fn allowed(&mut self, from: Side) -> u32 {
-        let (now, waiting) = (self.now, self.pipe_from(from).sendable());
         let to_client = from == Side::Server;
+        // Behind a first hello only what is no second one.
+        let clear = if to_client { u32::MAX } else { self.up.within(self.second.limit()) };
+        let (now, waiting) = (self.now, self.pipe_from(from).sendable().min(clear));
         let (Some(throttle), 1..) = (&mut self.throttle, waiting) else { return waiting };
         let allowed = throttle.allow(to_client, now, waiting);
         let [up, down] = &mut self.resumes;
@@ -132,6 +134,9 @@ impl Relay {
                 let mut deadline = self.idle_deadline();
                 if let Some(call) = self.call_deadline() {
                     deadline = deadline.min(call);
+                }
+                if let Some(second) = self.second.deadline() {
+                    deadline = deadline.min(second);
                 }
                 if let Gate::Held { until, .. } | Gate::Asked { until, .. } = self.gate
                     && self.unread.is_none()

@@ -19,6 +19,7 @@ impl Relay {
     pub(super) fn end_of_stream(&mut self, now: Nanos, from: Side) {
         if self.pipe_from(from).ended() {
             self.active = now;
+            self.second_ended(from);
         }
     }
 
@@ -62,6 +63,7 @@ impl Relay {
         if now >= self.idle_deadline() {
             return self.finish(Ending::Idle);
         }
+        self.second_timer(now);
         if let Gate::Held { until, .. } | Gate::Asked { until, .. } = self.gate
             && now >= until
         {

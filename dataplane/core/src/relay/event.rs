@@ -206,6 +206,17 @@ pub enum Ask {
     Unidentified(Unread),
     /// The resolver did not answer in time: decide without.
     Unverified,
+    /// Read what the server says, from octet `at` of its stream on: the answer goes to [`super::Relay::handle_answer`].
+    Answer { at: u32, span: Span },
+    /// Read what the client says behind its first hello: the answer goes to [`super::Relay::handle_behind`].
+    Behind { span: Span },
+    /// Read the second hello, which can never have more than `budget` octets: the answer goes to
+    /// [`super::Relay::handle_second`], as do those to the next two.
+    Second { span: Span, budget: u32 },
+    /// There will be no more of it to read: decide without.
+    SecondUnread,
+    /// The resolver did not answer in time about its name.
+    SecondUnverified,
 }
 
 /// Why the client's first bytes were not read to a result.

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::flow::key::{FlowKey, Tuple};
-use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId, ServerId};
+use crate::flow::second::HelloRetry;
+use crate::ids::{InterceptId, MAX_PORTS, Nanos, PoolId, PortId, ServerId};
 use crate::inspect::{ALPN_NAMES, Alpn, Found, Inspector, Name, Outcome};
 use crate::pace::Throttle;
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol, VerifyHost};
@@ -13,6 +14,9 @@ use crate::proxy::ProxyHeader;
 use crate::reevaluate::{self, Again, Evidence, Live};
 use crate::verify::{self, Answers, HostCheck, Need, Question, Verified};
 
+use crate::wire::addr::Endpoint;
+
+use super::second::Reading;
 use super::{Dispatch, Start, Towards, Unread, Verdict};
 
 /// The intercept that a connection belongs to.
@@ -45,22 +49,23 @@ pub struct Judgement {
 /// never made of two configurations.
 #[derive(Clone, Debug)]
 pub struct Judge {
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     intercept: Option<InterceptId>,
     /// The port that leads back to the client.
     from: Option<PortId>,
     client: SocketAddr,
-    server: SocketAddr,
+    pub(super) server: SocketAddr,
     inspector: Inspector,
-    judgement: Option<Judgement>,
+    pub(super) judgement: Option<Judgement>,
     /// What the addresses decide alone, while the name is sought to be verified.
     decided: Option<Decision>,
     /// How far the check of the name is (`verify_host`).
-    check: HostCheck,
+    pub(super) check: HostCheck,
     /// A resolver is to be asked, and was not yet.
     asks: bool,
     /// Where the verdict `send` gives it.
     dispatch: Option<Dispatch>,
+    pub(super) reading: Reading,
 }
 
 impl Judge {
@@ -79,6 +84,7 @@ impl Judge {
             check: HostCheck::None,
             asks: false,
             dispatch: None,
+            reading: Reading::default(),
         }
     }
 
@@ -127,15 +133,8 @@ impl Judge {
     }
 
     fn addresses(&self) -> Facts<'static> {
-        Facts {
-            client: self.client.ip().to_canonical(),
-            server: self.server.ip().to_canonical(),
-            server_port: self.server.port(),
-            protocol: None,
-            host: None,
-            ech: false,
-            alpn: &[],
-        }
+        let (client, server) = (self.client.ip().to_canonical(), self.server.ip().to_canonical());
+        Facts::of_addresses(client, server, self.server.port())
     }
 
     /// Shows the client's bytes so far. `None`: more are needed.
@@ -202,6 +201,12 @@ impl Judge {
         Some(self.intercept()?.rule(id)?.pace()?.throttle())
     }
 
+    /// What is known of the name without asking for it.
+    pub fn known(&self, answers: &Answers, now: Nanos) -> Option<Verified> {
+        let name = self.judgement?.host?;
+        answers.known(self.check, name.as_str(), &Endpoint::from(self.server).addr, now)
+    }
+
     /// The port that leads back to the client, where it is known.
     pub const fn port(&self) -> Option<PortId> {
         self.from
@@ -228,8 +233,14 @@ impl Judge {
     }
 
     /// Judges a connection that goes to `server` again, by another policy. The verdict stands where it is what becomes of
-    /// the connection. One that is not `connected` yet may need another server of the policy that it was picked from.
-    pub fn judge_again(&mut self, policy: &Arc<Policy>, server: SocketAddr, connected: bool) -> Again {
+    /// the connection; `verified` is what is known of its name. One that is not `connected` yet may need another server of the policy that it was picked from.
+    pub fn judge_again(
+        &mut self,
+        policy: &Arc<Policy>,
+        server: SocketAddr,
+        connected: bool,
+        verified: Option<Verified>,
+    ) -> Again {
         let mut room = [&[][..]; ALPN_NAMES];
         let found = self.judgement;
         let live = Live {
@@ -244,6 +255,8 @@ impl Judge {
             host: found.as_ref().and_then(|j| j.host.as_ref()).map(Name::as_str),
             ech: found.is_some_and(|j| j.ech),
             alpn: found.as_ref().map_or(&[][..], |j| j.alpn.list(&mut room)),
+            verified,
+            hello_retry: self.reading.retry == HelloRetry::Changed,
         };
         let again = reevaluate::judge(policy, &live);
         if let Some(decision) = again.decision
@@ -261,53 +274,64 @@ impl Judge {
             self.judgement = again.intercept.map(|_| Judgement { decision, ..found.unwrap_or(none) });
             self.intercept = again.intercept;
             self.dispatch = None;
-            self.policy = policy.decided();
+            self.keep(policy);
         }
         again
     }
 
     fn decide(&mut self, found: Option<&Found>, unread: Option<Unread>) -> Verdict {
-        let mut room = [&[][..]; ALPN_NAMES];
-        let host = found.and_then(|f| f.host);
-        let protocol = found.map(|f| f.protocol);
-        let host_name = host.as_ref().map(Name::as_str);
-        let alpn = found.map_or(&[][..], |f| f.alpn.list(&mut room));
-        let ech = found.is_some_and(|f| f.ech);
-        let facts = Facts { protocol, host: host_name, ech, alpn, ..self.addresses() };
-        let (mut decision, need) = match self.intercept() {
-            Some(intercept) => {
-                let decision = self.decided.unwrap_or_else(|| intercept.decide(&facts));
-                let hidden = intercept.is_hidden(&facts);
-                let need = match &host {
-                    Some(name) if is_let_on(decision) => {
-                        verify::need(intercept.verify_host, name, hidden, facts.server)
-                    }
-                    _ => Need::Nothing,
-                };
-                (decision, need)
-            }
-            None => (Decision { action: Action::Allow, cause: Cause::Otherwise }, Need::Nothing),
+        let (decision, waits) = self.rule_on(found, false);
+        let judgement = Judgement {
+            decision,
+            protocol: found.map(|f| f.protocol),
+            host: found.and_then(|f| f.host),
+            ech: found.is_some_and(|f| f.ech),
+            alpn: found.map_or(Alpn::EMPTY, |f| f.alpn),
+            unread,
         };
-        let alpn = found.map_or(Alpn::EMPTY, |f| f.alpn);
-        self.check = match need {
-            Need::Nothing => HostCheck::None,
-            Need::Known(verified) => HostCheck::Known(verified),
-            Need::Ask { waits: true } => HostCheck::Waiting,
-            Need::Ask { waits: false } => HostCheck::Asked,
-        };
-        self.asks = matches!(need, Need::Ask { .. });
-        if let Need::Known(verified) = need {
-            decision = self.ruled(verified, decision);
-        }
-        let judgement = Judgement { decision, protocol, host, ech, alpn, unread };
-        if self.check == HostCheck::Waiting {
+        if waits {
             self.judgement = Some(judgement);
             return Verdict::Wait;
         }
         self.settle(judgement)
     }
 
-    fn ruled(&self, verified: Verified, decision: Decision) -> Decision {
+    /// What the rules say of a hello, and whether that waits for a resolver. Of the first one it is noted whether a second may
+    /// follow that could be decided otherwise.
+    pub(super) fn rule_on(&mut self, found: Option<&Found>, is_second: bool) -> (Decision, bool) {
+        let mut room = [&[][..]; ALPN_NAMES];
+        let host = found.and_then(|f| f.host);
+        let facts = Facts {
+            protocol: found.map(|f| f.protocol),
+            host: host.as_ref().map(Name::as_str),
+            ech: found.is_some_and(|f| f.ech),
+            alpn: found.map_or(&[][..], |f| f.alpn.list(&mut room)),
+            hello_retry: is_second,
+            ..self.addresses()
+        };
+        let Some(intercept) = self.intercept() else {
+            return (Decision { action: Action::Allow, cause: Cause::Otherwise }, false);
+        };
+        let mut decision = self.decided.unwrap_or_else(|| intercept.decide(&facts));
+        let need = match &host {
+            Some(name) if is_let_on(decision) => {
+                verify::need(intercept.verify_host, name.as_str(), intercept.is_hidden(&facts), facts.server)
+            }
+            _ => Need::Nothing,
+        };
+        let end = found.and_then(|f| f.end).filter(|_| intercept.depends_on_content(&facts));
+        if !is_second {
+            self.reading = end.map(Reading::after).unwrap_or_default();
+        }
+        self.check = need.check();
+        self.asks = matches!(need, Need::Ask { .. });
+        if let Need::Known(verified) = need {
+            decision = self.ruled(verified, decision);
+        }
+        (decision, self.check == HostCheck::Waiting)
+    }
+
+    pub(super) fn ruled(&self, verified: Verified, decision: Decision) -> Decision {
         match self.intercept() {
             Some(i) => verify::rule(i.verify_host, verified, i.unidentified, decision),
             None => decision,
@@ -333,6 +357,9 @@ impl Judge {
 
     /// The resolver's answer, or that there was none. A verdict comes of it where the connection waits for one.
     pub fn verified(&mut self, verified: Verified) -> Option<Verdict> {
+        if let Some(server) = self.reading.waits {
+            return self.second_verified(verified, server);
+        }
         let before = std::mem::replace(&mut self.check, HostCheck::Known(verified));
         match (before, self.judgement) {
             (HostCheck::Waiting, Some(judgement)) => {
@@ -355,7 +382,7 @@ impl Judge {
     /// What the machine is told.
     fn settle(&mut self, judgement: Judgement) -> Verdict {
         self.judgement = Some(judgement);
-        self.policy = self.policy.decided();
+        self.keep(&self.policy.clone());
         match judgement.decision.action {
             Action::Allow | Action::Relay => Verdict::Pass,
             Action::Reset => Verdict::Reset,

@@ -60,6 +60,11 @@ impl Pipe {
         Some(span)
     }
 
+    /// How many octets of the first `limit` of the stream are not sent yet.
+    pub fn within(&self, limit: u64) -> u32 {
+        u32::try_from(limit.saturating_sub(self.sent)).unwrap_or(u32::MAX)
+    }
+
     /// Octets that a send could take; 0 while one is under way.
     pub fn sendable(&self) -> u32 {
         if self.sending.is_some() || self.shut { 0 } else { self.level.min(self.capacity - self.start) }
@@ -81,6 +86,19 @@ impl Pipe {
         let due = self.ended && self.level == 0 && self.sending.is_none() && !self.shut;
         self.shut |= due;
         due
+    }
+
+    /// Where the octets behind the first `octet` of the stream stand, as far as they lie together; none where that was sent.
+    pub fn from_octet(&self, octet: u64) -> Span {
+        let before = u32::try_from(octet.saturating_sub(self.sent)).unwrap_or(u32::MAX).min(self.level);
+        let at = self.wrap(self.start, before);
+        Span { at, len: (self.level - before).min(self.capacity - at) }
+    }
+
+    /// Where the last `len` octets received stand, which lie together when one receive brought them.
+    pub fn last(&self, len: u32) -> Span {
+        let len = len.min(self.level);
+        Span { at: self.wrap(self.start, self.level - len), len }
     }
 
     /// False when no receive was under way, or it was for less.

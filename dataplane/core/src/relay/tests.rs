@@ -1,4 +1,5 @@
 mod judged;
+mod second;
 mod sent;
 mod sim;
 mod verified;
@@ -102,7 +103,7 @@ fn held_asks_why_it_goes_unread() {
         let asks: Vec<Ask> = std::iter::from_fn(|| relay.poll_ask()).collect();
         let unread = asks.iter().find_map(|ask| match ask {
             Ask::Unidentified(why) => Some(*why),
-            Ask::Inspect { .. } | Ask::Unverified => None,
+            _ => None,
         });
         assert_eq!(unread, expected, "{name}: {asks:?}");
     }

@@ -34,6 +34,12 @@ impl<F: Frame> Pipeline<F> {
         if meta.flags.syn() {
             return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
         }
+        if flow.second.is_expected()
+            && side == Side::Client
+            && meta.seq.add(meta.payload_len()).after(flow.second.read)
+        {
+            return self.discard(packet.frame, DropReason::Midstream, out);
+        }
         let (hold, is_held) = (flow.hold, flow.hold != Flow::NO_HOLD && side == Side::Client);
         if is_held {
             held::calm(&mut packet);

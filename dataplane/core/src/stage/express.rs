@@ -107,6 +107,8 @@ impl<F: Frame> Pipeline<F> {
             Err(Stay::Undecided)
         } else if flow.hold != Flow::NO_HOLD || waits {
             Err(Stay::Unacknowledged)
+        } else if !flow.is_settled() {
+            Err(Stay::Unanswered)
         } else if flow.client.fin || flow.server.fin {
             Err(Stay::Ending)
         } else if flow.unsummed {

@@ -106,7 +106,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// All that may be held is held already.
-    fn no_hold(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn no_hold(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         self.discard(packet.frame, DropReason::HoldFull, out);
         let dialing = self.flows.get(slot).is_some_and(|flow| flow.stage == Stage::Dialing);
         let action = match self.policy.limits.held_full {

@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod open;
 pub mod reevaluate;
 pub mod refused;
+pub mod second;
 pub mod splice;
 pub mod timers;
 pub mod verifying;

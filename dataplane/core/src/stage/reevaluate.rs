@@ -3,12 +3,14 @@
 
 use crate::drop::PuntReason;
 use crate::flow::record::{Flow, Stage, Verdict};
+use crate::flow::second::HelloRetry;
 use crate::frame::Frame;
 use crate::ids::{Nanos, PortId};
 use crate::inspect::{ALPN_NAMES, Alpn};
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Handshake, Policy};
 use crate::reevaluate::{Again, Evidence, Live, Outcome, Standing, Tally, judge};
+use crate::verify::Verified;
 use crate::wire::addr::Endpoint;
 
 use super::held::refusal;
@@ -62,6 +64,8 @@ impl<F: Frame> Pipeline<F> {
             host: self.names.get(flow.name),
             ech: flow.ech,
             alpn: alpn.list(&mut room),
+            verified: self.known_of(flow),
+            hello_retry: flow.second.retry == HelloRetry::Changed,
         };
         let again = judge(&self.policy, &live);
         tally.count(&again);
@@ -84,6 +88,11 @@ impl<F: Frame> Pipeline<F> {
             (flow.intercept, flow.epoch) = (again.intercept.unwrap_or(flow.intercept), epoch);
             flow.verdict = Some(verdict);
         }
+    }
+
+    /// What is known of a connection's name without asking for it.
+    pub(crate) fn known_of(&self, flow: &Flow) -> Option<Verified> {
+        self.answers.known(flow.check, self.names.get(flow.name)?, &flow.tuple().dst.addr, self.now)
     }
 
     /// The ALPN names that a connection's client offered.

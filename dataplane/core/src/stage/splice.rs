@@ -6,6 +6,7 @@ use crate::flow::record::{Flow, Side};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::pipeline::{Output, Pipeline};
+use crate::tcp::seq::Seq;
 use crate::tcp::track::{self, Rst};
 use crate::wire::edit;
 
@@ -15,7 +16,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn splice(&mut self, slot: u32, side: Side, mut packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         // As long as the server may still be waiting for inspected bytes, it takes them as they were inspected.
-        if flow.hold != Flow::NO_HOLD && side == Side::Client {
+        if side == Side::Client && (flow.hold != Flow::NO_HOLD || flow.second.is_expected()) {
             held::calm(&mut packet);
         }
         if matches!(flow.place, Place::Entering | Place::Express) {
@@ -55,6 +56,12 @@ impl<F: Frame> Pipeline<F> {
                 _ => {}
             }
         }
+        if self.flows.get(slot).is_some_and(|flow| flow.second.is_expected()) {
+            packet = match self.before_second(slot, side, packet, out) {
+                Some(packet) => packet,
+                None => return,
+            };
+        }
         if let Some(packet) = self.behind_header(slot, side, packet, out) {
             self.pass(slot, side, packet, out);
             self.may_enter(slot, out);
@@ -91,18 +98,23 @@ impl<F: Frame> Pipeline<F> {
         Some(packet)
     }
 
-    fn inspected_is_acked(&self, hold: u32, ack: crate::tcp::seq::Seq) -> bool {
-        self.holds.get(hold).is_some_and(|h| !ack.before(h.start.add(self.holds.inspected(hold))))
+    fn inspected_is_acked(&self, hold: u32, ack: Seq) -> bool {
+        let acked = |start: Seq| !ack.before(start.add(self.holds.inspected(hold)));
+        self.holds.get(hold).is_some_and(|h| acked(h.start) && h.frames.is_empty())
     }
 
     fn splice_rst(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+        let follows = side == Side::Client && self.follows_second(slot, packet.meta.seq);
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
-        match track::judge_rst(flow, side, &packet.meta) {
+        let verdict = track::judge_rst(flow, side, &packet.meta);
+        let is_read = flow.hold == Flow::NO_HOLD && !flow.second.is_expected();
+        match if follows { Rst::Ends } else { verdict } {
             // The server may neither get this one nor have got what was inspected: the client could see to that with a
             // TTL. So the RST is made here, and the bytes stay for comparison.
-            Rst::Ends if side == Side::Client && flow.hold != Flow::NO_HOLD => {
-                let next = packet.meta.seq;
+            Rst::Ends if side == Side::Client && !is_read => {
+                let next = if follows { flow.client.nxt } else { packet.meta.seq };
                 self.discard(packet.frame, DropReason::Ended, out);
+                self.drop_unread(slot, out);
                 self.reset_server_at(slot, next, out);
                 self.close(slot, timers::CLOSED);
             }

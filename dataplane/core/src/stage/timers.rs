@@ -4,6 +4,7 @@
 
 use crate::drop::DropReason;
 use crate::flow::record::{Flow, Stage};
+use crate::flow::second::Expected;
 use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::{KernelOp, Output, Pipeline};
@@ -43,10 +44,12 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return };
         let (passes, waiting) = (flow.passes(), flow.check == HostCheck::Waiting);
         let (stage, seen, held, key) = (flow.stage, flow.seen, flow.hold != Flow::NO_HOLD, flow.key);
+        let second = flow.second.expected;
         match stage {
             Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
             Stage::SynRcvd => self.syn_ack_timer(slot, out),
             Stage::Dialing => self.syn_timer(slot, out),
+            Stage::Splice if let Expected::Held { until } = second => self.second_overdue(slot, until, out),
             Stage::Splice if self.header_timer(slot, out) => {}
             Stage::Answered | Stage::Held if waiting => self.unverified(slot, out),
             // A client that says nothing, or waits for the server to speak.

@@ -26,7 +26,7 @@ impl<F: Frame> Pipeline<F> {
             return Need::Nothing;
         }
         let destination = flow.tuple().dst.addr;
-        match (verify::need(ruling.verify_host, name, ruling.is_hidden, destination.ip()), known) {
+        match (verify::need(ruling.verify_host, name.as_str(), ruling.is_hidden, destination.ip()), known) {
             (Need::Ask { .. }, Some(verified)) => Need::Known(verified),
             (Need::Ask { waits }, None) => {
                 let remembered = self.answers.get(self.answers.tag(name.as_str(), &destination), self.now);
@@ -74,6 +74,13 @@ impl<F: Frame> Pipeline<F> {
                 let same = |name: &str| answer.waits && self.answers.tag(name, &destination) == answer.tag;
                 if found.host.is_some_and(|name| same(name.as_str())) {
                     self.conclude(slot, Some(&found), Some(answer.verified), out);
+                }
+            }
+            HostCheck::Waiting if flow.stage == Stage::Splice && flow.second.is_expected() => {
+                let Some(found) = self.holds.found(flow.hold) else { return };
+                let same = |name: &str| answer.waits && self.answers.tag(name, &destination) == answer.tag;
+                if found.host.is_some_and(|name| same(name.as_str())) {
+                    self.judge_second(slot, Some(&found), Some(answer.verified), out);
                 }
             }
             HostCheck::Asked if !answer.waits => {

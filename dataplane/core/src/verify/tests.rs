@@ -30,7 +30,7 @@ fn address_literals_need_no_resolver_but_for_the_log() {
     ];
     for (text, hidden, destination, off, log, reset) in rows {
         for (mode, wanted) in [(VerifyHost::Off, off), (VerifyHost::Log, log), (VerifyHost::Reset, reset)] {
-            let got = need(mode, &name(text), hidden, destination.parse().unwrap());
+            let got = need(mode, name(text).as_str(), hidden, destination.parse().unwrap());
             assert_eq!(got, wanted, "{text} {hidden} {destination} {mode:?}");
         }
     }

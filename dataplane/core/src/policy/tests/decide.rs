@@ -95,6 +95,7 @@ fn first_match_wins_on_both_families() {
                 host: row.host,
                 ech: false,
                 alpn: row.alpn,
+                hello_retry: false,
             };
             let (action, cause) = row.expected;
             assert_eq!(intercept.decide(&facts), Decision { action, cause }, "row {n}: {facts:?}");
@@ -186,6 +187,7 @@ fn missing_literal_and_hidden_names_are_conditions() {
                 host: *host,
                 ech: *ech,
                 alpn: &[],
+                hello_retry: false,
             };
             let taken = policy.intercepts()[0].decide(&facts).cause == rule(0);
             assert_eq!(taken, *expected, "row {n}: {facts:?}");
@@ -207,7 +209,7 @@ fn every_name_is_public_where_the_list_says_so() {
         (Some("any.example"), false, Action::Allow),
     ] {
         let (client, server) = (ip(CLIENT[0]), ip(SERVER[0]));
-        let facts = Facts { client, server, server_port: 443, protocol: Some(Tls), host, ech, alpn: &[] };
+        let facts = Facts { protocol: Some(Tls), host, ech, ..Facts::of_addresses(client, server, 443) };
         assert_eq!(policy.intercepts()[0].decide(&facts).action, action, "{facts:?}");
     }
 }
@@ -243,6 +245,7 @@ fn lists_of_addresses_are_conditions_with_those_written() {
             host: None,
             ech: false,
             alpn: &[],
+            hello_retry: false,
         };
         assert_eq!(intercept.decide(&facts).action, action, "{facts:?}");
     }
@@ -316,6 +319,7 @@ fn relay_by_content_is_refused_unless_the_handshake_is_relay() {
         host: Some("a.example"),
         ech: false,
         alpn: &[],
+        hello_retry: false,
     };
     assert_eq!(relay.decide(&facts), Decision { action: Action::Relay, cause: Cause::Rule(RuleId(0)) });
 }

@@ -1,6 +1,17 @@
 //! The machine against a world that completes operations in any order, in parts, late, and with failures.
 
 use super::*;
+use crate::inspect::{Behind, Watch};
+
+/// A client that says its hello again behind other records, and a server that asks for that or does not.
+struct Second {
+    begins: usize,
+    ends: usize,
+    /// What was read tells that client octets may pass.
+    open: bool,
+    watch: Watch,
+    behind: Behind,
+}
 
 /// SplitMix64: a run is its seed.
 struct Rng(u64);
@@ -79,7 +90,37 @@ struct World {
     faults: bool,
     /// The most octets held, and the bound.
     budget: u32,
+    /// Octets of the first hello, and the second.
+    hello: u32,
+    second: Option<Second>,
     log: Vec<String>,
+}
+
+impl Second {
+    /// A hello, other records, another hello, and the rest of the stream; its server asks, or says something else.
+    fn put_into(rng: &mut Rng, streams: &mut [Stream; 2]) -> (u32, Option<Self>) {
+        let record = |kind: u8, len: u32| {
+            let mut out = vec![kind, 3, 3];
+            out.extend((len as u16).to_be_bytes());
+            out.resize(5 + len as usize, 1);
+            out
+        };
+        let mut client = record(22, 20 + rng.below(40));
+        let hello = client.len() as u32;
+        (0..rng.below(4)).for_each(|_| client.extend(record(20 + 3 * rng.below(2) as u8, rng.below(90))));
+        let begins = client.len();
+        client.extend(record(22, 1 + rng.below(60)));
+        let ends = client.len();
+        client.append(&mut streams[0].source);
+        streams[0].source = client;
+        if rng.chance(60) {
+            let mut server = super::second::retry_request();
+            server.append(&mut streams[1].source);
+            streams[1].source = server;
+        }
+        let second = Self { begins, ends, open: false, watch: Watch::default(), behind: Behind::default() };
+        (hello, Some(second))
+    }
 }
 
 fn index(side: Side) -> usize {
@@ -98,7 +139,9 @@ impl World {
             let source = (0..len).map(|_| rng.next() as u8).collect();
             Stream { source, buffer: vec![0; buffer as usize], ..Stream::default() }
         };
-        let streams = [stream(), stream()];
+        let mut streams = [stream(), stream()];
+        let (hello, second) =
+            if held && rng.chance(50) { Second::put_into(&mut rng, &mut streams) } else { (0, None) };
         let send = rng.chance(40);
         let from = if rng.chance(50) { LocalEnd::Client } else { LocalEnd::Gateway };
         let verdict = match rng.below(if faults { 4 } else { 1 }) {
@@ -137,6 +180,8 @@ impl World {
             cancelled: false,
             faults,
             budget: bytes.min(buffer),
+            hello,
+            second,
             log: Vec::new(),
         }
     }
@@ -172,6 +217,10 @@ impl World {
                     assert!(self.waits, "nobody was asked");
                     true
                 }
+                ask => {
+                    self.ask_second(ask);
+                    continue;
+                }
             };
             if answer && matches!(ask, Ask::Inspect { .. }) && self.rng.chance(30) {
                 // A resolver is asked first.
@@ -192,7 +241,49 @@ impl World {
         let verdict = self.verdict.take().expect("asked once answered");
         self.log.push(format!("-> {verdict:?}"));
         self.passed = matches!(verdict, Verdict::Pass | Verdict::Send { .. });
+        if self.second.is_some() && self.passed {
+            self.relay.expect_second(self.hello, self.budget, Nanos::from_secs(3));
+            // A server that speaks before the verdict cannot ask any more.
+            if self.streams[1].taken > 0 || self.streams[1].eof_seen {
+                self.second = None;
+            }
+        }
         self.relay.handle_verdict(self.now, verdict);
+    }
+
+    /// What a judge would answer.
+    fn ask_second(&mut self, ask: Ask) {
+        let octets = |stream: &Stream, span: Span| {
+            stream.buffer[span.at as usize..(span.at + span.len) as usize].to_vec()
+        };
+        let second = self.second.as_mut().expect("one is expected");
+        self.log.push(format!("{ask:?}"));
+        match ask {
+            Ask::Answer { at, span } => {
+                let bytes = octets(&self.streams[1], span);
+                assert_eq!(bytes, self.streams[1].source[at as usize..][..bytes.len()], "in their order");
+                let said = second.watch.read(at, &bytes);
+                second.open |= said == crate::inspect::Said::Other;
+                self.relay.handle_answer(said);
+            }
+            Ask::Behind { span } => {
+                let next = second.behind.read(&octets(&self.streams[0], span));
+                self.relay.handle_behind(next, span.len);
+            }
+            Ask::Second { span, budget } => {
+                let bytes = octets(&self.streams[0], span);
+                assert_eq!(bytes, self.streams[0].source[second.begins..][..bytes.len()], "from its start");
+                if bytes.len() >= second.ends - second.begins || span.len >= budget {
+                    second.open = true;
+                    self.relay.handle_second(self.now, Verdict::Pass);
+                }
+            }
+            ask => {
+                assert_eq!(ask, Ask::SecondUnread);
+                second.open = true;
+                self.relay.handle_second(self.now, Verdict::Pass);
+            }
+        }
     }
 
     fn command(&mut self, command: Command) {
@@ -205,6 +296,10 @@ impl World {
             }
             Command::Send { to, span } => {
                 assert!(to == Side::Client || self.passed, "client bytes before the verdict");
+                if let (Side::Server, Some(second)) = (to, &self.second) {
+                    let end = self.streams[0].sink.len() + span.len as usize;
+                    assert!(second.open || end <= second.begins, "a second hello before it was judged");
+                }
                 self.begin(Op::Send(to, span));
             }
             Command::Watch(side) => self.begin(Op::Watch(side)),
@@ -333,6 +428,10 @@ impl World {
         let left = stream.source.len() - stream.taken;
         if left == 0 {
             stream.eof_seen = true;
+            if let (Side::Server, Some(second)) = (from, &mut self.second) {
+                // Too little for anything.
+                second.open |= stream.source.len() < Watch::LEN as usize;
+            }
             return Event::Eof(from);
         }
         let len = 1 + self.rng.below(span.len.min(left as u32)) as usize;
