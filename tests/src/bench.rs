@@ -317,11 +317,19 @@ impl Bench {
 
     /// The handshake and an allowed first request, not acknowledged; returns its length.
     pub fn allowed(&mut self) -> u32 {
+        self.allowed_to_ask(&crate::hello::client_hello("fine.example", 0))
+    }
+
+    /// The same, of a request that is no ClientHello: no second one can follow.
+    pub fn allowed_http(&mut self) -> u32 {
+        self.allowed_to_ask(&crate::hello::http_request("fine.example"))
+    }
+
+    fn allowed_to_ask(&mut self, request: &[u8]) -> u32 {
         self.handshake();
-        let hello = crate::hello::client_hello("fine.example", 0);
-        let came = self.lan(&self.c(0).payload(&hello), &[Moved::Allowed]);
-        assert_eq!(came.one_to_server().payload, hello);
-        hello.len() as u32
+        let came = self.lan(&self.c(0).payload(request), &[Moved::Allowed]);
+        assert_eq!(came.one_to_server().payload, request);
+        request.len() as u32
     }
 
     /// A frame arrives. Exactly these counters move, each once for each time it is named.

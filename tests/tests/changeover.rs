@@ -1,7 +1,7 @@
 //! Into the express lane and out of it. The program is played here: what it carries does not come to the pipeline.
 
 use weir_core::drop::DropReason;
-use weir_core::express::{Adopted, Carried, ExpressOp, Lanes, Names, Passed};
+use weir_core::express::{Adopted, Carried, ExpressOp, Lanes, Names, Passed, Stay};
 use weir_core::flow::key::Tuple;
 use weir_core::ids::Nanos;
 use weir_core::tcp::seq::Seq;
@@ -26,7 +26,7 @@ fn lanes() -> Lanes {
 fn carried(family: Family, setup: Setup) -> (Bench, u32, Carried) {
     let mut b = Bench::of(family, setup);
     b.pipe.set_lanes(lanes());
-    let n = b.allowed();
+    let n = b.allowed_http();
     b.wan(&b.s(0, n), &[]);
     let ops = pass(&mut b, n, 20);
     let [ExpressOp::Enter(carried)] = ops[..] else { panic!("one enters: {ops:?}") };
@@ -42,6 +42,37 @@ fn pass(b: &mut Bench, n: u32, packets: u32) -> Vec<ExpressOp> {
         b.wan(&b.s(0, n), &[]).one_to_client();
     }
     std::mem::take(&mut b.out.express)
+}
+
+/// What the server says first is what tells whether it asks for a second ClientHello.
+#[test]
+fn tls_connection_stays_with_its_worker_until_the_server_has_answered() {
+    for family in BOTH {
+        let mut b = Bench::of(family, Setup::new());
+        b.pipe.set_lanes(lanes());
+        let n = b.allowed();
+        b.wan(&b.s(0, n), &[]);
+        assert_eq!(pass(&mut b, n, 40), []);
+        let view = b.pipe.views(b.now, 0, 1).0.remove(0);
+        assert_eq!(
+            (view.lane, view.lane_reason),
+            (Some("worker"), Some(Stay::Unanswered.name())),
+            "{view:?}"
+        );
+        // A ServerHello with a random of its own.
+        let hello = [&[22, 3, 3, 0, 90, 2, 0, 0, 86, 3, 3][..], &[7; 32], &[0; 52]].concat();
+        b.wan(&b.s(0, n).payload(&hello), &[]);
+        let said = hello.len() as u32;
+        let mut ops = Vec::new();
+        for _ in 0..20 {
+            let mut c = b.c(n);
+            c.ack = c.ack.wrapping_add(said);
+            b.lan(&c, &[]).one_to_server();
+            b.wan(&b.s(said, n), &[]).one_to_client();
+            ops.append(&mut b.out.express);
+        }
+        assert!(matches!(ops[..], [ExpressOp::Enter(_)]), "{ops:?}");
+    }
 }
 
 fn lane(b: &Bench) -> Option<&'static str> {
@@ -66,7 +97,7 @@ fn allowed_connection_enters_once_what_was_inspected_is_acknowledged() {
     for family in BOTH {
         let mut b = Bench::new(family);
         b.pipe.set_lanes(lanes());
-        let n = b.allowed();
+        let n = b.allowed_http();
         for _ in 0..20 {
             b.wan(&b.s(0, n - 1), &[]);
             b.lan(&b.c(n), &[]);
@@ -90,7 +121,7 @@ fn quiet_connection_enters_after_a_moment_and_one_without_a_lane_never() {
         for has_lane in [true, false] {
             let mut b = Bench::new(family);
             b.pipe.set_lanes(if has_lane { lanes() } else { Lanes::NONE });
-            let n = b.allowed();
+            let n = b.allowed_http();
             b.wan(&b.s(0, n), &[]);
             b.wait(Nanos::from_millis(1500), &[]);
             assert_eq!(b.out.express.len(), usize::from(has_lane));
