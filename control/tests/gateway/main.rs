@@ -32,6 +32,7 @@ mod refusals;
 mod relayed_sends;
 mod reload;
 mod repair;
+mod retry;
 mod returns;
 mod roads;
 mod send;
