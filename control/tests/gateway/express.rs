@@ -174,6 +174,45 @@ fn wires_that_take_no_frames_any_more_give_the_connection_back_to_its_worker() {
 }
 
 #[test]
+fn killed_weir_breaks_nothing_in_the_lane_and_the_next_one_takes_it_over() {
+    for handshake in ["answer", "through"] {
+        let settings = Settings { express: "always", ..sending(handshake, &servers(1, HTTP), "") };
+        play(&settings, |world| {
+            ready(world);
+            let hosts = [ALLOWED, POOLED];
+            let of = |(family, host)| {
+                let mut stream = world.connect(family, HTTP);
+                into_the_lane(world, &mut stream, host);
+                (stream, host)
+            };
+            let each = Family::BOTH.into_iter().flat_map(|family| hosts.map(|host| (family, host)));
+            let mut streams: Vec<(TcpStream, &str)> = each.map(of).collect();
+            world.weir.kill();
+            for (stream, host) in &mut streams {
+                let response = fetch(stream, host, MIB).expect("an answer while there is no weir");
+                assert!(response.is_intact(), "{response:?}");
+            }
+            world.weir.start();
+            for (stream, host) in &mut streams {
+                let flow = world.weir.flow(stream.local_addr().unwrap());
+                assert_eq!(
+                    (flow["lane"].as_str(), flow["reason"].as_str()),
+                    (Some("express"), Some("adopted")),
+                    "{flow}"
+                );
+                exchange_intact(stream, host, MIB);
+            }
+            drop(streams);
+            assert_empty(world);
+            for family in Family::BOTH {
+                fetch_intact(&mut world.connect(family, HTTP), MIB);
+            }
+            assert_idle(&world.weir);
+        });
+    }
+}
+
+#[test]
 fn what_is_in_the_lane_ends_well_without_any_weir_and_clean_removes_its_traces() {
     for handshake in ["answer", "through"] {
         play(&Settings { handshake, ..always() }, |world| {
