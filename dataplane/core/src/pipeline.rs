@@ -6,7 +6,6 @@
 //! answered at once), `kernel`, `punt`, `tx`, `again`, `express`.
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::drop::{Counters, DropReason, PuntReason};
@@ -23,7 +22,7 @@ use crate::hold::{Holds, Packet, Room};
 use crate::ids::{InterceptId, Nanos, PoolId, PortId, PortSet, ServerId};
 use crate::inspect::Found;
 use crate::parse::FragmentMeta;
-use crate::policy::{Intercept, Policy, Source};
+use crate::policy::{Intercept, Policy};
 use crate::ports::PortAllocator;
 use crate::rewrite::HopCache;
 use crate::sources::Sources;
@@ -32,7 +31,7 @@ use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
 use crate::tcp::shown::Shown;
 use crate::verify::{Answers, Question};
-use crate::wire::addr::{Addr, Endpoint};
+use crate::wire::addr::Addr;
 use crate::wire::edit;
 use crate::wire::icmp::IcmpMeta;
 
@@ -209,7 +208,7 @@ impl<F: Frame> Pipeline<F> {
     pub fn new(config: &Config, policy: Arc<Policy>, fib: Arc<Fib>, now: Nanos) -> Self {
         let hasher = FlowHasher::new(config.seed);
         let mut ports = PortAllocator::new();
-        ports.prepare(gateway_ports(&policy));
+        ports.prepare(policy.gateway_ports());
         Self {
             legs: Legs::new(config.flows.fast, hasher.clone()),
             ports,
@@ -251,7 +250,7 @@ impl<F: Frame> Pipeline<F> {
     /// New rules or routes. Connections keep the verdict they have.
     pub fn set_snapshot(&mut self, now: Nanos, policy: Arc<Policy>, fib: Arc<Fib>) {
         self.now = now;
-        self.ports.prepare(gateway_ports(&policy));
+        self.ports.prepare(policy.gateway_ports());
         self.note_intercepts(&policy);
         self.resize_holds(&policy);
         self.policy = policy;
@@ -593,10 +592,4 @@ impl<F: Frame> Pipeline<F> {
             }
         }
     }
-}
-
-/// Servers that the gateway connects to from addresses of its own, and the ports for that.
-fn gateway_ports(policy: &Policy) -> impl Iterator<Item = (Endpoint, RangeInclusive<u16>)> + '_ {
-    let pools = policy.pools().iter().filter(|pool| pool.source == Source::Gateway);
-    pools.flat_map(|pool| pool.servers.iter().map(|server| (server.endpoint(), pool.ports.clone())))
 }

@@ -26,6 +26,7 @@ mod words;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -121,6 +122,12 @@ impl Policy {
 
     pub fn pool(&self, id: PoolId) -> Option<&Pool> {
         self.pools.get(usize::from(id.0))
+    }
+
+    /// Servers that the gateway connects to from addresses of its own, and the ports for that.
+    pub fn gateway_ports(&self) -> impl Iterator<Item = (Endpoint, RangeInclusive<u16>)> + '_ {
+        let pools = self.pools().iter().filter(|pool| pool.source == Source::Gateway);
+        pools.flat_map(|pool| pool.servers.iter().map(|server| (server.endpoint(), pool.ports.clone())))
     }
 
     /// Whether some pool has a server there.
