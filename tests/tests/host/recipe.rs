@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use weir_control::host::{IptablesPlan, Status};
 
-use crate::space::{assert_same, dump, gateway, host, isolated, settled, sh, spec};
+use crate::space::{assert_same, dump, gateway, host, isolated, sh, spec};
 use crate::tproxy::{V4, V6, assert_roads, at, echo, everything, lab, web};
 
 fn plan(of: &weir_control::host::HostSpec) -> IptablesPlan {
@@ -55,7 +55,6 @@ isolated! {
 isolated! {
     fn what_is_taken_out_is_missing_and_the_script_mends_it() {
         gateway();
-        settled();
         let spec = spec();
         pipe(&plan(&spec).to_string());
         let whole = sh("iptables-save; ip6tables-save").lines().filter(|l| !l.starts_with('#')).count();
@@ -79,7 +78,6 @@ isolated! {
 isolated! {
     fn chains_of_another_configuration_are_conflicting_and_replaced_and_those_of_somebody_else_foreign() {
         gateway();
-        settled();
         let bare = dump();
         let spec = spec();
         pipe(&plan(&spec).to_string());

@@ -2,7 +2,7 @@
 
 use weir_control::host::{Host, HostError, HostSpec, Step};
 
-use crate::space::{assert_same, dump, gateway, host, isolated, settled, sh, spec};
+use crate::space::{assert_same, dump, gateway, host, isolated, sh, spec};
 
 /// Other numbers than [`spec`]'s, and other intercepts.
 pub fn other() -> HostSpec {
@@ -44,7 +44,6 @@ fn every_step(spec: &HostSpec) -> usize {
 isolated! {
     fn any_step_failing_on_a_bare_host_leaves_it_as_it_was() {
         gateway();
-        settled();
         sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wan.forwarding=1");
         let steps = every_step(&spec());
         assert!(steps >= 12, "{steps}");
@@ -55,7 +54,6 @@ isolated! {
 isolated! {
     fn any_step_failing_between_two_configurations_leaves_the_first() {
         gateway();
-        settled();
         let bare = dump();
         host(async |h| h.apply(&spec()).await).unwrap();
         let first = dump();
@@ -73,7 +71,6 @@ isolated! {
 isolated! {
     fn step_refused_by_the_kernel_itself_leaves_the_first_configuration() {
         gateway();
-        settled();
         host(async |h| h.apply(&spec()).await).unwrap();
         let before = dump();
         // The folder of the journal cannot be written: the step after the address fails in earnest.

@@ -69,15 +69,18 @@ pub fn sh(line: &str) -> String {
 
 /// A gateway's devices: `lan` and `wan` (with peers that nobody serves) and weir's two TUN devices.
 pub fn gateway() {
+    // Addresses are there at once, and no test is about duplicates of them.
+    sh("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.dad_transmits=0");
     sh("ip link add lan type veth peer name lanp && ip link add wan type veth peer name wanp");
     sh("for d in lan lanp wan wanp; do ip link set $d up; done");
     sh("ip addr add 10.1.0.1/24 dev lan && ip addr add 10.2.0.1/24 dev wan");
     sh("ip addr add fd01::1/64 dev lan nodad && ip addr add fd02::1/64 dev wan nodad");
     sh("for d in weir-relay weir-punt; do ip tuntap add $d mode tun && ip link set $d up; done");
+    settled();
 }
 
-/// Waits until the devices of [`gateway`] have their link-local addresses, which come by themselves.
-pub fn settled() {
+/// Waits until the four devices have their link-local addresses, which come by themselves.
+fn settled() {
     let there = "test $(ip -6 addr show scope link | grep -c inet6) = 4 && ! ip addr | grep -q tentative";
     sh(&format!("for i in $(seq 500); do if {there}; then exit 0; fi; sleep 0.02; done; exit 1"));
 }
