@@ -23,6 +23,7 @@ fn every_example_is_valid_without_a_warning() {
 fn gateway_example_shows_the_defaults() {
     let text = std::fs::read_to_string(folder().join("gateway.toml")).unwrap();
     let keys = [
+        "heartbeat",
         "queues",
         "mode",
         "cores",
@@ -36,6 +37,13 @@ fn gateway_example_shows_the_defaults() {
         "half_open",
         "held",
         "held_full",
+        "connect",
+        "pool_connect",
+        // Once for workers and once for the relay.
+        "idle",
+        "half_closed",
+        "keepalive",
+        "user_timeout",
         "handshake",
         "syn_cookies",
         "hold",
