@@ -141,10 +141,10 @@ fn device_that_can_be_no_port_is_refused_by_run_check_and_doctor_with_what_to_do
             world.weir.write_config(&config);
             let changed = weir_control::lab::host_state(&world.lab.gateway).expect("looked at");
             let before = std::mem::replace(&mut world.before, changed);
-            assert_refused(world, &[words, &["test.toml:4: "]].concat());
+            assert_refused(world, &[words, &["test.toml:5: "]].concat());
             let checked = world.weir.finish(world.weir.command("check"));
             assert_eq!(checked.code(), 1, "{checked:?}");
-            for word in words.iter().chain(&["test.toml:4: error: ", "not valid: 1 error"]) {
+            for word in words.iter().chain(&["test.toml:5: error: ", "not valid: 1 error"]) {
                 assert!(checked.output.contains(word), "no {word:?} in {}", checked.output);
             }
             let mut doctor = world.weir.command("doctor");
