@@ -11,7 +11,7 @@ use crate::weir::until;
 use crate::world::{HTTP, World, fetch_intact, play};
 
 /// How long a removal may go unseen and unmended, on a machine that does other things too.
-const SOON: Duration = Duration::from_millis(1500);
+const SOON: Duration = Duration::from_secs(5);
 /// weir's program is on both ports.
 const PROGRAMS: &str = "test $(ip -d link show | grep -c 'prog/xdp id') = 2";
 
