@@ -1,12 +1,11 @@
 //! What a reload put in force is followed and repaired as what the start did: other numbers, other ports, other rules.
 
-use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
 use serde_json::Value;
 use weir_control::demo::stage::Family;
 
-use crate::changes::{becomes_fast, behind, ip, lost, make_again, reaches, settle_behind, usual};
+use crate::changes::{becomes_fast, behind, ip, is_served, lost, make_again, reaches, settle_behind, usual};
 use crate::config::{ALLOWED, Settings};
 use crate::idle::assert_idle;
 use crate::lost::{keep_addresses, restore_routes};
@@ -19,7 +18,7 @@ const RATE: u64 = 1 << 20;
 /// Other numbers on the kernel's side, another TCP port, another rule.
 fn other() -> String {
     let text = Settings {
-        rules: r#"{ host = ["refused.example"], action = "reset" },
+        rules: r#"{ host = ["denied.example"], action = "reset" },
             { from = ["10.77.1.9/32", "fd77:1::9/128"], action = "relay" },"#,
         ..Settings::default()
     }
@@ -153,14 +152,9 @@ fn address_that_is_added_after_a_reload_is_not_intercepted() {
             let (length, how) = if own.is_ipv4() { (32, "") } else { (128, "nodad") };
             world.sh(&world.lab.gateway, &format!("ip addr add {address}/{length} dev wan0 {how}"));
             let listener = world.lab.gateway.run(|| std::net::TcpListener::bind(own)).expect("its own");
-            // The first of all, before steering may have heard of the address, is the box's own as well.
-            for _ in 0..3 {
-                let mut stream = world.connect_to(family, own).expect("the box answers");
-                let mut served = listener.accept().expect("a connection").0;
-                stream.write_all(b"GET / HTTP/1.1\r\nhost: refused.example\r\n\r\n").expect("sent");
-                let mut word = [0; 4];
-                served.read_exact(&mut word).expect("it comes through");
-                assert_eq!(&word, b"GET ");
+            until("the address is the box's own", || is_served(world, family, &listener));
+            for _ in 0..2 {
+                assert!(is_served(world, family, &listener), "{own}");
             }
             world.sh(&world.lab.gateway, &format!("ip addr del {address}/{length} dev wan0"));
         }

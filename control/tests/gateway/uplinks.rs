@@ -203,7 +203,7 @@ fn uplink_that_goes_down_under_transfers_moves_its_own_and_they_stay_when_it_is_
             let (net, target) = behind(family);
             lead_over_both(world, family, net);
             let downloads: Vec<Download> =
-                (0..8).map(|_| Download::start_on(connect(world, family), BODY, RATE)).collect();
+                (0..12).map(|_| Download::start_on(connect(world, family), BODY, RATE)).collect();
             let ways = || -> Vec<Option<u64>> { downloads.iter().map(|d| way_of(world, d.client)).collect() };
             let before = ways();
             assert!(before.contains(&Some(1)) && before.contains(&Some(2)), "{before:?}");
@@ -234,7 +234,7 @@ fn routes_over_both_uplinks_that_are_withdrawn_and_a_default_route_that_appears_
         for family in Family::BOTH {
             let ((net, target), ip, [first, second]) = (behind(family), ip(family), routers(family));
             lead_over_both(world, family, net);
-            let mut streams: Vec<TcpStream> = (0..8).map(|_| connect(world, family)).collect();
+            let mut streams: Vec<TcpStream> = (0..24).map(|_| connect(world, family)).collect();
             let ways = |streams: &[TcpStream]| -> BTreeSet<Option<u64>> {
                 streams.iter().map(|stream| way(world, stream)).collect()
             };
