@@ -31,6 +31,8 @@ pub use judge::{Judge, Judgement, find_intercept};
 pub use pipe::{Pipe, Span};
 pub use upstream::Towards;
 
+use std::sync::Arc;
+
 use crate::ids::Nanos;
 use crate::pace::Throttle;
 use upstream::{Connect, Upstream};
@@ -73,7 +75,7 @@ enum Leg {
 /// One connection.
 #[derive(Debug)]
 pub struct Relay {
-    limits: Limits,
+    limits: Arc<Limits>,
     gate: Gate,
     phase: Phase,
     upstream: Upstream,
@@ -112,7 +114,10 @@ pub struct Relay {
 
 impl Relay {
     /// A connection that was just accepted from the client.
-    pub fn new(now: Nanos, limits: Limits, start: Start) -> Self {
+    ///
+    /// All connections share one set of limits: it is not counted in the memory of each.
+    pub fn new(now: Nanos, limits: impl Into<Arc<Limits>>, start: Start) -> Self {
+        let limits = limits.into();
         let gate = match start {
             Start::Held { bytes, time, .. } => {
                 Gate::Held { budget: bytes.clamp(1, limits.buffer.max(1)), until: now.saturating_add(time) }
@@ -162,6 +167,7 @@ impl Relay {
             Event::ConnectFailed(failure) => self.connect_failed(now, failure),
             Event::Received { from, len } => self.received(now, from, len),
             Event::Eof(from) => self.end_of_stream(now, from),
+            Event::NoRoom(from) => self.pipe_from(from).starved(),
             Event::RecvFailed(from, failure) => {
                 if self.pipe_from(from).recv_failed() {
                     self.failed(from, failure);

@@ -30,7 +30,7 @@ impl Side {
 /// The bounds of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Octets of buffer in each direction.
+    /// The most octets that wait in each direction.
     pub buffer: u32,
     /// From when a server is wanted (at accept, or from the verdict on) to its SYN-ACK.
     pub connect: Nanos,
@@ -47,7 +47,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            buffer: 64 * 1024,
+            buffer: 256 * 1024,
             connect: Nanos::from_secs(15),
             // As long as the fast road waits: three SYNs.
             pooled: Nanos::from_secs(7),
@@ -147,6 +147,9 @@ pub enum Event {
     },
     /// FIN, after the last octet.
     Eof(Side),
+    /// There was no memory to receive into; the receive is over. May only follow where octets of that direction wait to be
+    /// sent: once some are, it is asked for again.
+    NoRoom(Side),
     RecvFailed(Side, Failure),
     /// `len` octets of [`Command::Send`] are with the kernel; may be fewer than asked.
     Sent {

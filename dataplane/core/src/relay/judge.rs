@@ -27,18 +27,31 @@ pub fn find_intercept(policy: &Policy, from: Option<PortId>, server: SocketAddr)
     })
 }
 
-/// What was decided about a connection, and from what.
-#[derive(Clone, Copy, Debug)]
+/// What was decided about a connection, and from what. Kept as long as the connection lives: names take the room that they need.
+#[derive(Clone, Debug)]
 pub struct Judgement {
     pub decision: Decision,
     pub protocol: Option<Protocol>,
-    pub host: Option<Name>,
+    pub host: Option<Box<str>>,
     /// The client offers Encrypted ClientHello.
     pub ech: bool,
-    /// Names that the client offers.
-    pub alpn: Alpn,
+    /// Names that the client offers, if it offers any.
+    alpn: Option<Box<Alpn>>,
     /// Why there was nothing to read, if that is so.
     pub unread: Option<Unread>,
+}
+
+impl Judgement {
+    /// From the addresses alone.
+    const fn unseen(decision: Decision) -> Self {
+        Self { decision, protocol: None, host: None, ech: false, alpn: None, unread: None }
+    }
+
+    /// Names that the client offers.
+    pub fn alpn(&self) -> &Alpn {
+        const NONE: &Alpn = &Alpn::EMPTY;
+        self.alpn.as_deref().unwrap_or(NONE)
+    }
 }
 
 /// The reader and the rules of one connection. Keeps the policy of the moment of accept: a verdict is
@@ -98,14 +111,7 @@ impl Judge {
             self.decided = Some(decision);
             return held;
         }
-        Start::Settled(self.settle(Judgement {
-            decision,
-            protocol: None,
-            host: None,
-            ech: false,
-            alpn: Alpn::EMPTY,
-            unread: None,
-        }))
+        Start::Settled(self.settle(Judgement::unseen(decision)))
     }
 
     /// The relay rule that brought the connection here. With `handshake = "relay"` everything comes here, and a
@@ -160,6 +166,15 @@ impl Judge {
         self.policy.get(self.intercept?)
     }
 
+    pub const fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Where the client wanted to go.
+    pub const fn destination(&self) -> SocketAddr {
+        self.server
+    }
+
     /// Where a leg to the server goes. `None`: the verdict named no such server.
     pub fn address(&self, to: Towards) -> Option<SocketAddr> {
         match to {
@@ -184,21 +199,21 @@ impl Judge {
             version,
             client: self.client.into(),
             destination: self.server.into(),
-            host: judgement.and_then(|j| j.host.as_ref()).map(Name::as_str),
-            alpn: judgement.and_then(|j| j.alpn.names().next()),
+            host: judgement.and_then(|j| j.host.as_deref()),
+            alpn: judgement.and_then(|j| j.alpn().names().next()),
         };
         header.write(into)
     }
 
     /// Where the rule that decided stands: `file:line`.
     pub fn origin(&self) -> Option<&str> {
-        let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
+        let Cause::Rule(id) = self.judgement()?.decision.cause else { return None };
         Some(self.intercept()?.rules().get(usize::from(id.0))?.origin.as_str())
     }
 
     /// The bandwidth that the rule which decided gives the connection, if it says so.
     pub fn throttle(&self) -> Option<Throttle> {
-        let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
+        let Cause::Rule(id) = self.judgement()?.decision.cause else { return None };
         Some(self.intercept()?.rule(id)?.pace()?.throttle())
     }
 
@@ -209,7 +224,7 @@ impl Judge {
 
     /// What is known of the first bytes.
     pub fn evidence(&self) -> Evidence {
-        match self.judgement {
+        match &self.judgement {
             Some(Judgement { protocol: Some(_), .. }) => Evidence::Found,
             Some(Judgement { unread: Some(_), .. }) => Evidence::Nothing,
             // Decided at the SYN, by addresses, or never.
@@ -231,7 +246,7 @@ impl Judge {
     /// the connection. One that is not `connected` yet may need another server of the policy that it was picked from.
     pub fn judge_again(&mut self, policy: &Arc<Policy>, server: SocketAddr, connected: bool) -> Again {
         let mut room = [&[][..]; ALPN_NAMES];
-        let found = self.judgement;
+        let found = self.judgement.as_ref();
         let live = Live {
             port: self.from,
             on_relay: true,
@@ -241,24 +256,17 @@ impl Judge {
             signed: false,
             evidence: self.evidence(),
             protocol: found.and_then(|j| j.protocol),
-            host: found.as_ref().and_then(|j| j.host.as_ref()).map(Name::as_str),
+            host: found.and_then(|j| j.host.as_deref()),
             ech: found.is_some_and(|j| j.ech),
-            alpn: found.as_ref().map_or(&[][..], |j| j.alpn.list(&mut room)),
+            alpn: found.map_or(&[][..], |j| j.alpn().list(&mut room)),
         };
         let again = reevaluate::judge(policy, &live);
         if let Some(decision) = again.decision
             && (again.outcome == reevaluate::Outcome::Ended
                 || again.outcome == reevaluate::Outcome::Kept && connected)
         {
-            let none = Judgement {
-                decision,
-                protocol: None,
-                host: None,
-                alpn: Alpn::EMPTY,
-                ech: false,
-                unread: None,
-            };
-            self.judgement = again.intercept.map(|_| Judgement { decision, ..found.unwrap_or(none) });
+            let found = self.judgement.take().unwrap_or(Judgement::unseen(decision));
+            self.judgement = again.intercept.map(|_| Judgement { decision, ..found });
             self.intercept = again.intercept;
             self.dispatch = None;
             self.policy = policy.decided();
@@ -288,7 +296,7 @@ impl Judge {
             }
             None => (Decision { action: Action::Allow, cause: Cause::Otherwise }, Need::Nothing),
         };
-        let alpn = found.map_or(Alpn::EMPTY, |f| f.alpn);
+        let alpn = found.map(|f| f.alpn).filter(|alpn| alpn.len > 0).map(Box::new);
         self.check = match need {
             Need::Nothing => HostCheck::None,
             Need::Known(verified) => HostCheck::Known(verified),
@@ -299,6 +307,7 @@ impl Judge {
         if let Need::Known(verified) = need {
             decision = self.ruled(verified, decision);
         }
+        let host = host_name.map(Box::from);
         let judgement = Judgement { decision, protocol, host, ech, alpn, unread };
         if self.check == HostCheck::Waiting {
             self.judgement = Some(judgement);
@@ -319,7 +328,7 @@ impl Judge {
         if !std::mem::take(&mut self.asks) {
             return None;
         }
-        let name = self.judgement.as_ref()?.host?;
+        let name = Name::new(self.judgement.as_ref()?.host.as_ref()?.as_bytes())?;
         let tuple = Tuple { src: self.client.into(), dst: self.server.into() };
         Some(Question {
             key: FlowKey::of(&tuple),
@@ -334,14 +343,16 @@ impl Judge {
     /// The resolver's answer, or that there was none. A verdict comes of it where the connection waits for one.
     pub fn verified(&mut self, verified: Verified) -> Option<Verdict> {
         let before = std::mem::replace(&mut self.check, HostCheck::Known(verified));
-        match (before, self.judgement) {
+        match (before, self.judgement.take()) {
             (HostCheck::Waiting, Some(judgement)) => {
                 let decision = self.ruled(verified, judgement.decision);
                 Some(self.settle(Judgement { decision, ..judgement }))
             }
-            (HostCheck::Asked, _) => None,
-            _ => {
-                self.check = before;
+            (_, judgement) => {
+                self.judgement = judgement;
+                if before != HostCheck::Asked {
+                    self.check = before;
+                }
                 None
             }
         }
@@ -354,9 +365,10 @@ impl Judge {
 
     /// What the machine is told.
     fn settle(&mut self, judgement: Judgement) -> Verdict {
+        let action = judgement.decision.action;
         self.judgement = Some(judgement);
         self.policy = self.policy.decided();
-        match judgement.decision.action {
+        match action {
             Action::Allow | Action::Relay => Verdict::Pass,
             Action::Reset => Verdict::Reset,
             Action::Drop => Verdict::Drop,

@@ -21,6 +21,8 @@ pub struct Pipe {
     sending: Option<u32>,
     ended: bool,
     shut: bool,
+    /// No memory to receive into, until something is sent.
+    starved: bool,
 }
 
 impl Pipe {
@@ -35,6 +37,7 @@ impl Pipe {
             sending: None,
             ended: false,
             shut: false,
+            starved: false,
         }
     }
 
@@ -42,7 +45,7 @@ impl Pipe {
     ///
     /// A nearly full buffer offers nothing: many small receives cost more than the wait.
     pub fn offer_recv(&mut self, limit: u32) -> Option<Span> {
-        if self.receiving.is_some() || self.ended {
+        if self.receiving.is_some() || self.ended || self.starved {
             return None;
         }
         let limit = limit.min(self.capacity);
@@ -100,6 +103,7 @@ impl Pipe {
             return false;
         }
         self.sending = None;
+        self.starved = false;
         self.start = self.wrap(self.start, len);
         self.level -= len;
         self.sent += u64::from(len);
@@ -111,6 +115,12 @@ impl Pipe {
         let was = self.receiving.take().is_some();
         self.ended |= was;
         was
+    }
+
+    /// The receive under way came to nothing for want of memory: the next one comes after a send. With nothing to send it
+    /// would never come, so that is not waited for.
+    pub fn starved(&mut self) {
+        self.starved = self.receiving.take().is_some() && self.level > 0;
     }
 
     /// The receive under way came to nothing. False when there was none.

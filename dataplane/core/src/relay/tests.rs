@@ -191,6 +191,16 @@ fn full_buffer_stops_receiving_until_a_quarter_is_free() {
 }
 
 #[test]
+fn receive_without_memory_is_asked_for_again_after_a_send() {
+    let mut relay = established();
+    after(&mut relay, NOW, Event::Received { from: Side::Server, len: 8 });
+    let starved = after(&mut relay, NOW, Event::NoRoom(Side::Server));
+    assert_eq!(starved, [Command::Watch(Side::Server)], "its RST is still noticed");
+    let commands = after(&mut relay, NOW, Event::Sent { to: Side::Client, len: 8 });
+    assert_eq!(commands, [Command::Recv { from: Side::Server, span: span(0, 64) }]);
+}
+
+#[test]
 fn failure_of_one_leg_resets_the_other() {
     let rows: [(&str, Event, Ending); 4] = [
         (

@@ -77,6 +77,8 @@ struct World {
     /// A connect was told to stop, for another server.
     cancelled: bool,
     faults: bool,
+    /// Receives that found no memory.
+    starved: u32,
     /// The most octets held, and the bound.
     budget: u32,
     log: Vec<String>,
@@ -136,6 +138,7 @@ impl World {
             blamed: Vec::new(),
             cancelled: false,
             faults,
+            starved: 0,
             budget: bytes.min(buffer),
             log: Vec::new(),
         }
@@ -291,9 +294,19 @@ impl World {
         }
         let op = self.ops.swap_remove(able[self.rng.below(able.len() as u32) as usize]);
         self.now.0 += u64::from(self.rng.below(1_000));
-        let event = self.complete(op);
+        let event = match op {
+            Op::Recv(from, _) if self.waiting(from) > 0 && self.rng.chance(10) => Event::NoRoom(from),
+            _ => self.complete(op),
+        };
+        self.starved += u32::from(matches!(event, Event::NoRoom(_)));
         self.log.push(format!("{op:?} -> {event:?}"));
         self.relay.handle(self.now, event);
+    }
+
+    /// Octets received from a side and not sent on.
+    fn waiting(&self, from: Side) -> usize {
+        let stream = &self.streams[index(from)];
+        stream.taken - stream.sink.len()
     }
 
     /// A watch ends only by a failure or when stopped.
@@ -381,8 +394,10 @@ fn run(seed: u64, faults: bool) -> World {
 
 #[test]
 fn any_order_of_completions_delivers_every_byte_and_both_ends() {
+    let mut starved = 0;
     for seed in 0..3_000 {
         let world = run(seed, false);
+        starved += world.starved;
         assert_eq!(world.relay.ending(), Some(Ending::Finished), "seed {seed}");
         for stream in &world.streams {
             assert!(stream.fin && stream.sink == stream.source, "seed {seed}");
@@ -391,6 +406,7 @@ fn any_order_of_completions_delivers_every_byte_and_both_ends() {
         let totals = (world.streams[0].sink.len() as u64, world.streams[1].sink.len() as u64);
         assert_eq!(world.relay.traffic(), totals, "seed {seed}");
     }
+    assert!(starved > 1_000, "{starved} receives found no memory");
 }
 
 #[test]
