@@ -1,6 +1,7 @@
 //! The fast road's own parts: the steering program on the ports, the ways into the kernel, and the workers.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use weir_sys::steering::{KernelFlows, Sizes, Steering};
 use weir_sys::tun::Tun;
 
 use super::convert;
+use super::handover::Inherited;
 use super::lanes::LaneKeeper;
 use super::parts::Tell;
 use super::steer::tell_own;
@@ -36,7 +38,42 @@ pub struct Road {
     pub tuns: Vec<Arc<Tun>>,
     /// The express lane, where the configuration has one.
     pub ways: Option<Arc<Ways>>,
+    /// What a process before had pinned is this one's, and is not to outlive it: the box fails open, and has no express lane.
+    unpins: bool,
     punt: Punt,
+}
+
+/// What an earlier process left of the fast road, to be taken over.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The program and the kernel flows are pinned.
+    is_pinned: bool,
+    tuns: Vec<Arc<Tun>>,
+}
+
+impl Found {
+    /// From the process whose place this one takes; nothing where there is none.
+    pub fn of(inherited: Option<&Inherited>, paths: &Paths) -> Result<Self, Failure> {
+        let Some(inherited) = inherited else { return Ok(Self::default()) };
+        let adopt = |(name, fd): &(&'static str, OwnedFd)| {
+            let tun = fd.try_clone().and_then(|fd| Tun::adopt(fd, name));
+            tun.map(Arc::new).map_err(|error| Failure::refused(format!("the TUN device {name}: {error}")))
+        };
+        let tuns = inherited.tuns.iter().map(adopt).collect::<Result<_, _>>()?;
+        Ok(Self { is_pinned: host::is_pinned(&paths.pins), tuns })
+    }
+
+    /// From this process, which has left the road for another.
+    pub fn own(tuns: &[Arc<Tun>], paths: &Paths) -> Self {
+        Self { is_pinned: host::is_pinned(&paths.pins), tuns: tuns.to_vec() }
+    }
+
+    fn tun(&self, name: &str) -> Result<Arc<Tun>, Failure> {
+        match self.tuns.iter().find(|tun| tun.name() == name) {
+            Some(found) => Ok(found.clone()),
+            None => tun(name).map(Arc::new),
+        }
+    }
 }
 
 impl Road {
@@ -50,10 +87,11 @@ impl Road {
         paths: &Paths,
         policy: &Policy,
         own: &OwnAddresses,
+        found: &Found,
     ) -> Result<Self, Failure> {
         let closed = config.gateway.fail == Fail::Closed;
         let express_flows = convert::express_flows(config);
-        let is_pinned = closed || express_flows > 0 && host::is_pinned(&paths.pins);
+        let is_pinned = closed || found.is_pinned || express_flows > 0 && host::is_pinned(&paths.pins);
         let adopt_from = is_pinned.then(|| paths.pins.clone());
         let sizes = Sizes { kernel_flows: convert::kernel_flows(config), express_flows, adopt: adopt_from };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
@@ -81,12 +119,12 @@ impl Road {
                 tracing::info!(pin = %pin.display(), "removed: of a device that is no port any more");
             }
         }
-        let relay = Arc::new(tun(host::RELAY_TUN)?);
-        let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let (relay, forward) = (found.tun(host::RELAY_TUN)?, found.tun(host::PUNT_TUN)?);
         let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
         let ways = (express_flows > 0).then(|| Arc::new(Ways::new(steering.express())));
-        Ok(Self { steering, attached, tuns, ways, punt })
+        let unpins = found.is_pinned && !closed && ways.is_none();
+        Ok(Self { steering, attached, tuns, ways, unpins, punt })
     }
 
     /// Who keeps the express lane's ports, where there is a lane.
@@ -133,6 +171,9 @@ impl Road {
         set_limits(&self.steering, config)?;
         if self.ways.is_some() {
             self.steering.express().enable(true).map_err(Failure::refused)?;
+        }
+        if self.unpins {
+            self.steering.unpin().map_err(Failure::refused)?;
         }
         Ok(dataplane)
     }
