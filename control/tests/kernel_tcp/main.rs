@@ -63,7 +63,7 @@ fn play(variant: &Variant, size: Size) {
     let wan = Badness { seed: BAD.seed + 1, damages: 0, ..BAD };
     let Some(mut lab) = Lab::with_bad_links_for_test(&options, BAD, wan) else { return };
     let (from, name) = (Instant::now(), variant.name);
-    carry(&lab, variant, size);
+    let counted = carry(&lab, variant, size);
     let carried = lab.stop_wires().expect("bad links have wires");
     report(name, size, from.elapsed(), &carried);
     for (link, carried) in ["lan", "wan"].into_iter().zip(&carried) {
@@ -76,12 +76,12 @@ fn play(variant: &Variant, size: Size) {
             continue;
         }
         let shown: Vec<_> = carried.first_resets.iter().filter_map(|frame| frame.tcp()).collect();
-        assert_eq!(carried.resets, 0, "{name}: RSTs on {link}: {shown:#?}");
+        assert_eq!(carried.resets, 0, "{name}: RSTs on {link}: {shown:#?}\n{counted}");
     }
 }
 
-/// Plays all connections through a weir that runs as the variant says.
-fn carry(lab: &Lab, variant: &Variant, size: Size) {
+/// Plays all connections through a weir that runs as the variant says. Returns what it has counted.
+fn carry(lab: &Lab, variant: &Variant, size: Size) -> String {
     let Size { count, octets, limit } = size;
     let name = variant.name;
     let origin = Origin::start(lab, variant, octets);
@@ -106,8 +106,10 @@ fn carry(lab: &Lab, variant: &Variant, size: Size) {
         told(&weir)
     );
     assert_roads(&weir, variant, all);
+    let counted = told(&weir);
     let ended = weir.stop();
     assert_eq!(ended.code(), 0, "{name}: weir run ended with {ended:?}");
+    counted
 }
 
 /// All went by the fast road. What the kernel was given besides: packets whose neighbour was not known yet, and those
