@@ -45,6 +45,20 @@ pub struct Judgement {
     pub unread: Option<Unread>,
 }
 
+impl Judgement {
+    /// By what was found in the first bytes, or why there was nothing to read.
+    pub(super) fn of(decision: Decision, found: Option<&Found>, unread: Option<Unread>) -> Self {
+        Self {
+            decision,
+            protocol: found.map(|f| f.protocol),
+            host: found.and_then(|f| f.host),
+            ech: found.is_some_and(|f| f.ech),
+            alpn: found.map_or(Alpn::EMPTY, |f| f.alpn),
+            unread,
+        }
+    }
+}
+
 /// The reader and the rules of one connection. Keeps the policy of the moment of accept: a verdict is
 /// never made of two configurations.
 #[derive(Clone, Debug)]
@@ -104,14 +118,7 @@ impl Judge {
             self.decided = Some(decision);
             return held;
         }
-        Start::Settled(self.settle(Judgement {
-            decision,
-            protocol: None,
-            host: None,
-            ech: false,
-            alpn: Alpn::EMPTY,
-            unread: None,
-        }))
+        Start::Settled(self.settle(Judgement::of(decision, None, None)))
     }
 
     /// The relay rule that brought the connection here. With `handshake = "relay"` everything comes here, and a
@@ -281,14 +288,7 @@ impl Judge {
 
     fn decide(&mut self, found: Option<&Found>, unread: Option<Unread>) -> Verdict {
         let (decision, waits) = self.rule_on(found, false);
-        let judgement = Judgement {
-            decision,
-            protocol: found.map(|f| f.protocol),
-            host: found.and_then(|f| f.host),
-            ech: found.is_some_and(|f| f.ech),
-            alpn: found.map_or(Alpn::EMPTY, |f| f.alpn),
-            unread,
-        };
+        let judgement = Judgement::of(decision, found, unread);
         if waits {
             self.judgement = Some(judgement);
             return Verdict::Wait;

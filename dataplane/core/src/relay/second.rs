@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::flow::second::HelloRetry;
 use crate::ids::Nanos;
-use crate::inspect::{Alpn, Behind, Found, HelloEnd, Inspector, Next, Outcome, Said, Watch};
+use crate::inspect::{Behind, Found, HelloEnd, Inspector, Next, Outcome, Said, Watch};
 use crate::policy::{Action, Cause, Decision, Policy};
 use crate::reevaluate::leads_to;
 use crate::verify::{HostCheck, Verified};
@@ -252,14 +252,7 @@ impl Judge {
         }
         self.reading.retry = HelloRetry::Changed;
         let (decision, waits) = self.rule_on(found, true);
-        let judgement = Judgement {
-            decision,
-            protocol: found.map(|f| f.protocol),
-            host: found.and_then(|f| f.host),
-            ech: found.is_some_and(|f| f.ech),
-            alpn: found.map_or(Alpn::EMPTY, |f| f.alpn),
-            unread,
-        };
+        let judgement = Judgement::of(decision, found, unread);
         if waits {
             self.judgement = Some(judgement);
             self.reading.waits = Some(server);
