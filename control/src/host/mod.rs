@@ -20,6 +20,7 @@
 pub mod apply;
 pub mod clean;
 pub mod culprit;
+pub mod effort;
 pub mod error;
 pub mod instance;
 pub mod iptables;
@@ -53,6 +54,7 @@ use std::sync::Mutex;
 pub use apply::Applied;
 pub use clean::{Removed, is_pinned};
 pub use culprit::{Culprit, Removal};
+pub use effort::Effort;
 pub use error::HostError;
 pub use instance::Instance;
 pub use iptables::IptablesPlan;

@@ -2,7 +2,7 @@
 //!
 //! `weir run` starts one watch and turns its events into snapshots for the workers. The loop: hear that something of a kind
 //! changed, wait a moment for the rest of the burst, dump that kind, compare, tell. A picture is thus at most
-//! [`Options::settle`] and a dump old; where dumps take long (full tables), the loop leaves the kernel four times that long
+//! [`Options::settle`] and a dump old; where dumps cost much (full tables), the loop leaves the kernel four times their CPU time
 //! in peace.
 
 use std::net::IpAddr;
@@ -18,6 +18,7 @@ use weir_core::ids::PortId;
 
 use super::HostError;
 use super::culprit::Removal;
+use super::effort::Effort;
 use super::keepalive::Keepalive;
 use super::link::{self, LinkInfo};
 use super::netlink::Netlink;
@@ -166,7 +167,7 @@ impl Watcher {
                 () = sleep_until(due.into()), if changed.any() => {
                     let these = std::mem::take(&mut changed);
                     match self.refresh(these).await {
-                        Ok(took) => quiet_until = Instant::now() + 4 * took,
+                        Ok(cost) => quiet_until = Instant::now() + 4 * cost,
                         Err(error) => {
                             warn!(%error, "asking the kernel again");
                             changed.add(these);
@@ -198,17 +199,17 @@ impl Watcher {
         }
     }
 
-    /// Dumps what changed, compares, tells. Returns how long the dumps took, without the telling: who is told may do other
+    /// Dumps what changed, compares, tells. Returns what the dumps cost, without the telling: who is told may do other
     /// things on this thread first, and a start does.
     async fn refresh(&mut self, changed: Changed) -> Result<Duration, HostError> {
-        let (new, took) = self.look(changed).await?;
+        let (new, cost) = self.look(changed).await?;
         self.tell(changed, new).await;
-        Ok(took)
+        Ok(cost)
     }
 
-    /// Dumps what changed; the picture that comes of it, and how long that took.
+    /// Dumps what changed; the picture that comes of it, and what that cost.
     async fn look(&mut self, changed: Changed) -> Result<(Picture, Duration), HostError> {
-        let start = Instant::now();
+        let effort = Effort::begin();
         if changed.links {
             self.dumps.links = link::links(&self.netlink).await?;
         }
@@ -234,7 +235,7 @@ impl Watcher {
             self.dumps.rules = rules;
         }
         let new = picture(&self.ports, &self.dumps);
-        Ok((new, start.elapsed()))
+        Ok((new, effort.spent()))
     }
 
     /// Compares with the picture before, and tells what is different.

@@ -2,7 +2,8 @@
 //!
 //! The first change after a calm is looked at at once. While more come, one round stands for all that came since the last, and
 //! the pause between rounds doubles up to a ceiling: whoever changes something in a loop costs weir a few rounds a second, and
-//! what he takes is still back within one. Where a round takes long (a full table), the pause is four times as long as it took.
+//! what he takes is still back within one. Where a round costs much (a full table), the pause is four times what it cost; what
+//! a round waited for is no cost.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ const LEAST: Duration = Duration::from_millis(50);
 const MOST: Duration = Duration::from_millis(400);
 /// How long nothing must have changed for the next change to be looked at at once.
 const CALM: Duration = Duration::from_secs(1);
-/// Pauses are at least so many times as long as the round.
+/// Pauses are at least so many times what the round cost.
 const REST: u32 = 4;
 
 /// When the next round is due.
@@ -44,11 +45,11 @@ impl Pace {
         wish.max(self.open)
     }
 
-    /// A round was done: what was announced until it began is in it.
-    pub fn done(&mut self, began: Instant, ended: Instant) {
+    /// A round was done: what was announced until it began is in it. `cost`: its CPU time.
+    pub fn done(&mut self, began: Instant, ended: Instant, cost: Duration) {
         let calm = began.saturating_duration_since(self.open) >= CALM;
         self.pause = if calm { LEAST } else { (2 * self.pause).min(MOST) };
-        self.open = ended + self.pause.max(REST * ended.saturating_duration_since(began));
+        self.open = ended + self.pause.max(REST * cost);
         self.wanted = false;
     }
 }
@@ -65,7 +66,7 @@ mod tests {
             pace.want();
             if pace.due().is_some_and(|due| due <= now) {
                 rounds.push(now - start);
-                pace.done(now, now + took);
+                pace.done(now, now + took, took);
                 now += took;
             }
             now += Duration::from_millis(1);
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_that_take_long_leave_four_times_as_long_in_peace() {
+    fn rounds_that_cost_much_leave_four_times_as_long_in_peace() {
         let start = Instant::now();
         let took = Duration::from_millis(500);
         let rounds = storm(&mut Pace::new(start), start, Duration::from_secs(20), took);
@@ -98,10 +99,20 @@ mod tests {
     }
 
     #[test]
+    fn round_in_the_middle_of_which_the_process_was_stopped_leaves_no_longer_pause() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let ended = start + Duration::from_secs(20);
+        pace.done(start, ended, Duration::from_millis(5));
+        pace.want();
+        assert!(pace.due().unwrap() <= ended + MOST);
+    }
+
+    #[test]
     fn change_that_comes_in_a_pause_is_not_forgotten() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        pace.done(start, start);
+        pace.done(start, start, Duration::ZERO);
         assert_eq!(pace.due(), None);
         pace.want();
         let due = pace.due().unwrap();

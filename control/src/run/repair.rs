@@ -18,7 +18,7 @@ use super::contest::{Contests, Item};
 use super::pace::Pace;
 use super::road::ready_tun;
 use crate::admin::repairs::{Contested, Repairs};
-use crate::host::{Culprit, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
+use crate::host::{Culprit, Effort, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
 
 /// How often what nobody announces is looked at: sysctls, programs on devices.
 const LOOK: Duration = Duration::from_secs(1);
@@ -80,8 +80,9 @@ impl Repair {
             self.pace.want();
         }
         if self.pace.due().is_some_and(|due| due <= now) {
+            let effort = Effort::begin();
             self.round(host, spec, steering).await;
-            self.pace.done(now, Instant::now());
+            self.pace.done(now, Instant::now(), effort.spent());
             self.board.count_round();
         } else if !self.contests.is_empty() {
             self.settle(host, spec).await;
