@@ -13,6 +13,7 @@
  *  - not enabled, or without a sign of life: PASS, or DROP on a box that fails closed; while it is not clear that the
  *    process is gone, DROP for what it translates, which will be sent again;
  *  - of a flow that was given to the kernel: PASS;
+ *  - a SYN of an intercept to an address that the box has got this moment: PASS (local.h);
  *  - a SYN of an intercept that answers with cookies, while there are too many for the worker: TX;
  *  - of an intercept, from a pool's server, or an error about such a packet: to the worker. All others: PASS.
  *
@@ -26,6 +27,7 @@
 #include "parse.h"
 #include "cookie.h"
 #include "express.h"
+#include "local.h"
 
 /* The layout that dataplane/sys/src/steering/layout.rs asserts as well. */
 _Static_assert(sizeof(struct weir_address) == 16, "address");
@@ -428,6 +430,10 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 	outcome = outcome_of(packet, *port, own);
 	if (!is_redirect(outcome))
 		return count(alive ? outcome : WEIR_STALE_PASS, XDP_PASS);
+	if (outcome == WEIR_REDIRECT && packet->opens && is_delivered(ctx, packet)) {
+		note_kernel_flow(packet, now);
+		return count(WEIR_OWN_ADDRESS, XDP_PASS);
+	}
 	if (outcome == WEIR_REDIRECT && (alive || doubt) && is_for_cookie(packet)) {
 		action = answer_syn(ctx, packet);
 		if (action == XDP_TX) {

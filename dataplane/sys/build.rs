@@ -15,6 +15,7 @@ fn main() {
         "cookie.h",
         "splice.h",
         "express.h",
+        "local.h",
         "maps.h",
     ] {
         println!("cargo:rerun-if-changed={}", folder.join(file).display());

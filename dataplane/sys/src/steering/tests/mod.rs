@@ -5,6 +5,7 @@ mod chains;
 mod express;
 mod icmp;
 mod lifecycle;
+mod local;
 mod look;
 mod packets;
 mod pools;
