@@ -192,3 +192,46 @@ fn name_that_is_not_answered_for_in_time_takes_the_verdict_of_the_unidentified()
         }
     }
 }
+
+#[test]
+fn verify_host_that_a_reload_turns_on_ends_what_is_known_to_differ_as_foretold() {
+    for handshake in HANDSHAKES {
+        prepare(&settings(handshake, "verify_host = \"log\""), |world| {
+            resolver(world, false);
+            world.weir.start();
+            world.meet_neighbours();
+            let open = |family, host| {
+                let mut stream = world.connect(family, HTTP);
+                assert!(fetch(&mut stream, host, 1000).expect("it is only logged").is_intact());
+                stream
+            };
+            let mut right = Family::BOTH.map(|family| open(family, ALLOWED));
+            let mut wrong = Family::BOTH.map(|family| open(family, ELSEWHERE));
+            world.weir.write_config(&settings(handshake, "verify_host = \"reset\"").to_string());
+            let told = |command: &str, args: &[&str]| {
+                let mut command = world.weir.command(command);
+                command.args(args).arg("--json");
+                let told = world.weir.finish(command);
+                assert_eq!(told.code(), 0, "{handshake}: {told:?}");
+                serde_json::from_str::<Value>(&told.output).expect("JSON")
+            };
+            let foretold = told("check", &["--against", "running"])["against"]["tally"].clone();
+            assert_eq!(foretold["reset"], 2, "{handshake}: {foretold}");
+            assert_eq!(foretold["unverified"], 0, "{handshake}: {foretold}");
+            for stream in &mut wrong {
+                assert!(fetch(stream, ELSEWHERE, 1000).expect("nobody has reloaded").is_intact());
+            }
+            assert_eq!(told("reload", &["--reevaluate"])["reevaluated"], foretold, "{handshake}");
+            for stream in &mut wrong {
+                let error = fetch(stream, ELSEWHERE, 1000).expect_err("it was ended");
+                assert!(
+                    [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&error.kind()),
+                    "{error}"
+                );
+            }
+            for stream in &mut right {
+                assert!(fetch(stream, ALLOWED, 1000).expect("it goes on").is_intact(), "{handshake}");
+            }
+        });
+    }
+}
