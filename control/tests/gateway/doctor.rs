@@ -517,3 +517,79 @@ fn leftovers_of_a_killed_weir_are_found_and_cleaned() {
         });
     }
 }
+
+/// What is noted under an id, be it true of the machine or not.
+fn noted<'a>(report: &'a Value, id: &str) -> Vec<&'a Value> {
+    let all = report["findings"].as_array().expect("a list").iter();
+    all.filter(|finding| finding["id"] == id && finding["severity"] != "good").collect()
+}
+
+/// What a machine with NICs shows of them, laid over what this one shows: two NUMA nodes, a governor that saves power, and two
+/// queues of lan0 whose interrupts are on one core.
+fn show_hardware(world: &World<'_>) {
+    let lines = "
+        mkdir -p /run/cpu/cpu0/cpufreq /run/cpu/cpu1/cpufreq /run/lan0/device/msi_irqs /run/node/node0 /run/node/node1
+        mkdir -p /run/irq/40 /run/irq/41 /run/work-cpu /run/work-lan0 /run/work-node
+        for core in 0 1; do echo powersave > /run/cpu/cpu$core/cpufreq/scaling_governor; done
+        echo 0-7 > /run/node/node0/cpulist; echo 8-15 > /run/node/node1/cpulist
+        echo '10 21' > /run/node/node0/distance; echo '21 10' > /run/node/node1/distance
+        echo 1 > /run/lan0/device/numa_node
+        for irq in 40 41; do touch /run/lan0/device/msi_irqs/$irq; echo 1 > /run/irq/$irq/smp_affinity_list; done
+        over() { mount -t overlay overlay -o lowerdir=$2,upperdir=/run/$1,workdir=/run/work-$1 $2; }
+        over cpu /sys/devices/system/cpu; over node /sys/devices/system/node; over lan0 /sys/devices/virtual/net/lan0
+        mount --bind /run/irq /proc/irq";
+    world.sh(&world.lab.gateway, lines);
+}
+
+#[test]
+fn cores_and_interrupts_that_slow_a_nic_are_found_and_mended() {
+    prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
+        let workers = "[workers]\ncores = [0, 1]\n";
+        world.weir.write_config(
+            &Settings { queues: 2, ..Settings::default() }.to_string().replace("[workers]\n", workers),
+        );
+        show_hardware(world);
+        let (report, healthy) = examine(world);
+        assert!(healthy, "weir works with all of that: {report:#}");
+        for (id, subject, words) in [
+            ("governor", "cpufreq", "cpu0 powersave"),
+            ("numa", "lan0", "is on NUMA node 1; the cores [0, 1] of workers are not (distance 21"),
+            ("irq-affinity", "lan0", "all of its 2 interrupts are on core"),
+        ] {
+            let found = noted(&report, id);
+            assert!(found.len() == 1 && found[0]["severity"] == "note", "{id}: {report:#}");
+            assert_eq!(found[0]["subject"], subject);
+            assert!(found[0]["what"].as_str().is_some_and(|what| what.contains(words)), "{found:#?}");
+            if let Some(command) = found[0]["mend"].as_str() {
+                world.sh(&world.lab.gateway, command);
+            }
+        }
+        let (report, _) = examine(world);
+        for id in ["governor", "irq-affinity"] {
+            assert!(noted(&report, id).is_empty(), "{id}: {report:#}");
+        }
+        // No command moves a NIC: the cores are chosen for it.
+        let (local, lan) = ("echo 0-15 > /sys/devices/system/node/node1/cpulist", noted(&report, "numa"));
+        assert!(lan.len() == 1 && lan[0]["mend"].is_null(), "{lan:#?}");
+        world.sh(&world.lab.gateway, local);
+        assert!(noted(&examine(world).0, "numa").is_empty());
+    });
+}
+
+#[test]
+fn irqbalance_that_moves_the_interrupts_is_found_by_its_process() {
+    prepare(&Settings::default(), |world| {
+        show_hardware(world);
+        world.sh(&world.lab.gateway, "ln -s \"$(command -v sleep)\" /run/irqbalance");
+        let mut command = Command::new("/run/irqbalance");
+        command.arg("60");
+        let mut mover = world.lab.gateway.spawn_command(command).expect("a process");
+        let (report, _) = examine(world);
+        let found = noted(&report, "irqbalance");
+        let process = format!("runs as process {}", mover.inner().id());
+        assert!(found.len() == 1 && found[0]["what"] == process.as_str(), "{report:#}");
+        mover.kill().expect("it runs");
+        drop(mover);
+        assert!(noted(&examine(world).0, "irqbalance").is_empty());
+    });
+}
