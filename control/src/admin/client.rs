@@ -25,6 +25,14 @@ pub const NO_ANSWER: &str = "no answer";
 /// Nobody listens on the socket, no answer in 10 s (to a reload: 90 s), or a refusal.
 pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
     let patience = if matches!(request, Request::Reload { .. }) { RELOAD } else { PATIENCE };
+    ask_within(socket, request, patience)
+}
+
+/// As [`ask`], for whoever has something to say too when there is no answer.
+///
+/// # Errors
+/// As of [`ask`], with no answer in `patience`.
+pub fn ask_within(socket: &Path, request: Request, patience: Duration) -> Result<Value, Failure> {
     let path = socket.display();
     let failed =
         |what: &str, error: &dyn std::fmt::Display| Failure::refused(format!("{path}: {what}: {error}"));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use super::ingress::Ingress;
 use crate::admin::state::State;
 use crate::admin::{self, Request};
 use crate::config::{self, Config};
+
+/// How long the first answer may take: a gateway that hangs is explained, too, and whoever asks about it is in a hurry.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What steering makes of the connection's packets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,7 +57,7 @@ pub struct Gateway {
 
 /// Asks the gateway how it is.
 pub fn status(admin: &Path) -> Gateway {
-    match admin::client::ask(admin, Request::Status) {
+    match admin::client::ask_within(admin, Request::Status, PATIENCE) {
         Ok(status) => Gateway { status: Some(status), ..Gateway::default() },
         Err(failure) => Gateway { silent: Some(failure.message), ..Gateway::default() },
     }
