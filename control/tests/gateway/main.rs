@@ -37,6 +37,7 @@ mod returns;
 mod roads;
 mod send;
 mod stalled;
+mod survival;
 mod uplinks;
 mod verify;
 mod wrappings;

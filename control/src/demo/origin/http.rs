@@ -10,8 +10,6 @@ use crate::demo::content::{self, Hasher};
 const HEAD_BYTES: u64 = 64 << 10;
 /// Most bytes a request may ask for or send.
 const BODY_BYTES: u64 = 1 << 30;
-/// How often a slowed-down body gets its next piece.
-const TICK: Duration = Duration::from_millis(20);
 
 /// One request, without its body.
 #[derive(Debug, Default)]
@@ -107,9 +105,8 @@ fn send_bytes(stream: &mut impl Write, length: u64, rate: Option<u64>) -> io::Re
     let mut sent = 0;
     while sent < length {
         if let Some(rate) = rate {
-            while started.elapsed().as_secs_f64() * (rate as f64) < sent as f64 {
-                std::thread::sleep(TICK);
-            }
+            let due = started + Duration::from_secs_f64(sent as f64 / rate.max(1) as f64);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         let part = buffer.len().min(usize::try_from(length - sent).unwrap_or(usize::MAX));
         content::fill(sent, &mut buffer[..part]);
