@@ -32,6 +32,8 @@ pub use judge::{Judge, Judgement, find_intercept};
 pub use pipe::{Pipe, Span};
 pub use upstream::Towards;
 
+use std::sync::Arc;
+
 use crate::ids::Nanos;
 use crate::pace::Throttle;
 use upstream::{Connect, Upstream};
@@ -74,7 +76,7 @@ enum Leg {
 /// One connection.
 #[derive(Debug)]
 pub struct Relay {
-    limits: Limits,
+    limits: Arc<Limits>,
     gate: Gate,
     phase: Phase,
     upstream: Upstream,
@@ -109,12 +111,16 @@ pub struct Relay {
     shown: u32,
     unread: Option<Unread>,
     asked_unread: bool,
-    second: second::Second,
+    /// As long as a second ClientHello is to be expected.
+    second: Option<Box<second::Second>>,
 }
 
 impl Relay {
     /// A connection that was just accepted from the client.
-    pub fn new(now: Nanos, limits: Limits, start: Start) -> Self {
+    ///
+    /// All connections share one set of limits: it is not counted in the memory of each.
+    pub fn new(now: Nanos, limits: impl Into<Arc<Limits>>, start: Start) -> Self {
+        let limits = limits.into();
         let gate = match start {
             Start::Held { bytes, time, .. } => {
                 Gate::Held { budget: bytes.clamp(1, limits.buffer.max(1)), until: now.saturating_add(time) }
@@ -148,7 +154,7 @@ impl Relay {
             shown: 0,
             unread: None,
             asked_unread: false,
-            second: second::Second::default(),
+            second: None,
             limits,
         };
         if let Start::Settled(verdict) = start {
@@ -165,6 +171,7 @@ impl Relay {
             Event::ConnectFailed(failure) => self.connect_failed(now, failure),
             Event::Received { from, len } => self.received(now, from, len),
             Event::Eof(from) => self.end_of_stream(now, from),
+            Event::NoRoom(from) => self.pipe_from(from).starved(),
             Event::RecvFailed(from, failure) => {
                 if self.pipe_from(from).recv_failed() {
                     self.failed(from, failure);
@@ -298,6 +305,16 @@ impl Relay {
     /// No verdict yet.
     pub fn is_held(&self) -> bool {
         self.gate != Gate::Open
+    }
+
+    /// What comes from this side is held until it is judged, within the bound of the intercept.
+    pub fn holds(&self, from: Side) -> bool {
+        from == Side::Client && (self.is_held() || self.is_second_held())
+    }
+
+    /// What comes from this side may have to be shown.
+    pub fn reads(&self, from: Side) -> bool {
+        self.holds(from) || self.is_second_read(from)
     }
 
     pub fn is_connected(&self) -> bool {

@@ -1,35 +1,31 @@
-//! One connection: the machine, its judge, and what the ring holds for it.
+//! One connection: the machine, its judge, and what the loop holds for it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use weir_core::ids::Nanos;
 use weir_core::policy::{Action, Policy};
 use weir_core::reevaluate::{Outcome, Standing, Tally};
-use weir_core::relay::{Event, Failure, Judge, Relay, Side, Verdict};
+use weir_core::relay::{Failure, Judge, Relay, Side, Verdict};
 use weir_core::verify::Answers;
-use weir_sys::uring::{self, BufferId, Errno, Key, SocketId};
+use weir_sys::uring::{Errno, Key, Readiness};
+
+use super::stock::Stock;
 
 /// What the loop keeps of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub machine: Relay,
     pub judge: Judge,
-    pub client: SocketAddr,
-    /// Where the client wanted to go.
-    pub destination: SocketAddr,
-    /// Where the leg to the server goes: there, unless the verdict names a pool's server.
-    pub server: SocketAddr,
-    /// Where that leg comes from. Port 0: as the kernel will choose when it is connected.
-    pub source: SocketAddr,
-    /// The ends of that leg, where [`Hooks::opened`](super::Hooks::opened) was told of it apart from the connection itself.
-    pub told: Option<(SocketAddr, SocketAddr)>,
+    /// Of the leg to the server, where that does not go from the client to where it wanted to go.
+    elsewhere: Option<Box<Ends>>,
     /// Client's and server's.
-    pub sockets: [Option<SocketId>; 2],
-    /// Of what comes from the client, and from the server.
-    pub buffers: Option<[BufferId; 2]>,
-    /// The deadline that counts; others of this connection are stale.
-    pub timer: Option<Nanos>,
+    pub legs: [Leg; 2],
+    /// Octets that came from the client, and from the server.
+    pub stocks: [Stock; 2],
+    /// How often a leg to the server was opened.
+    pub attempts: u8,
     /// The DSCP of the client's SYN, which goes on to the server.
     pub class: u8,
     /// It counts as one of its source's.
@@ -37,11 +33,80 @@ pub(super) struct Connection {
     pub ending_counted: bool,
     pub check_counted: bool,
     pub change_counted: bool,
+    /// It is to be looked at again in the next turn.
+    pub again: bool,
+}
+
+/// The ends of a leg to a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// Port 0: as the kernel will choose when it is connected.
+    pub source: SocketAddr,
+    pub server: SocketAddr,
+    /// [`Hooks::opened`](super::Hooks::opened) was told of it apart from the connection itself.
+    pub told: bool,
+}
+
+/// One leg's socket, what it is ready for, and what the machine wants of it that could not be done yet.
+#[derive(Debug, Default)]
+pub(super) struct Leg {
+    pub socket: Option<OwnedFd>,
+    /// Octets to receive at most.
+    pub receives: Option<u32>,
+    /// Octets to send at most.
+    pub sends: Option<u32>,
+    pub connects: bool,
+    /// It is to be told when it hangs.
+    pub watched: bool,
+    pub ready: Readiness,
+    /// What comes from it, comes in bulk.
+    pub bulk: bool,
 }
 
 impl Connection {
-    pub fn socket(&self, side: Side) -> Option<SocketId> {
-        self.sockets[side as usize]
+    pub fn new(machine: Relay, judge: Judge, socket: OwnedFd) -> Self {
+        Self {
+            machine,
+            judge,
+            elsewhere: None,
+            legs: [Leg::new(socket), Leg::default()],
+            stocks: Default::default(),
+            attempts: 0,
+            class: 0,
+            counted: false,
+            ending_counted: false,
+            check_counted: false,
+            change_counted: false,
+            again: false,
+        }
+    }
+
+    pub fn leg(&mut self, side: Side) -> &mut Leg {
+        &mut self.legs[side as usize]
+    }
+
+    pub fn socket(&self, side: Side) -> Option<&OwnedFd> {
+        self.legs[side as usize].socket.as_ref()
+    }
+
+    pub fn client(&self) -> SocketAddr {
+        self.judge.client()
+    }
+
+    /// Where the client wanted to go.
+    pub fn destination(&self) -> SocketAddr {
+        self.judge.destination()
+    }
+
+    /// The leg to the server.
+    pub fn ends(&self) -> Ends {
+        let plain = Ends { source: self.client(), server: self.destination(), told: false };
+        self.elsewhere.as_deref().copied().unwrap_or(plain)
+    }
+
+    pub fn set_ends(&mut self, ends: Ends) {
+        let plain = (ends.source, ends.server) == (self.client(), self.destination());
+        self.elsewhere = (!plain).then(|| Box::new(ends));
     }
 
     /// Whether it is to be judged when the policy changes.
@@ -68,8 +133,8 @@ impl Connection {
                 return false;
             }
         }
-        let known = self.judge.known(answers, now);
-        let again = self.judge.judge_again(policy, self.server, self.machine.is_connected(), known);
+        let (known, server) = (self.judge.known(answers, now), self.ends().server);
+        let again = self.judge.judge_again(policy, server, self.machine.is_connected(), known);
         tally.count(&again);
         if again.outcome != Outcome::Ended {
             return false;
@@ -78,10 +143,13 @@ impl Connection {
         self.machine.handle_refusal(now, if drops { Verdict::Drop } else { Verdict::Reset });
         true
     }
+}
 
-    /// The buffer of what comes from `side`.
-    pub fn buffer_from(&self, side: Side) -> Option<BufferId> {
-        self.buffers.map(|buffers| buffers[side as usize])
+impl Leg {
+    /// Nothing is known of it but that there is room to send.
+    pub fn new(socket: OwnedFd) -> Self {
+        let ready = Readiness { writable: true, ..Readiness::default() };
+        Self { socket: Some(socket), ready, ..Self::default() }
     }
 }
 
@@ -90,60 +158,33 @@ impl Connection {
 pub(super) enum Task {
     /// On the listener of this number.
     Accept,
-    Connect,
-    Recv(Side),
-    Send(Side),
-    Watch(Side),
+    /// What a leg is ready for. Attempts to reach a server are told apart: what is late of one is nothing of the next.
+    Leg(Side, u8),
 }
 
 impl Task {
-    const ALL: [Self; 8] = [
-        Self::Accept,
-        Self::Connect,
-        Self::Recv(Side::Client),
-        Self::Recv(Side::Server),
-        Self::Send(Side::Client),
-        Self::Send(Side::Server),
-        Self::Watch(Side::Client),
-        Self::Watch(Side::Server),
-    ];
     const SHIFT: u32 = 56;
+    const SERVER: u64 = 2;
+    /// There are at most four: two servers of a pool, from the client's port and from another.
+    const ATTEMPTS: u8 = 4;
 
     /// The ring's word for this operation of that connection (or listener). A slab's generations leave the top free.
     pub fn token(self, key: Key) -> u64 {
-        let tag = Self::ALL.iter().position(|task| *task == self).unwrap_or(0) as u64;
+        let tag = match self {
+            Self::Accept => 0,
+            Self::Leg(Side::Client, _) => 1,
+            Self::Leg(Side::Server, attempt) => Self::SERVER + u64::from(attempt % Self::ATTEMPTS),
+        };
         tag << Self::SHIFT | key.to_bits()
     }
 
-    pub fn of_token(token: u64) -> Option<(Self, Key)> {
-        let task = Self::ALL.get((token >> Self::SHIFT) as usize)?;
-        Some((*task, Key::from_bits(token & ((1 << Self::SHIFT) - 1))))
-    }
-
-    /// What the machine is told about the outcome.
-    pub fn event(self, outcome: &uring::Outcome) -> Option<Event> {
-        let result = match outcome {
-            uring::Outcome::Done(n) => Ok(*n),
-            uring::Outcome::Failed(errno) => Err(failure(*errno)),
-            uring::Outcome::Accepted(_) | uring::Outcome::Woken => return None,
+    pub fn of_token(token: u64) -> (Self, Key) {
+        let task = match token >> Self::SHIFT {
+            0 => Self::Accept,
+            1 => Self::Leg(Side::Client, 0),
+            tag => Self::Leg(Side::Server, (tag - Self::SERVER) as u8),
         };
-        Some(match (self, result) {
-            (Self::Accept, _) => return None,
-            (Self::Connect, Ok(_)) => Event::Connected,
-            (Self::Connect, Err(why)) => Event::ConnectFailed(why),
-            (Self::Recv(from), Ok(0)) => Event::Eof(from),
-            (Self::Recv(from), Ok(len)) => Event::Received { from, len },
-            (Self::Recv(from), Err(why)) => Event::RecvFailed(from, why),
-            (Self::Send(to), Ok(len)) => Event::Sent { to, len },
-            (Self::Send(to), Err(why)) => Event::SendFailed(to, why),
-            (Self::Watch(side), Ok(_)) => Event::Hangup(side),
-            (Self::Watch(side), Err(_)) => Event::Unwatched(side),
-        })
-    }
-
-    /// The event of an operation that could not even begin.
-    pub fn not_begun(self) -> Option<Event> {
-        self.event(&uring::Outcome::Failed(Errno::NOBUFS))
+        (task, Key::from_bits(token & ((1 << Self::SHIFT) - 1)))
     }
 }
 
@@ -175,14 +216,17 @@ mod tests {
     #[test]
     fn token_tells_task_and_place_apart() {
         let key = Key { index: u32::MAX, generation: (1 << 24) - 1 };
-        for task in Task::ALL {
-            assert_eq!(Task::of_token(task.token(key)), Some((task, key)));
+        let legs = (0..Task::ATTEMPTS).map(|attempt| Task::Leg(Side::Server, attempt));
+        for task in [Task::Accept, Task::Leg(Side::Client, 0)].into_iter().chain(legs) {
+            assert_eq!(Task::of_token(task.token(key)), (task, key));
+            assert!(task.token(key) < 1 << 62, "the ring's own bits are free");
         }
-        assert_eq!(Task::of_token(u64::MAX), None);
     }
 
     #[test]
-    fn zero_octets_received_are_the_end_of_the_stream() {
-        assert_eq!(Task::Recv(Side::Server).event(&uring::Outcome::Done(0)), Some(Event::Eof(Side::Server)));
+    fn idle_connection_is_small() {
+        // A million of them are to fit: this and what is said in the machine's and the judge's boxes.
+        let size = size_of::<Connection>();
+        assert!(size <= 512, "{size}");
     }
 }

@@ -45,7 +45,7 @@ pub struct RelayConfig {
     pub cores: Vec<usize>,
     /// The most connections of the whole relay; more are reset.
     pub connections: u32,
-    /// Of each connection. Two buffers of [`Limits::buffer`] octets are kept for each.
+    /// Of each connection. It has memory for octets only while some wait.
     pub limits: Limits,
     /// What the kernel looks after on both legs' sockets.
     pub upkeep: Upkeep,

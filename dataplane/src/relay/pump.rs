@@ -14,9 +14,10 @@ use weir_core::verify::{Answer, Answers, HostCheck, Verified};
 use weir_sys::sockopt::{self, Upkeep};
 use weir_sys::uring::{Key, Ring};
 
-use super::conn::{Connection, Task, failure_of};
+use super::conn::{Connection, Ends, Leg, Task, failure_of};
 use super::handle::{Hooks, RelayConfig};
 use super::stats::{Counter, Stats};
+use super::stock::Stocks;
 use super::timers::Timers;
 use crate::gateway::{FailedServer, Failures};
 use crate::questions::{Asker, Questions};
@@ -30,6 +31,12 @@ pub(super) struct Asking {
     pub rings: bool,
 }
 
+/// How much a connection was given since it had its turn.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    pub octets: u32,
+}
+
 /// What every connection of a worker uses.
 pub(super) struct Pump {
     pub ring: Ring,
@@ -41,8 +48,9 @@ pub(super) struct Pump {
     asking: Asking,
     /// The time of this batch.
     pub now: Nanos,
-    /// Buffers were given back since this was last cleared.
-    pub released: bool,
+    pub(super) stocks: Stocks,
+    /// Connections that have more to do than one turn may take.
+    pub again: Vec<Key>,
     /// Octets sent in this batch.
     bytes: [u64; 2],
 }
@@ -51,32 +59,61 @@ impl Pump {
     pub fn new(
         ring: Ring,
         config: &RelayConfig,
+        timers: Timers,
         stats: Arc<Stats>,
         hooks: Arc<Hooks>,
         asking: Asking,
     ) -> Self {
         let (failures, upkeep) = (config.failures.clone(), config.upkeep);
-        let (timers, now, released, bytes) = (Timers::default(), Nanos(0), false, [0; 2]);
-        Self { ring, timers, stats, hooks, failures, upkeep, asking, now, released, bytes }
+        let (stocks, again, now, bytes) = (Stocks::new(), Vec::new(), Nanos(0), [0; 2]);
+        Self { ring, timers, stats, hooks, failures, upkeep, asking, now, stocks, again, bytes }
     }
 
     /// Tells the machine, then does what it wants until it waits. True: the connection is over.
     pub fn drive(&mut self, key: Key, conn: &mut Connection, event: Option<Event>) -> bool {
-        if let Some(mut event) = event {
-            if event == Event::Connected && conn.machine.ending().is_none() {
-                event = self.greet(conn);
-            }
+        let mut turn = Turn::default();
+        if let Some(event) = event {
             self.tell(conn, event);
         }
-        self.answer(key, conn);
-        while let Some(command) = conn.machine.poll() {
-            if let Some(event) = self.carry_out(key, conn, command) {
+        self.go_on(key, conn, &mut turn);
+        self.settle(conn);
+        conn.machine.is_done()
+    }
+
+    /// Likewise, of what a leg is ready for.
+    pub fn ready(&mut self, key: Key, conn: &mut Connection) -> bool {
+        let mut turn = Turn::default();
+        conn.again = false;
+        for side in [Side::Server, Side::Client] {
+            if let Some(event) = self.connected(conn, side) {
                 self.tell(conn, event);
-                self.answer(key, conn);
+                self.go_on(key, conn, &mut turn);
+            }
+            if let Some(event) = self.receive(key, conn, side, &mut turn) {
+                self.tell(conn, event);
+                self.go_on(key, conn, &mut turn);
+            }
+            if let Some(event) = self.send(conn, side) {
+                self.tell(conn, event);
+                self.go_on(key, conn, &mut turn);
+            }
+            if conn.leg(side).ready.hung && std::mem::take(&mut conn.leg(side).watched) {
+                self.tell(conn, Event::Hangup(side));
+                self.go_on(key, conn, &mut turn);
             }
         }
         self.settle(conn);
         conn.machine.is_done()
+    }
+
+    fn go_on(&mut self, key: Key, conn: &mut Connection, turn: &mut Turn) {
+        self.answer(key, conn);
+        while let Some(command) = conn.machine.poll() {
+            if let Some(event) = self.carry_out(key, conn, command, turn) {
+                self.tell(conn, event);
+                self.answer(key, conn);
+            }
+        }
     }
 
     /// A leg exists, from here to there.
@@ -85,10 +122,14 @@ impl Pump {
     }
 
     /// The connection has left the table.
-    pub fn forget(&mut self, conn: &Connection) {
+    pub fn forget(&mut self, key: Key, mut conn: Connection) {
+        self.timers.cancel(key.index);
+        for (side, stock) in [Side::Client, Side::Server].into_iter().zip(&mut conn.stocks) {
+            self.stocks.discard(stock, side);
+        }
         self.stats.add(Counter::Closed, 1);
-        (self.hooks.closed)(conn.client, conn.destination);
-        if let Some((source, server)) = conn.told {
+        (self.hooks.closed)(conn.client(), conn.destination());
+        if let Ends { source, server, told: true } = conn.ends() {
             (self.hooks.closed)(source, server);
         }
     }
@@ -105,7 +146,7 @@ impl Pump {
         }
     }
 
-    fn tell(&mut self, conn: &mut Connection, event: Event) {
+    pub(super) fn tell(&mut self, conn: &mut Connection, event: Event) {
         if let Event::Sent { to, len } = event {
             self.bytes[to as usize] += u64::from(len);
         }
@@ -144,23 +185,23 @@ impl Pump {
 
     /// What the machine asks for the sake of a second hello.
     fn second(&mut self, key: Key, conn: &mut Connection, ask: Ask) {
+        let server = conn.ends().server;
+        let Connection { judge, stocks: [up, down], .. } = conn;
         let verdict = match ask {
             Ask::Answer { at, span } => {
-                let said = self.octets(conn, Side::Server, span).map(|bytes| conn.judge.answer(at, bytes));
+                let said = self.stocks.peek(down, Side::Server, span).map(|bytes| judge.answer(at, bytes));
                 self.stats.add(Counter::HelloRetry, u64::from(said == Some(Said::Retry)));
                 return conn.machine.handle_answer(said.unwrap_or(Said::Other));
             }
             Ask::Behind { span } => {
-                let next = self.octets(conn, Side::Client, span).map(|bytes| conn.judge.behind(bytes));
+                let next = self.stocks.peek(up, Side::Client, span).map(|bytes| judge.behind(bytes));
                 return conn.machine.handle_behind(next.unwrap_or(Next::Nothing), span.len);
             }
             Ask::Second { span, budget } => {
-                let server = conn.server;
-                self.octets(conn, Side::Client, span)
-                    .and_then(|bytes| conn.judge.second(bytes, budget, server))
+                self.stocks.peek(up, Side::Client, span).and_then(|bytes| judge.second(bytes, budget, server))
             }
-            Ask::SecondUnread => Some(conn.judge.second_unread(conn.server)),
-            Ask::SecondUnverified => conn.judge.verified(Verified::Unknown),
+            Ask::SecondUnread => Some(judge.second_unread(server)),
+            Ask::SecondUnverified => judge.verified(Verified::Unknown),
             Ask::Inspect { .. } | Ask::Unidentified(_) | Ask::Unverified => None,
         };
         let Some(verdict) = verdict else { return };
@@ -169,11 +210,6 @@ impl Pump {
             conn.check_counted = false;
             self.ask(key, conn);
         }
-    }
-
-    /// Octets of the buffer of what comes from `side`.
-    fn octets(&self, conn: &Connection, side: Side, span: Span) -> Option<&[u8]> {
-        self.ring.bytes(conn.buffer_from(side)?, span.at, span.len)
     }
 
     /// Asks control about the connection's name, where that is wanted and not known. What there is no room for is unknown.
@@ -233,56 +269,76 @@ impl Pump {
         }
     }
 
-    fn inspect(&self, conn: &mut Connection, len: u32, budget: u32) -> Option<Verdict> {
-        let buffer = conn.buffer_from(Side::Client)?;
-        // The receive under way, if any, is behind the held octets.
-        let held = self.ring.bytes(buffer, 0, len)?;
+    fn inspect(&mut self, conn: &mut Connection, len: u32, budget: u32) -> Option<Verdict> {
+        let stock = &mut conn.stocks[Side::Client as usize];
+        let held = self.stocks.peek(stock, Side::Client, Span { at: 0, len })?;
         conn.judge.inspect(held, budget)
     }
 
-    /// What could not be begun is an event at once.
-    fn carry_out(&mut self, key: Key, conn: &mut Connection, command: Command) -> Option<Event> {
+    /// What is done at once, or cannot be, is an event at once.
+    fn carry_out(
+        &mut self,
+        key: Key,
+        conn: &mut Connection,
+        command: Command,
+        turn: &mut Turn,
+    ) -> Option<Event> {
         match command {
             Command::Connect { to, from } => return self.connect(key, conn, to, from),
             Command::Blame(to) => self.blame(conn, to),
-            Command::Recv { from, span } => return self.recv(key, conn, from, span),
-            Command::Send { to, span } => return self.send(key, conn, to, span),
+            Command::Recv { from, most } => {
+                conn.leg(from).receives = Some(most);
+                return self.receive(key, conn, from, turn);
+            }
+            Command::Send { to, len } => {
+                conn.leg(to).sends = Some(len);
+                return self.send(conn, to);
+            }
             Command::Watch(side) => {
-                let task = Task::Watch(side);
-                let begun = conn.socket(side).is_some_and(|id| self.ring.watch(id, task.token(key)));
-                return if begun { None } else { task.not_begun() };
+                let leg = conn.leg(side);
+                leg.watched = !leg.ready.hung;
+                return leg.ready.hung.then_some(Event::Hangup(side));
             }
             Command::Shutdown(to) => {
-                if let Some(socket) = conn.socket(to).and_then(|id| self.ring.socket(id)) {
+                if let Some(socket) = conn.socket(to) {
                     // ENOTCONN: reset meanwhile, which the next operation on it tells.
                     let _ = sockopt::shutdown_write(socket);
                 }
             }
             Command::Reset(side) => {
-                if let Some(id) = conn.socket(side) {
-                    if let Some(socket) = self.ring.socket(id) {
-                        // If it cannot be set the end gets FIN.
-                        let _ = sockopt::set_reset_on_close(socket);
-                    }
-                    self.ring.cancel(id);
+                if let Some(socket) = conn.socket(side) {
+                    // If it cannot be set the end gets FIN.
+                    let _ = sockopt::set_reset_on_close(socket);
                 }
+                self.stop(conn, side);
             }
-            Command::Cancel(side) => {
-                if let Some(id) = conn.socket(side) {
-                    self.ring.cancel(id);
-                }
-            }
-            Command::Close(side) => {
-                if let Some(id) = conn.sockets[side as usize].take() {
-                    self.ring.close(id);
-                }
-            }
-            Command::ArmTimer(at) => {
-                conn.timer = Some(at);
-                self.timers.arm(at, key);
-            }
+            Command::Cancel(side) => self.stop(conn, side),
+            Command::Close(side) => self.close(key, conn, side),
+            Command::ArmTimer(at) => self.timers.arm(at, key.index),
         }
         None
+    }
+
+    /// What is wanted of a leg is wanted no more.
+    fn stop(&mut self, conn: &mut Connection, side: Side) {
+        let cancelled = Failure::Cancelled;
+        let leg = conn.leg(side);
+        let events = [
+            std::mem::take(&mut leg.connects).then_some(Event::ConnectFailed(cancelled)),
+            leg.receives.take().map(|_| Event::RecvFailed(side, cancelled)),
+            leg.sends.take().map(|_| Event::SendFailed(side, cancelled)),
+            std::mem::take(&mut leg.watched).then_some(Event::Unwatched(side)),
+        ];
+        for event in events.into_iter().flatten() {
+            self.tell(conn, event);
+        }
+    }
+
+    fn close(&mut self, key: Key, conn: &mut Connection, side: Side) {
+        let token = Task::Leg(side, conn.attempts).token(key);
+        if let Some(socket) = std::mem::take(conn.leg(side)).socket {
+            self.ring.close(socket, token);
+        }
     }
 
     fn connect(&mut self, key: Key, conn: &mut Connection, to: Towards, from: LocalEnd) -> Option<Event> {
@@ -297,7 +353,7 @@ impl Pump {
         if from == LocalEnd::ClientAnyPort {
             self.stats.add(Counter::PortChanged, 1);
         }
-        let (socket, source) = match socket(conn.client, server, from, &self.upkeep) {
+        let (socket, source) = match socket(conn.client(), server, from, &self.upkeep) {
             Ok(bound) => bound,
             Err(error) => return Some(Event::ConnectFailed(failure_of(&error))),
         };
@@ -305,37 +361,56 @@ impl Pump {
             // It is the network's to honour; the connection works without.
             let _ = sockopt::set_class(&socket, server, conn.class);
         }
-        (conn.server, conn.source) = (server, source);
-        self.tell_of_leg(conn, from);
-        let id = self.ring.add(socket);
-        conn.sockets[Side::Server as usize] = Some(id);
-        let task = Task::Connect;
-        if self.ring.connect(id, server, task.token(key)) { None } else { task.not_begun() }
+        self.tell_of_leg(conn, Ends { source, server, told: false }, from);
+        if let Err(error) = sockopt::connect_now(&socket, server) {
+            return Some(Event::ConnectFailed(failure_of(&error)));
+        }
+        conn.attempts = conn.attempts.wrapping_add(1);
+        self.ring.watch(&socket, Task::Leg(Side::Server, conn.attempts).token(key));
+        *conn.leg(Side::Server) = Leg { connects: true, socket: Some(socket), ..Leg::default() };
+        None
     }
 
     /// Before the first segment of a leg that the connection's own two ends do not tell of.
-    fn tell_of_leg(&self, conn: &mut Connection, from: LocalEnd) {
-        let leg = (conn.source, conn.server);
-        if let Some((source, server)) = conn.told.take() {
+    fn tell_of_leg(&self, conn: &mut Connection, mut ends: Ends, from: LocalEnd) {
+        if let Ends { source, server, told: true } = conn.ends() {
             (self.hooks.closed)(source, server);
         }
-        if from != LocalEnd::Gateway && leg != (conn.client, conn.destination) {
-            self.opened(leg.0, leg.1);
-            conn.told = Some(leg);
+        let own = (conn.client(), conn.destination());
+        ends.told = from != LocalEnd::Gateway && (ends.source, ends.server) != own;
+        if ends.told {
+            self.opened(ends.source, ends.server);
         }
+        conn.set_ends(ends);
+    }
+
+    /// The server has answered, or will not.
+    fn connected(&self, conn: &mut Connection, side: Side) -> Option<Event> {
+        let leg = conn.leg(side);
+        if !leg.connects || !leg.ready.writable {
+            return None;
+        }
+        leg.connects = false;
+        if leg.ready.hung
+            && let Some(Err(error)) = leg.socket.as_ref().map(sockopt::take_error)
+        {
+            return Some(Event::ConnectFailed(failure_of(&error)));
+        }
+        // Its machine is told to stop otherwise.
+        Some(if conn.machine.ending().is_none() { self.greet(conn) } else { Event::Connected })
     }
 
     /// The server is there: where a pool says so it gets the PROXY header, before anything of the client's. The socket is
     /// new and has room for it: the kernel takes it whole, or the server has gone already.
     fn greet(&self, conn: &mut Connection) -> Event {
-        let Some(socket) = conn.socket(Side::Server).and_then(|id| self.ring.socket(id)) else {
-            return Event::Connected;
-        };
-        if conn.source.port() == 0
-            && let Ok(source) = sockopt::local_address(socket)
+        let mut ends = conn.ends();
+        if ends.source.port() == 0
+            && let Some(Ok(source)) = conn.socket(Side::Server).map(sockopt::local_address)
         {
-            conn.source = source;
+            ends.source = source;
+            conn.set_ends(ends);
         }
+        let Some(socket) = conn.socket(Side::Server) else { return Event::Connected };
         let mut header = [0; MAX_PROXY_HEADER];
         let Some(header) = conn.judge.header(&mut header).and_then(|len| header.get(..len)) else {
             return Event::ConnectFailed(Failure::Other);
@@ -359,24 +434,6 @@ impl Pump {
         }
     }
 
-    fn recv(&mut self, key: Key, conn: &Connection, from: Side, span: Span) -> Option<Event> {
-        let task = Task::Recv(from);
-        let begun = conn
-            .socket(from)
-            .zip(conn.buffer_from(from))
-            .is_some_and(|(id, buffer)| self.ring.recv(id, buffer, span.at, span.len, task.token(key)));
-        if begun { None } else { task.not_begun() }
-    }
-
-    fn send(&mut self, key: Key, conn: &Connection, to: Side, span: Span) -> Option<Event> {
-        let task = Task::Send(to);
-        let begun = conn
-            .socket(to)
-            .zip(conn.buffer_from(to.other()))
-            .is_some_and(|(id, buffer)| self.ring.send(id, buffer, span.at, span.len, task.token(key)));
-        if begun { None } else { task.not_begun() }
-    }
-
     /// What the new state means for counters and buffers.
     fn settle(&mut self, conn: &mut Connection) {
         if let HostCheck::Known(verified) = conn.judge.check()
@@ -396,11 +453,9 @@ impl Pump {
         {
             self.stats.ended(ending);
         }
-        if conn.machine.needs_no_buffers()
-            && let Some(buffers) = conn.buffers.take()
-        {
-            buffers.into_iter().for_each(|buffer| self.ring.give_back(buffer));
-            self.released = true;
+        let unwanted = conn.machine.needs_no_buffers();
+        for (side, stock) in [Side::Client, Side::Server].into_iter().zip(&mut conn.stocks) {
+            if unwanted { self.stocks.discard(stock, side) } else { self.stocks.leave(stock, side) }
         }
     }
 }
@@ -423,6 +478,6 @@ fn socket(
     };
     let socket = sockopt::transparent_stream(source)?;
     sockopt::set_upkeep(&socket, upkeep)?;
-    let source = sockopt::local_address(&socket)?;
+    let source = if source.port() == 0 { sockopt::local_address(&socket)? } else { source };
     Ok((socket, source))
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender};
 use weir_core::ids::{Nanos, PortId};
 use weir_core::reevaluate::Tally;
-use weir_core::relay::{Event, Judge, Relay};
+use weir_core::relay::{Event, Judge, Limits, Relay, Side};
 use weir_core::sources::Sources;
 use weir_core::verify::{Answer, Answers};
-use weir_sys::uring::{Completion, Key, Outcome, Ring, RingConfig, Slab, SocketId, UringError, Waker};
+use weir_sys::uring::{Completion, Key, Outcome, Readiness, Ring, Slab, UringError, Waker};
 use weir_sys::{affinity, clock, sockopt};
 
 use super::conn::{Connection, Task};
@@ -20,15 +20,15 @@ use super::handle::{Hooks, RelayConfig};
 use super::listener::{is_gone, is_own};
 use super::pump::{Asking, Pump};
 use super::stats::{Counter, Stats};
+use super::timers::Timers;
 use crate::heartbeat::{BREATH, Sign};
 use crate::random;
 use crate::snapshot::{Snapshot, Subscriber};
 
 /// How long accepting pauses when descriptors or memory are short.
 const BACKOFF: Nanos = Nanos::from_millis(100);
-/// How often memory of unused buffers is given back, and of how many it is kept.
-const TRIM: Nanos = Nanos::from_secs(10);
-const KEEP: usize = 64;
+/// Operations that are submitted in one system call.
+const ENTRIES: u32 = 1024;
 /// Sources that each thread can count.
 const SOURCES: usize = 65_536;
 /// How long connections that were reset at the end may take to close.
@@ -83,10 +83,11 @@ enum Ending {
 /// One thread of the relay.
 pub(super) struct Worker {
     config: RelayConfig,
+    limits: Arc<Limits>,
     connections: usize,
     workers: u32,
     sources: Sources,
-    listeners: Vec<SocketId>,
+    listeners: Vec<OwnedFd>,
     table: Slab<Connection>,
     pump: Pump,
     snapshot: Arc<Snapshot>,
@@ -95,7 +96,6 @@ pub(super) struct Worker {
     sign: Sign,
     /// Accepting pauses until then, on these listeners.
     paused: Option<(Nanos, Vec<usize>)>,
-    trimmed: Nanos,
     ending: Ending,
 }
 
@@ -106,20 +106,17 @@ impl Worker {
         pin(number, &config.cores);
         affinity::favour();
         setup.sign.begin();
-        let mut ring = Ring::new(RingConfig {
-            entries: 1024,
-            buffers: connections.saturating_mul(2),
-            buffer_size: config.limits.buffer.max(1),
-        })?;
-        let listeners = listeners.into_iter().map(|listener| ring.add(listener)).collect();
+        let ring = Ring::new(ENTRIES)?;
+        let timers = Timers::new(connections as usize, Nanos(clock::monotonic_ns()));
         let asking = Asking {
             number,
             questions: config.questions.clone(),
             answers: Answers::new(&random::secret()),
             rings: false,
         };
-        let pump = Pump::new(ring, &config, setup.stats, setup.hooks, asking);
+        let pump = Pump::new(ring, &config, timers, setup.stats, setup.hooks, asking);
         Ok(Self {
+            limits: Arc::new(config.limits),
             config,
             connections: connections as usize,
             workers,
@@ -132,7 +129,6 @@ impl Worker {
             inbox: setup.inbox,
             sign: setup.sign,
             paused: None,
-            trimmed: Nanos(0),
             ending: Ending::No,
         })
     }
@@ -149,8 +145,7 @@ impl Worker {
         let mut completions = Vec::new();
         while !self.is_over() {
             self.sign.breathe(clock::monotonic_ns());
-            let timeout = self.timeout().map_or(BREATH, |due| due.min(BREATH));
-            if let Err(error) = self.pump.ring.wait(Some(timeout), &mut completions) {
+            if let Err(error) = self.pump.ring.wait(Some(self.timeout()), &mut completions) {
                 tracing::error!(%error, "the relay's ring failed: this thread of the relay ends");
                 return;
             }
@@ -159,6 +154,7 @@ impl Worker {
             for completion in completions.drain(..) {
                 self.completed(completion);
             }
+            self.go_on();
             self.timers();
             self.requests();
             self.pump.publish();
@@ -170,29 +166,49 @@ impl Worker {
         Nanos(clock::monotonic_ns())
     }
 
-    /// Until the first thing that is due by the clock.
-    fn timeout(&self) -> Option<Duration> {
-        let paused = self.paused.as_ref().map(|(until, _)| *until);
-        let trim = self.pump.released.then(|| self.trimmed.saturating_add(TRIM));
-        let ending = match self.ending {
-            Ending::No => None,
-            Ending::Draining(until) | Ending::Resetting(until) => Some(until),
-        };
-        let next = [self.pump.timers.next(), paused, trim, ending].into_iter().flatten().min()?;
-        Some(Duration::from_nanos(next.saturating_sub(self.now()).0))
+    /// How long there is nothing to do but for what completes. Deadlines are looked at with each sign of life.
+    fn timeout(&self) -> Duration {
+        if self.pump.again.is_empty() { BREATH } else { Duration::ZERO }
     }
 
     fn completed(&mut self, completion: Completion) {
         let Completion { token, outcome, more } = completion;
-        if matches!(outcome, Outcome::Woken) {
-            return;
+        match (Task::of_token(token), outcome) {
+            (_, Outcome::Woken) => {}
+            ((Task::Accept, key), outcome) => self.accepted(key.index as usize, outcome, more),
+            ((Task::Leg(side, attempt), key), Outcome::Ready(ready)) => {
+                self.ready(key, side, attempt, ready, more);
+            }
+            // The watch was ended with its leg, or memory was short.
+            ((Task::Leg(side, attempt), key), _) => {
+                self.ready(key, side, attempt, Readiness::default(), more);
+            }
         }
-        let Some((task, key)) = Task::of_token(token) else { return };
-        if task == Task::Accept {
-            return self.accepted(key.index as usize, outcome, more);
+    }
+
+    /// A leg is ready for something. One that is gone, is not.
+    fn ready(&mut self, key: Key, side: Side, attempt: u8, ready: Readiness, more: bool) {
+        let Some(conn) = self.table.get_mut(key) else { return };
+        let late = side == Side::Server
+            && Task::Leg(side, conn.attempts).token(key) != Task::Leg(side, attempt).token(key);
+        let Some(socket) = conn.socket(side).filter(|_| !late) else { return };
+        if !more {
+            self.pump.ring.watch(socket, Task::Leg(side, attempt).token(key));
         }
-        if let Some(event) = task.event(&outcome) {
-            self.happened(key, event);
+        let leg = conn.leg(side);
+        leg.ready.add(ready);
+        if self.pump.ready(key, conn) {
+            self.remove(key);
+        }
+    }
+
+    /// Connections that had more to do than their turn allowed.
+    fn go_on(&mut self) {
+        for key in std::mem::take(&mut self.pump.again) {
+            let Some(conn) = self.table.get_mut(key) else { continue };
+            if self.pump.ready(key, conn) {
+                self.remove(key);
+            }
         }
     }
 
@@ -218,9 +234,9 @@ impl Worker {
     fn remove(&mut self, key: Key) {
         if let Some(conn) = self.table.remove(key) {
             if conn.counted {
-                self.sources.leave(&conn.client.ip().into());
+                self.sources.leave(&conn.client().ip().into());
             }
-            self.pump.forget(&conn);
+            self.pump.forget(key, conn);
         }
     }
 
@@ -277,7 +293,7 @@ impl Worker {
     fn accept(&mut self, number: usize) {
         let key = Key { index: number as u32, generation: 0 };
         if let Some(listener) = self.listeners.get(number) {
-            self.pump.ring.accept(*listener, Task::Accept.token(key));
+            self.pump.ring.accept(listener, Task::Accept.token(key));
         }
     }
 
@@ -293,7 +309,7 @@ impl Worker {
                 again = false;
                 self.pause(number);
             }
-            Outcome::Done(_) | Outcome::Woken => {}
+            Outcome::Ready(_) | Outcome::Woken => {}
         }
         if again && self.ending == Ending::No {
             self.accept(number);
@@ -326,23 +342,18 @@ impl Worker {
             stats.add(Counter::RefusedSource, 1);
             return refuse(socket);
         }
-        // Buffers of connections that are closing may not be back yet.
-        let (Some(up), Some(down)) = (self.pump.ring.take_buffer(), self.pump.ring.take_buffer()) else {
-            stats.add(Counter::RefusedFull, 1);
-            return refuse(socket);
-        };
         stats.add(Counter::Accepted, 1);
-        let mut conn = self.connection(client, server);
-        conn.counted = limits.any();
-        conn.class = sockopt::syn_class(&socket).unwrap_or(0);
-        conn.sockets[0] = Some(self.pump.ring.add(socket));
-        conn.buffers = Some([up, down]);
         self.pump.opened(client, server);
+        let class = sockopt::syn_class(&socket).unwrap_or(0);
+        let mut conn = self.connection(client, server, socket);
+        (conn.class, conn.counted) = (class, limits.any());
         let key = self.table.insert(conn);
-        if let Some(conn) = self.table.get_mut(key)
-            && self.pump.drive(key, conn, None)
-        {
-            self.remove(key);
+        let Some(conn) = self.table.get_mut(key) else { return };
+        if self.pump.drive(key, conn, None) {
+            return self.remove(key);
+        }
+        if let Some(socket) = conn.socket(Side::Client) {
+            self.pump.ring.watch(socket, Task::Leg(Side::Client, 0).token(key));
         }
     }
 
@@ -355,30 +366,14 @@ impl Worker {
         ports.iter().find(fits).or_else(|| ports.iter().next())
     }
 
-    fn connection(&self, client: SocketAddr, destination: SocketAddr) -> Connection {
+    fn connection(&self, client: SocketAddr, destination: SocketAddr, socket: OwnedFd) -> Connection {
         let from = self.side_of(client, destination);
         let mut judge = Judge::new(self.snapshot.policy.clone(), from, client, destination);
-        let mut machine = Relay::new(self.pump.now, self.config.limits, judge.start());
+        let mut machine = Relay::new(self.pump.now, self.limits.clone(), judge.start());
         if let Some(throttle) = judge.throttle() {
             machine.handle_throttle(throttle);
         }
-        Connection {
-            machine,
-            judge,
-            client,
-            destination,
-            server: destination,
-            source: client,
-            told: None,
-            sockets: [None, None],
-            buffers: None,
-            class: 0,
-            timer: None,
-            counted: false,
-            ending_counted: false,
-            check_counted: false,
-            change_counted: false,
-        }
+        Connection::new(machine, judge, socket)
     }
 }
 
@@ -386,31 +381,24 @@ impl Worker {
 impl Worker {
     fn timers(&mut self) {
         let now = self.pump.now;
-        while let Some((at, key)) = self.pump.timers.pop(now) {
-            if self.table.get(key).is_some_and(|conn| conn.timer == Some(at)) {
+        while let Some(place) = self.pump.timers.pop(now) {
+            if let Some(key) = self.table.key(place) {
                 self.happened(key, Event::Timer);
             }
         }
-        let table = &self.table;
-        let live = table.len();
-        self.pump.timers.sweep(live, |at, key| table.get(key).is_some_and(|conn| conn.timer == Some(at)));
         if let Some((_, numbers)) = self.paused.take_if(|(until, _)| *until <= now) {
             for number in numbers {
                 self.accept(number);
             }
-        }
-        if self.pump.released && now >= self.trimmed.saturating_add(TRIM) {
-            self.pump.ring.trim(KEEP);
-            self.pump.released = false;
-            self.trimmed = now;
         }
         self.end(now);
     }
 
     fn stop(&mut self, drain: Duration) {
         let drain = Nanos(u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX));
-        for listener in self.listeners.drain(..) {
-            self.pump.ring.close(listener);
+        for (number, listener) in (0..).zip(self.listeners.drain(..)) {
+            let key = Key { index: number, generation: 0 };
+            self.pump.ring.close_listener(listener, Task::Accept.token(key));
         }
         self.paused = None;
         self.ending = Ending::Draining(self.pump.now.saturating_add(drain));

@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod mounts;
 pub mod netns;
 pub mod packet;
+pub mod pipe;
 pub mod process;
 pub mod sockopt;
 pub mod steering;

@@ -1,7 +1,8 @@
 //! TCP sockets that stand in for others: listeners that accept connections to any address, and connections that are
 //! made from any address (IP_TRANSPARENT, Linux Documentation/networking/tproxy.rst).
 //!
-//! The relay of weir-dataplane uses them. All are blocking and close-on-exec: the ring waits, not the socket.
+//! The relay of weir-dataplane uses them. All are close-on-exec; listeners are blocking (the ring waits, not the socket), and
+//! what is connected does not wait.
 //! They need CAP_NET_ADMIN, or `EPERM`.
 
 use std::io;
@@ -9,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// What the kernel looks after by itself on a connection's sockets.
@@ -97,7 +98,7 @@ pub fn set_class(socket: impl AsFd, server: SocketAddr, class: u8) -> io::Result
 /// One of many on the same address (SO_REUSEPORT): the kernel spreads connections over them. An IPv6 one leaves
 /// IPv4 alone. `backlog` is cut to net.core.somaxconn by the kernel. Errors: `EADDRINUSE`, `EPERM`, `EAFNOSUPPORT`.
 pub fn transparent_listener(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
-    let socket = transparent(address)?;
+    let socket = transparent(address, Type::STREAM)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -111,7 +112,7 @@ pub fn transparent_listener(address: SocketAddr, backlog: i32) -> io::Result<Own
 ///
 /// Errors: `EADDRINUSE` when another socket has the address and port for itself, `EPERM`, `EMFILE`.
 pub fn transparent_stream(source: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = transparent(source)?;
+    let socket = transparent(source, Type::STREAM.nonblocking())?;
     socket.bind(&source.into())?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
@@ -122,13 +123,37 @@ pub fn transparent_stream(source: SocketAddr) -> io::Result<OwnedFd> {
 ///
 /// Errors: `EMFILE`, `ENOBUFS`.
 pub fn own_stream(server: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(server), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     let unspecified = match server {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     Ok((socket.into(), SocketAddr::new(unspecified, 0)))
+}
+
+/// Begins to connect, without waiting: the socket is writable once it is connected, and hung when it could not be.
+///
+/// Errors: as connect(2) knows them at once.
+pub fn connect_now(socket: impl AsFd, server: SocketAddr) -> io::Result<()> {
+    match rustix::net::connect(socket, &server) {
+        Err(rustix::io::Errno::INPROGRESS) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Why a socket hangs, once.
+pub fn take_error(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::sockopt::socket_error(socket)??)
+}
+
+/// Receives what there is, without waiting; 0: the end.
+///
+/// Errors: `EAGAIN` when there is nothing, `ECONNRESET` and others when the far end has gone.
+pub fn recv_now(socket: impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+    let (len, _) = rustix::net::recv(socket, into, RecvFlags::DONTWAIT)?;
+    Ok(len)
 }
 
 /// Sends what there is room for, without waiting and without SIGPIPE; how much that was. `more_follows`: the kernel may
@@ -141,8 +166,8 @@ pub fn send_now(socket: impl AsFd, octets: &[u8], more_follows: bool) -> io::Res
     Ok(rustix::net::send(socket, octets, flags)?)
 }
 
-fn transparent(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn transparent(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     match address {
         SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
         SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,

@@ -1,12 +1,11 @@
-//! A safe ring: io_uring (through the io-uring crate) for sockets, with its own buffers.
+//! A safe ring: io_uring (through the io-uring crate) for sockets: what arrives at listeners, and what each socket is ready for.
 //!
-//! The relay's loop (weir-dataplane `relay/ring.rs`) calls it. What makes it safe: the ring owns every descriptor and
-//! every octet that an operation under way may touch. A buffer or a socket given back early stays until the kernel
-//! is done with it; dropping the ring cancels what is under way and waits for it.
+//! The relay's loop (weir-dataplane `relay/ring.rs`) calls it. The kernel touches no memory of ours on behalf of what is under
+//! way here: connections arrive as descriptors, readiness as a number, and octets are moved by calls of [`crate::sockopt`] once
+//! a socket is ready. Why it is so, and what else was measured, is told by the relay's module.
 //!
 //! Use it from the thread that made it: where the kernel can, completions are collected only by that thread.
 
-mod arena;
 mod queues;
 mod setup;
 mod slab;
@@ -15,135 +14,101 @@ mod tests;
 mod wake;
 
 use std::collections::VecDeque;
-use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
-use socket2::SockAddr;
 
-use arena::Arena;
-pub use arena::BufferId;
 pub use rustix::io::Errno;
 pub use setup::{UringError, probe};
 pub use slab::{Key, Slab};
 pub use wake::Waker;
 
-/// Completions of cancellations: nobody waits for them.
-const CANCEL: u64 = u64::MAX;
-/// What ends a watch.
-const HANGUP: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
-/// How long a dropped ring waits for the kernel to let go of its memory; then the memory is leaked.
-const QUIESCE: Duration = Duration::from_secs(5);
-
-/// Sizes of a ring.
-#[derive(Clone, Copy, Debug)]
-pub struct RingConfig {
-    /// Operations submitted in one system call; a power of two.
-    pub entries: u32,
-    pub buffers: u32,
-    /// Octets of each buffer.
-    pub buffer_size: u32,
-}
-
-/// A socket of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SocketId(Key);
+/// Completions of removals, which tell only of their failure: what was to be removed had ended.
+const REMOVED: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
+/// Tells an accept from a watch of the same token.
+const ACCEPT: u64 = 1 << 62;
+/// What a caller's token may use.
+const TOKEN: u64 = ACCEPT - 1;
 
 /// What became of an operation.
 #[derive(Debug)]
 pub struct Completion {
-    /// The caller's own word for the operation.
+    /// The caller's own word for the operation, of 62 bits.
     pub token: u64,
     pub outcome: Outcome,
-    /// The operation goes on and will complete again (accept).
+    /// The operation goes on and will complete again.
     pub more: bool,
 }
 
 #[derive(Debug)]
 pub enum Outcome {
-    /// A connection; close-on-exec, blocking (which is what a ring wants).
+    /// A connection; close-on-exec, and it does not wait.
     Accepted(OwnedFd),
-    /// Octets moved, poll events seen, or 0.
-    Done(u32),
+    Ready(Readiness),
     Failed(Errno),
     /// [`Waker::wake`]; the token is 0.
     Woken,
 }
 
-#[derive(Debug)]
-struct Socket {
-    fd: OwnedFd,
-    ops: Vec<Key>,
+/// What a socket is ready for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Octets, or the end, can be received.
+    pub readable: bool,
+    pub writable: bool,
+    /// FIN was received.
+    pub ended: bool,
+    /// It has failed, or is closed in both directions.
+    pub hung: bool,
 }
 
-#[derive(Debug)]
-struct Op {
-    token: u64,
-    kind: Kind,
+impl Readiness {
+    /// What it is ready for besides.
+    pub const fn add(&mut self, other: Self) {
+        self.readable |= other.readable;
+        self.writable |= other.writable;
+        self.ended |= other.ended;
+        self.hung |= other.hung;
+    }
+
+    fn of(events: u32) -> Self {
+        let any = |of: i16| events & of as u32 != 0;
+        let hung = any(libc::POLLERR | libc::POLLHUP);
+        Self {
+            readable: any(libc::POLLIN | libc::POLLRDHUP) || hung,
+            writable: any(libc::POLLOUT) || hung,
+            ended: any(libc::POLLRDHUP),
+            hung,
+        }
+    }
 }
 
-#[derive(Debug)]
-enum Kind {
-    Accept(SocketId, AcceptMode),
-    // The kernel copies the address when it takes the entry, which may be after this call.
-    Connect(SocketId, #[allow(dead_code, reason = "kept for the kernel to read")] Box<SockAddr>),
-    Recv(SocketId, BufferId),
-    Send(SocketId, BufferId),
-    /// With the poll events that ended it, once seen.
-    Watch(SocketId, u32),
-    Wake,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AcceptMode {
-    Once,
-    Many,
-}
-
-/// An io_uring with its sockets and buffers.
+/// An io_uring.
 pub struct Ring {
     ring: IoUring,
-    arena: ManuallyDrop<Arena>,
-    ops: ManuallyDrop<Slab<Op>>,
-    sockets: Slab<Socket>,
     /// Entries for which the submission queue had no room.
     backlog: VecDeque<Entry>,
-    /// Closed by the caller, but entries not yet submitted may name their numbers.
-    closing: Vec<OwnedFd>,
     waker: Waker,
-    accept_mode: AcceptMode,
 }
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring")
-            .field("sockets", &self.sockets.len())
-            .field("under_way", &self.ops.len())
-            .field("buffers_free", &self.arena.available())
-            .finish_non_exhaustive()
+        f.debug_struct("Ring").field("backlog", &self.backlog.len()).finish_non_exhaustive()
     }
 }
 
 impl Ring {
-    pub fn new(config: RingConfig) -> Result<Self, UringError> {
-        let ring = setup::build(config.entries)?;
-        let arena =
-            Arena::new(config.buffers, config.buffer_size).map_err(|e| UringError::System("mmap", e))?;
+    /// `entries`: operations submitted in one system call; a power of two.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring, or not all of it that is needed.
+    pub fn new(entries: u32) -> Result<Self, UringError> {
+        let ring = setup::build(entries)?;
         let waker = Waker::new().map_err(|e| UringError::System("eventfd", e.into()))?;
-        let mut ring = Self {
-            ring,
-            arena: ManuallyDrop::new(arena),
-            ops: ManuallyDrop::new(Slab::new()),
-            sockets: Slab::new(),
-            backlog: VecDeque::new(),
-            closing: Vec::new(),
-            waker,
-            accept_mode: AcceptMode::Many,
-        };
+        let mut ring = Self { ring, backlog: VecDeque::new(), waker };
         ring.watch_waker();
         Ok(ring)
     }
@@ -153,130 +118,39 @@ impl Ring {
         self.waker.clone()
     }
 
-    /// Gives a socket to the ring. It must be blocking: an operation on a non-blocking one fails with EAGAIN
-    /// instead of waiting.
-    pub fn add(&mut self, fd: OwnedFd) -> SocketId {
-        SocketId(self.sockets.insert(Socket { fd, ops: Vec::new() }))
+    /// Accepts connections until a completion says `more: false`. The listener must be blocking.
+    pub fn accept(&mut self, listener: impl AsFd, token: u64) {
+        let fd = Fd(listener.as_fd().as_raw_fd());
+        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        self.push(entry.user_data(token & TOKEN | ACCEPT));
     }
 
-    /// For socket options.
-    pub fn socket(&self, id: SocketId) -> Option<BorrowedFd<'_>> {
-        self.sockets.get(id.0).map(|socket| socket.fd.as_fd())
+    /// Tells what a socket is ready for: what it is now, and then each time that something is added, until a completion says
+    /// `more: false`.
+    pub fn watch(&mut self, socket: impl AsFd, token: u64) {
+        let events = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+        let entry = opcode::PollAdd::new(Fd(socket.as_fd().as_raw_fd()), events).multi(true).build();
+        self.push(entry.user_data(token & TOKEN));
     }
 
-    /// Closes a socket; operations under way on it are cancelled, and still complete.
-    pub fn close(&mut self, id: SocketId) {
-        self.cancel(id);
-        if let Some(socket) = self.sockets.remove(id.0) {
-            if self.is_submitted() {
-                drop(socket.fd);
-            } else {
-                self.closing.push(socket.fd);
-            }
-        }
+    /// Closes a socket and ends the watch of this token. Completions of it may still come. The socket is gone, and its peer
+    /// hears of it, in the next [`Ring::wait`] before that waits.
+    pub fn close(&mut self, socket: OwnedFd, token: u64) {
+        // A watch not yet submitted may be about another file by then: the removal that follows ends that, too.
+        drop(socket);
+        self.push(
+            opcode::PollRemove::new(token & TOKEN).build().user_data(REMOVED).flags(Flags::SKIP_SUCCESS),
+        );
     }
 
-    pub fn take_buffer(&mut self) -> Option<BufferId> {
-        self.arena.take()
-    }
-
-    pub fn give_back(&mut self, id: BufferId) {
-        self.arena.give_back(id);
-    }
-
-    pub fn buffers_free(&self) -> usize {
-        self.arena.available()
-    }
-
-    /// Gives the pages of unused buffers back to the system, but for `keep` of them.
-    pub fn trim(&mut self, keep: usize) {
-        self.arena.trim(keep);
-    }
-
-    /// Octets of a buffer; `None` outside it and where a receive is under way.
-    pub fn bytes(&self, id: BufferId, at: u32, len: u32) -> Option<&[u8]> {
-        self.arena.bytes(id, at, len)
-    }
-
-    /// Operations under way, the ring's own included.
-    pub fn under_way(&self) -> usize {
-        self.ops.len()
-    }
-}
-
-/// Operations. Each completes once under the caller's token; false: it was not begun (no such socket or buffer part).
-impl Ring {
-    /// Accepts connections until a completion says `more: false`.
-    pub fn accept(&mut self, id: SocketId, token: u64) -> bool {
-        let mode = self.accept_mode;
-        self.begin(id, token, Kind::Accept(id, mode), |fd| match mode {
-            AcceptMode::Many => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
-            AcceptMode::Once => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
-                .flags(libc::SOCK_CLOEXEC)
-                .build(),
-        })
-    }
-
-    pub fn connect(&mut self, id: SocketId, to: SocketAddr, token: u64) -> bool {
-        let address = Box::new(SockAddr::from(to));
-        let (pointer, len) = (address.as_ptr().cast(), address.len());
-        self.begin(id, token, Kind::Connect(id, address), |fd| opcode::Connect::new(fd, pointer, len).build())
-    }
-
-    /// Receives at most `len` octets into the buffer; `Done(0)` is the end of the stream.
-    pub fn recv(&mut self, id: SocketId, buffer: BufferId, at: u32, len: u32, token: u64) -> bool {
-        let Some(pointer) = self.arena.begin(buffer, at, len, true) else { return false };
-        let begun =
-            self.begin(id, token, Kind::Recv(id, buffer), |fd| opcode::Recv::new(fd, pointer, len).build());
-        if !begun {
-            self.arena.end(buffer, true);
-        }
-        begun
-    }
-
-    /// Sends at most `len` octets of the buffer, without SIGPIPE.
-    pub fn send(&mut self, id: SocketId, buffer: BufferId, at: u32, len: u32, token: u64) -> bool {
-        let Some(pointer) = self.arena.begin(buffer, at, len, false) else { return false };
-        let begun = self.begin(id, token, Kind::Send(id, buffer), |fd| {
-            opcode::Send::new(fd, pointer, len).flags(libc::MSG_NOSIGNAL).build()
-        });
-        if !begun {
-            self.arena.end(buffer, false);
-        }
-        begun
-    }
-
-    /// Completes with the poll events when the socket has failed or is closed in both directions; FIN from the
-    /// peer alone does not end it.
-    pub fn watch(&mut self, id: SocketId, token: u64) -> bool {
-        // A single poll would end with POLLRDHUP, which io_uring always adds, and again each time it is armed after FIN.
-        // A multishot one looks again only when the socket wakes its waiters.
-        let build = |fd| opcode::PollAdd::new(fd, HANGUP).multi(true).build();
-        self.begin(id, token, Kind::Watch(id, 0), build)
-    }
-
-    /// Stops everything under way on a socket; each operation completes, with ECANCELED if it was stopped.
-    pub fn cancel(&mut self, id: SocketId) {
-        let Some(socket) = self.sockets.get(id.0) else { return };
-        let ops: Vec<Key> = socket.ops.clone();
-        for op in ops {
-            self.push(opcode::AsyncCancel::new(op.to_bits()).build().user_data(CANCEL));
-        }
-    }
-
-    fn begin(&mut self, id: SocketId, token: u64, kind: Kind, build: impl FnOnce(Fd) -> Entry) -> bool {
-        let Some(socket) = self.sockets.get_mut(id.0) else { return false };
-        let fd = Fd(socket.fd.as_raw_fd());
-        let op = self.ops.insert(Op { token, kind });
-        socket.ops.push(op);
-        self.push(build(fd).user_data(op.to_bits()));
-        true
+    /// Closes a listener and ends the accept of this token, which completes once more.
+    pub fn close_listener(&mut self, listener: OwnedFd, token: u64) {
+        drop(listener);
+        self.push(opcode::AsyncCancel::new(token & TOKEN | ACCEPT).build().user_data(REMOVED));
     }
 
     fn watch_waker(&mut self) {
-        let op = self.ops.insert(Op { token: 0, kind: Kind::Wake });
-        let fd = Fd(self.waker.as_fd().as_raw_fd());
-        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
-        self.push(entry.user_data(op.to_bits()));
+        let entry = opcode::PollAdd::new(Fd(self.waker.as_fd().as_raw_fd()), libc::POLLIN as u32).build();
+        self.push(entry.user_data(WAKE));
     }
 }

@@ -121,8 +121,8 @@ fn on_relay(random: &mut Random, policy: &Arc<Policy>, bench: &Bench, stream: &[
         verdict: Some(judgement.decision.action.name()),
         rule: judge.origin().map(str::to_owned),
         protocol: judgement.protocol.map(Protocol::name),
-        host: judgement.host.map(|name| name.as_str().to_owned()),
-        alpn: judgement.alpn.names().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
+        host: judgement.host.as_deref().map(str::to_owned),
+        alpn: judgement.alpn().names().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
         ech: judgement.ech,
     }
 }

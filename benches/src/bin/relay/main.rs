@@ -15,7 +15,7 @@
 //!
 //! **Contenders.** weir with `handshake = "relay"` looks for names; HAProxy in tcp mode with `option splice-auto` looks at nothing; nginx's
 //! stream module with ssl_preread looks for a TLS name. The client's address is kept by all. nginx has no transparent listener: a NAT
-//! rule brings it the connections.
+//! rule brings it the connections. The kernel's own forwarding, with nobody in between, shows what clients, servers and links can do.
 //!
 //! **CPU time of the gateway** is that of its NAPI threads, of the contender's threads, and of ksoftirqd on its CPU.
 #![forbid(unsafe_code)]
@@ -89,10 +89,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut report = Report::default();
     for run in 1..=arguments.runs {
         let mut slowest = f64::INFINITY;
-        for contender in &arguments.contenders {
+        for contender in arguments.contenders.iter().copied().chain([Contender::Forwarding]) {
             eprintln!("run {run} of {}: {}", arguments.runs, contender.name());
             let rate = bench
-                .measure(*contender, &mut report)
+                .measure(contender, &mut report)
                 .map_err(|error| format!("{}, run {run}: {error}", contender.name()))?;
             // Of no measure it is not a number, and min() passes it by.
             slowest = slowest.min(rate);
@@ -112,15 +112,19 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// weir's medians over those of the better of the others.
+/// weir's medians over those of the better of the others; and what that one would be to the kernel's forwarding, which does less than
+/// any relay: no relay passes it here.
 fn print_ratios(report: &Report, contenders: &[Contender]) {
-    println!("\n{:42} | {:>8} | bar", "weir against the better of the others", "ratio");
+    let title = "weir against the better of the others";
+    println!("\n{title:42} | {:>8} | {:8} | the better against forwarding", "ratio", "bar");
     for (measure, more_is_better, bar) in measure::BARS {
         let Some(weir) = report.median(Contender::Weir.name(), measure) else { continue };
         let others = contenders.iter().filter(|contender| **contender != Contender::Weir);
         let others = others.filter_map(|contender| report.median(contender.name(), measure));
         let better =
             if more_is_better { others.fold(0.0, f64::max) } else { others.fold(f64::INFINITY, f64::min) };
-        println!("{measure:42} | {:>8} | {bar}", number(weir / better));
+        let forwarding = report.median(Contender::Forwarding.name(), measure);
+        let limit = forwarding.map_or(String::new(), |forwarding| number(better / forwarding));
+        println!("{measure:42} | {:>8} | {bar:8} | {limit:>8}", number(weir / better));
     }
 }

@@ -128,7 +128,7 @@ impl Bench {
             add(cpu, "ns/KiB", window.cpu_ns / (window.octets / 1024.0));
         }
         drop(stand);
-        if !self.wants(MEMORY) {
+        if !self.wants(MEMORY) || contender == Contender::Forwarding {
             return Ok(rate);
         }
         // In a process that has not carried anything yet.

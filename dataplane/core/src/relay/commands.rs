@@ -44,21 +44,22 @@ impl Relay {
         let may_recv = connected || from == Side::Client;
         let room = match (self.gate, from) {
             (Gate::Held { budget, .. } | Gate::Asked { budget, .. }, Side::Client) => budget,
+            (Gate::Open, Side::Client) => self.second_room(),
             _ => self.limits.buffer,
         };
         let to = from.other();
         let most = if may_send { self.allowed(from) } else { 0 };
         let pipe = self.pipe_from(from);
         if may_send {
-            if let Some(span) = pipe.offer_send(most) {
-                return Some(Command::Send { to, span });
+            if let Some(len) = pipe.offer_send(most) {
+                return Some(Command::Send { to, len });
             }
             if pipe.offer_shutdown() {
                 return Some(Command::Shutdown(to));
             }
         }
-        if may_recv && let Some(span) = pipe.offer_recv(room) {
-            return Some(Command::Recv { from, span });
+        if may_recv && let Some(most) = pipe.offer_recv(room) {
+            return Some(Command::Recv { from, most });
         }
         None
     }
@@ -67,7 +68,7 @@ impl Relay {
     fn allowed(&mut self, from: Side) -> u32 {
         let to_client = from == Side::Server;
         // Behind a first hello only what is no second one.
-        let clear = if to_client { u32::MAX } else { self.up.within(self.second.limit()) };
+        let clear = if to_client { u32::MAX } else { self.second_clear() };
         let (now, waiting) = (self.now, self.pipe_from(from).sendable().min(clear));
         let (Some(throttle), 1..) = (&mut self.throttle, waiting) else { return waiting };
         let allowed = throttle.allow(to_client, now, waiting);
@@ -135,7 +136,7 @@ impl Relay {
                 if let Some(call) = self.call_deadline() {
                     deadline = deadline.min(call);
                 }
-                if let Some(second) = self.second.deadline() {
+                if let Some(second) = self.second_deadline() {
                     deadline = deadline.min(second);
                 }
                 if let Gate::Held { until, .. } | Gate::Asked { until, .. } = self.gate

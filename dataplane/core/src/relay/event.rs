@@ -30,7 +30,7 @@ impl Side {
 /// The bounds of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Octets of buffer in each direction.
+    /// The most octets that wait in each direction.
     pub buffer: u32,
     /// From when a server is wanted (at accept, or from the verdict on) to its SYN-ACK.
     pub connect: Nanos,
@@ -47,7 +47,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            buffer: 64 * 1024,
+            buffer: 256 * 1024,
             connect: Nanos::from_secs(15),
             // As long as the fast road waits: three SYNs.
             pooled: Nanos::from_secs(7),
@@ -140,13 +140,16 @@ impl Failure {
 pub enum Event {
     Connected,
     ConnectFailed(Failure),
-    /// `len` octets (more than 0) are in the buffer where [`Command::Recv`] asked for them.
+    /// `len` octets (more than 0) of [`Command::Recv`] are there, behind those that wait.
     Received {
         from: Side,
         len: u32,
     },
     /// FIN, after the last octet.
     Eof(Side),
+    /// There was no memory to receive into; the receive is over. May only follow where octets of that direction wait to be
+    /// sent: once some are, it is asked for again.
+    NoRoom(Side),
     RecvFailed(Side, Failure),
     /// `len` octets of [`Command::Send`] are with the kernel; may be fewer than asked.
     Sent {
@@ -179,10 +182,10 @@ pub enum Command {
     Connect { to: Towards, from: LocalEnd },
     /// That server of a pool did not take the connection: tell whoever looks after it.
     Blame(Towards),
-    /// Receive into this part of the buffer of what comes from `from`.
-    Recv { from: Side, span: Span },
-    /// Send this part of the buffer of what comes from the other side.
-    Send { to: Side, span: Span },
+    /// Receive at most so many octets.
+    Recv { from: Side, most: u32 },
+    /// Send so many of the octets that wait from the other side, the first ones.
+    Send { to: Side, len: u32 },
     /// FIN: no more bytes to this side.
     Shutdown(Side),
     /// Tell when the leg is reset (POLLERR, POLLHUP), from when nothing is received from it.
@@ -200,7 +203,7 @@ pub enum Command {
 /// What the verdict needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Read the first `len` octets of the client's buffer; it can never hold more than `budget`.
+    /// Read the first `len` octets of the client's; it can never hold more than `budget`.
     Inspect { len: u32, budget: u32 },
     /// There will be nothing to read: decide without.
     Unidentified(Unread),

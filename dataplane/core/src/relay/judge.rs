@@ -31,16 +31,16 @@ pub fn find_intercept(policy: &Policy, from: Option<PortId>, server: SocketAddr)
     })
 }
 
-/// What was decided about a connection, and from what.
-#[derive(Clone, Copy, Debug)]
+/// What was decided about a connection, and from what. Kept as long as the connection lives: names take the room that they need.
+#[derive(Clone, Debug)]
 pub struct Judgement {
     pub decision: Decision,
     pub protocol: Option<Protocol>,
-    pub host: Option<Name>,
+    pub host: Option<Box<str>>,
     /// The client offers Encrypted ClientHello.
     pub ech: bool,
-    /// Names that the client offers.
-    pub alpn: Alpn,
+    /// Names that the client offers, if it offers any.
+    pub(super) alpn: Option<Box<Alpn>>,
     /// Why there was nothing to read, if that is so.
     pub unread: Option<Unread>,
 }
@@ -48,14 +48,21 @@ pub struct Judgement {
 impl Judgement {
     /// By what was found in the first bytes, or why there was nothing to read.
     pub(super) fn of(decision: Decision, found: Option<&Found>, unread: Option<Unread>) -> Self {
+        let alpn = found.map(|f| f.alpn).filter(|alpn| *alpn != Alpn::EMPTY);
         Self {
             decision,
             protocol: found.map(|f| f.protocol),
-            host: found.and_then(|f| f.host),
+            host: found.and_then(|f| f.host.as_ref()).map(|name| name.as_str().into()),
             ech: found.is_some_and(|f| f.ech),
-            alpn: found.map_or(Alpn::EMPTY, |f| f.alpn),
+            alpn: alpn.map(Box::new),
             unread,
         }
+    }
+
+    /// Names that the client offers.
+    pub fn alpn(&self) -> &Alpn {
+        const NONE: &Alpn = &Alpn::EMPTY;
+        self.alpn.as_deref().unwrap_or(NONE)
     }
 }
 
@@ -79,7 +86,9 @@ pub struct Judge {
     asks: bool,
     /// Where the verdict `send` gives it.
     dispatch: Option<Dispatch>,
-    pub(super) reading: Reading,
+    /// What is read for the sake of a second hello, as long as one may come.
+    pub(super) reading: Option<Box<Reading>>,
+    pub(super) retry: HelloRetry,
 }
 
 impl Judge {
@@ -98,7 +107,8 @@ impl Judge {
             check: HostCheck::None,
             asks: false,
             dispatch: None,
-            reading: Reading::default(),
+            reading: None,
+            retry: HelloRetry::None,
         }
     }
 
@@ -166,6 +176,15 @@ impl Judge {
         self.policy.get(self.intercept?)
     }
 
+    pub const fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Where the client wanted to go.
+    pub const fn destination(&self) -> SocketAddr {
+        self.server
+    }
+
     /// Where a leg to the server goes. `None`: the verdict named no such server.
     pub fn address(&self, to: Towards) -> Option<SocketAddr> {
         match to {
@@ -190,28 +209,28 @@ impl Judge {
             version,
             client: self.client.into(),
             destination: self.server.into(),
-            host: judgement.and_then(|j| j.host.as_ref()).map(Name::as_str),
-            alpn: judgement.and_then(|j| j.alpn.names().next()),
+            host: judgement.and_then(|j| j.host.as_deref()),
+            alpn: judgement.and_then(|j| j.alpn().names().next()),
         };
         header.write(into)
     }
 
     /// Where the rule that decided stands: `file:line`.
     pub fn origin(&self) -> Option<&str> {
-        let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
+        let Cause::Rule(id) = self.judgement()?.decision.cause else { return None };
         Some(self.intercept()?.rules().get(usize::from(id.0))?.origin.as_str())
     }
 
     /// The bandwidth that the rule which decided gives the connection, if it says so.
     pub fn throttle(&self) -> Option<Throttle> {
-        let Cause::Rule(id) = self.judgement?.decision.cause else { return None };
+        let Cause::Rule(id) = self.judgement()?.decision.cause else { return None };
         Some(self.intercept()?.rule(id)?.pace()?.throttle())
     }
 
     /// What is known of the name without asking for it.
     pub fn known(&self, answers: &Answers, now: Nanos) -> Option<Verified> {
-        let name = self.judgement?.host?;
-        answers.known(self.check, name.as_str(), &Endpoint::from(self.server).addr, now)
+        let name = self.judgement.as_ref()?.host.as_deref()?;
+        answers.known(self.check, name, &Endpoint::from(self.server).addr, now)
     }
 
     /// The port that leads back to the client, where it is known.
@@ -221,7 +240,7 @@ impl Judge {
 
     /// What is known of the first bytes.
     pub fn evidence(&self) -> Evidence {
-        match self.judgement {
+        match &self.judgement {
             Some(Judgement { protocol: Some(_), .. }) => Evidence::Found,
             Some(Judgement { unread: Some(_), .. }) => Evidence::Nothing,
             // Decided at the SYN, by addresses, or never.
@@ -249,7 +268,7 @@ impl Judge {
         verified: Option<Verified>,
     ) -> Again {
         let mut room = [&[][..]; ALPN_NAMES];
-        let found = self.judgement;
+        let found = self.judgement.as_ref();
         let live = Live {
             port: self.from,
             on_relay: true,
@@ -259,26 +278,19 @@ impl Judge {
             signed: false,
             evidence: self.evidence(),
             protocol: found.and_then(|j| j.protocol),
-            host: found.as_ref().and_then(|j| j.host.as_ref()).map(Name::as_str),
+            host: found.and_then(|j| j.host.as_deref()),
             ech: found.is_some_and(|j| j.ech),
-            alpn: found.as_ref().map_or(&[][..], |j| j.alpn.list(&mut room)),
+            alpn: found.map_or(&[][..], |j| j.alpn().list(&mut room)),
             verified,
-            hello_retry: self.reading.retry == HelloRetry::Changed,
+            hello_retry: self.retry == HelloRetry::Changed,
         };
         let again = reevaluate::judge(policy, &live);
         if let Some(decision) = again.decision
             && (again.outcome == reevaluate::Outcome::Ended
                 || again.outcome == reevaluate::Outcome::Kept && connected)
         {
-            let none = Judgement {
-                decision,
-                protocol: None,
-                host: None,
-                alpn: Alpn::EMPTY,
-                ech: false,
-                unread: None,
-            };
-            self.judgement = again.intercept.map(|_| Judgement { decision, ..found.unwrap_or(none) });
+            let found = self.judgement.take().unwrap_or(Judgement::of(decision, None, None));
+            self.judgement = again.intercept.map(|_| Judgement { decision, ..found });
             self.intercept = again.intercept;
             self.dispatch = None;
             self.keep(policy);
@@ -321,7 +333,7 @@ impl Judge {
         };
         let end = found.and_then(|f| f.end).filter(|_| intercept.depends_on_content(&facts));
         if !is_second {
-            self.reading = end.map(Reading::after).unwrap_or_default();
+            self.reading = end.map(|end| Box::new(Reading::after(end)));
         }
         self.check = need.check();
         self.asks = matches!(need, Need::Ask { .. });
@@ -343,7 +355,7 @@ impl Judge {
         if !std::mem::take(&mut self.asks) {
             return None;
         }
-        let name = self.judgement.as_ref()?.host?;
+        let name = Name::new(self.judgement.as_ref()?.host.as_ref()?.as_bytes())?;
         let tuple = Tuple { src: self.client.into(), dst: self.server.into() };
         Some(Question {
             key: FlowKey::of(&tuple),
@@ -357,18 +369,20 @@ impl Judge {
 
     /// The resolver's answer, or that there was none. A verdict comes of it where the connection waits for one.
     pub fn verified(&mut self, verified: Verified) -> Option<Verdict> {
-        if let Some(server) = self.reading.waits {
+        if let Some(server) = self.reading.as_ref().and_then(|reading| reading.waits) {
             return self.second_verified(verified, server);
         }
         let before = std::mem::replace(&mut self.check, HostCheck::Known(verified));
-        match (before, self.judgement) {
+        match (before, self.judgement.take()) {
             (HostCheck::Waiting, Some(judgement)) => {
                 let decision = self.ruled(verified, judgement.decision);
                 Some(self.settle(Judgement { decision, ..judgement }))
             }
-            (HostCheck::Asked, _) => None,
-            _ => {
-                self.check = before;
+            (_, judgement) => {
+                self.judgement = judgement;
+                if before != HostCheck::Asked {
+                    self.check = before;
+                }
                 None
             }
         }
@@ -381,9 +395,10 @@ impl Judge {
 
     /// What the machine is told.
     fn settle(&mut self, judgement: Judgement) -> Verdict {
+        let action = judgement.decision.action;
         self.judgement = Some(judgement);
         self.keep(&self.policy.clone());
-        match judgement.decision.action {
+        match action {
             Action::Allow | Action::Relay => Verdict::Pass,
             Action::Reset => Verdict::Reset,
             Action::Drop => Verdict::Drop,

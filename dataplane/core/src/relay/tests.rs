@@ -47,22 +47,19 @@ fn accepted_connects_and_receives_at_once() {
         drain(&mut relay),
         [
             CONNECT,
-            Command::Recv { from: Side::Client, span: span(0, 64) },
+            Command::Recv { from: Side::Client, most: 64 },
             Command::ArmTimer(NOW.saturating_add(LIMITS.connect)),
         ]
     );
     let received = Event::Received { from: Side::Client, len: 10 };
     assert_eq!(
         after(&mut relay, NOW, received),
-        [Command::Recv { from: Side::Client, span: span(10, 54) }],
+        [Command::Recv { from: Side::Client, most: 54 }],
         "not connected yet"
     );
     assert_eq!(
         after(&mut relay, NOW, Event::Connected),
-        [
-            Command::Send { to: Side::Server, span: span(0, 10) },
-            Command::Recv { from: Side::Server, span: span(0, 64) }
-        ]
+        [Command::Send { to: Side::Server, len: 10 }, Command::Recv { from: Side::Server, most: 64 }]
     );
 }
 
@@ -72,11 +69,11 @@ fn held_sends_nothing_before_the_verdict_and_everything_after() {
     drain(&mut relay);
     after(&mut relay, NOW, Event::Connected);
     let commands = after(&mut relay, NOW, Event::Received { from: Side::Client, len: 20 });
-    assert_eq!(commands, [Command::Recv { from: Side::Client, span: span(20, 12) }], "no more than the hold");
+    assert_eq!(commands, [Command::Recv { from: Side::Client, most: 12 }], "no more than the hold");
     assert_eq!(relay.poll_ask(), Some(Ask::Inspect { len: 20, budget: 32 }));
     assert_eq!(relay.poll_ask(), None);
     relay.handle_verdict(NOW, Verdict::Pass);
-    assert_eq!(drain(&mut relay), [Command::Send { to: Side::Server, span: span(0, 20) }]);
+    assert_eq!(drain(&mut relay), [Command::Send { to: Side::Server, len: 20 }]);
 }
 
 #[test]
@@ -156,11 +153,11 @@ fn eof_travels_on_after_the_last_byte_and_the_other_direction_lives() {
     after(&mut relay, NOW, Event::Received { from: Side::Client, len: 8 });
     assert_eq!(after(&mut relay, NOW, Event::Eof(Side::Client)), [Command::Watch(Side::Client)]);
     let sent = Event::Sent { to: Side::Server, len: 5 };
-    assert_eq!(after(&mut relay, NOW, sent), [Command::Send { to: Side::Server, span: span(5, 3) }]);
+    assert_eq!(after(&mut relay, NOW, sent), [Command::Send { to: Side::Server, len: 3 }]);
     let sent = Event::Sent { to: Side::Server, len: 3 };
     assert_eq!(after(&mut relay, NOW, sent), [Command::Shutdown(Side::Server)]);
     let received = Event::Received { from: Side::Server, len: 8 };
-    assert!(after(&mut relay, NOW, received).contains(&Command::Send { to: Side::Client, span: span(0, 8) }));
+    assert!(after(&mut relay, NOW, received).contains(&Command::Send { to: Side::Client, len: 8 }));
     after(&mut relay, NOW, Event::Sent { to: Side::Client, len: 8 });
     assert_eq!(
         after(&mut relay, NOW, Event::Eof(Side::Server)),
@@ -176,19 +173,26 @@ fn full_buffer_stops_receiving_until_a_quarter_is_free() {
     let full = Event::Received { from: Side::Server, len: 64 };
     assert_eq!(
         after(&mut relay, NOW, full),
-        [Command::Send { to: Side::Client, span: span(0, 64) }, Command::Watch(Side::Server)]
+        [Command::Send { to: Side::Client, len: 64 }, Command::Watch(Side::Server)]
     );
     let sent = Event::Sent { to: Side::Client, len: 10 };
-    assert_eq!(after(&mut relay, NOW, sent), [Command::Send { to: Side::Client, span: span(10, 54) }]);
+    assert_eq!(after(&mut relay, NOW, sent), [Command::Send { to: Side::Client, len: 54 }]);
     let sent = Event::Sent { to: Side::Client, len: 10 };
     assert_eq!(
         after(&mut relay, NOW, sent),
-        [
-            Command::Send { to: Side::Client, span: span(20, 44) },
-            Command::Recv { from: Side::Server, span: span(0, 20) }
-        ]
+        [Command::Send { to: Side::Client, len: 44 }, Command::Recv { from: Side::Server, most: 20 }]
     );
     assert_eq!(relay.buffered(), 44);
+}
+
+#[test]
+fn receive_without_memory_is_asked_for_again_after_a_send() {
+    let mut relay = established();
+    after(&mut relay, NOW, Event::Received { from: Side::Server, len: 8 });
+    let starved = after(&mut relay, NOW, Event::NoRoom(Side::Server));
+    assert_eq!(starved, [Command::Watch(Side::Server)], "its RST is still noticed");
+    let commands = after(&mut relay, NOW, Event::Sent { to: Side::Client, len: 8 });
+    assert_eq!(commands, [Command::Recv { from: Side::Server, most: 64 }]);
 }
 
 #[test]
@@ -335,7 +339,7 @@ fn bandwidth_makes_octets_wait_for_their_turn_and_the_timer_says_when() {
     drain(&mut relay);
     after(&mut relay, now, Event::Connected);
     let commands = after(&mut relay, now, Event::Received { from: Side::Client, len: 20 });
-    assert!(commands.contains(&Command::Send { to: Side::Server, span: span(0, 20) }), "{commands:?}");
+    assert!(commands.contains(&Command::Send { to: Side::Server, len: 20 }), "{commands:?}");
     after(&mut relay, now, Event::Sent { to: Side::Server, len: 20 });
     let commands = after(&mut relay, now, Event::Received { from: Side::Client, len: 44 });
     // A tenth of a second is there at once, and 20 octets take two.
@@ -343,8 +347,8 @@ fn bandwidth_makes_octets_wait_for_their_turn_and_the_timer_says_when() {
     assert!(commands.contains(&Command::ArmTimer(turn)), "{commands:?}");
     assert!(!commands.iter().any(|command| matches!(command, Command::Send { .. })), "{commands:?}");
     let commands = after(&mut relay, turn, Event::Timer);
-    assert!(commands.contains(&Command::Send { to: Side::Server, span: span(20, 44) }), "{commands:?}");
+    assert!(commands.contains(&Command::Send { to: Side::Server, len: 44 }), "{commands:?}");
     // The other direction has its own.
     let commands = after(&mut relay, turn, Event::Received { from: Side::Server, len: 30 });
-    assert!(commands.contains(&Command::Send { to: Side::Client, span: span(0, 30) }), "{commands:?}");
+    assert!(commands.contains(&Command::Send { to: Side::Client, len: 30 }), "{commands:?}");
 }

@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum UringError {
     #[error(
-        "this kernel has no io_uring: Linux 5.13 or newer, built with CONFIG_IO_URING, is needed for the relay"
+        "this kernel has no io_uring: Linux 5.19 or newer, built with CONFIG_IO_URING, is needed for the relay"
     )]
     Missing,
     #[error(
@@ -15,7 +15,7 @@ pub enum UringError {
          a container runtime puts on io_uring_setup"
     )]
     Forbidden,
-    #[error("this kernel's io_uring lacks {0}: Linux 5.13 or newer is needed for the relay")]
+    #[error("this kernel's io_uring lacks {0}: Linux 5.19 or newer is needed for the relay")]
     TooOld(&'static str),
     #[error("io_uring: {0} failed: {1}")]
     System(&'static str, #[source] std::io::Error),
@@ -26,6 +26,8 @@ impl UringError {
         match error.raw_os_error() {
             Some(libc::ENOSYS) => Self::Missing,
             Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
+            // None of the flags since 5.19.
+            Some(libc::EINVAL) => Self::TooOld("IORING_SETUP_COOP_TASKRUN"),
             _ => Self::System("io_uring_setup", error),
         }
     }
@@ -34,27 +36,23 @@ impl UringError {
 /// A ring with the cheapest notification the kernel has, and every operation that [`super::Ring`] submits.
 pub(super) fn build(entries: u32) -> Result<IoUring, UringError> {
     let completions = entries.saturating_mul(8);
-    // Task work that runs only when we wait (6.1), then only at kernel entry (5.19), then as it comes.
-    let best = IoUring::builder()
-        .setup_cqsize(completions)
-        .setup_clamp()
-        .setup_submit_all()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(entries);
-    let coop = || {
-        IoUring::builder()
-            .setup_cqsize(completions)
-            .setup_clamp()
-            .setup_submit_all()
-            .setup_coop_taskrun()
-            .build(entries)
+    let builder = || {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(completions).setup_clamp().setup_submit_all();
+        builder
     };
-    let plain = || IoUring::builder().setup_cqsize(completions).setup_clamp().build(entries);
-    let is_invalid = |error: &std::io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    // Task work that runs only when we wait (6.1), else only at kernel entry (5.19).
+    let best = builder().setup_single_issuer().setup_defer_taskrun().build(entries);
     let ring = best
-        .or_else(|error| if is_invalid(&error) { coop() } else { Err(error) })
-        .or_else(|error| if is_invalid(&error) { plain() } else { Err(error) })
+        .or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => {
+                tracing::info!(
+                    "io_uring before Linux 6.1: completions interrupt the relay's threads more often"
+                );
+                builder().setup_coop_taskrun().build(entries)
+            }
+            _ => Err(error),
+        })
         .map_err(UringError::of_setup)?;
     check(&ring)?;
     Ok(ring)
@@ -68,11 +66,11 @@ fn check(ring: &IoUring) -> Result<(), UringError> {
     })?;
     let operations = [
         (opcode::Accept::CODE, "accept"),
-        (opcode::Connect::CODE, "connect"),
-        (opcode::Recv::CODE, "recv"),
-        (opcode::Send::CODE, "send"),
         (opcode::PollAdd::CODE, "poll"),
+        (opcode::PollRemove::CODE, "the end of a poll"),
         (opcode::AsyncCancel::CODE, "cancel"),
+        // Not used: it is of the same kernel as accepts that complete more than once, for which there is no flag.
+        (opcode::Socket::CODE, "accepts that go on"),
     ];
     if let Some((_, name)) = operations.iter().find(|(code, _)| !probe.is_supported(*code)) {
         return Err(UringError::TooOld(name));
@@ -80,11 +78,8 @@ fn check(ring: &IoUring) -> Result<(), UringError> {
     let params = ring.params();
     let features = [
         (params.is_feature_nodrop(), "IORING_FEAT_NODROP"),
-        (params.is_feature_fast_poll(), "IORING_FEAT_FAST_POLL"),
         (params.is_feature_ext_arg(), "IORING_FEAT_EXT_ARG"),
-        (params.is_feature_submit_stable(), "IORING_FEAT_SUBMIT_STABLE"),
-        // Of the same kernel as polls that complete more than once, for which there is no flag.
-        (params.is_feature_resource_tagging(), "IORING_FEAT_RSRC_TAGS"),
+        (params.is_feature_skip_cqe_on_success(), "IORING_FEAT_CQE_SKIP"),
     ];
     match features.iter().find(|(there, _)| !there) {
         Some((_, name)) => Err(UringError::TooOld(name)),

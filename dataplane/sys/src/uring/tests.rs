@@ -1,17 +1,15 @@
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-
 use super::*;
+use crate::sockopt;
 
-const CONFIG: RingConfig = RingConfig { entries: 8, buffers: 4, buffer_size: 4096 };
 const SECOND: Option<Duration> = Some(Duration::from_secs(1));
 
 fn ring() -> Ring {
-    Ring::new(CONFIG).expect("io_uring")
+    Ring::new(8).expect("io_uring")
 }
 
 /// The next completion that is not a wake-up.
@@ -27,6 +25,21 @@ fn next(ring: &mut Ring) -> Completion {
     panic!("nothing completed");
 }
 
+/// What the next completion of a watch says.
+fn ready(ring: &mut Ring) -> Readiness {
+    match next(ring) {
+        Completion { token: 7, outcome: Outcome::Ready(ready), more: true } => ready,
+        completion => panic!("{completion:?}"),
+    }
+}
+
+fn nothing_comes(ring: &mut Ring) {
+    let mut out = Vec::new();
+    ring.wait(Some(Duration::from_millis(30)), &mut out).unwrap();
+    ring.wait(Some(Duration::from_millis(30)), &mut out).unwrap();
+    assert!(out.is_empty(), "{out:?}");
+}
+
 fn pair() -> (TcpStream, OwnedFd) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -35,117 +48,125 @@ fn pair() -> (TcpStream, OwnedFd) {
 }
 
 #[test]
-fn received_octets_are_readable_when_complete_and_not_before() {
+fn watch_tells_what_is_there_and_what_comes() {
     let mut ring = ring();
     let (mut theirs, ours) = pair();
-    let socket = ring.add(ours);
-    let buffer = ring.take_buffer().unwrap();
-    assert!(ring.recv(socket, buffer, 100, 50, 7));
-    assert!(ring.bytes(buffer, 0, 100).is_some());
-    assert!(ring.bytes(buffer, 149, 1).is_none(), "the kernel may be writing there");
-    assert!(!ring.recv(socket, buffer, 0, 10, 8), "one writer at a time");
-    theirs.write_all(b"hello").unwrap();
+    ring.watch(&ours, 7);
+    assert_eq!(ready(&mut ring), Readiness { writable: true, ..Readiness::default() });
+    nothing_comes(&mut ring);
+    for word in [&b"one"[..], b"two"] {
+        theirs.write_all(word).unwrap();
+        assert!(ready(&mut ring).readable);
+        // Also where what came before was not taken.
+        nothing_comes(&mut ring);
+    }
+    let mut got = [0; 8];
+    assert_eq!(sockopt::recv_now(&ours, &mut got).unwrap(), 6);
+    assert_eq!(sockopt::recv_now(&ours, &mut got).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn watch_tells_of_room_after_there_was_none() {
+    let mut ring = ring();
+    let (mut theirs, ours) = pair();
+    ring.watch(&ours, 7);
+    assert!(ready(&mut ring).writable);
+    let octets = vec![0; 1 << 20];
+    let mut sent = 0;
+    let full = loop {
+        match sockopt::send_now(&ours, &octets, false) {
+            Ok(len) => sent += len,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+    let mut room = vec![0; sent];
+    theirs.read_exact(&mut room).unwrap();
+    assert!(ready(&mut ring).writable);
+}
+
+#[test]
+fn watch_tells_fin_and_reset_apart() {
+    let mut ring = ring();
+    let (theirs, ours) = pair();
+    ring.watch(&ours, 7);
+    assert!(ready(&mut ring).writable);
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    let fin = ready(&mut ring);
+    assert!(fin.readable && fin.ended && !fin.hung, "{fin:?}");
+    nothing_comes(&mut ring);
+    socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(theirs);
+    assert!(ready(&mut ring).hung);
+}
+
+#[test]
+fn closed_socket_is_gone_at_once_and_its_watch_ends() {
+    let mut ring = ring();
+    let (mut theirs, ours) = pair();
+    ring.watch(&ours, 7);
+    assert!(ready(&mut ring).writable);
+    ring.close(ours, 7);
     let completion = next(&mut ring);
-    assert_eq!(completion.token, 7);
-    assert!(matches!(completion.outcome, Outcome::Done(5)));
-    assert_eq!(ring.bytes(buffer, 100, 5).unwrap(), b"hello");
-    assert!(ring.send(socket, buffer, 100, 5, 9));
-    assert!(matches!(next(&mut ring).outcome, Outcome::Done(5)));
-    let mut echo = [0; 5];
-    theirs.read_exact(&mut echo).unwrap();
-    assert_eq!(&echo, b"hello");
+    assert!(
+        !completion.more && matches!(completion.outcome, Outcome::Failed(Errno::CANCELED)),
+        "{completion:?}"
+    );
+    theirs.set_read_timeout(SECOND).unwrap();
+    assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+    // One that was never submitted.
+    let (mut theirs, ours) = pair();
+    ring.watch(&ours, 8);
+    ring.close(ours, 8);
+    theirs.set_read_timeout(SECOND).unwrap();
+    assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
 }
 
 #[test]
-fn parts_outside_a_buffer_are_refused() {
-    let mut ring = ring();
-    let (_theirs, ours) = pair();
-    let socket = ring.add(ours);
-    let buffer = ring.take_buffer().unwrap();
-    assert!(!ring.recv(socket, buffer, 4000, 97, 1));
-    assert!(!ring.send(socket, buffer, u32::MAX, 2, 1));
-    assert!(ring.bytes(buffer, 4096, 1).is_none());
-    assert_eq!(ring.under_way(), 1, "the wake-up alone");
-}
-
-#[test]
-fn buffer_given_back_early_is_free_after_the_kernel_is_done() {
-    let mut ring = ring();
-    let (_theirs, ours) = pair();
-    let socket = ring.add(ours);
-    let buffer = ring.take_buffer().unwrap();
-    ring.recv(socket, buffer, 0, 10, 1);
-    ring.give_back(buffer);
-    ring.give_back(buffer);
-    assert_eq!(ring.buffers_free(), 3);
-    ring.close(socket);
-    assert!(matches!(next(&mut ring).outcome, Outcome::Failed(Errno::CANCELED)));
-    assert_eq!(ring.buffers_free(), 4);
-    assert!(!ring.recv(socket, buffer, 0, 10, 1), "closed");
-}
-
-#[test]
-fn accept_goes_on_and_connect_completes() {
+fn accept_goes_on_until_its_listener_is_closed() {
     let mut ring = ring();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let listener = ring.add(listener.into());
-    assert!(ring.accept(listener, 1));
+    ring.accept(&listener, 1);
     for _ in 0..3 {
         let _client = TcpStream::connect(address).unwrap();
         let completion = next(&mut ring);
         assert_eq!(completion.token, 1);
         assert!(matches!(completion.outcome, Outcome::Accepted(_)));
         if !completion.more {
-            ring.accept(listener, 1);
+            ring.accept(&listener, 1);
         }
     }
-    ring.close(listener);
+    ring.close_listener(listener.into(), 1);
     let completion = next(&mut ring);
     assert!(!completion.more && matches!(completion.outcome, Outcome::Failed(Errno::CANCELED)));
-    let socket = ring.add(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap().into());
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-    assert!(ring.connect(socket, nobody, 2));
-    assert!(matches!(next(&mut ring).outcome, Outcome::Failed(Errno::CONNREFUSED)));
 }
 
 #[test]
-fn watch_tells_of_a_reset() {
+fn connect_is_told_as_room_or_as_a_failure() {
     let mut ring = ring();
-    let (theirs, ours) = pair();
-    let socket = ring.add(ours);
-    ring.watch(socket, 3);
-    socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(theirs);
-    let Outcome::Done(events) = next(&mut ring).outcome else { panic!("poll events") };
-    assert_ne!(events & libc::POLLERR as u32, 0);
-}
-
-#[test]
-fn watch_outlives_fin_and_tells_of_the_reset_after_it() {
-    let mut ring = ring();
-    let (theirs, ours) = pair();
-    let socket = ring.add(ours);
-    ring.watch(socket, 3);
-    theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut out = Vec::new();
-    ring.wait(Some(Duration::from_millis(50)), &mut out).unwrap();
-    ring.wait(Some(Duration::from_millis(50)), &mut out).unwrap();
-    assert!(out.is_empty(), "{out:?}");
-    socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(theirs);
-    assert!(matches!(next(&mut ring).outcome, Outcome::Done(events) if events & libc::POLLERR as u32 != 0));
-}
-
-#[test]
-fn watch_stopped_completes_as_cancelled() {
-    let mut ring = ring();
-    let (_theirs, ours) = pair();
-    let socket = ring.add(ours);
-    ring.watch(socket, 3);
-    ring.cancel(socket);
-    assert!(matches!(next(&mut ring).outcome, Outcome::Failed(Errno::CANCELED)));
-    assert_eq!(ring.under_way(), 1, "the wake-up alone");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    for refused in [false, true] {
+        if refused {
+            rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+        }
+        let (socket, _) = sockopt::own_stream(address).unwrap();
+        let begun = sockopt::connect_now(&socket, address);
+        ring.watch(&socket, 7);
+        // How many completions it takes is the kernel's to say.
+        let (mut ready, mut out) = (Readiness::default(), Vec::new());
+        while !ready.writable || ready.hung != refused {
+            ring.wait(SECOND, &mut out).unwrap();
+            assert!(!out.is_empty(), "{ready:?}");
+            for completion in out.drain(..) {
+                let Outcome::Ready(more) = completion.outcome else { panic!("{completion:?}") };
+                ready.add(more);
+            }
+        }
+        let error = begun.and_then(|()| sockopt::take_error(&socket)).err();
+        assert_eq!(error.map(|e| e.kind()), refused.then_some(std::io::ErrorKind::ConnectionRefused));
+    }
 }
 
 #[test]
@@ -157,23 +178,15 @@ fn wake_ends_the_wait_once_for_many_calls() {
         waker.wake();
         assert!(matches!(next(&mut ring).outcome, Outcome::Woken));
     }
-    let mut out = Vec::new();
-    ring.wait(Some(Duration::from_millis(20)), &mut out).unwrap();
-    assert!(out.is_empty());
+    nothing_comes(&mut ring);
 }
 
 #[test]
 fn more_operations_than_entries_all_complete() {
-    let mut ring = Ring::new(RingConfig { entries: 4, buffers: 64, buffer_size: 64 }).unwrap();
-    let mut others = Vec::new();
-    for token in 0..64 {
-        let (theirs, ours) = pair();
-        let (socket, buffer) = (ring.add(ours), ring.take_buffer().unwrap());
-        assert!(ring.recv(socket, buffer, 0, 64, token));
-        others.push(theirs);
-    }
-    for theirs in &mut others {
-        theirs.write_all(b"x").unwrap();
+    let mut ring = Ring::new(4).unwrap();
+    let pairs: Vec<_> = (0..64).map(|_| pair()).collect();
+    for (token, (_, ours)) in (0..).zip(&pairs) {
+        ring.watch(ours, token);
     }
     let (mut seen, mut out) = (Vec::new(), Vec::new());
     while seen.len() < 64 {
@@ -186,42 +199,42 @@ fn more_operations_than_entries_all_complete() {
 }
 
 #[test]
-fn dropped_ring_leaves_nothing_under_way() {
+fn dropped_ring_lets_go_of_sockets_and_of_connections_nobody_saw() {
     let mut ring = ring();
     let (mut theirs, ours) = pair();
-    let socket = ring.add(ours);
-    let buffer = ring.take_buffer().unwrap();
-    ring.recv(socket, buffer, 0, 4096, 1);
+    ring.watch(&ours, 7);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    ring.accept(&listener, 1);
     ring.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
-    drop(ring);
-    // The socket was the ring's: its end is seen at once.
-    theirs.set_read_timeout(SECOND).unwrap();
-    assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
-}
-
-#[test]
-fn trimmed_buffers_come_back_empty() {
-    let mut ring = ring();
-    let (mut theirs, ours) = pair();
-    let socket = ring.add(ours);
-    let buffer = ring.take_buffer().unwrap();
-    ring.recv(socket, buffer, 0, 10, 1);
-    theirs.write_all(b"secret").unwrap();
-    next(&mut ring);
-    ring.give_back(buffer);
-    ring.trim(0);
-    let again = ring.take_buffer().unwrap();
-    assert_eq!(ring.bytes(again, 0, 6).unwrap(), [0; 6]);
+    let mut unseen = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop((ring, ours, listener));
+    for stream in [&mut theirs, &mut unseen] {
+        stream.set_read_timeout(SECOND).unwrap();
+        // FIN, or a RST where the connection was not even accepted.
+        let end = stream.read(&mut [0; 1]);
+        assert!(!matches!(&end, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock), "{end:?}");
+    }
 }
 
 #[test]
 fn reused_place_does_not_answer_to_its_old_key() {
     let mut slab = Slab::new();
     let old = slab.insert('a');
-    assert_eq!(slab.remove(old), Some('a'));
+    assert_eq!((slab.remove(old), slab.key(old.index)), (Some('a'), None));
     let new = slab.insert('b');
-    assert_eq!(new.index, old.index);
+    assert_eq!((new.index, slab.key(old.index)), (old.index, Some(new)));
     assert!(slab.get(old).is_none() && slab.remove(old).is_none());
     assert_eq!(slab.get(new), Some(&'b'));
     assert_eq!(Key::from_bits(new.to_bits()), new);
+}
+
+#[test]
+fn slab_grows_by_blocks_and_keeps_what_it_has() {
+    let mut slab = Slab::new();
+    let keys: Vec<Key> = (0..1000).map(|n| slab.insert(n)).collect();
+    assert!(keys.iter().zip(0..).all(|(key, n)| slab.get(*key) == Some(&n) && key.index == n));
+    for key in keys.iter().step_by(2) {
+        slab.remove(*key);
+    }
+    assert_eq!((slab.len(), slab.iter().count()), (500, 500));
 }

@@ -127,7 +127,7 @@ fn first_bytes_decide_once_they_are_whole() {
             }
             assert_eq!(judge.inspect(REQUEST, 64), Some(verdict));
             let judgement = judge.judgement().unwrap();
-            assert_eq!(judgement.host.unwrap().as_str(), "denied.example");
+            assert_eq!(judgement.host.as_deref().unwrap(), "denied.example");
             assert_eq!(judgement.protocol, Some(Protocol::Http));
             assert_eq!(judge.origin(), Some("weir.toml:9"));
         }

@@ -24,7 +24,7 @@ fn sent(len: u32, verdict: Verdict) -> (Relay, Vec<Command>) {
 fn waiting_connects_to_nobody_until_the_verdict() {
     let mut relay = Relay::new(NOW, LIMITS, WAITING);
     let until = NOW.saturating_add(Nanos::from_secs(3));
-    let first = Command::Recv { from: Side::Client, span: span(0, 32) };
+    let first = Command::Recv { from: Side::Client, most: 32 };
     assert_eq!(drain(&mut relay), [first, Command::ArmTimer(until)]);
     // Nobody is called, so no call is late: only the hold ends.
     after(&mut relay, until, Event::Timer);
@@ -38,11 +38,11 @@ fn waiting_connects_to_nobody_until_the_verdict() {
 fn sent_goes_to_the_pools_server_with_the_held_bytes() {
     let (mut relay, commands) = sent(20, SEND);
     let pooled = Command::ArmTimer(NOW.saturating_add(LIMITS.pooled));
-    let more = Command::Recv { from: Side::Client, span: span(20, 44) };
+    let more = Command::Recv { from: Side::Client, most: 44 };
     assert!(commands.starts_with(&[connect(Towards::Server)]), "{commands:?}");
     assert!(commands.contains(&pooled) && !commands.contains(&more), "{commands:?}");
     let commands = after(&mut relay, NOW, Event::Connected);
-    assert_eq!(commands[0], Command::Send { to: Side::Server, span: span(0, 20) });
+    assert_eq!(commands[0], Command::Send { to: Side::Server, len: 20 });
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn server_that_answers_while_it_is_being_left_is_kept() {
     let (mut relay, _) = sent(20, SEND);
     after(&mut relay, NOW.saturating_add(LIMITS.pooled), Event::Timer);
     let commands = after(&mut relay, NOW, Event::Connected);
-    assert_eq!(commands[0], Command::Send { to: Side::Server, span: span(0, 20) });
+    assert_eq!(commands[0], Command::Send { to: Side::Server, len: 20 });
     relay.handle_stop();
     assert!(drain(&mut relay).contains(&Command::Reset(Side::Server)));
 }

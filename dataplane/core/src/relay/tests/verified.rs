@@ -121,7 +121,7 @@ fn waiting_sends_nothing_asks_nothing_and_goes_on_with_the_answer() {
     assert!(relay.is_held());
     relay.handle_verdict(NOW, Verdict::Pass);
     let commands = drain(&mut relay);
-    assert!(commands.contains(&Command::Send { to: Side::Server, span: span(0, 32) }), "{commands:?}");
+    assert!(commands.contains(&Command::Send { to: Side::Server, len: 32 }), "{commands:?}");
     // A late verdict changes nothing.
     relay.handle_verdict(NOW, Verdict::Reset);
     assert_eq!((relay.ending(), drain(&mut relay)), (None, Vec::new()));

@@ -1,0 +1,247 @@
+//! Octets on their way from one socket to the other.
+//!
+//! What is received lies in the thread's own memory until the other socket has taken it, which mostly is at once. Only what that
+//! does not take is kept with the connection: a connection that waits for nothing has no buffer. Where octets come in bulk they
+//! go through a pipe (splice) and are not copied at all.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::AsFd;
+
+use weir_core::relay::{Side, Span};
+use weir_sys::pipe::Pipe;
+use weir_sys::sockopt;
+
+/// The most that is received at a time.
+pub(super) const CHUNK: usize = 64 * 1024;
+/// Octets that wait in connections of a thread, above which each may add but little.
+const PLENTY: usize = 64 << 20;
+/// What a direction may hold all the same: so every connection goes on, and the whole is bounded.
+const LITTLE: usize = 4096;
+/// Pipes of a thread: each has two descriptors, and is a direction's only while octets are in it.
+const PIPES: usize = 128;
+
+/// What one direction of a connection holds.
+#[derive(Debug, Default)]
+pub(super) enum Stock {
+    #[default]
+    Nothing,
+    Kept(Box<Kept>),
+    Piped(Box<Piped>),
+}
+
+/// Octets in order, the first of them at `start`.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+/// Octets in a pipe.
+#[derive(Debug)]
+pub(super) struct Piped {
+    pipe: Pipe,
+    level: usize,
+}
+
+/// What became of a receive.
+pub(super) enum Taken {
+    /// So many octets; `all`: there were no more.
+    Octets {
+        len: u32,
+        all: bool,
+    },
+    End,
+    /// There is nothing.
+    Nothing,
+    /// There may be something, and no room for it.
+    NoRoom,
+    Failed(io::Error),
+}
+
+/// A thread's own memory: what was received from each side for the connection at hand, and what all have kept.
+#[derive(Debug)]
+pub(super) struct Stocks {
+    chunks: [Box<[u8]>; 2],
+    /// The part that is yet to be sent, by side: from, to.
+    loose: [(usize, usize); 2],
+    /// Octets kept in connections.
+    kept: usize,
+    pipes: Vec<Pipe>,
+    /// Pipes that there are, in connections or not.
+    made: usize,
+}
+
+impl Stocks {
+    pub fn new() -> Self {
+        let chunk = || vec![0; CHUNK].into_boxed_slice();
+        Self { chunks: [chunk(), chunk()], loose: [(0, 0); 2], kept: 0, pipes: Vec::new(), made: 0 }
+    }
+
+    /// Receives at most `most` octets; in bulk through a pipe, if there is one and nothing waits.
+    pub fn receive(
+        &mut self,
+        stock: &mut Stock,
+        from: Side,
+        socket: impl AsFd,
+        most: usize,
+        wish: Wish,
+    ) -> Taken {
+        if wish == Wish::Bulk && matches!(stock, Stock::Nothing) && !self.is_loose(from) {
+            *stock = self.take_pipe();
+        }
+        if let Stock::Piped(piped) = stock {
+            return match piped.pipe.fill(socket, most) {
+                Ok(0) => Taken::End,
+                Ok(len) => {
+                    piped.level += len;
+                    Taken::Octets { len: len as u32, all: false }
+                }
+                // Of two things: the socket has nothing, or the pipe's slots are taken.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && piped.level > 0 => Taken::NoRoom,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.give_back(stock);
+                    Taken::Nothing
+                }
+                Err(e) => Taken::Failed(e),
+            };
+        }
+        self.keep(stock, from);
+        let mut most = most.min(CHUNK);
+        if self.kept >= PLENTY && wish != Wish::Held {
+            if !matches!(stock, Stock::Nothing) {
+                return Taken::NoRoom;
+            }
+            most = most.min(LITTLE);
+        }
+        let Some(chunk) = self.chunks[from as usize].get_mut(..most) else { return Taken::NoRoom };
+        match sockopt::recv_now(socket, chunk) {
+            Ok(0) => Taken::End,
+            Ok(len) => {
+                self.loose[from as usize] = (0, len);
+                Taken::Octets { len: len as u32, all: len < most }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
+            Err(e) => Taken::Failed(e),
+        }
+    }
+
+    /// Sends at most `most` of the octets that came from `from`, in their order.
+    pub fn send(
+        &mut self,
+        stock: &mut Stock,
+        from: Side,
+        socket: impl AsFd,
+        most: usize,
+    ) -> io::Result<usize> {
+        match stock {
+            Stock::Nothing => {
+                let (start, end) = self.loose[from as usize];
+                let end = end.min(start + most);
+                let sent = sockopt::send_now(socket, &self.chunks[from as usize][start..end], false)?;
+                self.loose[from as usize].0 += sent;
+                Ok(sent)
+            }
+            Stock::Kept(kept) => {
+                let end = kept.bytes.len().min(kept.start + most);
+                let sent = sockopt::send_now(socket, &kept.bytes[kept.start..end], false)?;
+                kept.start += sent;
+                self.kept -= sent;
+                if kept.start == kept.bytes.len() {
+                    *stock = Stock::Nothing;
+                }
+                Ok(sent)
+            }
+            Stock::Piped(piped) => {
+                let sent = piped.pipe.drain(socket, most.min(piped.level))?;
+                piped.level -= sent;
+                Ok(sent)
+            }
+        }
+    }
+
+    /// Some of the octets that came from `from`, in one piece; not of a direction that was received as [`Wish::Bulk`].
+    pub fn peek<'a>(&'a mut self, stock: &'a mut Stock, from: Side, span: Span) -> Option<&'a [u8]> {
+        if !matches!(stock, Stock::Nothing) {
+            self.keep(stock, from);
+        }
+        let octets = match stock {
+            Stock::Nothing => {
+                let (start, end) = self.loose[from as usize];
+                self.chunks[from as usize].get(start..end)?
+            }
+            Stock::Kept(kept) => kept.bytes.get(kept.start..)?,
+            Stock::Piped(_) => return None,
+        };
+        octets.get(span.at as usize..)?.get(..span.len as usize)
+    }
+
+    /// The connection is left for now: what is loose goes with it, and a pipe stays only where it is needed.
+    pub fn leave(&mut self, stock: &mut Stock, from: Side) {
+        self.keep(stock, from);
+        if matches!(stock, Stock::Piped(piped) if piped.level == 0) {
+            self.give_back(stock);
+        }
+    }
+
+    /// Nobody wants the octets any more.
+    pub fn discard(&mut self, stock: &mut Stock, from: Side) {
+        self.loose[from as usize] = (0, 0);
+        self.give_back(stock);
+    }
+
+    fn is_loose(&self, from: Side) -> bool {
+        let (start, end) = self.loose[from as usize];
+        start < end
+    }
+
+    fn keep(&mut self, stock: &mut Stock, from: Side) {
+        let (start, end) = std::mem::take(&mut self.loose[from as usize]);
+        if start == end {
+            return;
+        }
+        let loose = &self.chunks[from as usize][start..end];
+        if !matches!(stock, Stock::Kept(_)) {
+            *stock = Stock::Kept(Box::default());
+        }
+        let Stock::Kept(kept) = stock else { return };
+        if kept.start > kept.bytes.len() / 2 {
+            kept.bytes.drain(..kept.start);
+            kept.start = 0;
+        }
+        kept.bytes.reserve_exact(loose.len());
+        kept.bytes.extend_from_slice(loose);
+        self.kept += loose.len();
+    }
+
+    fn take_pipe(&mut self) -> Stock {
+        let pipe = self.pipes.pop().or_else(|| {
+            let pipe = (self.made < PIPES).then(Pipe::new)?;
+            self.made += usize::from(pipe.is_ok());
+            pipe.ok()
+        });
+        pipe.map_or(Stock::Nothing, |pipe| Stock::Piped(Box::new(Piped { pipe, level: 0 })))
+    }
+
+    fn give_back(&mut self, stock: &mut Stock) {
+        match std::mem::take(stock) {
+            Stock::Nothing => {}
+            Stock::Kept(kept) => self.kept -= kept.bytes.len() - kept.start,
+            Stock::Piped(piped) if piped.level == 0 => self.pipes.push(piped.pipe),
+            // What is in it is another connection's no more than anybody's.
+            Stock::Piped(_) => self.made -= 1,
+        }
+    }
+}
+
+/// How a direction is to be received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Until there is a verdict on it: it is bounded by what the intercept holds.
+    Held,
+    /// In one piece, to be read where that is wanted.
+    Plain,
+    Bulk,
+}

@@ -1,0 +1,81 @@
+//! Moves octets: what a connection's machine asks for, as soon as its sockets are ready for it.
+
+use weir_core::relay::{Event, Side};
+use weir_sys::uring::{Errno, Key};
+
+use super::conn::{Connection, failure_of};
+use super::pump::{Pump, Turn};
+use super::stock::{Taken, Wish};
+
+/// After so many octets others have their turn.
+const TURN: u32 = 1 << 20;
+/// A receive of so many octets is one of many.
+const MANY: u32 = 16 * 1024;
+/// And of so few it is not.
+const FEW: u32 = 4 * 1024;
+
+impl Pump {
+    /// Receives, if that is wanted and there is something. `None`: it waits.
+    pub(super) fn receive(
+        &mut self,
+        key: Key,
+        conn: &mut Connection,
+        from: Side,
+        turn: &mut Turn,
+    ) -> Option<Event> {
+        let Connection { machine, legs, stocks, .. } = conn;
+        let (leg, stock) = (&mut legs[from as usize], &mut stocks[from as usize]);
+        let (Some(most), true) = (leg.receives, leg.ready.readable) else { return None };
+        if turn.octets >= TURN {
+            self.again(key, conn);
+            return None;
+        }
+        let wish = match (machine.holds(from), leg.bulk && !machine.reads(from)) {
+            (true, _) => Wish::Held,
+            (false, true) => Wish::Bulk,
+            (false, false) => Wish::Plain,
+        };
+        let event = match self.stocks.receive(stock, from, leg.socket.as_ref()?, most as usize, wish) {
+            Taken::Octets { len, all } => {
+                // FIN comes without another word when it has come already.
+                leg.ready.readable = !all || leg.ready.ended || leg.ready.hung;
+                leg.bulk = len >= if leg.bulk { FEW } else { MANY };
+                turn.octets = turn.octets.saturating_add(len);
+                Event::Received { from, len }
+            }
+            Taken::End => Event::Eof(from),
+            Taken::Nothing => {
+                leg.ready.readable = false;
+                return None;
+            }
+            Taken::NoRoom => Event::NoRoom(from),
+            Taken::Failed(error) => Event::RecvFailed(from, failure_of(&error)),
+        };
+        leg.receives = None;
+        Some(event)
+    }
+
+    /// Sends, if that is wanted and there is room. `None`: it waits.
+    pub(super) fn send(&mut self, conn: &mut Connection, to: Side) -> Option<Event> {
+        let from = to.other();
+        let Connection { legs, stocks, .. } = conn;
+        let (leg, stock) = (&mut legs[to as usize], &mut stocks[from as usize]);
+        let (Some(most), true) = (leg.sends, leg.ready.writable) else { return None };
+        let event = match self.stocks.send(stock, from, leg.socket.as_ref()?, most as usize) {
+            Ok(len) => Event::Sent { to, len: len as u32 },
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
+                leg.ready.writable = false;
+                return None;
+            }
+            Err(error) => Event::SendFailed(to, failure_of(&error)),
+        };
+        leg.sends = None;
+        Some(event)
+    }
+
+    fn again(&mut self, key: Key, conn: &mut Connection) {
+        if !std::mem::replace(&mut conn.again, true) {
+            self.again.push(key);
+        }
+    }
+}
