@@ -93,12 +93,14 @@ fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
         Key::new("net/ipv6/conf/all/forwarding"),
         Key::of_device(4, "all", "src_valid_mark"),
         Key::of_device(4, "all", "rp_filter"),
+        Key::of_device(6, "default", "disable_ipv6"),
     ];
     for device in spec.devices() {
         for name in ["forwarding", "src_valid_mark", "rp_filter", "accept_local"] {
             keys.push(Key::of_device(4, device, name));
         }
     }
+    keys.extend(spec.tuns().map(|device| Key::of_device(6, device, "disable_ipv6")));
     keys.extend(ra.iter().map(|device| Key::of_device(6, device, "accept_ra")));
     keys
 }

@@ -288,6 +288,15 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         let loose = value(&key).is_some_and(|own| own.max(all) != "1");
         want(key, "2", loose);
     }
+    // A device is born as `default` says: the kernel would drop what is written into it.
+    let born = value(&Key::of_device(6, "default", "disable_ipv6")).unwrap_or("0");
+    for device in spec.tuns().filter(|_| seen.ipv6) {
+        let key = Key::of_device(6, device, "disable_ipv6");
+        let now = value(&key);
+        if born != "0" || now.is_some_and(|now| now != "0") {
+            want(key, "0", now == Some("0"));
+        }
+    }
     // What weir sends from the gateway's own address comes out of this device when the kernel has to find the next hop.
     for device in spec.punt_tun.iter().filter(|_| spec.gateway_source) {
         let key = Key::of_device(4, device, "accept_local");

@@ -110,7 +110,9 @@ fn devices(version: u8) -> Result<Vec<String>, HostError> {
     Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
 }
 
-/// Whether this kernel has IPv6 at all (it can be built or booted without).
+/// Whether this host has IPv6: a kernel can be built or booted without, and where it is switched off on `lo`, as
+/// `all.disable_ipv6` does, there can be no local route (net/ipv6/route.c, ip6_route_info_create_nh).
 pub fn has_ipv6() -> bool {
-    PathBuf::from("/proc/sys/net/ipv6").is_dir()
+    let switch = Key::of_device(6, "lo", "disable_ipv6");
+    switch.read().is_ok_and(|value| value.is_some_and(|value| value == "0"))
 }

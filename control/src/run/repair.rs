@@ -2,7 +2,7 @@
 //! devices and their addresses.
 //!
 //! A round compares everything with what is wanted. It is due when the kernel announced a change (see `host::watch`), when
-//! the look once a second found one that nobody announces, and when something that is contested has its turn; [`Pace`] says
+//! the look twice a second found one that nobody announces, and when something that is contested has its turn; [`Pace`] says
 //! how often at most. With
 //! `fail = "open"`, while a rule or route is missing and has to wait, the nft table is taken out too: what it marks would be
 //! dropped for want of a route, and a box that fails open forwards.
@@ -21,7 +21,7 @@ use crate::admin::repairs::{Contested, Repairs};
 use crate::host::{Culprit, Effort, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
 
 /// How often what nobody announces is looked at: sysctls, programs on devices.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The repairing part of a gateway.
 #[derive(Debug)]

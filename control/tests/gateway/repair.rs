@@ -6,9 +6,9 @@ use serde_json::Value;
 use weir_control::demo::stage::Family;
 use weir_control::lab::{NamespaceChild, host_state};
 
-use crate::config::Settings;
+use crate::config::{ALLOWED, Settings};
 use crate::weir::until;
-use crate::world::{HTTP, World, fetch_intact, play};
+use crate::world::{HTTP, World, fetch, fetch_intact, play, prepare};
 
 /// How long a removal may go unseen and unmended, on a machine that does other things too.
 const SOON: Duration = Duration::from_secs(5);
@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(5);
 const PROGRAMS: &str = "test $(ip -d link show | grep -c 'prog/xdp id') = 2";
 
 /// What somebody does, what it is counted as, and what must be true again.
-const REMOVALS: [(&str, &str, &str); 18] = [
+const REMOVALS: [(&str, &str, &str); 20] = [
     ("ip rule del priority 1077", "rule", "ip rule | grep -q '^1077:.*0x77/0xff lookup 177 proto 119'"),
     ("ip -6 rule del priority 1077", "rule", "ip -6 rule | grep -q '^1077:.*0x77/0xff lookup 177 proto 119'"),
     ("ip rule flush && ip rule add priority 32766 lookup main", "rule", "ip rule | grep -q ^1077:"),
@@ -69,6 +69,16 @@ const REMOVALS: [(&str, &str, &str); 18] = [
         "sysctl",
         "test $(cat /proc/sys/net/ipv4/conf/lan0/src_valid_mark) = 0",
     ),
+    (
+        "sysctl -qw net.ipv6.conf.weir-relay.disable_ipv6=1",
+        "sysctl",
+        "test $(cat /proc/sys/net/ipv6/conf/weir-relay/disable_ipv6) = 0",
+    ),
+    (
+        "sysctl -qw net.ipv6.conf.weir-punt.disable_ipv6=1",
+        "sysctl",
+        "test $(cat /proc/sys/net/ipv6/conf/weir-punt/disable_ipv6) = 0",
+    ),
 ];
 
 #[test]
@@ -79,19 +89,61 @@ fn whatever_is_removed_is_back_within_a_second_and_counted_once() {
             world.sh(&world.lab.gateway, removal);
             soon(world, removal, whole);
             until(&format!("{removal} is counted as {kind}"), || world.weir.count("repairs", kind) > before);
+            assert_eq!(world.weir.count("repairs", kind), before + 1, "{removal}");
             // So that the next of its kind is no part of a quarrel.
             until("nothing is contested", || world.weir.status()["contested"] == Value::Array(Vec::new()));
             all_roads(world);
         }
         assert_eq!(world.weir.status()["healthy"], true);
+        let kinds = ["rule", "route", "table", "address", "tun", "sysctl", "xdp"];
+        let repairs: u64 = kinds.iter().map(|kind| world.weir.count("repairs", kind)).sum();
         world.sh(&world.lab.gateway, "nft delete table inet mine");
         // What is somebody's wish by now stays when weir goes: these were other values before.
         world.before = host_state(&world.lab.gateway).expect("looked at");
         let ended = world.weir.stop();
         assert_eq!(ended.code(), 0, "{ended:?}");
-        for (removal, kind, _) in REMOVALS {
-            assert!(ended.errors.contains("it is put back"), "{removal} {kind}: {}", ended.errors);
+        // One line for each repair, and none for anything else.
+        let told = ended.errors.lines().filter(|line| line.contains("it is put back")).count() as u64;
+        assert_eq!(told, repairs, "{}", ended.errors);
+    });
+}
+
+#[test]
+fn devices_that_are_made_without_ipv6_get_it_and_the_relay_serves_both_families() {
+    prepare(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        world.before = host_state(&world.lab.gateway).expect("looked at");
+        world.weir.start();
+        world.meet_neighbours();
+        all_roads(world);
+    });
+}
+
+#[test]
+fn host_without_ipv6_is_served_by_ipv4_and_by_both_once_it_has_it() {
+    let settings = Settings { express: "never", ..Settings::default() };
+    prepare(&settings, |world| {
+        let gateway = &world.lab.gateway;
+        let addresses = world.sh(gateway, "ip -6 -o addr show scope global | awk '{print $2, $4}'");
+        world.sh(gateway, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        world.before = host_state(gateway).expect("looked at");
+        world.weir.start();
+        let mut stream = world.connect(Family::V4, HTTP);
+        fetch_intact(&mut stream, 10_000);
+        world.sh(gateway, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0");
+        for line in addresses.lines() {
+            let (device, address) = line.split_once(' ').expect("two words");
+            world.sh(gateway, &format!("ip addr add {address} dev {device} nodad"));
         }
+        until("IPv6 is served", || {
+            let stream = world.connect_to(Family::V6, Family::V6.origin(HTTP));
+            stream.is_ok_and(|mut stream| fetch(&mut stream, ALLOWED, 1000).is_ok())
+        });
+        world.meet_neighbours();
+        all_roads(world);
+        world.weir.stop();
+        let left = world.sh(gateway, "ip -6 rule; ip -6 route show table 177");
+        assert!(!left.contains("177"), "{left}");
     });
 }
 
