@@ -87,7 +87,7 @@ impl Host {
                 self.address(device, true).await?.map_err(refused)?;
                 Some(Undo::Address(device.clone()))
             }
-            Action::SetSysctl { key, value } => Some(self.set_sysctl(key, value)?),
+            Action::SetSysctl { key, value } => Some(self.set_sysctl(key, value).await?),
             Action::AddRoute(route) => {
                 route.add(handle, self.index_of("lo").await?).await.map_err(refused)?;
                 Some(Undo::Route(*route))
@@ -110,8 +110,8 @@ impl Host {
         })
     }
 
-    /// The old value is on disk before the new one is in force.
-    fn set_sysctl(&self, key: &Key, value: &str) -> Result<Undo, HostError> {
+    /// The old value is on disk before the new one is in force. On an error it is as it was.
+    async fn set_sysctl(&self, key: &Key, value: &str) -> Result<Undo, HostError> {
         let failed = |reason: String| HostError::Command { command: key.command(value), reason };
         let Some(old) = key.read()? else {
             return Err(failed("there is no such sysctl".to_owned()));
@@ -125,12 +125,20 @@ impl Host {
         };
         let mut journal = before;
         journal.remember(Entry::new(key.clone(), old, value.to_owned(), also));
+        match self.write_sysctl(key, value, &mut journal) {
+            Ok(()) => Ok(undo),
+            Err(error) => Err(with_leftovers(error, &self.roll_back(vec![undo]).await)),
+        }
+    }
+
+    fn write_sysctl(&self, key: &Key, value: &str, journal: &mut Journal) -> Result<(), HostError> {
         journal.store(&self.paths.journal)?;
-        key.write(value).map_err(|error| failed(error.to_string()))?;
+        key.write(value)
+            .map_err(|error| HostError::Command { command: key.command(value), reason: error.to_string() })?;
         if journal.note_side_effects(key)? {
             journal.store(&self.paths.journal)?;
         }
-        Ok(undo)
+        Ok(())
     }
 
     pub(super) async fn index_of(&self, device: &str) -> Result<u32, HostError> {

@@ -50,6 +50,8 @@ pub struct IptablesPlan {
     /// How to take it away again.
     pub removal: Vec<String>,
     pub warnings: Vec<String>,
+    #[serde(skip)]
+    is_done: bool,
 }
 
 impl Entry {
@@ -300,19 +302,25 @@ pub fn iptables_plan(spec: &HostSpec, plan: &Plan) -> Result<IptablesPlan, HostE
     let (before, after) = plan.steps.split_at(at);
     let of_steps =
         |steps: &[super::Step]| -> Vec<Line> { steps.iter().flat_map(super::Step::lines).collect() };
+    let after = after.get(1..).unwrap_or_default();
+    let of_recipe = recipe.lines(&seen, wanted.as_ref());
+    // A rule or route of somebody else's that does the same is as good as weir's own.
+    let is_due = |step: &super::Step| step.is_due() || step.blocks;
+    let is_done = !before.iter().chain(after).any(is_due)
+        && of_recipe.iter().all(|line| line.status == Status::Present);
     let mut lines = of_steps(before);
-    lines.extend(recipe.lines(&seen, wanted.as_ref()));
-    lines.extend(of_steps(after.get(1..).unwrap_or_default()));
+    lines.extend(of_recipe);
+    lines.extend(of_steps(after));
     if plan.steps.get(at).is_some_and(|step| step.status == Status::Present) {
         warnings.push("weir's own nft table is there as well: one of the two is enough".to_owned());
     }
-    Ok(IptablesPlan { lines, removal: recipe.removal(), warnings })
+    Ok(IptablesPlan { lines, removal: recipe.removal(), warnings, is_done })
 }
 
 impl IptablesPlan {
     /// Whether everything is as wanted.
     pub fn is_done(&self) -> bool {
-        self.lines.iter().all(|line| line.status == Status::Present)
+        self.is_done
     }
 }
 

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use weir_sys::netns;
 
 use super::HostError;
 use super::sysctl::Key;
@@ -60,10 +61,13 @@ pub struct Journal {
     pub damaged: Vec<String>,
 }
 
-/// The inode of the calling thread's network namespace.
-pub fn netns_inode() -> Result<u64, HostError> {
+/// A number of the calling thread's network namespace. Its inode would not do: one that has ended leaves it to the next, and with it
+/// the journal of a weir that was killed there.
+pub fn netns_number() -> Result<u64, HostError> {
     let path = Path::new("/proc/thread-self/ns/net");
-    Ok(fs::metadata(path).map_err(|e| HostError::file("read", path, e))?.ino())
+    let inode = || Ok(fs::metadata(path).map_err(|e| HostError::file("read", path, e))?.ino());
+    // Before Linux 5.14 there is nothing better.
+    netns::cookie().or_else(|_| inode())
 }
 
 fn boot_id() -> Result<String, HostError> {
@@ -77,7 +81,7 @@ impl Journal {
     /// # Errors
     /// [`HostError::File`]. A damaged file is none: what can be read of it counts.
     pub fn load(path: &Path) -> Result<Self, HostError> {
-        let head = Head { boot_id: boot_id()?, netns: netns_inode()? };
+        let head = Head { boot_id: boot_id()?, netns: netns_number()? };
         match fs::read(path) {
             Ok(octets) => Ok(Self::parse(&String::from_utf8_lossy(&octets), head)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self { head, ..Self::default() }),

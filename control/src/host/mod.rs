@@ -90,14 +90,14 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The usual places. All carry the inode of the calling thread's network namespace in their names: /run and bpffs
+    /// The usual places. All carry the number of the calling thread's network namespace in their names: /run and bpffs
     /// are not separated by network namespaces, and a weir in one must neither read nor clean what belongs to another.
     pub fn of_this_namespace() -> Result<Self, HostError> {
-        let inode = journal::netns_inode()?;
+        let number = journal::netns_number()?;
         Ok(Self {
-            journal: PathBuf::from(format!("/run/weir/journal-{inode}.json")),
-            instance: PathBuf::from(format!("/run/weir/instance-{inode}.json")),
-            pins: PathBuf::from(format!("/sys/fs/bpf/weir/{inode}")),
+            journal: PathBuf::from(format!("/run/weir/journal-{number}.json")),
+            instance: PathBuf::from(format!("/run/weir/instance-{number}.json")),
+            pins: PathBuf::from(format!("/sys/fs/bpf/weir/{number}")),
         })
     }
 }

@@ -5,7 +5,7 @@
 //! /sys/class/net does not, unless it is mounted anew ([`enter_new_with_mounts`]).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -69,6 +69,27 @@ impl AsFd for Namespace {
     }
 }
 
+/// A number of the calling thread's namespace that no other has in this boot, be it gone or not. Inodes, which nsfs(5) shows, are
+/// used again.
+///
+/// # Errors
+/// ENOPROTOOPT before Linux 5.14.
+pub fn cookie() -> io::Result<u64> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let place = (&raw mut cookie).cast();
+    // SAFETY: the call writes at most `len` octets to a word of that size, and how many to `len`.
+    let code = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, place, &raw mut len)
+    };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// asm-generic/socket.h; the libc crate does not have it.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// Moves the calling thread into a new, empty network namespace. Threads that it starts later are in it too.
 ///
 /// # Errors
@@ -103,6 +124,15 @@ mod tests {
         let devices = new.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
         assert_eq!(devices.lines().count(), 3, "two of heading, and lo: {devices}");
         assert_eq!(ethtool::index_of("lo").unwrap(), here);
+    }
+
+    #[test]
+    fn cookie_is_the_same_in_a_namespace_and_never_that_of_one_before() {
+        assert_eq!(cookie().unwrap(), cookie().unwrap());
+        let cookies: Vec<u64> =
+            (0..50).map(|_| Namespace::new().unwrap().run(|| cookie().unwrap()).unwrap()).collect();
+        let different: std::collections::BTreeSet<&u64> = cookies.iter().collect();
+        assert_eq!(different.len(), cookies.len(), "{cookies:?}");
     }
 
     #[test]

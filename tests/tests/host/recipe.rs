@@ -108,3 +108,19 @@ isolated! {
         assert_same(&text(&bare), &text(&dump()));
     }
 }
+
+isolated! {
+    fn rule_of_somebody_elses_that_does_the_same_is_as_good_as_weirs() {
+        gateway();
+        let spec = spec();
+        sh("for v in -4 -6; do ip $v rule add priority 1077 fwmark 0x77/0xff lookup 177; done");
+        let before = plan(&spec);
+        assert!(!before.is_done() && count(&before, Status::Foreign) == 2, "{before}");
+        pipe(&before.to_string());
+        let after = plan(&spec);
+        assert!(after.is_done() && count(&after, Status::Foreign) == 2, "{after}");
+        // What is to do is said all the same.
+        sh("iptables -t mangle -F PREROUTING");
+        assert!(!plan(&spec).is_done());
+    }
+}

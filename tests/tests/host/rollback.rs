@@ -82,3 +82,34 @@ isolated! {
         assert_ne!(before, broken);
     }
 }
+
+/// Applies; the error. The host is as it was.
+fn refused() -> String {
+    let before = dump();
+    let error = host(async |h| h.apply(&spec()).await).unwrap_err().to_string();
+    assert_same(&before, &dump());
+    error
+}
+
+isolated! {
+    fn sysctl_that_cannot_be_written_leaves_neither_a_value_nor_a_journal() {
+        gateway();
+        sh("mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys");
+        let error = refused();
+        assert!(error.starts_with("`sysctl -w net.") && error.contains("Read-only"), "{error}");
+    }
+}
+
+isolated! {
+    fn journal_that_cannot_be_completed_takes_the_value_back() {
+        gateway();
+        // Room for the first draft, which is before the value, and not for the second, which tells what the kernel made of it.
+        sh("mkdir -p /run/weir && mount -t tmpfs -o size=4k tmpfs /run/weir");
+        let error = refused();
+        assert!(error.contains("No space left on device"), "{error}");
+        assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward; ls /run/weir"), "0\n");
+        sh("umount /run/weir");
+        host(async |h| h.apply(&spec()).await).unwrap();
+        host(async |h| h.remove().await).unwrap();
+    }
+}
