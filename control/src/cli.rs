@@ -177,6 +177,9 @@ struct ExplainArgs {
     /// The client offers Encrypted ClientHello
     #[arg(long)]
     ech: bool,
+    /// What the client says is a second hello, after a HelloRetryRequest, that differs from the first
+    #[arg(long)]
+    hello_retry: bool,
     /// What the client speaks: tls, http or other
     #[arg(long, value_parser = protocol)]
     protocol: Option<Protocol>,
@@ -349,8 +352,14 @@ fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
     let Some(admin) = admin else {
         return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });
     };
-    let ExplainArgs { from, to, ingress, host, alpn, ech, protocol, why, output, .. } = args;
-    let question = explain::Question { from, to, ingress, host, alpn, ech, protocol };
+    let ExplainArgs { from, to, ingress, host, alpn, ech, hello_retry, protocol, why, output, .. } = args;
+    if hello_retry && protocol.is_some_and(|protocol| protocol != Protocol::Tls) {
+        return Err(Failure {
+            exit: Exit::Usage,
+            message: "--hello-retry: only TLS has a second hello".into(),
+        });
+    }
+    let question = explain::Question { from, to, ingress, host, alpn, ech, hello_retry, protocol };
     let explanation = explain::explain(question, explain::Place { config, admin })?;
     let json = serde_json::to_value(&explanation).map_err(Failure::refused)?;
     print(output.json, &json, || match why {

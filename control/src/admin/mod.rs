@@ -37,12 +37,14 @@ pub enum Request {
         #[serde(default)]
         reevaluate: bool,
     },
-    /// What becomes of one connection; `device`: the one that the client's packets come in by.
+    /// What becomes of one connection; `device`: the one that the client's packets come in by; `host`: the name that it asks for.
     Explain {
         from: SocketAddr,
         to: SocketAddr,
         #[serde(default)]
         device: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
     },
 }
 

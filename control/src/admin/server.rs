@@ -129,11 +129,16 @@ async fn answer(
             };
             spawn_blocking(list).await?
         }
-        Ok(Request::Explain { from, to, device }) => {
+        Ok(Request::Explain { from, to, device, host }) => {
             let turn = listing.lock_owned().await;
             let explain = move || {
                 let _turn = turn;
-                serde_json::to_string(&gateway::answer(&state, from, to, device.as_deref()))
+                serde_json::to_string(&gateway::answer(
+                    &state,
+                    (from, to),
+                    device.as_deref(),
+                    host.as_deref(),
+                ))
             };
             spawn_blocking(explain).await?
         }

@@ -21,6 +21,7 @@ use weir_sys::steering::Steering;
 use super::repairs::{Contested, Repairs};
 use crate::health::{Board, PoolView};
 use crate::lists::board::{self as lists, ListView};
+use crate::resolve::Book;
 
 /// How long workers may take to list their flows.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -60,6 +61,8 @@ pub struct State {
     pub health: Arc<Board>,
     /// The lists of rules.
     pub lists: Arc<lists::Board>,
+    /// What is known of names (`verify_host`).
+    pub names: Mutex<Book>,
     /// What somebody removed, and weir put back.
     pub repairs: Arc<Repairs>,
     /// How the steering program sits on each port.

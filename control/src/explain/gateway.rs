@@ -1,8 +1,8 @@
 //! The running gateway: what it is asked, and the side of it that answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct Seen {
     pub lost: Option<String>,
     /// The flow, as in `weir flows`.
     pub flow: Option<Value>,
+    /// What it remembers of the name's addresses; none: it has not looked it up lately.
+    #[serde(default)]
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
 /// The gateway, as far as it answers.
@@ -132,7 +135,8 @@ impl Gateway {
             return;
         }
         let device = ingress.device().map(str::to_owned);
-        let request = Request::Explain { from: question.from, to: question.to, device };
+        let Question { from, to, host, .. } = question.clone();
+        let request = Request::Explain { from, to, device, host };
         let seen = admin::client::ask(admin, request).map_err(|failure| failure.message);
         let seen = seen.and_then(|seen| serde_json::from_value(seen).map_err(|error| error.to_string()));
         match seen {
@@ -142,8 +146,13 @@ impl Gateway {
     }
 }
 
-/// Answers [`Request::Explain`]. `device`: the one that the client's packets come in by.
-pub fn answer(state: &State, from: SocketAddr, to: SocketAddr, device: Option<&str>) -> Seen {
+/// Answers [`Request::Explain`]. `device`: the one that the client's packets come in by; `host`: the name that it asks for.
+pub fn answer(
+    state: &State,
+    (from, to): (SocketAddr, SocketAddr),
+    device: Option<&str>,
+    host: Option<&str>,
+) -> Seen {
     let status = state.status();
     let port = status.ports.iter().find(|port| Some(port.state.device.as_str()) == device);
     let index = device.and_then(|name| weir_sys::ethtool::index_of(name).ok());
@@ -157,12 +166,15 @@ pub fn answer(state: &State, from: SocketAddr, to: SocketAddr, device: Option<&s
         Ok(maps) => steer(&maps, &Packet { from, to, ifindex }),
         Err(error) => Err(error.to_string()),
     });
+    let names = state.names.lock().ok();
+    let known = host.and_then(|host| names?.look(Instant::now(), host));
     Seen {
         uptime_s: status.uptime_s,
         steered,
         queues: port.map(|port| port.state.queues.clone()).unwrap_or_default(),
         lost: device.and_then(|device| state.lost().remove(device)),
         flow: flow.and_then(|flow| serde_json::to_value(flow).ok()),
+        addresses: known.map(|(addresses, _)| addresses.to_vec()),
     }
 }
 

@@ -5,18 +5,21 @@
 //!
 //! - [`ingress`]: by which port it comes in. [`steering`]: what the XDP program makes of it, condition by condition, from the
 //!   maps of the running program and by the program itself on a copy of what was found there. [`flow`]: the flow table.
-//! - [`policy`]: the intercept, the rule, the pool's server, by the compiled policy that workers and relay use.
+//! - [`policy`]: the intercept, the rule, the pool's server, by the compiled policy that workers and relay use; [`names`]: what
+//!   `verify_host` makes of the name.
 //! - [`nft`]: the rule of `inet weir` that takes it on the kernel road. [`route`]: the policy rule, the table and the route
 //!   that the kernel chooses, unmarked and marked. [`socket`]: the relay's sockets. [`nexthop`]: neighbour and MTU.
 //! - [`road`]: what that comes to. [`why`]: the two questions that people ask.
 //!
 //! [`gateway`] is the side that answers in `weir run`. A layer that cannot be asked (no root, nothing runs) says so in its
-//! step, and the others are asked all the same. Nothing is changed and nothing is sent.
+//! step, and the others are asked all the same. Nothing is changed, and nothing is sent but what a
+//! resolver sends when it is asked for a name (`verify_host`).
 
 pub mod flow;
 pub mod gateway;
 pub mod ingress;
 pub mod kernel;
+pub mod names;
 pub mod nexthop;
 pub mod nft;
 pub mod policy;
@@ -57,6 +60,8 @@ pub struct Question {
     pub alpn: Vec<String>,
     /// The client offers Encrypted ClientHello.
     pub ech: bool,
+    /// It is a second hello, after a HelloRetryRequest, that does not say what the first did.
+    pub hello_retry: bool,
     pub protocol: Option<Protocol>,
 }
 
@@ -68,11 +73,15 @@ impl Question {
             *at = SocketAddr::new(at.ip().to_canonical(), at.port());
         }
         self.host = self.host.map(|host| {
+            // An IPv6 address stands in brackets in HTTP, and without them in rules.
+            let host =
+                host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
             let ascii = idn::to_ascii(&host).map_or_else(|_| host.clone(), Cow::into_owned);
             ascii.trim_end_matches('.').to_ascii_lowercase()
         });
-        if self.protocol.is_none() && (self.host.is_some() || !self.alpn.is_empty() || self.ech) {
-            let tls = self.to.port() == 443 || !self.alpn.is_empty() || self.ech;
+        let tls = !self.alpn.is_empty() || self.ech || self.hello_retry;
+        if self.protocol.is_none() && (self.host.is_some() || tls) {
+            let tls = tls || self.to.port() == 443;
             self.protocol = Some(if tls { Protocol::Tls } else { Protocol::Http });
         }
         self
@@ -117,6 +126,7 @@ pub enum Source {
     Kernel,
     Gateway,
     Configuration,
+    Resolver,
 }
 
 impl Source {
@@ -125,6 +135,7 @@ impl Source {
             Self::Kernel => "kernel",
             Self::Gateway => "gateway",
             Self::Configuration => "configuration",
+            Self::Resolver => "resolver",
         }
     }
 }

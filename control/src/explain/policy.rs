@@ -8,7 +8,7 @@ use weir_core::policy::{
 
 use super::gateway::Gateway;
 use super::ingress::Ingress;
-use super::{Layer, Question, Source, Step};
+use super::{Layer, Question, Source, Step, names};
 
 /// What the policy says of the connection.
 #[derive(Clone, Debug, Default)]
@@ -39,35 +39,45 @@ pub fn judge(
     question: &Question,
     steps: &mut Vec<Step>,
 ) -> Option<Judged> {
-    let mut step = |question: &str, answer: String, detail: Vec<String>| {
-        steps.push(Step::new(Layer::Policy, Source::Configuration, question, answer).detail(detail));
-    };
     let asked = "which intercept takes it?";
     let Some(policy) = policy else {
-        step(asked, "not asked: no configuration can be read; say -c FILE".to_owned(), Vec::new());
+        let answer = "not asked: no configuration can be read; say -c FILE".to_owned();
+        steps.push(step(asked, answer, Vec::new()));
         return None;
     };
     let port = ingress.port.as_ref().map(|(at, _)| PortId(*at));
     let found = port.and_then(|port| policy.intercept(port, question.to.ip(), question.to.port()));
     let Some((id, intercept)) = found.and_then(|id| policy.get(id).map(|intercept| (id, intercept))) else {
         let misses = misses(policy, ingress, question);
-        step(asked, "none".to_owned(), misses.clone());
+        steps.push(step(asked, "none".to_owned(), misses.clone()));
         return Some(Judged { misses, ..Judged::default() });
     };
-    step(asked, format!("{} ({})", intercept.name, intercept.origin), settings(id, intercept, policy.limits));
+    let answer = format!("{} ({})", intercept.name, intercept.origin);
+    steps.push(step(asked, answer, settings(id, intercept, policy.limits)));
     let mut judged = Judged {
         intercept: Some((intercept.name.clone(), intercept.origin.clone())),
         handshake: Some(intercept.handshake),
         answers_and_sends: intercept.handshake == Handshake::Answer && intercept.sends(),
         ..Judged::default()
     };
-    at_syn(intercept, question, &mut judged, &mut step);
-    by_content(intercept, question, &mut judged, &mut step);
+    // A rule that took the SYN has decided.
+    let decided = at_syn(intercept, question, &mut judged, steps);
+    let decided = decided.or_else(|| by_content(intercept, question, steps));
+    let decided = decided.and_then(|decision| names::verify(intercept, question, gateway, decision, steps));
+    if let Some(decision) = decided {
+        judged.action = Some(decision.action);
+        judged.rule = rule_of(intercept, &decision);
+        judged.cause = Some(words(intercept, &decision));
+    }
     if let Some(Action::Send(pool)) = judged.action {
         let tuple = Tuple { src: question.from.into(), dst: question.to.into() };
-        send(policy, pool, &tuple, gateway, &mut judged, &mut step);
+        send(policy, pool, &tuple, gateway, &mut judged, steps);
     }
     Some(judged)
+}
+
+fn step(question: &str, answer: String, detail: Vec<String>) -> Step {
+    Step::new(Layer::Policy, Source::Configuration, question, answer).detail(detail)
 }
 
 /// What each intercept lacks of the connection.
@@ -123,54 +133,54 @@ fn settings(id: InterceptId, intercept: &Intercept, limits: Limits) -> Vec<Strin
     lines
 }
 
+/// The decision of a rule that takes the SYN.
 fn at_syn(
     intercept: &Intercept,
     question: &Question,
     judged: &mut Judged,
-    step: &mut dyn FnMut(&str, String, Vec<String>),
-) {
+    steps: &mut Vec<Step>,
+) -> Option<Decision> {
     let (client, server, port) = (question.from.ip(), question.to.ip(), question.to.port());
-    let rule = intercept.relay_at_syn(client, server, port).and_then(|id| intercept.rule(id));
     let asked = "what is decided at the SYN?";
     if intercept.handshake == Handshake::Relay {
         judged.relay = Some(intercept.origin.clone());
         let answer = format!("the relay takes it: handshake = \"relay\" ({})", intercept.origin);
-        return step(asked, answer, Vec::new());
+        steps.push(step(asked, answer, Vec::new()));
+        return None;
     }
-    match rule {
-        Some(rule) => {
-            judged.relay = Some(rule.origin.clone());
-            judged.rule = Some(rule.origin.clone());
-            judged.action = Some(Action::Relay);
-            judged.cause = Some(format!("the rule at {} says relay", rule.origin));
-            step(asked, format!("the relay takes it: the rule at {}", rule.origin), Vec::new());
-        }
-        None => step(asked, format!("nothing: handshake {}", intercept.handshake.name()), Vec::new()),
-    }
+    let found = intercept.relay_at_syn(client, server, port);
+    let Some((id, rule)) = found.and_then(|id| Some((id, intercept.rule(id)?))) else {
+        let answer = format!("nothing: handshake {}", intercept.handshake.name());
+        steps.push(step(asked, answer, Vec::new()));
+        return None;
+    };
+    judged.relay = Some(rule.origin.clone());
+    steps.push(step(asked, format!("the relay takes it: the rule at {}", rule.origin), Vec::new()));
+    Some(Decision { action: Action::Relay, cause: Cause::Rule(id) })
 }
 
-/// The decision on the client's first bytes. A rule that took the SYN has decided.
-fn by_content(
-    intercept: &Intercept,
-    question: &Question,
-    judged: &mut Judged,
-    step: &mut dyn FnMut(&str, String, Vec<String>),
-) {
-    if judged.action.is_some() {
-        return;
-    }
-    let alpn: Vec<&[u8]> = question.alpn.iter().map(|name| name.as_bytes()).collect();
-    let facts = |protocol| Facts {
+/// What the client says, as the rules see it.
+pub(super) fn facts<'a>(
+    question: &'a Question,
+    protocol: Option<Protocol>,
+    alpn: &'a [&'a [u8]],
+) -> Facts<'a> {
+    Facts {
         client: question.from.ip(),
         server: question.to.ip(),
         server_port: question.to.port(),
         protocol,
         host: question.host.as_deref(),
         ech: question.ech,
-        alpn: &alpn,
-        hello_retry: false,
-    };
-    let decide = |protocol| intercept.decide(&facts(protocol));
+        alpn,
+        hello_retry: question.hello_retry,
+    }
+}
+
+/// The decision on the client's first bytes; none while it depends on some that are not said.
+fn by_content(intercept: &Intercept, question: &Question, steps: &mut Vec<Step>) -> Option<Decision> {
+    let alpn: Vec<&[u8]> = question.alpn.iter().map(|name| name.as_bytes()).collect();
+    let decide = |protocol| intercept.decide(&facts(question, protocol, &alpn));
     let asked = "what do the rules say?";
     let all = [None, Some(Protocol::Tls), Some(Protocol::Http)].map(decide);
     let decision = match question.protocol {
@@ -185,19 +195,22 @@ fn by_content(
             let line =
                 |(what, decision): &(&str, Decision)| format!("{what}: {}", words(intercept, decision));
             let answer = "it depends on the first bytes: say --host, --alpn or --protocol".to_owned();
-            return step(asked, answer, lines.iter().map(line).collect());
+            steps.push(step(asked, answer, lines.iter().map(line).collect()));
+            return None;
         }
     };
-    judged.action = Some(decision.action);
-    judged.rule = rule_of(intercept, &decision);
-    judged.cause = Some(words(intercept, &decision));
-    let protocol = question.protocol.map_or("any", Protocol::name);
     let known = format!(
-        "for protocol {protocol}, host {}, ALPN {:?}",
+        "for protocol {}, host {}, ALPN {:?}",
+        question.protocol.map_or("any", Protocol::name),
         question.host.as_deref().unwrap_or("none"),
         question.alpn
     );
-    step(asked, words(intercept, &decision), vec![known]);
+    let passes = !matches!(decision.action, Action::Reset | Action::Drop);
+    let second = (question.hello_retry && passes && intercept.sends()).then(|| {
+        "if the first hello led to another server than this second one, both ends are reset (hello-refused)".to_owned()
+    });
+    steps.push(step(asked, words(intercept, &decision), [known].into_iter().chain(second).collect()));
+    Some(decision)
 }
 
 /// Whether a rule before the one that decided looks at content, so that a name could make another of it.
@@ -229,11 +242,14 @@ fn words(intercept: &Intercept, decision: &Decision) -> String {
         }
         Cause::HelloRetry => format!("its second hello would lead it elsewhere: {action}"),
         Cause::HostMismatch => {
-            format!("`verify_host` of {}: the destination is not an address of the name", intercept.name)
+            format!(
+                "host-mismatch: the destination is not an address of the name, and `verify_host` of {} says {action}",
+                intercept.name
+            )
         }
         Cause::HostUnknown => {
             format!(
-                "`verify_host` of {}: the name has no known address, and `unidentified` says {action}",
+                "host-unknown: the name has no known address, and with `verify_host` the `unidentified` of {} says {action}",
                 intercept.name
             )
         }
@@ -246,7 +262,7 @@ fn send(
     tuple: &Tuple,
     gateway: &Gateway,
     judged: &mut Judged,
-    step: &mut dyn FnMut(&str, String, Vec<String>),
+    steps: &mut Vec<Step>,
 ) {
     let Some(pool) = policy.pool(id) else { return };
     let picked = pool.pick(tuple, None).and_then(|id| pool.server(id));
@@ -263,7 +279,7 @@ fn send(
         format!("{}: weight {}, {}", server.addr, server.weight, state(server))
     };
     let lines = pool.servers.iter().map(server).chain([how(pool)]).collect();
-    step("which server does the pool pick?", answer, lines);
+    steps.push(step("which server does the pool pick?", answer, lines));
 }
 
 fn how(pool: &Pool) -> String {

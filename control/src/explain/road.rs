@@ -125,10 +125,12 @@ fn worker(way: &Way) -> Taken {
         return ("kernel", why.into());
     };
     if let Some(origin) = &judged.relay {
-        return relayed(
-            way,
-            format!("intercept {name}: the rule at {origin} says relay, which is decided at the SYN"),
-        );
+        let mut reason =
+            format!("intercept {name}: the rule at {origin} says relay, which is decided at the SYN");
+        if judged.action != Some(Action::Relay) {
+            reason += &format!("; then {}", said(judged));
+        }
+        return relayed(way, reason);
     }
     let hop = way.next_hop.server;
     if hop == NextHop::Kernel && !judged.answers_and_sends {

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteProtocol,
+    RouteType, RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
@@ -180,6 +181,7 @@ fn text(kernel: &Kernel, route: &RouteMessage) -> String {
             RouteAttribute::Gateway(RouteAddress::Inet(a)) => hop = format!(" via {a}{hop}"),
             RouteAttribute::Gateway(RouteAddress::Inet6(a)) => hop = format!(" via {a}{hop}"),
             RouteAttribute::Oif(index) => hop += &format!(" dev {}", kernel.name(*index)),
+            RouteAttribute::MultiPath(ways) => ways.iter().for_each(|way| hop += &way_text(kernel, way)),
             RouteAttribute::Priority(metric) => tail = format!(" metric {metric}"),
             _ => {}
         }
@@ -189,6 +191,23 @@ fn text(kernel: &Kernel, route: &RouteMessage) -> String {
         words += &format!(" proto {}", crate::host::PROTOCOL);
     }
     words + &tail
+}
+
+/// One of several ways, as `ip route` prints it.
+fn way_text(kernel: &Kernel, way: &RouteNextHop) -> String {
+    let router = way.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(a)) | RouteAttribute::Via(RouteVia::Inet(a)) => {
+            Some(IpAddr::V4(*a))
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(a)) | RouteAttribute::Via(RouteVia::Inet6(a)) => {
+            Some(IpAddr::V6(*a))
+        }
+        _ => None,
+    });
+    let via = router.map(|router| format!(" via {router}")).unwrap_or_default();
+    // The kernel counts weights from 0.
+    let (device, weight) = (kernel.name(way.interface_index), u32::from(way.hops) + 1);
+    format!(" nexthop{via} dev {device} weight {weight}")
 }
 
 fn table_name(table: u32) -> String {

@@ -10,6 +10,7 @@ fn question(to: &str) -> Question {
         host: None,
         alpn: Vec::new(),
         ech: false,
+        hello_retry: false,
         protocol: None,
     }
 }

@@ -62,10 +62,8 @@ pub struct Book {
 impl Book {
     pub fn ask(&mut self, now: Instant, asked: Asked) -> Now {
         let name = asked.question.name.as_str();
-        if let Some(entry) = self.known.get(name)
-            && entry.until > now
-        {
-            return Now::Known(entry.known.clone(), entry.until - now);
+        if let Some((known, left)) = self.look(now, name) {
+            return Now::Known(known, left);
         }
         if self.waits == WAITING {
             return Now::Full;
@@ -81,8 +79,14 @@ impl Book {
         Now::Later
     }
 
+    /// What is known of a name, and for how long it still holds.
+    pub fn look(&self, now: Instant, name: &str) -> Option<(Known, Duration)> {
+        let entry = self.known.get(name).filter(|entry| entry.until > now)?;
+        Some((entry.known.clone(), entry.until - now))
+    }
+
     /// The next name to be looked up, while there may be another lookup.
-    pub fn next(&mut self) -> Option<Box<str>> {
+    pub fn next_lookup(&mut self) -> Option<Box<str>> {
         if self.lookups == LOOKUPS {
             return None;
         }
@@ -155,24 +159,24 @@ mod tests {
         for _ in 0..3 {
             assert!(matches!(book.ask(start, asked("a.example")), Now::Later));
         }
-        assert_eq!(book.next().as_deref(), Some("a.example"));
-        assert_eq!(book.next(), None);
+        assert_eq!(book.next_lookup().as_deref(), Some("a.example"));
+        assert_eq!(book.next_lookup(), None);
         assert!(matches!(book.ask(start, asked("a.example")), Now::Later), "it is under way");
-        assert_eq!(book.next(), None);
+        assert_eq!(book.next_lookup(), None);
         let ip = "192.0.2.1".parse().unwrap();
         let (known, life, waited) = book.finished(start, "a.example", vec![ip]);
         assert_eq!((&known[..], life, waited.len()), (&[ip][..], LIFE, 4));
         let later = start + Duration::from_secs(20);
         assert_eq!(addresses(&mut book, later, "a.example"), Some((1, Duration::from_secs(40))));
         assert_eq!(addresses(&mut book, start + LIFE, "a.example"), None);
-        assert_eq!(book.next().as_deref(), Some("a.example"));
+        assert_eq!(book.next_lookup().as_deref(), Some("a.example"));
     }
 
     #[test]
     fn name_without_addresses_is_known_for_ten_seconds() {
         let (mut book, start) = (Book::default(), Instant::now());
         assert_eq!(addresses(&mut book, start, "no.example"), None);
-        book.next();
+        book.next_lookup();
         assert_eq!(book.finished(start, "no.example", Vec::new()).1, LIFE_OF_NONE);
         assert_eq!(addresses(&mut book, start, "no.example"), Some((0, LIFE_OF_NONE)));
         assert_eq!(addresses(&mut book, start + LIFE_OF_NONE, "no.example"), None);
@@ -187,12 +191,12 @@ mod tests {
         assert!(matches!(book.ask(now, asked("more.example")), Now::Full));
         assert!(matches!(book.ask(now, asked("n0.example")), Now::Full));
         for n in 0..LOOKUPS {
-            assert_eq!(book.next(), Some(format!("n{n}.example").into()));
+            assert_eq!(book.next_lookup(), Some(format!("n{n}.example").into()));
         }
-        assert_eq!(book.next(), None);
+        assert_eq!(book.next_lookup(), None);
         book.finished(now, "n0.example", Vec::new());
-        assert_eq!(book.next(), Some(format!("n{LOOKUPS}.example").into()));
-        assert_eq!(book.next(), None);
+        assert_eq!(book.next_lookup(), Some(format!("n{LOOKUPS}.example").into()));
+        assert_eq!(book.next_lookup(), None);
         assert!(matches!(book.ask(now, asked("more.example")), Now::Later));
     }
 
@@ -203,7 +207,7 @@ mod tests {
         let learn = |book: &mut Book, n: usize| {
             let name = format!("n{n}.example");
             assert!(matches!(book.ask(now, asked(&name)), Now::Later));
-            book.next();
+            book.next_lookup();
             book.finished(now, &name, vec![ip]);
         };
         (0..NAMES).for_each(|n| learn(&mut book, n));

@@ -8,7 +8,8 @@ mod book;
 mod logged;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::ToSocketAddrs as _;
+use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::net::unix::pipe;
@@ -18,7 +19,8 @@ use weir_core::verify::Verified;
 use weir_dataplane::questions::Questions;
 
 use crate::admin::state::State;
-use book::{Asked, Book, Known, Now};
+pub use book::Book;
+use book::{Asked, Known, Now};
 use logged::Logged;
 
 /// Questions taken before lookups and other tasks have their turn.
@@ -34,7 +36,7 @@ pub async fn run(questions: Arc<Questions>, state: Arc<State>) {
         Ok(bell) => bell,
         Err(error) => return tracing::error!(%error, "names cannot be looked up: all are unknown"),
     };
-    let mut resolver = Resolver { state, book: Book::default(), logged: Logged::default() };
+    let mut resolver = Resolver { state, logged: Logged::default() };
     let mut lookups: JoinSet<Found> = JoinSet::new();
     loop {
         tokio::select! {
@@ -53,7 +55,7 @@ pub async fn run(questions: Arc<Questions>, state: Arc<State>) {
                 }
             }
         }
-        while let Some(name) = resolver.book.next() {
+        while let Some(name) = resolver.book().next_lookup() {
             lookups.spawn(look_up(name));
         }
     }
@@ -62,29 +64,58 @@ pub async fn run(questions: Arc<Questions>, state: Arc<State>) {
 /// All addresses of both families. A lookup that takes too long is the resolver's own to end (`options timeout` in
 /// resolv.conf): until then it has its thread.
 async fn look_up(name: Box<str>) -> Found {
-    let addresses = match tokio::net::lookup_host((&*name, 0)).await {
+    let asked = name.clone();
+    let addresses = tokio::task::spawn_blocking(move || addresses(&asked)).await.unwrap_or_default();
+    (name, addresses)
+}
+
+/// Asks the system's resolver, and waits for it.
+fn addresses(name: &str) -> Vec<IpAddr> {
+    match (name, 0).to_socket_addrs() {
         Ok(found) => found.map(|address| address.ip().to_canonical()).collect(),
         Err(error) => {
             tracing::debug!(%name, %error, "no address");
             Vec::new()
         }
-    };
-    (name, addresses)
+    }
+}
+
+/// The same for somebody who waits so long and no longer; none: there was no answer. The lookup itself goes on until the
+/// resolver ends it, or the process ends.
+pub fn look_up_within(name: &str, patience: Duration) -> Option<Vec<IpAddr>> {
+    let (tell, told) = mpsc::channel();
+    let name = name.to_owned();
+    // Nobody may listen any more when it is answered.
+    std::thread::spawn(move || drop(tell.send(addresses(&name))));
+    told.recv_timeout(patience).ok()
+}
+
+/// Whether a destination is among a name's addresses.
+pub fn verified(known: &[IpAddr], destination: IpAddr) -> Verified {
+    match known {
+        [] => Verified::Unknown,
+        addresses if addresses.contains(&destination) => Verified::Matches,
+        _ => Verified::Differs,
+    }
 }
 
 struct Resolver {
     state: Arc<State>,
-    book: Book,
     logged: Logged,
 }
 
 impl Resolver {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.state.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes questions; where there are more, the bell goes on ringing.
     fn take(&mut self, questions: &Questions) {
         for _ in 0..BATCH {
             let Some((asker, question)) = questions.next() else { return };
             let asked = Asked { asker, question };
-            match self.book.ask(Instant::now(), asked) {
+            let now = self.book().ask(Instant::now(), asked);
+            match now {
                 Now::Known(known, left) => self.answer(&asked, &known, left),
                 Now::Later => {}
                 Now::Full => self.state.answer_host(asker, question.answer(Verified::Unknown, Nanos(0))),
@@ -94,7 +125,7 @@ impl Resolver {
     }
 
     fn finished(&mut self, name: &str, addresses: Vec<IpAddr>) {
-        let (known, left, asked) = self.book.finished(Instant::now(), name, addresses);
+        let (known, left, asked) = self.book().finished(Instant::now(), name, addresses);
         for asked in asked {
             self.answer(&asked, &known, left);
         }
@@ -102,12 +133,7 @@ impl Resolver {
 
     fn answer(&mut self, asked: &Asked, known: &Known, left: Duration) {
         let question = &asked.question;
-        let destination = question.destination.addr.ip();
-        let verified = match &**known {
-            [] => Verified::Unknown,
-            addresses if addresses.contains(&destination) => Verified::Matches,
-            _ => Verified::Differs,
-        };
+        let verified = verified(known, question.destination.addr.ip());
         if verified == Verified::Differs
             && !question.waits
             && let Some(suppressed) = self.logged.admit(Instant::now())

@@ -371,6 +371,7 @@ fn state(
         lists: Arc::new(board::Board::new(&config.lists)),
         lasting_warnings,
         lost: Mutex::default(),
+        names: Mutex::default(),
         warnings: Mutex::new(warnings),
     })
 }

@@ -16,10 +16,10 @@ use crate::world::World;
 
 /// One explanation.
 #[derive(Debug)]
-struct Explained(Value);
+pub struct Explained(Value);
 
 impl Explained {
-    fn text(&self, key: &str) -> &str {
+    pub fn text(&self, key: &str) -> &str {
         self.0[key].as_str().unwrap_or("")
     }
 
@@ -28,21 +28,21 @@ impl Explained {
     }
 
     /// The answers of a layer, in order; each with its question and details.
-    fn steps(&self, layer: &str) -> std::vec::IntoIter<&Value> {
+    pub fn steps(&self, layer: &str) -> std::vec::IntoIter<&Value> {
         let steps = self.0["steps"].as_array().expect("a list of steps");
         steps.iter().filter(|step| step["layer"] == layer).collect::<Vec<_>>().into_iter()
     }
 
     /// The answer to the question of a layer that has these words.
     #[track_caller]
-    fn answer(&self, layer: &str, question: &str) -> &str {
+    pub fn answer(&self, layer: &str, question: &str) -> &str {
         let found = self.steps(layer).find(|step| step["question"].as_str().unwrap().contains(question));
         let found = found.unwrap_or_else(|| panic!("{layer} is not asked {question:?}: {:#}", self.0));
         found["answer"].as_str().expect("text")
     }
 
     #[track_caller]
-    fn assert_says(&self, road: &str, words: &[&str]) {
+    pub fn assert_says(&self, road: &str, words: &[&str]) {
         assert_eq!(self.road(), road, "{:#}", self.0);
         for word in words {
             assert!(
@@ -65,7 +65,7 @@ impl Explained {
 
 /// `weir explain -c FILE --from FROM --to TO --json MORE`, in the gateway. It must be answered.
 #[track_caller]
-fn explain(world: &World<'_>, from: SocketAddr, to: SocketAddr, more: &[&str]) -> Explained {
+pub fn explain(world: &World<'_>, from: SocketAddr, to: SocketAddr, more: &[&str]) -> Explained {
     let mut command = world.weir.command("explain");
     command.args(["--json", "--from", &from.to_string(), "--to", &to.to_string()]).args(more);
     let told = world.weir.finish(command);

@@ -2,13 +2,15 @@
 //! controls (the gateway's own mounts of `/etc/hosts` and what belongs to it).
 
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use weir_control::demo::client;
 use weir_control::demo::stage::Family;
 
 use crate::config::{ALLOWED, Settings};
+use crate::explain::explain;
 use crate::weir::until;
 use crate::world::{HTTP, World, fetch, prepare};
 
@@ -31,6 +33,76 @@ fn resolver(world: &World<'_>, asks: bool) {
         let path = format!("/run/{name}");
         world.lab.gateway.run(|| std::fs::write(&path, content)).expect("the lab has a /run");
         world.sh(&world.lab.gateway, &format!("mount --bind {path} /etc/{name}"));
+    }
+}
+
+/// `weir explain` says what becomes of a request, and who knows the name's addresses.
+#[track_caller]
+fn assert_foretold(
+    world: &World<'_>,
+    handshake: &str,
+    from: SocketAddr,
+    host: &str,
+    (verdict, why, source): (&str, &str, &str),
+) {
+    let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
+    let explained = explain(world, from, family.origin(HTTP), &["--host", host]);
+    explained.assert_says(if handshake == "relay" { "relay" } else { "fast" }, &[why]);
+    assert_eq!(explained.text("verdict"), verdict, "{host}: {explained:?}");
+    let mut steps = explained.steps("policy");
+    let step = steps.find(|step| step["question"].as_str().expect("text").contains("verify_host"));
+    assert_eq!(step.expect("it is asked")["source"], source, "{host}: {explained:?}");
+}
+
+#[test]
+fn check_of_the_name_is_foretold_before_and_after_it_is_known() {
+    let intercept = "verify_host = \"reset\"\nunidentified = \"drop\"";
+    for handshake in HANDSHAKES {
+        prepare(&settings(handshake, intercept), |world| {
+            resolver(world, false);
+            world.weir.start();
+            let clients = Family::BOTH.map(|family| SocketAddr::new(family.addresses().client, 41_400));
+            let mismatch = |source| ("reset", "host-mismatch", source);
+            for from in clients {
+                let said = |host, said| assert_foretold(world, handshake, from, host, said);
+                said(ALLOWED, ("allow", "otherwise", "resolver"));
+                said(ELSEWHERE, mismatch("resolver"));
+                said(UNKNOWN, ("drop", "host-unknown", "resolver"));
+                let own = if from.is_ipv4() { Family::V4 } else { Family::V6 }.addresses().servers[0];
+                let literal = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
+                said(&literal, ("allow", "otherwise", "configuration"));
+                said("203.0.113.9", mismatch("configuration"));
+                said("[2001:db8:ffff::9]", mismatch("configuration"));
+            }
+            assert_eq!(
+                world.weir.count("flows", "host-asked"),
+                0,
+                "who asks about a connection asks no worker"
+            );
+            for family in Family::BOTH {
+                assert!(ask(world, family, ALLOWED).0 && !ask(world, family, ELSEWHERE).0, "{handshake}");
+            }
+            // What the gateway remembers holds, whatever the resolver would say meanwhile.
+            let servers =
+                Family::BOTH.map(|family| format!("{} {ELSEWHERE}\n", family.addresses().servers[0]));
+            world
+                .lab
+                .gateway
+                .run(|| std::fs::write("/run/hosts", servers.concat()))
+                .expect("the lab has a /run");
+            for (family, from) in Family::BOTH.into_iter().zip(clients) {
+                assert_foretold(world, handshake, from, ALLOWED, ("allow", "otherwise", "gateway"));
+                assert_foretold(world, handshake, from, ELSEWHERE, mismatch("gateway"));
+                assert!(!ask(world, family, ELSEWHERE).0, "{handshake}: as it was foretold");
+                // A rule that takes the SYN lets it on, and its name is looked at all the same.
+                let from = SocketAddr::new(family.addresses().other_client, 41_401);
+                assert_foretold(world, "relay", from, ELSEWHERE, mismatch("gateway"));
+                let stream = client::connect(&world.lab.client, from, family.origin(HTTP));
+                let error =
+                    fetch(&mut stream.expect("the relay answers"), ELSEWHERE, 1000).expect_err("refused");
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            }
+        });
     }
 }
 
@@ -138,13 +210,17 @@ fn destination_that_is_not_the_names_passes_and_is_logged() {
                     now == [before[0] + 2, before[1] + 1]
                 });
             }
+            for family in Family::BOTH {
+                let from = SocketAddr::new(family.addresses().client, 41_410);
+                assert_foretold(world, handshake, from, ELSEWHERE, ("allow", "otherwise", "gateway"));
+            }
             let ended = world.weir.stop();
             world.assert_as_before();
             let lines: Vec<&str> = ended.errors.lines().filter(|line| line.contains("verify_host")).collect();
             assert_eq!(lines.len(), 4, "{}", ended.errors);
             for family in Family::BOTH {
                 let addresses = family.addresses();
-                let client = format!("client={}", std::net::SocketAddr::new(addresses.client, 0));
+                let client = format!("client={}", SocketAddr::new(addresses.client, 0));
                 let client = client.strip_suffix('0').expect("the port");
                 let destination = format!("destination={}", family.origin(HTTP));
                 let of = |line: &&&str| line.contains(client) && line.contains(&destination);

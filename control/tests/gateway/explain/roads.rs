@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{ALLOWED, DENIED, DROPPED, Settings};
 use crate::crash::Greeter;
 use crate::weir::until;
-use crate::world::{HTTP, HTTPS, fetch, fetch_intact, play, whoami};
+use crate::world::{HTTP, HTTPS, fetch, fetch_intact, play, prepare, whoami};
 
 /// A port that no intercept has.
 const OTHER: u16 = 9999;
@@ -267,6 +267,55 @@ fn unresolved_next_hop_is_said_to_cost_the_first_packets_the_kernel() {
             let before = world.weir.count("punts", "no-neighbour");
             fetch_intact(&mut connect(world, from, to), 1000);
             assert!(world.weir.count("punts", "no-neighbour") > before);
+        }
+    });
+}
+
+#[test]
+fn second_hello_that_differs_is_asked_about_by_its_own_option() {
+    let rules = r#"{ hello_retry = true, action = "reset" }, { host = ["www.example"], action = "drop" }"#;
+    prepare(&Settings { rules, ..Settings::default() }, |world| {
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_090, HTTPS);
+            let ask = |more: &[&str]| explain(world, from, to, more).text("reason").to_owned();
+            let second = ask(&["--host", ALLOWED, "--hello-retry"]);
+            assert!(second.contains("says reset"), "{second}");
+            let (alone, first) = (ask(&["--hello-retry"]), ask(&["--host", ALLOWED]));
+            assert!(alone.contains("says reset") && first.contains("says drop"), "{alone}; {first}");
+            let mut command = world.weir.command("explain");
+            command.args(["--from", &from.to_string(), "--to", &to.to_string()]);
+            command.args(["--hello-retry", "--protocol", "http"]);
+            let refused = world.weir.finish(command);
+            assert!(refused.code() == 2 && refused.errors.contains("only TLS"), "{refused:?}");
+        }
+    });
+}
+
+#[test]
+fn route_of_several_ways_is_said_with_all_of_them() {
+    prepare(&Settings::default(), |world| {
+        let make =
+            "ip link add other0 type veth peer name other1; ip link set other0 up; ip link set other1 up
+            ip addr add 203.0.113.1/24 dev other0; ip -6 addr add 2001:db8:f::1/64 dev other0 nodad";
+        world.sh(&world.lab.gateway, make);
+        for (family, version, net, server, second) in [
+            (Family::V4, "-4", "198.51.100.0/24", "198.51.100.7:80", "203.0.113.9"),
+            (Family::V6, "-6", "2001:db8:7::/64", "[2001:db8:7::7]:80", "2001:db8:f::9"),
+        ] {
+            let first = family.addresses().servers[0];
+            let add = format!(
+                "ip {version} route add {net} nexthop via {first} dev wan0 nexthop via {second} dev other0 weight 3"
+            );
+            world.sh(&world.lab.gateway, &add);
+            let (from, to) = (ends(family, 41_095, HTTP).0, server.parse().unwrap());
+            let explained = explain(world, from, to, &[]);
+            let answer = explained.answer("route", "without a mark");
+            for way in [
+                format!("nexthop via {first} dev wan0 weight 1"),
+                format!("nexthop via {second} dev other0 weight 3"),
+            ] {
+                assert!(answer.contains(&way) && answer.starts_with(net), "no {way:?} in {answer}");
+            }
         }
     });
 }
