@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use weir_core::policy::Protocol;
@@ -37,7 +38,7 @@ enum Command {
     /// A gateway between two namespaces, real traffic on every road, a report
     Demo(DemoArgs),
     /// Run in the foreground
-    Run(FileArgs),
+    Run(RunArgs),
     /// Validate a configuration; exit 1 and the line on any error
     Check(CheckArgs),
     /// The kernel changes as ip and nft commands, and what differs now: a script for sh
@@ -56,7 +57,7 @@ enum Command {
     Flows(AdminArgs),
     /// Put the configuration file in force again, changed, without losing a packet
     Reload(ReloadArgs),
-    /// Give a server of a pool no new connections; it keeps those that it has
+    /// Take nothing new, let what runs finish, and end; or give a server of a pool no new connections
     Drain(DrainArgs),
 }
 
@@ -65,6 +66,15 @@ struct FileArgs {
     /// Configuration file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Take the place of the weir that runs, without refusing or resetting any new connection
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,13 +147,17 @@ struct ReloadArgs {
 
 #[derive(Debug, Args)]
 struct DrainArgs {
-    /// Name of the pool
-    pool: String,
+    /// Name of the pool, where one of its servers is meant and not the box
+    #[arg(requires = "server", conflicts_with = "deadline")]
+    pool: Option<String>,
     /// Address and port of the server, as in the configuration
-    server: SocketAddr,
+    server: Option<SocketAddr>,
     /// Give it connections again
-    #[arg(long)]
+    #[arg(long, requires = "pool")]
     undo: bool,
+    /// How long what runs may take to finish; then it is cut (30s)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    deadline: Option<Duration>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -211,6 +225,9 @@ struct DemoArgs {
     output: JsonArgs,
 }
 
+/// How long what runs may take to finish when the box drains.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 /// Parses the command line and carries it out. Usage errors exit 2.
 pub fn main() -> ExitCode {
     // Not for people: `weir run` starts it, and nothing but what it needs is done.
@@ -228,7 +245,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Demo(args) => return demo(&args),
-        Command::Run(args) => load(&args.config).and_then(|config| run::main(&config)),
+        Command::Run(args) => load(&args.file.config).and_then(|config| run::main(&config, args.replace)),
         Command::Check(args) => check(&args),
         Command::Plan(args) => plan(&args),
         Command::Clean(args) => clean(args.json),
@@ -238,8 +255,13 @@ pub fn main() -> ExitCode {
         Command::Status(args) => ask(&args, Request::Status, table::status),
         Command::Flows(args) => ask(&args, Request::Flows, table::flows),
         Command::Reload(args) => reload(&args),
-        Command::Drain(DrainArgs { pool, server, undo, admin }) => {
+        Command::Drain(DrainArgs { pool: Some(pool), server: Some(server), undo, admin, .. }) => {
             ask(&admin, Request::Drain { pool, server, undo }, table::pool)
+        }
+        Command::Drain(DrainArgs { deadline, admin, .. }) => {
+            let deadline = deadline.unwrap_or(DEADLINE).as_millis();
+            let deadline_ms = u64::try_from(deadline).unwrap_or(u64::MAX);
+            ask(&admin, Request::Leave { deadline_ms }, table::drained)
         }
     };
     match result {
@@ -337,6 +359,10 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     let json = serde_json::to_value(&replay).map_err(Failure::refused)?;
     print(args.output.json, &json, || replay::table(&replay));
     Ok(if replay.error.is_none() { Exit::Done } else { Exit::No })
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    config::time(text).map(|time| Duration::from_nanos(time.0))
 }
 
 fn protocol(name: &str) -> Result<Protocol, String> {

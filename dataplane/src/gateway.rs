@@ -43,6 +43,8 @@ pub use crate::needs::{FRAME_SIZES, Needs, largest_packet};
 
 /// Entries of each ring.
 const RING: u32 = 2048;
+/// How long the kernel may take to give back the queue of a socket that is closed: it does so later, when it is at leisure.
+const GIVEN_BACK: Duration = Duration::from_secs(3);
 /// Frames for each queue: what fills its receive ring, and as many on their way.
 pub const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 /// Crossings that wait for a worker at most.
@@ -554,7 +556,16 @@ fn open_queues(
 ) -> Result<AfXdp, StartError> {
     let mut opened = Vec::new();
     for (at, port) in spec.ports.iter().enumerate().filter(|(_, p)| p.queues.contains(&queue)) {
-        let socket = open_queue(area, port, queue)?;
+        let is_busy = |error: &XskError| matches!(error, XskError::Socket { source, .. } if source.kind() == io::ErrorKind::ResourceBusy);
+        let begun = Instant::now();
+        let socket = loop {
+            match open_queue(area, port, queue) {
+                Err(error) if is_busy(&error) && begun.elapsed() < GIVEN_BACK => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => break other?,
+            }
+        };
         if let Some(state) = states.get_mut(at) {
             state.zero_copy &= socket.zero_copy();
         }

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a reload may take: lists are read, and all flows may be judged.
 const RELOAD: Duration = Duration::from_secs(90);
 
+/// How long a drain may take beyond its deadline.
+const LEAVE: Duration = Duration::from_secs(30);
+
 /// What is said when somebody took the request and did not answer it.
 pub const NO_ANSWER: &str = "no answer";
 
@@ -24,7 +27,11 @@ pub const NO_ANSWER: &str = "no answer";
 /// # Errors
 /// Nobody listens on the socket, no answer in 10 s (to a reload: 90 s), or a refusal.
 pub fn ask(socket: &Path, request: Request) -> Result<Value, Failure> {
-    let patience = if matches!(request, Request::Reload { .. }) { RELOAD } else { PATIENCE };
+    let patience = match request {
+        Request::Reload { .. } => RELOAD,
+        Request::Leave { deadline_ms } => Duration::from_millis(deadline_ms).saturating_add(LEAVE),
+        _ => PATIENCE,
+    };
     ask_within(socket, request, patience)
 }
 

@@ -29,6 +29,10 @@ pub enum Request {
         #[serde(default)]
         undo: bool,
     },
+    /// The whole box takes nothing new, lets what runs finish for so long, and ends.
+    Leave { deadline_ms: u64 },
+    /// Another process takes this one's place: [`crate::run::handover`].
+    Replace,
     /// Read the configuration file again and put it in force; `file`: the one that the asker believes weir was started
     /// with. With `reevaluate` live connections are judged by it, too.
     Reload {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::WriteHalf;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
@@ -16,6 +17,8 @@ use super::state::State;
 use super::{Refusal, Request};
 use crate::exit::Failure;
 use crate::explain::gateway;
+use crate::run::drain::{Drain, Drained};
+use crate::run::end::End;
 use crate::run::reload::Reloader;
 
 /// The longest request.
@@ -46,12 +49,12 @@ fn file_of(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not, nor is
-/// anything that is no socket.
+/// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not, unless it is that of the
+/// process whose place this one takes (`replaces`); nor is anything that is no socket.
 ///
 /// # Errors
 /// Another process answers there; something else is there; the folder cannot be written.
-pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), Failure> {
+pub fn bind(path: &Path, replaces: bool) -> Result<(AdminSocket, UnixListener), Failure> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     let failed = |what: &str, error: io::Error| {
         Failure::refused(format!("{}: {what}: {error}; correct `admin` in [gateway]", path.display()))
@@ -59,7 +62,7 @@ pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), Failure> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| failed("its folder cannot be made", e))?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if !replaces && std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(Failure::refused(format!(
             "{}: another process answers on the admin socket: stop it, or choose another `admin` in [gateway]",
             path.display()
@@ -87,7 +90,7 @@ pub fn bind(path: &Path) -> Result<(AdminSocket, UnixListener), Failure> {
 }
 
 /// Serves the admin socket until the task is dropped, and its connections with it.
-pub async fn serve(listener: UnixListener, state: Arc<State>, reloader: Reloader) {
+pub async fn serve(listener: UnixListener, state: Arc<State>, reloader: Reloader, ends: mpsc::Sender<End>) {
     // A list of all flows is large, and threads wait for it: one at a time.
     let listing = Arc::new(Mutex::new(()));
     let mut peers = JoinSet::new();
@@ -95,8 +98,9 @@ pub async fn serve(listener: UnixListener, state: Arc<State>, reloader: Reloader
         tokio::select! {
             accepted = listener.accept(), if peers.len() < MOST => match accepted {
                 Ok((stream, _)) => {
-                    let (state, listing, reloader) = (state.clone(), listing.clone(), reloader.clone());
-                    peers.spawn_local(async move { drop(answer(stream, state, listing, reloader).await) });
+                    let (state, listing) = (state.clone(), listing.clone());
+                    let (reloader, ends) = (reloader.clone(), ends.clone());
+                    peers.spawn_local(async move { drop(answer(stream, state, listing, reloader, ends).await) });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "admin socket");
@@ -113,6 +117,7 @@ async fn answer(
     state: Arc<State>,
     listing: Arc<Mutex<()>>,
     reloader: Reloader,
+    ends: mpsc::Sender<End>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
@@ -151,6 +156,14 @@ async fn answer(
                 Err(error) => serde_json::to_string(&Refusal { error: error.to_string() }),
             }
         }
+        Ok(Request::Leave { deadline_ms }) => {
+            let (end, told) = Drain::within(Duration::from_millis(deadline_ms));
+            return leave(write, end, told, ends).await;
+        }
+        Ok(Request::Replace) => {
+            let stopping = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+            return ends.send(End::Replaced(stream)).await.map_err(stopping);
+        }
         Ok(Request::Drain { pool, server, undo }) => match state.health.drain(&pool, server, !undo) {
             Ok(pool) => serde_json::to_string(&pool),
             Err(error) => serde_json::to_string(&Refusal { error: error.to_string() }),
@@ -159,13 +172,31 @@ async fn answer(
             error: format!(
                 "the request was not understood: {error}; allowed: {{\"op\":\"status\"}}, {{\"op\":\"flows\"}}, \
                  {{\"op\":\"drain\",\"pool\":NAME,\"server\":ADDRESS}}, {{\"op\":\"explain\",\"from\":ADDRESS,\"to\":ADDRESS}}, \
-                 {{\"op\":\"reload\",\"reevaluate\":true or false}}"
+                 {{\"op\":\"reload\",\"reevaluate\":true or false}}, {{\"op\":\"leave\",\"deadline_ms\":NUMBER}}"
             ),
         }),
     };
     let mut reply = reply?;
     reply.push('\n');
     timeout(PATIENCE, write.write_all(reply.as_bytes())).await?
+}
+
+/// Answers when the box has drained; then it may end.
+async fn leave(
+    mut write: WriteHalf<'_>,
+    drain: Drain,
+    told: oneshot::Receiver<Drained>,
+    ends: mpsc::Sender<End>,
+) -> io::Result<()> {
+    let stopping = || io::Error::from(io::ErrorKind::BrokenPipe);
+    ends.send(End::Drained(drain)).await.map_err(|_| stopping())?;
+    let drained = told.await.map_err(|_| stopping())?;
+    let mut reply = serde_json::to_string(&drained)?;
+    reply.push('\n');
+    let written = timeout(PATIENCE, write.write_all(reply.as_bytes())).await;
+    // Weir ends when the last of these has gone.
+    drop(drained);
+    written?
 }
 
 /// Listens for scrapes.

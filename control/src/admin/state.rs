@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,10 @@ impl<T> Part<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn put(&self, part: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(part);
+    }
+
     pub fn take(&self) -> Option<T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -56,6 +60,8 @@ pub struct State {
     pub epoch: AtomicU32,
     pub dataplane: Part<Dataplane>,
     pub relay: Part<RelayHandle>,
+    /// Nothing new is taken any more: the end is near.
+    pub drains: AtomicBool,
     pub steering: Mutex<Option<Steering>>,
     /// Which servers of the pools are up.
     pub health: Arc<Board>,
@@ -165,8 +171,10 @@ pub struct Status {
 impl State {
     /// Whether every thread of the dataplane and the relay runs.
     pub fn is_running(&self) -> bool {
+        // Threads of the relay that drains end when they have nothing to do.
         self.dataplane.ask().as_ref().is_none_or(Dataplane::is_alive)
-            && self.relay.ask().as_ref().is_some_and(RelayHandle::is_alive)
+            && (self.drains.load(Ordering::Relaxed)
+                || self.relay.ask().as_ref().is_some_and(RelayHandle::is_alive))
     }
 
     /// Gives an answer about a name to who asked. Does not wait for workers.

@@ -6,6 +6,17 @@ use serde_json::Value;
 
 use crate::shadow;
 
+/// `weir drain` of the box.
+pub fn drained(value: &Value) -> String {
+    let number = |key: &str| value[key].as_u64().unwrap_or(0);
+    let (relay, fast) = (number("cut_relay"), number("cut_fast"));
+    let cut = match relay + fast {
+        0 => "nothing was cut".to_owned(),
+        _ => format!("cut: {relay} on the relay, {fast} on the fast road"),
+    };
+    format!("drained in {} ms: {} connections were open, {cut}\n", number("took_ms"), number("open"))
+}
+
 /// `weir status`: what matters first; counters that moved.
 pub fn status(value: &Value) -> String {
     let text = |key: &str| plain(&value[key]);

@@ -23,6 +23,8 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+pub use values::time;
+
 pub use model::{
     Check, Config, Cores, Express, Fail, Fallback, Gateway, Identity, Idle, Limits, Mark, Mode, Pool, Port,
     Probe, Queues, Relay, Workers,

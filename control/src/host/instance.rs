@@ -29,8 +29,11 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
-        remove_if_empty(self.path.parent());
+        // Another may have taken this one's place.
+        if Instance::read(&self.path).is_none_or(|found| found.pid == std::process::id()) {
+            drop(fs::remove_file(&self.path));
+            remove_if_empty(self.path.parent());
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! name back when the process ends, however it ends. A file would be shared between namespaces and would outlive crashes.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Held as long as this lives.
 #[derive(Debug)]
 pub struct Lock {
-    _socket: UnixListener,
+    socket: UnixListener,
 }
 
 impl Lock {
@@ -31,7 +32,7 @@ impl Lock {
         let deadline = Instant::now() + DYING;
         loop {
             match UnixListener::bind_addr(&name) {
-                Ok(socket) => return Ok(Self { _socket: socket }),
+                Ok(socket) => return Ok(Self { socket }),
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                     let holder = holder(&name);
                     if holder.is_some_and(is_alive) || Instant::now() > deadline {
@@ -44,6 +45,33 @@ impl Lock {
         }
     }
 }
+
+impl Lock {
+    /// A descriptor of it, for a process that takes this one's place: the lock is held as long as either has it.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
+    }
+
+    /// The lock of the process whose place this one takes.
+    pub fn of_predecessor(descriptor: OwnedFd) -> Self {
+        Self { socket: UnixListener::from(descriptor) }
+    }
+
+    /// From now on this process is named to whoever meets the lock.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn sign(&self) -> io::Result<()> {
+        // The kernel remembers who listened last.
+        Ok(rustix::net::listen(&self.socket, BACKLOG)?)
+    }
+}
+
+/// Nobody accepts; a connection is a question for the holder's name.
+const BACKLOG: i32 = 128;
 
 /// The configuration of the process that has the lock, as it wrote down.
 fn config_of(holder: Option<i32>) -> Option<PathBuf> {

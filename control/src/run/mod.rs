@@ -15,6 +15,10 @@
 mod contest;
 pub mod convert;
 pub mod devices;
+pub mod drain;
+pub mod end;
+mod finish;
+pub mod handover;
 mod lanes;
 mod live;
 mod memory;
@@ -29,12 +33,15 @@ mod steer;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Host, Instance, Lock, Paths, Removed, preflight};
+use end::Ending;
+use handover::{Inherited, Predecessor};
 use parts::Parts;
 use reload::Reloader;
 
@@ -45,28 +52,31 @@ const HEALTH: std::time::Duration = std::time::Duration::from_secs(1);
 ///
 /// # Errors
 /// The system refused something; nothing is left installed, but what keeps a box closed that fails closed.
-pub fn main(config: &Config) -> Result<Exit, Failure> {
+pub fn main(config: &Config, replace: bool) -> Result<Exit, Failure> {
     init_log();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::refused(format!("no event loop: {error}")))?;
-    let exit = LocalSet::new().block_on(&runtime, run(config));
+    let exit = LocalSet::new().block_on(&runtime, run(config, replace));
     // A lookup of a name cannot be ended: nobody waits for its thread.
     runtime.shutdown_background();
     exit
 }
 
-async fn run(config: &Config) -> Result<Exit, Failure> {
+async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
     if let Some(missing) = preflight().into_iter().next() {
         return Err(Failure::refused(missing));
     }
-    let _lock = Lock::acquire().map_err(Failure::refused)?;
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
+    let lock = match handover::lock(config, &paths, replace)? {
+        (_, Some(predecessor)) => return succeed(config, &host, &paths, predecessor).await,
+        (lock, None) => lock,
+    };
     let closed = config.gateway.fail == Fail::Closed;
     let mut stays_closed = closed && host.is_closed().map_err(Failure::refused)?;
-    let has_lane = convert::has_fast_road(config) && convert::express_flows(config) > 0;
+    let has_lane = has_lane(config);
     let mut keeps_lane = has_lane && host::is_pinned(&paths.pins);
     let leftovers = clean(&host, closed, has_lane).await?;
     for command in &leftovers.commands {
@@ -74,17 +84,51 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     }
     let here = Instance::here(&config.file, &config.gateway.admin);
     let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
-    let result = match start(config, &host, &paths).await {
+    let result = match start(config, &host, &paths, None).await {
         Ok(started) => {
             stays_closed = closed;
             keeps_lane = has_lane;
-            serve(&host, started).await
+            serve((&host, &paths, lock.as_ref()), started).await
         }
         Err(failure) => Err(failure),
     };
+    leave(&host, result, (stays_closed, keeps_lane)).await
+}
+
+/// Takes the place of a process that runs. When that fails, the other goes on, and the host is its own.
+async fn succeed(
+    config: &Config,
+    host: &Host,
+    paths: &Paths,
+    mut predecessor: Predecessor,
+) -> Result<Exit, Failure> {
+    predecessor.release()?;
+    let inherited = std::mem::take(&mut predecessor.inherited);
+    let started = start(config, host, paths, Some(inherited)).await?;
+    let here = Instance::here(&config.file, &config.gateway.admin);
+    let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
+    tracing::info!(pid = predecessor.pid, "took the place of the process before");
+    let lock = predecessor.dismiss();
+    let result = serve((host, paths, Some(&lock)), started).await;
+    leave(host, result, (config.gateway.fail == Fail::Closed, has_lane(config))).await
+}
+
+/// Removes what is installed, unless another process has taken this one's place.
+async fn leave(
+    host: &Host,
+    result: Result<Served, Failure>,
+    (stays_closed, keeps_lane): (bool, bool),
+) -> Result<Exit, Failure> {
+    if matches!(result, Ok(Served::Replaced)) {
+        return Ok(Exit::Done);
+    }
+    let result = result.map(|served| match served {
+        Served::Ended(exit) => exit,
+        Served::Replaced => Exit::Done,
+    });
     let asked = matches!(result, Ok(Exit::Done));
     // Whatever was installed is removed, however it ended.
-    let removed = clean(&host, stays_closed && !asked, keeps_lane && !asked).await;
+    let removed = clean(host, stays_closed && !asked, keeps_lane && !asked).await;
     if stays_closed && !asked {
         tracing::warn!(
             "fail = \"closed\": intercepted traffic stays dropped until weir runs again, or `weir clean`"
@@ -93,6 +137,19 @@ async fn run(config: &Config) -> Result<Exit, Failure> {
     let exit = result?;
     removed?;
     Ok(exit)
+}
+
+/// Whether the configuration has an express lane.
+fn has_lane(config: &Config) -> bool {
+    convert::has_fast_road(config) && convert::express_flows(config) > 0
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    Ended(Exit),
+    /// Another process serves now, and what is installed is its own.
+    Replaced,
 }
 
 /// Removes what is installed, or all of it but what keeps the box closed, or what the express lane lives on with.
@@ -118,71 +175,95 @@ struct Started {
     metrics: Option<TcpListener>,
 }
 
-/// Starts everything.
-async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Started, Failure> {
+/// Starts everything, with what another process leaves to this one.
+async fn start(
+    config: &Config,
+    host: &Host,
+    paths: &Paths,
+    inherited: Option<Inherited>,
+) -> Result<Started, Failure> {
     let terminate = signal(SignalKind::terminate()).map_err(Failure::refused)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(Failure::refused)?;
     let hangup = signal(SignalKind::hangup()).map_err(Failure::refused)?;
-    let (_admin, listener) = server::bind(&config.gateway.admin)?;
+    // The socket of a process that is being replaced is its own until nothing can fail any more.
+    let replaces = inherited.is_some();
+    let first = if replaces { None } else { Some(server::bind(&config.gateway.admin, false)?) };
     let metrics = match config.gateway.metrics {
         Some(address) => Some(server::bind_metrics(address).await?),
         None => None,
     };
-    let parts = Parts::start(config, host, paths).await?;
+    let parts = Parts::start(config, host, paths, inherited).await?;
+    let (_admin, listener) = match first {
+        Some(bound) => bound,
+        None => server::bind(&config.gateway.admin, true)?,
+    };
+    parts.settle_pins();
     Ok(Started { parts, terminate, interrupt, hangup, _admin, listener, metrics })
 }
 
-/// Serves until a signal, stops everything.
-async fn serve(host: &Host, started: Started) -> Result<Exit, Failure> {
+/// Serves until a signal, or until it is drained or replaced; stops everything.
+async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Result<Served, Failure> {
     let Started { mut parts, mut terminate, mut interrupt, mut hangup, _admin, listener, metrics } = started;
     let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
-    let admin = tokio::task::spawn_local(server::serve(listener, parts.state.clone(), reloader.clone()));
+    let (ends, mut asked) = mpsc::channel(4);
+    let admin = server::serve(listener, parts.state.clone(), reloader.clone(), ends);
+    let admin = tokio::task::spawn_local(admin);
     let checks = tokio::task::spawn_local(parts.watch_pools());
     let names = tokio::task::spawn_local(parts.resolve_names());
-    let metrics = metrics.map(|l| tokio::task::spawn_local(server::serve_metrics(l, parts.state.clone())));
+    let (host, mut ending) = (place.0, Ending::new(place, metrics, &parts));
     notify::ready();
     tracing::info!("ready");
     let mut health = tokio::time::interval(HEALTH);
     let board = parts.state.health.clone();
-    let exit = loop {
+    let served = loop {
         let look = parts.next_look();
-        tokio::select! {
-            _ = terminate.recv() => break Ok(Exit::Done),
-            _ = interrupt.recv() => break Ok(Exit::Done),
-            Some(event) = parts.events.recv() => {
-                if let Err(failure) = parts.follow(host, event) {
-                    break Err(failure);
-                }
-            }
-            _ = hangup.recv() => drop(tokio::task::spawn_local(reloader.clone().on_signal())),
-            Some(order) = orders.recv() => parts.carry_out(host, order).await,
-            () = board.changed() => parts.publish_pools(),
-            relisted = parts.lists.relisted() => parts.publish_lists(relisted),
-            () = tokio::time::sleep_until(look.into()) => parts.look_after(host).await,
-            _ = health.tick() => {
-                parts.settle().await;
-                parts.tell_stalls();
-                parts.look_at_lanes();
-                parts.keep();
-                if !parts.state.is_running() {
-                    tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
-                    break Ok(Exit::No);
-                }
-            }
+        let over = tokio::select! {
+            _ = terminate.recv() => Some(Ok(Served::Ended(Exit::Done))),
+            _ = interrupt.recv() => Some(Ok(Served::Ended(Exit::Done))),
+            Some(end) = asked.recv() => ending.asked(&mut parts, end).await,
+            () = tokio::time::sleep(drain::LOOK), if ending.is_draining() => ending.look(&parts).await,
+            Some(event) = parts.events.recv() => parts.follow(host, event).err().map(Err),
+            _ = hangup.recv() => { drop(tokio::task::spawn_local(reloader.clone().on_signal())); None },
+            Some(order) = orders.recv(), if !ending.is_draining() => { parts.carry_out(host, order).await; None },
+            () = board.changed() => { parts.publish_pools(); None },
+            relisted = parts.lists.relisted(), if !ending.is_draining() => { parts.publish_lists(relisted); None },
+            () = tokio::time::sleep_until(look.into()) => { parts.look_after(host).await; None },
+            _ = health.tick() => parts.tick().await,
+        };
+        if let Some(over) = over {
+            break over;
         }
     };
-    notify::stopping();
     checks.abort();
-    names.abort();
-    drop(names.await);
     admin.abort();
     drop(admin.await);
-    if let Some(metrics) = metrics {
+    if let Some(metrics) = ending.metrics {
         metrics.abort();
         drop(metrics.await);
     }
-    parts.stop();
-    exit
+    if matches!(served, Ok(Served::Replaced)) {
+        finish::relayed(parts, &mut terminate, &mut interrupt).await;
+    } else {
+        notify::stopping();
+        parts.stop();
+    }
+    names.abort();
+    drop(names.await);
+    served
+}
+
+impl Parts {
+    /// What is looked after once in a while. An answer: a thread has ended.
+    async fn tick(&mut self) -> Option<Result<Served, Failure>> {
+        self.settle().await;
+        self.tell_stalls();
+        self.look_at_lanes();
+        self.keep();
+        (!self.state.is_running()).then(|| {
+            tracing::error!("a worker ended; weir stops, and the kernel's road is as `fail` says");
+            Ok(Served::Ended(Exit::No))
+        })
+    }
 }
 
 fn init_log() {

@@ -6,7 +6,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// The gateway does its work.
 pub fn ready() {
-    send("READY=1\n");
+    // A process that has taken another's place is the service's from now on.
+    send(&format!("MAINPID={}\nREADY=1\n", std::process::id()));
 }
 
 /// The gateway is being taken out.

@@ -1,7 +1,8 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,33 +13,40 @@ use weir_core::express::Lanes;
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
+use weir_core::view::FlowView;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::heartbeat::Stalls;
 use weir_dataplane::questions::Questions;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::keeper::{Keeper, SignPlace};
-use weir_sys::{process, steering};
+use weir_sys::steering::Steering;
+use weir_sys::tun::Tun;
+use weir_sys::{clock, process};
 
 use super::convert;
 use super::devices;
+use super::handover::Inherited;
 use super::lanes::LaneKeeper;
 use super::memory;
 use super::ports::Ports;
 use super::repair::Repair;
-use super::road::{Road, hooks};
+use super::road::{Found, Pins, Road, hooks};
 use super::steer::Steer;
 use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
-use crate::config::{Config, Fail, Mode, Pool};
+use crate::config::{Config, Mode, Pool};
 use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
 use crate::host::picture::OwnAddresses;
 use crate::host::watch::{HostEvent, Options, PortChange, Watch};
-use crate::host::{self, Host, HostSpec, LinkInfo, Paths};
+use crate::host::{Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 use crate::resolve;
+
+/// How long workers may take to list what they have.
+const LISTING: Duration = Duration::from_secs(2);
 
 /// The epoch of the configuration that a start reads.
 const FIRST_EPOCH: u32 = 1;
@@ -63,7 +71,8 @@ pub struct Parts {
     /// Of the express lane, where there is one.
     lanes: Option<LaneKeeper>,
     /// Where links and maps are pinned.
-    pins: PathBuf,
+    folder: PathBuf,
+    pins: Pins,
     keeper: Option<Keeper>,
     /// As told last.
     stalls: [Stalls; 2],
@@ -79,27 +88,33 @@ struct View {
 
 impl Parts {
     /// Starts everything. What was started is stopped again when a later part fails; the caller cleans the host.
-    pub async fn start(config: &Config, host: &Host, paths: &Paths) -> Result<Self, Failure> {
+    /// `inherited`: what the process leaves whose place this one takes.
+    pub async fn start(
+        config: &Config,
+        host: &Host,
+        paths: &Paths,
+        inherited: Option<Inherited>,
+    ) -> Result<Self, Failure> {
+        let found = Found::of(inherited.as_ref(), paths)?;
+        let listeners = inherited.map(|inherited| inherited.listeners).unwrap_or_default();
         convert::check_gateway_ports(config).map_err(Failure::refused)?;
         let (links, told) = devices::of_ports(config, host).await?;
         let policy = Arc::new(config.compile(FIRST_EPOCH));
-        let fast = convert::has_fast_road(config);
-        if fast {
-            memory::check(&convert::dataplane_spec(config, &links)?, convert::express_flows(config))?;
-        }
+        check_memory(config, &links)?;
         let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
         // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
         // on. The addresses of the TUN devices follow as an event.
         let (watch, mut events) = Watch::start(devices, Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
-        let mut road = attach(config, &links, paths, &policy, &view.own)?;
+        let mut road = attach(config, &links, paths, &policy, (&view.own, &found))?;
         let spec = convert::host_spec(config);
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let fib = view.fib;
         let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone(), lanes: Lanes::NONE });
         let mut publisher = Publisher::new();
         let tell = Tell::new()?;
-        let relay = start_relay(config, &links, &snapshot, &mut publisher, &tell, road.as_ref())?;
+        let relay =
+            start_relay(config, &links, (&snapshot, &mut publisher), &tell, road.as_ref(), listeners)?;
         let dataplane = match &mut road {
             Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &tell)?),
             None => None,
@@ -108,14 +123,15 @@ impl Parts {
         lasting.iter().chain(&view.warnings).for_each(|warning| tracing::warn!("{warning}"));
         let tuns = road.as_ref().map(|road| road.tuns.clone()).unwrap_or_default();
         let lanes = road.as_ref().and_then(|road| road.lanes(config));
+        // A configuration before this one may have had a fast road.
+        let pins = road.as_ref().map_or(Pins::Removed, |road| road.pins);
         let state = state(config, (dataplane, relay), road, (lasting, view.warnings));
         let repair = Repair::new(state.repairs.clone(), tuns);
         let (pools, _) = watch::channel(Arc::from(config.pools.clone()));
-        let lists = ListWatch::start(config, state.lists.clone())
-            .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))?;
+        let lists = follow_lists(config, &state)?;
         let steer = Steer::new(view.own, config);
         let config = config.clone();
-        let ports = Ports::new(&config.ports, &links, fast, pins_of(&config, paths));
+        let ports = Ports::new(&config, &links, pins.folder(&paths.pins));
         let mut parts = Self {
             state,
             events,
@@ -131,7 +147,8 @@ impl Parts {
             repair,
             ports,
             lanes,
-            pins: paths.pins.clone(),
+            folder: paths.pins.clone(),
+            pins,
             keeper: None,
             stalls: Default::default(),
             _watch: watch,
@@ -139,6 +156,14 @@ impl Parts {
         parts.keep();
         parts.look_at_lanes();
         Ok(parts)
+    }
+
+    /// Nothing can fail any more: pins that a process before has left, and that this one has no use for, go.
+    pub fn settle_pins(&self) {
+        let mut steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.pins.settle(steering.as_mut(), &self.folder) {
+            tracing::warn!(%error, "left by an earlier weir; weir clean removes it");
+        }
     }
 
     /// Watches the servers of the pools until it is dropped.
@@ -164,7 +189,7 @@ impl Parts {
     }
 
     /// Puts rules in force, compiled elsewhere, with the servers of pools as they are.
-    fn publish_policy(&mut self, policy: Policy) {
+    pub(super) fn publish_policy(&mut self, policy: Policy) {
         if let Some(plane) = self.state.dataplane.ask().as_ref() {
             plane.prepare(&policy);
         }
@@ -284,8 +309,8 @@ impl Parts {
         }
         let mut steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(steering) = steering.as_mut() else { return };
-        match steering.pin(&self.pins) {
-            Ok(()) => self.ports.pin(self.pins.clone()),
+        match steering.pin(&self.folder) {
+            Ok(()) => self.ports.pin(self.folder.clone()),
             Err(error) => tracing::warn!(%error, "express lane: what it carries ends with weir"),
         }
     }
@@ -335,6 +360,106 @@ impl Parts {
     }
 }
 
+/// Whether there is memory for the fast road, where the configuration has one.
+fn check_memory(config: &Config, links: &[LinkInfo]) -> Result<(), Failure> {
+    if convert::has_fast_road(config) {
+        memory::check(&convert::dataplane_spec(config, links)?, convert::express_flows(config))?;
+    }
+    Ok(())
+}
+
+fn follow_lists(config: &Config, state: &State) -> Result<ListWatch, Failure> {
+    ListWatch::start(config, state.lists.clone())
+        .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))
+}
+
+/// Giving the place to another process, and taking it back.
+impl Parts {
+    /// The relay's listeners.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub(super) fn relay_listeners(&self) -> std::io::Result<Vec<OwnedFd>> {
+        self.state.relay.ask().as_ref().map_or(Ok(Vec::new()), RelayHandle::listeners)
+    }
+
+    /// The ways into the kernel: to the relay, to forwarding. None on a box without a fast road.
+    pub(super) fn tuns(&self) -> &[Arc<Tun>] {
+        self.repair.tuns()
+    }
+
+    /// Leaves the fast road. The program stays on the ports, and lets everything pass; connections that need nothing of weir any
+    /// more are the kernel's from now on.
+    ///
+    /// # Errors
+    /// There is no BPF file system to leave them on.
+    pub(super) fn release(&mut self, paths: &Paths) -> Result<(), Failure> {
+        // Out of the state before anything else is asked for: whoever looks at both has the other first.
+        let mut steering = self.take_steering();
+        if let Some(Err(error)) = steering.as_mut().map(|steering| steering.pin(&paths.pins)) {
+            *self.state.steering.lock().unwrap_or_else(PoisonError::into_inner) = steering;
+            return Err(Failure::refused(error));
+        }
+        if let Some(steering) = &steering {
+            let (flows, now) = (steering.kernel_flows(), clock::monotonic_ns());
+            let plane = self.state.dataplane.ask();
+            let all = plane.as_ref().map(|plane| plane.flows(LISTING)).unwrap_or_default();
+            let is_let_on = |flow: &&FlowView| {
+                flow.road == "fast" && flow.lane != Some("express") && flow.verdict == Some("allow")
+            };
+            for flow in all.iter().filter(is_let_on) {
+                if let Err(error) = flows.insert(flow.client, flow.destination, now) {
+                    tracing::debug!(%error, "kernel map");
+                }
+            }
+        }
+        drop(self.keeper.take());
+        // What is in the express lane goes on there; the other one knows its numbers by what it finds.
+        self.lanes = None;
+        if let Some(dataplane) = self.state.dataplane.take() {
+            dataplane.stop();
+        }
+        drop(steering);
+        Ok(())
+    }
+
+    fn take_steering(&self) -> Option<Steering> {
+        self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Takes the fast road again, and the kernel's side as it was.
+    ///
+    /// # Errors
+    /// The system refused a step.
+    pub(super) async fn resume(&mut self, host: &Host, paths: &Paths) -> Result<(), Failure> {
+        let lacks = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if lacks && convert::has_fast_road(&self.config) {
+            let (links, _) = devices::of_ports(&self.config, host).await?;
+            let found = Found::own(self.repair.tuns(), paths);
+            let own = self.steer.own();
+            let mut road = Road::attach(&self.config, &links, paths, &self.policy, own, &found)?;
+            let (policy, fib) = (self.policy.clone(), self.fib.clone());
+            let snapshot = Snapshot { policy, fib, lanes: Lanes::NONE };
+            let dataplane = road.start(&self.config, &links, &snapshot, &mut self.publisher, &self.tell)?;
+            self.pins = road.pins;
+            if let Some(folder) = self.pins.folder(&self.folder) {
+                self.ports.pin(folder);
+            }
+            self.lanes = road.lanes(&self.config);
+            self.state.dataplane.put(dataplane);
+            *self.state.steering.lock().unwrap_or_else(PoisonError::into_inner) = Some(road.steering);
+            self.settle_pins();
+        }
+        if let Some(relay) = self.state.relay.ask().as_ref() {
+            relay.guard_again().map_err(Failure::refused)?;
+        }
+        host.apply(&self.spec).await.map_err(Failure::refused)?;
+        self.keep();
+        self.look_at_lanes();
+        Ok(())
+    }
+}
+
 /// How workers and relay tell control what they find, and ask it.
 #[derive(Debug)]
 pub(super) struct Tell {
@@ -364,6 +489,7 @@ fn state(
         epoch: AtomicU32::new(FIRST_EPOCH),
         dataplane: Part::new(dataplane),
         relay: Part::new(Some(relay)),
+        drains: AtomicBool::new(false),
         steering: Mutex::new(road.map(|road| road.steering)),
         repairs: Arc::<Repairs>::default(),
         attached: Mutex::new(attached),
@@ -414,30 +540,22 @@ fn attach(
     links: &[LinkInfo],
     paths: &Paths,
     policy: &Policy,
-    own: &OwnAddresses,
+    (own, found): (&OwnAddresses, &Found),
 ) -> Result<Option<Road>, Failure> {
     if convert::has_fast_road(config) {
-        return Road::attach(config, links, paths, policy, own).map(Some);
+        return Road::attach(config, links, paths, policy, own, found).map(Some);
     }
-    // A configuration before this one had a fast road.
-    steering::unpin(&paths.pins).map_err(Failure::refused)?;
     Ok(None)
-}
-
-/// Where links and maps are pinned, if they are.
-fn pins_of(config: &Config, paths: &Paths) -> Option<PathBuf> {
-    let is_pinned = config.gateway.fail == Fail::Closed || host::is_pinned(&paths.pins);
-    is_pinned.then(|| paths.pins.clone())
 }
 
 /// The relay runs on every box: for rules that say so, and for what reaches the kernel while the fast road is away.
 fn start_relay(
     config: &Config,
     links: &[LinkInfo],
-    snapshot: &Arc<Snapshot>,
-    publisher: &mut Publisher,
+    (snapshot, publisher): (&Arc<Snapshot>, &mut Publisher),
     tell: &Tell,
     road: Option<&Road>,
+    listeners: Vec<OwnedFd>,
 ) -> Result<RelayHandle, Failure> {
     // Without a fast road nobody has raised them yet.
     process::raise_limits();
@@ -450,5 +568,5 @@ fn start_relay(
         "relay: more connections are reset"
     );
     let hooks = road.map_or_else(Hooks::default, |road| hooks(road.steering.kernel_flows()));
-    RelayHandle::start(&relay, snapshot, publisher, hooks).map_err(Failure::refused)
+    RelayHandle::take_over(&relay, snapshot, publisher, hooks, listeners).map_err(Failure::refused)
 }

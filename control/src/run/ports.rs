@@ -13,7 +13,7 @@ use weir_sys::steering::Steering;
 use super::convert;
 use super::lanes::Candidate;
 use crate::admin::state::State;
-use crate::config::Port;
+use crate::config::{Config, Port};
 use crate::exit::Failure;
 use crate::host::LinkInfo;
 use crate::host::watch::PortChange;
@@ -52,14 +52,15 @@ pub struct Ports {
 
 impl Ports {
     /// All are well. `links`: the device of each.
-    pub fn new(ports: &[Port], links: &[LinkInfo], fast: bool, pins: Option<PathBuf>) -> Self {
+    pub fn new(config: &Config, links: &[LinkInfo], pins: Option<PathBuf>) -> Self {
         let known = |(port, link): (&Port, &LinkInfo)| Known {
             port: port.clone(),
             link: link.clone(),
             unfit: None,
             place: Place::Well,
         };
-        Self { known: ports.iter().zip(links).map(known).collect(), fast, pins }
+        let known = config.ports.iter().zip(links).map(known).collect();
+        Self { known, fast: convert::has_fast_road(config), pins }
     }
 
     /// From now on links are pinned there, too, of devices that come back.

@@ -51,6 +51,11 @@ impl Repair {
         Self { contests, pace: Pace::new(now), board, tuns, next_look: now + LOOK, culprits, opened: false }
     }
 
+    /// The devices that are looked after.
+    pub fn tuns(&self) -> &[Arc<Tun>] {
+        &self.tuns
+    }
+
     /// When [`Self::look`] wants to be called.
     pub fn due(&self) -> Instant {
         let turn = self.contests.next().map(|turn| self.pace.not_before(turn));

@@ -1,6 +1,8 @@
 //! The fast road's own parts: the steering program on the ports, the ways into the kernel, and the workers.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +16,11 @@ use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::Hooks;
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::clock;
-use weir_sys::steering::{KernelFlows, Sizes, Steering};
+use weir_sys::steering::{self, KernelFlows, Sizes, Steering, SteeringError};
 use weir_sys::tun::Tun;
 
 use super::convert;
+use super::handover::Inherited;
 use super::lanes::LaneKeeper;
 use super::parts::Tell;
 use super::steer::tell_own;
@@ -36,7 +39,82 @@ pub struct Road {
     pub tuns: Vec<Arc<Tun>>,
     /// The express lane, where the configuration has one.
     pub ways: Option<Arc<Ways>>,
+    pub pins: Pins,
     punt: Punt,
+}
+
+/// What becomes of pins when nothing of a start can fail any more. Until then all are there that a process before has left, which may
+/// have to go on with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pins {
+    /// There are none.
+    None,
+    /// This process's are to outlive it; others go: of devices that are no ports any more, of a lane that the configuration has not got.
+    Kept,
+    /// All go: the box fails open and has no express lane, or has no fast road.
+    Removed,
+}
+
+impl Pins {
+    /// Where this process's are.
+    pub fn folder(self, folder: &Path) -> Option<PathBuf> {
+        (self == Self::Kept).then(|| folder.to_owned())
+    }
+
+    /// Does that.
+    pub fn settle(self, steering: Option<&mut Steering>, folder: &Path) -> Result<(), SteeringError> {
+        let has_lane = steering.as_ref().is_some_and(|steering| steering.express().capacity() > 0);
+        if self != Self::None && !has_lane && steering::holds_lane(folder) {
+            tracing::warn!(
+                "express lane: there is none any more; of the connections that were in it, those that are translated end, and the \
+                 others are the kernel's"
+            );
+        }
+        match (self, steering) {
+            (Self::None, _) | (Self::Kept, None) => {}
+            (Self::Kept, Some(steering)) => {
+                for pin in steering.unpin_others(folder)? {
+                    tracing::info!(pin = %pin.display(), "removed: of what the configuration has no more");
+                }
+            }
+            (Self::Removed, Some(steering)) => steering.unpin()?,
+            (Self::Removed, None) => drop(steering::unpin(folder)?),
+        }
+        Ok(())
+    }
+}
+
+/// What an earlier process left of the fast road, to be taken over.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The program and the kernel flows are pinned.
+    is_pinned: bool,
+    tuns: Vec<Arc<Tun>>,
+}
+
+impl Found {
+    /// From the process whose place this one takes; nothing where there is none.
+    pub fn of(inherited: Option<&Inherited>, paths: &Paths) -> Result<Self, Failure> {
+        let Some(inherited) = inherited else { return Ok(Self::default()) };
+        let adopt = |(name, fd): &(&'static str, OwnedFd)| {
+            let tun = fd.try_clone().and_then(|fd| Tun::adopt(fd, name));
+            tun.map(Arc::new).map_err(|error| Failure::refused(format!("the TUN device {name}: {error}")))
+        };
+        let tuns = inherited.tuns.iter().map(adopt).collect::<Result<_, _>>()?;
+        Ok(Self { is_pinned: host::is_pinned(&paths.pins), tuns })
+    }
+
+    /// From this process, which has left the road for another.
+    pub fn own(tuns: &[Arc<Tun>], paths: &Paths) -> Self {
+        Self { is_pinned: host::is_pinned(&paths.pins), tuns: tuns.to_vec() }
+    }
+
+    fn tun(&self, name: &str) -> Result<Arc<Tun>, Failure> {
+        match self.tuns.iter().find(|tun| tun.name() == name) {
+            Some(found) => Ok(found.clone()),
+            None => tun(name).map(Arc::new),
+        }
+    }
 }
 
 impl Road {
@@ -50,10 +128,11 @@ impl Road {
         paths: &Paths,
         policy: &Policy,
         own: &OwnAddresses,
+        found: &Found,
     ) -> Result<Self, Failure> {
         let closed = config.gateway.fail == Fail::Closed;
         let express_flows = convert::express_flows(config);
-        let is_pinned = closed || express_flows > 0 && host::is_pinned(&paths.pins);
+        let is_pinned = closed || found.is_pinned || express_flows > 0 && host::is_pinned(&paths.pins);
         let adopt_from = is_pinned.then(|| paths.pins.clone());
         let sizes = Sizes { kernel_flows: convert::kernel_flows(config), express_flows, adopt: adopt_from };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
@@ -77,16 +156,17 @@ impl Road {
         }
         if is_pinned {
             steering.pin(&paths.pins).map_err(Failure::refused)?;
-            for pin in steering.unpin_others(&paths.pins).map_err(Failure::refused)? {
-                tracing::info!(pin = %pin.display(), "removed: of a device that is no port any more");
-            }
         }
-        let relay = Arc::new(tun(host::RELAY_TUN)?);
-        let forward = Arc::new(tun(host::PUNT_TUN)?);
+        let (relay, forward) = (found.tun(host::RELAY_TUN)?, found.tun(host::PUNT_TUN)?);
         let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
         let ways = (express_flows > 0).then(|| Arc::new(Ways::new(steering.express())));
-        Ok(Self { steering, attached, tuns, ways, punt })
+        let pins = match is_pinned {
+            true if closed || ways.is_some() => Pins::Kept,
+            true => Pins::Removed,
+            false => Pins::None,
+        };
+        Ok(Self { steering, attached, tuns, ways, pins, punt })
     }
 
     /// Who keeps the express lane's ports, where there is a lane.

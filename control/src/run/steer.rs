@@ -82,6 +82,11 @@ impl Steer {
         Self { own, servers: convert::pool_servers(config), retired: None }
     }
 
+    /// What is the box's own.
+    pub fn own(&self) -> &OwnAddresses {
+        &self.own
+    }
+
     /// Other addresses are the box's own.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, 
 
 const MIB: u64 = 1 << 20;
 
-fn always() -> Settings {
+pub fn always() -> Settings {
     Settings { express: "always", ..Settings::default() }
 }
 
@@ -228,7 +228,7 @@ fn what_is_in_the_lane_ends_well_without_any_weir_and_clean_removes_its_traces()
 }
 
 /// Downloads of both families that the program carries.
-fn downloads_in_the_lane(world: &World<'_>) -> Vec<Download> {
+pub fn downloads_in_the_lane(world: &World<'_>) -> Vec<Download> {
     let each = [Family::V4, Family::V6, Family::V4, Family::V6];
     let downloads = each.map(|family| Download::start(world, family, 8 * MIB, 2 * MIB));
     for download in &downloads {

@@ -101,6 +101,17 @@ impl<'lab> Weir<'lab> {
         self.ask(Request::Status).expect("weir answers")
     }
 
+    /// `weir status`, if anybody answers.
+    pub fn status_if_any(&self) -> Option<Value> {
+        self.ask(Request::Status)
+    }
+
+    /// The process that was started last.
+    pub fn pid(&mut self) -> u32 {
+        let (child, _) = self.running.as_mut().expect("weir runs");
+        child.inner().id()
+    }
+
     /// A counter of the status: `count("punts", "no-neighbour")`.
     pub fn count(&self, family: &str, name: &str) -> u64 {
         let status = self.status();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -131,6 +131,9 @@ pub struct RelayHandle {
     gate: GatePulse,
     /// Ends before the threads do.
     heartbeat: Option<Heartbeat>,
+    /// For another process to take over.
+    listeners: Mutex<Vec<OwnedFd>>,
+    guard: Mutex<Gate>,
 }
 
 impl fmt::Debug for RelayHandle {
@@ -149,13 +152,36 @@ impl RelayHandle {
         publisher: &mut Publisher,
         hooks: Hooks,
     ) -> Result<Self, RelayError> {
+        Self::take_over(config, snapshot, publisher, hooks, Vec::new())
+    }
+
+    /// As [`Self::start`], with listeners of another process ([`Self::listeners`]), which serves them until this one does: no
+    /// connection is lost in between, also of those that wait in their queues.
+    pub fn take_over(
+        config: &RelayConfig,
+        snapshot: &Arc<Snapshot>,
+        publisher: &mut Publisher,
+        hooks: Hooks,
+        inherited: Vec<OwnedFd>,
+    ) -> Result<Self, RelayError> {
         let workers = config.workers.max(1);
+        let takes_over = !inherited.is_empty();
         // All listeners before any thread: a connection must not arrive at half a group and be lost with it.
-        let listeners: Vec<_> = (0..workers).map(|_| listener::open(config)).collect::<Result<_, _>>()?;
-        let pulse = guard(&listeners, config.heartbeat)?;
+        let listeners = listener::open_all(config, inherited)?;
+        let mut gate = Gate::load(config.heartbeat)?;
+        let pulse = gate.pulse();
+        if !takes_over {
+            guard(&mut gate, &listeners)?;
+        }
         let hooks = Arc::new(hooks);
-        let mut handle =
-            Self { members: Vec::new(), stats: Arc::default(), gate: pulse.clone(), heartbeat: None };
+        let mut handle = Self {
+            members: Vec::new(),
+            stats: Arc::default(),
+            gate: pulse.clone(),
+            heartbeat: None,
+            listeners: Mutex::new(duplicates(&listeners).map_err(RelayError::Guard)?),
+            guard: Mutex::new(gate),
+        };
         let signs: Vec<Sign> = (0..workers).map(|_| Sign::default()).collect();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (requests, inbox) = unbounded();
@@ -164,6 +190,7 @@ impl RelayHandle {
                 config: config.clone(),
                 connections: config.connections.div_ceil(workers as u32).max(1),
                 workers: workers as u32,
+                takes_over,
                 listeners,
                 snapshot: snapshot.clone(),
                 subscriber: publisher.subscribe(),
@@ -187,6 +214,10 @@ impl RelayHandle {
             return Err(RelayError::Thread { name: name(), source: io::ErrorKind::TimedOut.into() });
         }
         handle.heartbeat = Some(heart);
+        if takes_over {
+            // Until now the other process's sign of life counted.
+            handle.guard_again().map_err(RelayError::Guard)?;
+        }
         Ok(handle)
     }
 
@@ -252,6 +283,41 @@ impl RelayHandle {
         self.members.iter().all(|member| !member.thread.is_finished())
     }
 
+    /// The listeners, for [`Self::take_over`] in another process.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        self.own_listeners().iter().map(OwnedFd::try_clone).collect()
+    }
+
+    /// Puts the gate of this process before the listeners, where another's was.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn guard_again(&self) -> io::Result<()> {
+        let mut gate = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        self.own_listeners().iter().try_for_each(|listener| gate.guard(listener))
+    }
+
+    fn own_listeners(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections run for at most `drain`, then what is left is reset: begins that, and waits for nothing. Until `linger` is
+    /// over, clients whose handshake is under way are still accepted.
+    pub fn begin_stop(&self, drain: Duration, linger: Duration) {
+        self.own_listeners().clear();
+        for member in &self.members {
+            member.ask(Request::Stop { drain, linger });
+        }
+    }
+
+    /// Whether all threads have ended.
+    pub fn is_over(&self) -> bool {
+        self.members.iter().all(|member| member.thread.is_finished())
+    }
+
     /// Stops accepting, lets connections run for at most `drain`, resets the rest, and waits for the threads.
     pub fn stop(mut self, drain: Duration) {
         self.end(drain);
@@ -259,8 +325,9 @@ impl RelayHandle {
 
     fn end(&mut self, drain: Duration) {
         drop(self.heartbeat.take());
+        self.own_listeners().clear();
         for member in &self.members {
-            member.ask(Request::Stop { drain });
+            member.ask(Request::Stop { drain, linger: Duration::ZERO });
         }
         for member in self.members.drain(..) {
             if member.thread.join().is_err() {
@@ -284,14 +351,15 @@ impl Member {
     }
 }
 
-/// Puts the gate before all listeners: each of an address family stands for those that share its port.
-fn guard(listeners: &[Vec<OwnedFd>], limit: Duration) -> Result<GatePulse, RelayError> {
-    let mut gate = Gate::load(limit)?;
-    for listener in listeners.first().into_iter().flatten() {
-        gate.guard(listener).map_err(RelayError::Guard)?;
-    }
-    // The listeners keep the program, and the program its map.
-    Ok(gate.pulse())
+/// Puts the gate before all listeners: each of an address family stands for those that share its port. They keep the
+/// program, and the program its map.
+fn guard(gate: &mut Gate, listeners: &[Vec<OwnedFd>]) -> Result<(), RelayError> {
+    let first = listeners.first().into_iter().flatten();
+    first.into_iter().try_for_each(|listener| gate.guard(listener).map_err(RelayError::Guard))
+}
+
+fn duplicates(listeners: &[Vec<OwnedFd>]) -> io::Result<Vec<OwnedFd>> {
+    listeners.iter().flatten().map(OwnedFd::try_clone).collect()
 }
 
 fn spawn(setup: Setup, requests: Sender<Request>) -> Result<Member, RelayError> {

@@ -9,17 +9,42 @@ use weir_sys::uring::Errno;
 
 use super::{RelayConfig, RelayError};
 
-/// The listeners of one worker: IPv4, then IPv6. The kernel spreads new connections over workers (SO_REUSEPORT).
+/// The listeners of each worker: of IPv4, then of IPv6. The kernel spreads new connections over them (SO_REUSEPORT).
 ///
-/// On a kernel without IPv6 there is only one, with a warning.
-pub(super) fn open(config: &RelayConfig) -> Result<Vec<OwnedFd>, RelayError> {
+/// Those of another process are taken first, all of them, since each has connections in its queue: a worker may have several.
+pub(super) fn open_all(
+    config: &RelayConfig,
+    inherited: Vec<OwnedFd>,
+) -> Result<Vec<Vec<OwnedFd>>, RelayError> {
+    let workers = config.workers.max(1);
+    let mut all: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut taken = [0; 2];
+    for listener in inherited {
+        let address = sockopt::local_address(&listener).map_err(RelayError::Guard)?;
+        if address.port() != config.listen {
+            continue;
+        }
+        prepare(&listener, config).map_err(|source| listen_error(address, source))?;
+        let count = &mut taken[usize::from(address.is_ipv6())];
+        all[*count % workers].push(listener);
+        *count += 1;
+    }
+    for (at, listeners) in all.iter_mut().enumerate() {
+        let lacks = taken.map(|count| at >= count);
+        listeners.extend(open(config, lacks)?);
+    }
+    Ok(all)
+}
+
+/// Of IPv4 and IPv6, as far as a worker lacks them. On a kernel without IPv6 there is only one, with a warning.
+fn open(config: &RelayConfig, lacks: [bool; 2]) -> Result<Vec<OwnedFd>, RelayError> {
     let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let mut listeners = Vec::new();
-    for ip in wildcards {
+    for ip in wildcards.into_iter().zip(lacks).filter_map(|(ip, lacks)| lacks.then_some(ip)) {
         let address = SocketAddr::new(ip, config.listen);
         match listen(address, config) {
             Ok(listener) => listeners.push(listener),
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) && !listeners.is_empty() => {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) && ip.is_ipv6() => {
                 tracing::warn!(%address, "this kernel has no IPv6: the relay serves IPv4 alone");
             }
             Err(source) => return Err(listen_error(address, source)),
@@ -28,14 +53,19 @@ pub(super) fn open(config: &RelayConfig) -> Result<Vec<OwnedFd>, RelayError> {
     Ok(listeners)
 }
 
-/// What is set on the listener holds for what it accepts.
 fn listen(address: SocketAddr, config: &RelayConfig) -> io::Result<OwnedFd> {
     let listener = sockopt::transparent_listener(address, config.backlog)?;
-    // Without it small writes wait for an acknowledgement.
-    sockopt::set_nodelay(&listener)?;
-    sockopt::set_upkeep(&listener, &config.upkeep)?;
-    sockopt::keep_syn(&listener)?;
+    prepare(&listener, config)?;
     Ok(listener)
+}
+
+/// What is set on the listener holds for what it accepts.
+fn prepare(listener: &OwnedFd, config: &RelayConfig) -> io::Result<()> {
+    // Without it small writes wait for an acknowledgement.
+    sockopt::set_nodelay(listener)?;
+    sockopt::clear_upkeep(listener)?;
+    sockopt::set_upkeep(listener, &config.upkeep)?;
+    sockopt::keep_syn(listener)
 }
 
 fn listen_error(address: SocketAddr, source: io::Error) -> RelayError {

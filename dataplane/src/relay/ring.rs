@@ -11,7 +11,7 @@ use weir_core::reevaluate::Tally;
 use weir_core::relay::{Event, Judge, Limits, Relay, Side};
 use weir_core::sources::Sources;
 use weir_core::verify::{Answer, Answers};
-use weir_sys::uring::{Completion, Key, Outcome, Readiness, Ring, Slab, UringError, Waker};
+use weir_sys::uring::{Completion, Errno, Key, Outcome, Readiness, Ring, Slab, UringError, Waker};
 use weir_sys::{affinity, clock, sockopt};
 
 use super::conn::{Connection, Task};
@@ -29,6 +29,9 @@ use crate::snapshot::{Snapshot, Subscriber};
 const BACKOFF: Nanos = Nanos::from_millis(100);
 /// Operations that are submitted in one system call.
 const ENTRIES: u32 = 1024;
+/// How often accepting begins anew while another process accepts, too; and how long it may.
+const ANEW: Nanos = Nanos::from_millis(500);
+const BESIDE: Nanos = Nanos::from_secs(60);
 /// Sources that each thread can count.
 const SOURCES: usize = 65_536;
 /// How long connections that were reset at the end may take to close.
@@ -41,6 +44,8 @@ pub(super) struct Setup {
     pub connections: u32,
     /// How many threads share the sources.
     pub workers: u32,
+    /// Another process serves the listeners until it has heard that this one does.
+    pub takes_over: bool,
     pub listeners: Vec<OwnedFd>,
     pub snapshot: Arc<Snapshot>,
     pub subscriber: Subscriber,
@@ -61,8 +66,10 @@ pub(super) enum Request {
     Reevaluate {
         reply: Sender<Tally>,
     },
+    /// Connections may finish for so long. Clients whose handshake is under way are accepted meanwhile, for `linger` at most.
     Stop {
         drain: Duration,
+        linger: Duration,
     },
     Answer {
         key: Key,
@@ -96,6 +103,13 @@ pub(super) struct Worker {
     sign: Sign,
     /// Accepting pauses until then, on these listeners.
     paused: Option<(Nanos, Vec<usize>)>,
+    /// When the listeners are closed.
+    closing: Option<Nanos>,
+    /// Accepts under way: until they have ended, a connection may come of them.
+    accepting: usize,
+    /// While another process may accept beside this one: when accepting begins anew, and until when it does. A client's coming wakes one
+    /// of the two, and that may be the one which is about to leave.
+    anew: Option<(Nanos, Nanos)>,
     ending: Ending,
 }
 
@@ -129,6 +143,12 @@ impl Worker {
             inbox: setup.inbox,
             sign: setup.sign,
             paused: None,
+            closing: None,
+            accepting: 0,
+            anew: setup.takes_over.then(|| {
+                let now = Nanos(clock::monotonic_ns());
+                (now.saturating_add(ANEW), now.saturating_add(BESIDE))
+            }),
             ending: Ending::No,
         })
     }
@@ -255,7 +275,7 @@ impl Worker {
                 Request::Reevaluate { reply } => {
                     let _ = reply.send(self.reevaluate());
                 }
-                Request::Stop { drain } => self.stop(drain),
+                Request::Stop { drain, linger } => self.stop(drain, linger),
                 Request::Answer { key, answer } => self.answered(key, &answer),
             }
         }
@@ -291,18 +311,20 @@ impl Worker {
 /// Accepting.
 impl Worker {
     fn accept(&mut self, number: usize) {
-        let key = Key { index: number as u32, generation: 0 };
         if let Some(listener) = self.listeners.get(number) {
-            self.pump.ring.accept(listener, Task::Accept.token(key));
+            self.pump.ring.accept(listener, accept_token(number));
+            self.accepting += 1;
         }
     }
 
     fn accepted(&mut self, number: usize, outcome: Outcome, more: bool) {
         let mut again = !more;
+        self.accepting -= usize::from(!more);
         match outcome {
             Outcome::Accepted(socket) => self.opened(socket),
             // The listeners are closed.
-            Outcome::Failed(_) if self.ending != Ending::No => {}
+            Outcome::Failed(_) if self.listeners.is_empty() => {}
+            Outcome::Failed(Errno::CANCELED) => {}
             Outcome::Failed(errno) if is_gone(errno) => self.pump.stats.add(Counter::AcceptGone, 1),
             Outcome::Failed(errno) => {
                 tracing::debug!(%errno, "accepting pauses");
@@ -311,7 +333,7 @@ impl Worker {
             }
             Outcome::Ready(_) | Outcome::Woken => {}
         }
-        if again && self.ending == Ending::No {
+        if again && !self.listeners.is_empty() {
             self.accept(number);
         }
     }
@@ -325,6 +347,9 @@ impl Worker {
 
     fn opened(&mut self, socket: OwnedFd) {
         let stats = &self.pump.stats;
+        if matches!(self.ending, Ending::Resetting(_)) {
+            return refuse(socket);
+        }
         let Ok((server, client)) = sockopt::endpoints(&socket) else {
             return stats.add(Counter::AcceptGone, 1);
         };
@@ -391,21 +416,34 @@ impl Worker {
                 self.accept(number);
             }
         }
+        if let Some((_, until)) = self.anew.take_if(|(at, _)| *at <= now) {
+            for number in 0..self.listeners.len() {
+                self.pump.ring.cancel_accept(accept_token(number));
+            }
+            self.anew = (now < until).then(|| (now.saturating_add(ANEW), until));
+        }
         self.end(now);
     }
 
-    fn stop(&mut self, drain: Duration) {
-        let drain = Nanos(u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX));
-        for (number, listener) in (0..).zip(self.listeners.drain(..)) {
-            let key = Key { index: number, generation: 0 };
-            self.pump.ring.close_listener(listener, Task::Accept.token(key));
+    fn stop(&mut self, drain: Duration, linger: Duration) {
+        let after = |time: Duration| {
+            self.pump.now.saturating_add(Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+        };
+        let (until, closing) = (after(drain), after(linger.min(drain)));
+        if !matches!(self.ending, Ending::Resetting(_)) {
+            self.closing = Some(closing);
+            self.ending = Ending::Draining(until);
         }
-        self.paused = None;
-        self.ending = Ending::Draining(self.pump.now.saturating_add(drain));
         self.end(self.pump.now);
     }
 
     fn end(&mut self, now: Nanos) {
+        if self.closing.take_if(|at| *at <= now).is_some() {
+            for (number, listener) in self.listeners.drain(..).enumerate() {
+                self.pump.ring.close_listener(listener, accept_token(number));
+            }
+            self.paused = None;
+        }
         if !matches!(self.ending, Ending::Draining(until) if until <= now) {
             return;
         }
@@ -420,13 +458,22 @@ impl Worker {
         }
     }
 
+    /// Nothing is there, and nothing can come.
+    fn is_empty(&self) -> bool {
+        self.table.is_empty() && self.accepting == 0
+    }
+
     fn is_over(&self) -> bool {
         match self.ending {
             Ending::No => false,
-            Ending::Draining(_) => self.table.is_empty(),
-            Ending::Resetting(until) => self.table.is_empty() || self.now() >= until,
+            Ending::Draining(_) => self.closing.is_none() && self.is_empty(),
+            Ending::Resetting(until) => self.is_empty() || self.now() >= until,
         }
     }
+}
+
+fn accept_token(number: usize) -> u64 {
+    Task::Accept.token(Key { index: number as u32, generation: 0 })
 }
 
 /// RST rather than FIN: the client knows at once that nobody serves it.

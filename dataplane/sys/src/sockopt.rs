@@ -44,6 +44,16 @@ pub fn set_upkeep(socket: impl AsFd, upkeep: &Upkeep) -> io::Result<()> {
     }
 }
 
+/// Takes it away from a listener that another process has set it on.
+///
+/// Errors: none is expected.
+pub fn clear_upkeep(socket: impl AsFd) -> io::Result<()> {
+    let fd = socket.as_fd();
+    let socket = SockRef::from(&fd);
+    socket.set_keepalive(false)?;
+    socket.set_tcp_user_timeout(None)
+}
+
 /// Of what a listener accepts, the kernel keeps the header of the SYN until [`syn_class`] has read it (TCP_SAVE_SYN).
 ///
 /// Errors: none is expected.

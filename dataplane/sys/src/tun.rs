@@ -36,6 +36,23 @@ impl Tun {
         Ok(Self { file: File::from(fd), name: name.into(), index })
     }
 
+    /// The device that another process has made, by a descriptor of its ([`Tun::descriptor`]): it is there as long as either has it.
+    ///
+    /// # Errors
+    /// ENODEV: there is no device of that name.
+    pub fn adopt(fd: OwnedFd, name: &str) -> io::Result<Self> {
+        let index = AtomicU32::new(ethtool::index_of(name)?);
+        Ok(Self { file: File::from(fd), name: name.into(), index })
+    }
+
+    /// For another process to adopt.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+
     /// Makes the device again after somebody has deleted it (`ip link del`): the descriptor stays the same, so whoever
     /// writes to it need not know. It is down, and has MTU 1500 and another index.
     ///

@@ -146,6 +146,11 @@ impl Ring {
     /// Closes a listener and ends the accept of this token, which completes once more.
     pub fn close_listener(&mut self, listener: OwnedFd, token: u64) {
         drop(listener);
+        self.cancel_accept(token);
+    }
+
+    /// Ends the accept of this token, which completes once more.
+    pub fn cancel_accept(&mut self, token: u64) {
         self.push(opcode::AsyncCancel::new(token & TOKEN | ACCEPT).build().user_data(REMOVED));
     }
 

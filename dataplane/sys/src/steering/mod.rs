@@ -47,7 +47,7 @@ pub use intercepts::InterceptTable;
 pub use layout::{LAYOUT, MAX_PORTS, MAX_QUEUES};
 pub use look::{Found, Look, Maps, Packet};
 pub use outcome::{Counters, Outcome};
-pub use pin::{pins, unpin};
+pub use pin::{holds_lane, pins, unpin};
 pub use pools::PoolServer;
 pub use trial::Trial;
 

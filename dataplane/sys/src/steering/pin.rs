@@ -58,6 +58,11 @@ pub(super) fn whole(folder: &Path) -> Vec<(&'static str, PathBuf)> {
     found
 }
 
+/// Whether a process before has left its express lane there, in this layout.
+pub fn holds_lane(folder: &Path) -> bool {
+    whole(folder).iter().any(|(map, _)| is_of_lane(map))
+}
+
 /// Makes the folder, and sees to it that it is on a BPF file system.
 pub(super) fn prepare(folder: &Path) -> Result<(), SteeringError> {
     std::fs::create_dir_all(folder).map_err(|source| error(folder, "making the folder", source))?;
