@@ -70,7 +70,8 @@ fn fitness(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
         return found.push(Finding::good("device-kind", device, "can be a port").on(device));
     };
     let id = if unfit.is_member { "controller" } else { "device-kind" };
-    let why = format!("weir does not start: {}; {}", unfit.why, unfit.instead);
+    let so = if ground.running.is_some() { "weir leaves it to the kernel" } else { "weir does not start" };
+    let why = format!("{so}: {}; {}", unfit.why, unfit.instead);
     let finding = Finding::bad(id, device, unfit.what, why).on(device);
     found.push(Finding { mend: unfit.mend, ..finding });
 }

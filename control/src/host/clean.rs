@@ -12,7 +12,7 @@ use super::error::errno;
 use super::instance;
 use super::journal::Journal;
 use super::link;
-use super::netlink::Netlink;
+use super::netlink::{Netlink, Routes};
 use super::nft::{self, TABLE};
 use super::plan::DUMMY_ADDRESS;
 use super::rule::{SeenRoute, SeenRule};
@@ -181,7 +181,8 @@ async fn remove_rules(netlink: &Netlink, family: Family) -> Result<Vec<String>, 
 
 async fn remove_routes(netlink: &Netlink, family: Family) -> Result<Vec<String>, HostError> {
     let mut done = Vec::new();
-    for message in netlink.routes(family).await?.into_iter().filter(is_ours) {
+    let ours = netlink.routes_of(family, Routes::Protocol(PROTOCOL)).await?;
+    for message in ours.into_iter().filter(is_ours) {
         let command = SeenRoute::of(family, &message).command("del");
         refused(netlink.handle().route().del(message).execute().await, &command)?;
         done.push(command);

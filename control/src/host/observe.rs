@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 
 use super::link::{LinkInfo, name_of};
-use super::netlink::Netlink;
+use super::netlink::{Netlink, Routes};
 use super::nft::{self, Ruleset, SeenTable};
 use super::plan::DUMMY_ADDRESS;
 use super::rule::{SeenRoute, SeenRule, table_of};
@@ -43,21 +43,15 @@ pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, Hos
     seen.links = netlink.links().await?.iter().map(LinkInfo::of).collect();
     for family in Family::BOTH {
         seen.rules.extend(netlink.rules(family).await?.iter().map(|m| SeenRule::of(family, m)));
-        for route in netlink.routes(family).await? {
-            if table_of(&route) == spec.table || u8::from(route.header.protocol) == PROTOCOL {
-                seen.routes.push(SeenRoute::of(family, &route));
-            }
-            let from_router =
-                route.header.protocol == RouteProtocol::Ra && route.header.destination_prefix_length == 0;
-            let device = route.attributes.iter().find_map(|a| match a {
-                RouteAttribute::Oif(index) => name_of(&seen.links, *index),
-                _ => None,
-            });
-            if let (Family::V6, true, Some(device)) = (family, from_router, device) {
-                seen.ra_default_routes.push(device);
-            }
+        for route in netlink.routes_of(family, Routes::Table(spec.table)).await? {
+            seen.routes.push(SeenRoute::of(family, &route));
         }
+        let ours = netlink.routes_of(family, Routes::Protocol(PROTOCOL)).await?;
+        let elsewhere = ours.iter().filter(|route| table_of(route) != spec.table);
+        seen.routes.extend(elsewhere.map(|route| SeenRoute::of(family, route)));
     }
+    let learned = netlink.routes_of(Family::V6, Routes::Protocol(RouteProtocol::Ra.into())).await?;
+    seen.ra_default_routes.extend(learned.iter().filter_map(|route| default_device(route, &seen.links)));
     for address in netlink.addresses().await? {
         if address.attributes.contains(&AddressAttribute::Local(DUMMY_ADDRESS.into())) {
             seen.with_dummy_address.extend(name_of(&seen.links, address.header.index));
@@ -65,6 +59,15 @@ pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, Hos
     }
     read_sysctls(spec, &mut seen)?;
     Ok(seen)
+}
+
+/// The device of a default route.
+fn default_device(route: &RouteMessage, links: &[LinkInfo]) -> Option<String> {
+    let index = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    index.filter(|_| route.header.destination_prefix_length == 0).and_then(|index| name_of(links, index))
 }
 
 /// The sysctls alone, which nobody announces: cheap enough to ask for every second.
