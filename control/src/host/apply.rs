@@ -55,7 +55,7 @@ impl Host {
         if let Some(step) = plan.blocker() {
             return Err(HostError::Foreign(step.note.clone().unwrap_or_else(|| step.action.title())));
         }
-        let Plan { steps, warnings } = plan;
+        let Plan { steps, warnings, .. } = plan;
         let mut applied = Applied { warnings, ..Applied::default() };
         let mut done: Vec<Undo> = Vec::new();
         for step in steps.into_iter().filter(|step| step.is_due() && !step.waits) {

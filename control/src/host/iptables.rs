@@ -311,6 +311,7 @@ pub fn iptables_plan(spec: &HostSpec, plan: &Plan) -> Result<IptablesPlan, HostE
     let mut lines = of_steps(before);
     lines.extend(of_recipe);
     lines.extend(of_steps(after));
+    lines.extend(plan.pins.iter().cloned());
     if plan.steps.get(at).is_some_and(|step| step.status == Status::Present) {
         warnings.push("weir's own nft table is there as well: one of the two is enough".to_owned());
     }

@@ -68,6 +68,7 @@ pub use spec::{Fail, HostSpec, InterceptSpec};
 pub use watch::{HostEvent, PortChange, Watch};
 
 use netlink::Netlink;
+use weir_sys::steering;
 
 /// rtnetlink's protocol number of weir's own rules and routes (`proto 119`): the tag by which `weir clean` finds them.
 pub const PROTOCOL: u8 = 119;
@@ -123,7 +124,9 @@ impl Host {
     /// What `spec` needs and what differs from it now. Changes nothing.
     pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
         spec.validate()?;
-        Ok(plan::plan(spec, &observe::observe(&self.netlink, spec).await?))
+        let mut seen = observe::observe(&self.netlink, spec).await?;
+        seen.pins = steering::pins(&self.paths.pins).map_err(|error| HostError::Kernel(error.to_string()))?;
+        Ok(plan::plan(spec, &seen))
     }
 
     /// As [`Self::plan`], with iptables in the place of nft.

@@ -1,6 +1,7 @@
 //! What the kernel has now of what a [`HostSpec`] is about. Reads only.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
@@ -30,6 +31,8 @@ pub struct Observed {
     pub links: Vec<LinkInfo>,
     /// Devices that have the dummy address.
     pub with_dummy_address: Vec<String>,
+    /// weir's pins on the BPF file system.
+    pub pins: Vec<PathBuf>,
     /// Devices whose IPv6 default route was learned from a router's advertisements.
     pub ra_default_routes: Vec<String>,
 }

@@ -3,6 +3,7 @@
 //! A plan's commands are what a person would type; a test pipes them into a shell and finds everything present. `apply`
 //! executes the same steps over rtnetlink, /proc/sys and one nft transaction.
 
+mod pins;
 mod script;
 
 use std::net::Ipv4Addr;
@@ -204,6 +205,8 @@ impl Serialize for Step {
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     pub steps: Vec<Step>,
+    /// What is pinned on the BPF file system.
+    pub pins: Vec<Line>,
     /// Things that weir does not change and that a person should know.
     pub warnings: Vec<String>,
 }
@@ -230,7 +233,7 @@ pub fn plan(spec: &HostSpec, seen: &Observed) -> Plan {
     steps.extend(families.iter().map(|&f| rule_step(spec, seen, f)));
     steps.push(table_step(spec, seen));
     steps.extend(stale_steps(spec, seen));
-    Plan { steps, warnings: warnings(spec, seen) }
+    Plan { steps, pins: pins::lines(seen), warnings: warnings(spec, seen) }
 }
 
 fn address_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {

@@ -52,7 +52,7 @@ fn carried(world: &World<'_>) -> u64 {
 }
 
 /// Nothing is left in the lane.
-fn assert_empty(world: &World<'_>) {
+pub fn assert_empty(world: &World<'_>) {
     until("the lane is empty", || world.weir.status()["flows_express"] == 0);
 }
 
@@ -218,12 +218,40 @@ fn what_is_in_the_lane_ends_well_without_any_weir_and_clean_removes_its_traces()
         play(&Settings { handshake, ..always() }, |world| {
             ready(world);
             let downloads = downloads_in_the_lane(world);
+            assert_pins_are_listed(world);
             world.weir.kill();
             downloads.into_iter().for_each(Download::finish);
+            assert_pins_are_listed(world);
             let cleaned = world.weir.clean();
             assert_eq!(cleaned.code(), 0, "{cleaned:?}");
+            let plan = world.weir.finish(world.weir.command("plan"));
+            assert!(!plan.output.contains("bpftool"), "{plan:?}");
             world.assert_as_before();
         });
+    }
+}
+
+/// `weir plan` tells of what is pinned, as something to know and not to do.
+fn assert_pins_are_listed(world: &World<'_>) {
+    for arguments in [&["--json"][..], &[], &["--iptables"]] {
+        let mut command = world.weir.command("plan");
+        let plan = world.weir.finish({
+            command.args(arguments);
+            command
+        });
+        for what in [
+            "the steering program on lan0",
+            "the steering program on wan0",
+            "connections that are the kernel's",
+            "the express lane: its connections",
+            "the express lane: its next hops",
+            "the express lane: its devices",
+        ] {
+            assert!(plan.output.contains(what), "{what}: {plan:?}");
+        }
+        let mut commands = plan.output.lines().filter(|line| line.contains("bpftool"));
+        let is_comment = |line: &str| line.starts_with("# ") && line.contains("# present: ");
+        assert!(arguments == ["--json"] || commands.all(is_comment), "{plan:?}");
     }
 }
 

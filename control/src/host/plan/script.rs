@@ -65,7 +65,8 @@ pub fn write_script(f: &mut fmt::Formatter<'_>, lines: &[Line], warnings: &[Stri
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<Line> = self.steps.iter().flat_map(super::Step::lines).collect();
+        let steps = self.steps.iter().flat_map(super::Step::lines);
+        let lines: Vec<Line> = steps.chain(self.pins.iter().cloned()).collect();
         write_script(f, &lines, &self.warnings)
     }
 }
