@@ -10,7 +10,7 @@ use weir_core::drop::DropReason;
 use weir_core::express::Names;
 use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
 use weir_core::frame::Frame;
-use weir_core::hold::Packet;
+use weir_core::hold::{Arrived, Packet};
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::parse::{self, FragmentMeta, Parsed};
 use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
@@ -97,6 +97,8 @@ pub struct Worker<D: Driver> {
     parts: Parts<D>,
     out: Output<D::Frame>,
     batch: Vec<D::Frame>,
+    /// Segments of this worker's flows that are about to be handled together.
+    arrived: Vec<Arrived<D::Frame>>,
     /// Finished frames by port, in the order they leave.
     leaving: Vec<Vec<D::Frame>>,
     /// Workers that got something in this breath.
@@ -122,6 +124,7 @@ impl<D: Driver> Worker<D> {
             parts,
             out,
             batch: Vec::with_capacity(BATCH),
+            arrived: Vec::with_capacity(BATCH),
             leaving: (0..MAX_PORTS).map(|_| Vec::new()).collect(),
             woken: 0,
             scan: None,
@@ -203,6 +206,7 @@ impl<D: Driver> Worker<D> {
             self.classify(now, port, frame);
         }
         self.batch = batch;
+        self.handle_arrived(now);
         got
     }
 
@@ -210,23 +214,33 @@ impl<D: Driver> Worker<D> {
     fn classify(&mut self, now: Nanos, port: PortId, mut frame: D::Frame) {
         edit::strip_priority_tag(&mut frame);
         match parse::parse(frame.data()) {
-            Ok(Parsed::Tcp(meta)) => self.steer(now, Packet { frame, port, meta }),
-            Ok(Parsed::Fragment(meta)) => self.steer_fragment(now, frame, port, meta),
-            Ok(Parsed::Icmp(meta)) => self.steer_icmp(now, frame, port, meta),
+            Ok(Parsed::Tcp(meta)) => self.steer(Packet { frame, port, meta }),
+            Ok(Parsed::Fragment(meta)) => {
+                // In the order in which they came.
+                self.handle_arrived(now);
+                self.steer_fragment(now, frame, port, meta);
+            }
+            Ok(Parsed::Icmp(meta)) => {
+                self.handle_arrived(now);
+                self.steer_icmp(now, frame, port, meta);
+            }
             Ok(Parsed::NotTcp) => self.parts.pipeline.handle_other(frame, &mut self.out),
             Err(reason) => self.discard(frame, reason),
         }
     }
 
-    fn steer(&mut self, now: Nanos, packet: Packet<D::Frame>) {
-        let workers = self.parts.handoff.workers();
-        if workers > 1 {
-            let to = owner(self.parts.hasher.hash(&FlowKey::of(&packet.meta.tuple)), workers);
-            if to != self.parts.id {
-                return self.hand_over(to, Crossing::Packet(packet));
-            }
+    /// A segment waits in `arrived` for the others of its batch, or goes to the worker that owns its flow.
+    fn steer(&mut self, packet: Packet<D::Frame>) {
+        let hash = self.parts.hasher.hash_of(&packet.meta.tuple);
+        let to = owner(hash, self.parts.handoff.workers());
+        if to != self.parts.id && self.parts.handoff.workers() > 1 {
+            return self.hand_over(to, Crossing::Packet(packet));
         }
-        self.parts.pipeline.handle(now, packet, &mut self.out);
+        self.arrived.push(Arrived::new(packet, hash));
+    }
+
+    fn handle_arrived(&mut self, now: Nanos) {
+        self.parts.pipeline.handle_batch(now, &mut self.arrived, &mut self.out);
     }
 
     fn steer_fragment(&mut self, now: Nanos, frame: D::Frame, port: PortId, meta: FragmentMeta) {
@@ -273,19 +287,37 @@ impl<D: Driver> Worker<D> {
         {
             got += 1;
             match crossing {
-                Crossing::Packet(packet) => self.parts.pipeline.handle(now, packet, &mut self.out),
-                Crossing::Fragment(frame, port, meta) => {
-                    self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
+                Crossing::Packet(packet) => {
+                    let hash = self.parts.hasher.hash_of(&packet.meta.tuple);
+                    self.arrived.push(Arrived::new(packet, hash));
+                    if self.arrived.len() == BATCH {
+                        self.handle_arrived(now);
+                    }
                 }
-                Crossing::Send(port, frame) => self.out.tx.push((port, frame)),
-                Crossing::Icmp(frame, port, meta) => {
-                    self.parts.pipeline.handle_icmp(now, frame, port, meta, &mut self.out);
+                crossing => {
+                    self.handle_arrived(now);
+                    self.handle_crossing(now, crossing);
                 }
-                Crossing::Claim { owner, leg, frame } => self.claimed(now, owner, &leg, frame),
-                Crossing::Release { owner, key } => self.parts.pipeline.release_claim(&key, owner),
             }
         }
+        self.handle_arrived(now);
         got
+    }
+
+    /// What comes from another worker besides packets.
+    fn handle_crossing(&mut self, now: Nanos, crossing: Crossing<D::Frame>) {
+        match crossing {
+            Crossing::Packet(packet) => self.parts.pipeline.handle(now, packet, &mut self.out),
+            Crossing::Fragment(frame, port, meta) => {
+                self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
+            }
+            Crossing::Send(port, frame) => self.out.tx.push((port, frame)),
+            Crossing::Icmp(frame, port, meta) => {
+                self.parts.pipeline.handle_icmp(now, frame, port, meta, &mut self.out);
+            }
+            Crossing::Claim { owner, leg, frame } => self.claimed(now, owner, &leg, frame),
+            Crossing::Release { owner, key } => self.parts.pipeline.release_claim(&key, owner),
+        }
     }
 
     fn receive_answers(&mut self, now: Nanos) -> usize {
@@ -363,9 +395,10 @@ impl<D: Driver> Worker<D> {
     fn carry_out(&mut self, now: Nanos) {
         let mut again = std::mem::take(&mut self.out.again);
         for packet in again.drain(..) {
-            self.steer(now, packet);
+            self.steer(packet);
         }
         self.out.again = again;
+        self.handle_arrived(now);
         self.ask_control(now);
         let mut ops = std::mem::take(&mut self.out.kernel);
         for op in ops.drain(..) {

@@ -237,6 +237,8 @@ impl Came {
 #[derive(Debug)]
 pub struct Bench {
     pub pipe: Pipeline<HeapFrame>,
+    /// What it began with.
+    pub policy: Arc<Policy>,
     pub now: Nanos,
     pub family: Family,
     pub client: (IpAddr, u16),
@@ -265,11 +267,12 @@ impl Bench {
         let builder = PolicyBuilder::new(1).limits(setup.limits).intercept(setup.spec);
         let builder = setup.pools.into_iter().fold(builder, PolicyBuilder::pool);
         let policy = Arc::new(builder.build().expect("a policy"));
-        let pipe = Pipeline::new(&setup.config, policy, Arc::new(setup.fib), START);
+        let pipe = Pipeline::new(&setup.config, policy.clone(), Arc::new(setup.fib), START);
         let mut out = Output::default();
         out.free.extend((0..setup.frames).map(|_| HeapFrame::new(FRAME)));
         Self {
             pipe,
+            policy,
             now: START,
             family,
             client: (client_of(family), 40_000),

@@ -8,10 +8,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, Zipf};
 use weir_core::fib::{Fib, Link, Route};
-use weir_core::flow::key::Tuple;
+use weir_core::flow::key::{FlowHasher, Tuple};
 use weir_core::flow::table::Capacity;
 use weir_core::frame::{Frame as _, HeapFrame};
-use weir_core::hold::Packet;
+use weir_core::hold::{Arrived, Packet};
 use weir_core::ids::{Nanos, PortId, PortSet};
 use weir_core::parse::{Meta, Parsed, parse};
 use weir_core::pipeline::{Config, Output, Pipeline};
@@ -100,6 +100,7 @@ pub fn segment(
 }
 
 /// What the parser reads from a segment.
+#[inline]
 pub fn meta_of(bytes: &[u8]) -> Meta {
     match parse(bytes) {
         Ok(Parsed::Tcp(meta)) => meta,
@@ -135,6 +136,8 @@ fn fib(flows: u32, v6: bool) -> Arc<Fib> {
 pub struct Bed {
     pub pipeline: Pipeline<HeapFrame>,
     pub out: Output<HeapFrame>,
+    arrived: Vec<Arrived<HeapFrame>>,
+    hasher: FlowHasher,
 }
 
 impl Bed {
@@ -155,7 +158,8 @@ impl Bed {
             is_replay: false,
         };
         let pipeline = Pipeline::new(&config, policy(), fib(flows, v6), Nanos(1));
-        let mut bed = Self { pipeline, out: Output::default() };
+        let (arrived, hasher) = (Vec::with_capacity(crate::BATCH), FlowHasher::new(config.seed));
+        let mut bed = Self { pipeline, out: Output::default(), arrived, hasher };
         let after = 1001 + REQUEST.len() as u32;
         for n in 0..flows {
             let Ends { client, server } = Ends::of(n, v6);
@@ -173,6 +177,20 @@ impl Bed {
         }
         assert_eq!(bed.pipeline.totals.allowed, u64::from(flows));
         bed
+    }
+
+    /// A frame from `port` waits in `arrived` for the others of its batch.
+    #[inline]
+    pub fn receive(&mut self, port: PortId, frame: HeapFrame) {
+        let meta = meta_of(frame.data());
+        let hash = self.hasher.hash_of(&meta.tuple);
+        self.arrived.push(Arrived::new(Packet { frame, port, meta }, hash));
+    }
+
+    /// What has been received, as a worker gives it to the pipeline.
+    #[inline]
+    pub fn handle_arrived(&mut self, now: Nanos) {
+        self.pipeline.handle_batch(now, &mut self.arrived, &mut self.out);
     }
 
     /// One frame from `port`.

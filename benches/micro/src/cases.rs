@@ -219,8 +219,9 @@ fn pipeline(family: &str, v6: bool, flows: u32, spread: Spread) -> Case {
                 let (port, bytes) = &packets[at];
                 frame.set_len(bytes.len());
                 frame.data_mut().copy_from_slice(bytes);
-                bed.handle(Nanos(3), *port, frame);
+                bed.receive(*port, frame);
             }
+            bed.handle_arrived(Nanos(3));
             frames.extend(bed.out.tx.drain(..).map(|(_, frame)| frame));
             assert_eq!(frames.len(), BATCH, "a packet was not sent on");
         }

@@ -1,21 +1,21 @@
 //! One frame in, [`Parsed`] out: the only parser of the data path. Later stages use [`Meta`], never offsets of their own.
 //!
 //! Ethernet II without tags, IPv4 with options (RFC 791), IPv6 with extension headers (RFC 8200), TCP (RFC 9293).
-//! The header slices are etherparse's; what is checked beyond them is what the kernel's own receive path checks
-//! (`ip_rcv_core`, `ip6_rcv_core`, `tcp_v4_rcv`), so that a packet the kernel would discard is not carried further.
-
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+//! What is checked is what the kernel's own receive path checks (`ip_rcv_core`, `ip6_rcv_core`, `tcp_v4_rcv`), so that a packet
+//! the kernel would discard is not carried further. Every packet pays for this: headers are read as whole arrays, each with one
+//! comparison of lengths, and what is not a plain segment is read out of line. Tests compare it with etherparse.
 
 use crate::drop::DropReason;
 use crate::flow::key::Tuple;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
-use crate::wire::addr::{Addr, Endpoint};
+use crate::wire::addr::{self, Addr, Endpoint};
 pub use crate::wire::extension::MAX_EXTENSION_HEADERS;
 use crate::wire::extension::{self, FRAGMENT};
 use crate::wire::icmp::{self, IPPROTO_ICMP, IPPROTO_ICMPV6, IcmpMeta};
 use crate::wire::{
-    self, ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPPROTO_TCP, IPV6_FRAGMENT_LEN, IPV6_LEN, checksum,
+    self, ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT_OFFSET, IPPROTO_TCP, IPV4_LEN, IPV6_FRAGMENT_LEN,
+    IPV6_LEN, MORE_FRAGMENTS, TCP_LEN, array_at, checksum, u16_at, u32_at,
 };
 
 /// The furthest an IP packet may reach in its frame, so that offsets fit 16 bits. No link is as large.
@@ -137,6 +137,7 @@ pub struct Outer {
 }
 
 /// Reads a frame.
+#[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     match wire::get_u16(frame, 12).ok_or(DropReason::Truncated)? {
         ETHERTYPE_IPV4 => parse_v4(frame),
@@ -145,68 +146,109 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     }
 }
 
+#[inline]
 fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
     let packet = frame.get(ETH_LEN..).ok_or(DropReason::Truncated)?;
-    let ip = Ipv4HeaderSlice::from_slice(packet).map_err(|_| DropReason::BadIpHeader)?;
-    let total = usize::from(ip.total_len());
-    let header = ip.slice().len();
-    if checksum::fold(checksum::sum(ip.slice(), 0)) != 0xffff || total < header {
+    let ip = packet.first_chunk::<IPV4_LEN>().ok_or(DropReason::BadIpHeader)?;
+    let total = usize::from(u16_at(ip, 2));
+    // Version 4 and a header length in words; without options both in one comparison.
+    let (header, is_right) = match ip[0] {
+        0x45 => (IPV4_LEN, checksum::is_right(checksum::sum_of(ip))),
+        first => {
+            let header = usize::from(first & 15) * 4;
+            let whole = packet.get(..header).filter(|_| first >> 4 == 4 && header >= IPV4_LEN);
+            (header, whole.is_some_and(|whole| checksum::is_right(checksum::sum(whole, 0))))
+        }
+    };
+    if !is_right || total < header {
         return Err(DropReason::BadIpHeader);
     }
-    let end = ETH_LEN + total;
+    let (l4, end) = (ETH_LEN + header, ETH_LEN + total);
     if end > frame.len() || end > MAX_END {
         return Err(DropReason::Truncated);
     }
-    let (src, dst) = (Addr::v4(ip.source()), Addr::v4(ip.destination()));
-    let is_piece = ip.more_fragments() || ip.fragments_offset().value() != 0;
-    if ip.protocol().0 == IPPROTO_ICMP && !is_piece {
-        return Ok(parse_icmp(
-            frame,
-            Outer { src, dst, v6: false, ttl: ip.ttl(), l4: ETH_LEN + header, end },
-        ));
-    }
-    if ip.protocol().0 != IPPROTO_TCP {
-        return Ok(Parsed::NotTcp);
-    }
-    let l4 = ETH_LEN + header;
-    if is_piece {
-        if src.is_martian() || dst.is_martian() {
-            return Err(DropReason::Martian);
+    let (src, dst) = (u32_at(ip, 12), u32_at(ip, 16));
+    let outer = || Outer {
+        src: Addr::v4(src.to_be_bytes()),
+        dst: Addr::v4(dst.to_be_bytes()),
+        v6: false,
+        ttl: ip[8],
+        l4,
+        end,
+    };
+    let is_piece = u16_at(ip, 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0;
+    match ip[9] {
+        IPPROTO_TCP if !is_piece => {
+            if addr::is_martian_v4(src) || addr::is_martian_v4(dst) {
+                return Err(DropReason::Martian);
+            }
+            parse_tcp(frame, &outer())
         }
-        return Ok(Parsed::Fragment(FragmentMeta {
-            src,
-            dst,
-            id: u32::from(ip.identification()),
-            v6: false,
-            protocol: ip.protocol().0,
-            offset: ip.fragments_offset().value() * 8,
-            more: ip.more_fragments(),
-            data: l4 as u16,
-            end: end as u16,
-            header: 0,
-            named_at: 0,
-        }));
+        IPPROTO_TCP => parse_v4_fragment(ip, &outer()),
+        IPPROTO_ICMP if !is_piece => Ok(parse_icmp(frame, &outer())),
+        _ => Ok(Parsed::NotTcp),
     }
-    parse_tcp(frame, Outer { src, dst, v6: false, ttl: ip.ttl(), l4, end })
 }
 
+#[cold]
+fn parse_v4_fragment(ip: &[u8; IPV4_LEN], outer: &Outer) -> Result<Parsed, DropReason> {
+    if outer.src.is_martian() || outer.dst.is_martian() {
+        return Err(DropReason::Martian);
+    }
+    let word = u16_at(ip, 6);
+    Ok(Parsed::Fragment(FragmentMeta {
+        src: outer.src,
+        dst: outer.dst,
+        id: u32::from(u16_at(ip, 4)),
+        v6: false,
+        protocol: ip[9],
+        offset: (word & FRAGMENT_OFFSET) * 8,
+        more: word & MORE_FRAGMENTS != 0,
+        data: outer.l4 as u16,
+        end: outer.end as u16,
+        header: 0,
+        named_at: 0,
+    }))
+}
+
+#[inline]
 fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
     let packet = frame.get(ETH_LEN..).ok_or(DropReason::Truncated)?;
-    let ip = Ipv6HeaderSlice::from_slice(packet).map_err(|_| DropReason::BadIpHeader)?;
-    let end = ETH_LEN + IPV6_LEN + usize::from(ip.payload_length());
+    let ip = packet.first_chunk::<IPV6_LEN>().ok_or(DropReason::BadIpHeader)?;
+    if ip[0] >> 4 != 6 {
+        return Err(DropReason::BadIpHeader);
+    }
+    let end = ETH_LEN + IPV6_LEN + usize::from(u16_at(ip, 4));
     if end > frame.len() || end > MAX_END {
         return Err(DropReason::Truncated);
     }
-    let (src, dst) = (Addr(ip.source()), Addr(ip.destination()));
-    let mut next = ip.next_header().0;
+    let [src, dst] = [8, 24].map(|at| Addr(array_at(ip, at)));
+    let outer = Outer { src, dst, v6: true, ttl: ip[7], l4: ETH_LEN + IPV6_LEN, end };
+    if ip[6] != IPPROTO_TCP {
+        return parse_v6_chain(frame, outer, ip[6]);
+    }
+    // IPv4-mapped addresses are our own way to write IPv4; on a wire nobody may use them (`ip6_rcv_core`).
+    if src.is_v4() || dst.is_v4() || src.is_martian() || dst.is_martian() {
+        return Err(DropReason::Martian);
+    }
+    parse_tcp(frame, &outer)
+}
+
+/// A packet with something before its segment, or none: `next` is what the IPv6 header names.
+#[cold]
+fn parse_v6_chain(frame: &[u8], mut outer: Outer, mut next: u8) -> Result<Parsed, DropReason> {
     let mut named_at = ETH_LEN + 6;
-    let mut at = ETH_LEN + IPV6_LEN;
     for _ in 0..=MAX_EXTENSION_HEADERS {
+        let at = outer.l4;
         if next == IPPROTO_TCP {
-            return parse_tcp(frame, Outer { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end });
+            let Outer { src, dst, .. } = outer;
+            if src.is_v4() || dst.is_v4() || src.is_martian() || dst.is_martian() {
+                return Err(DropReason::Martian);
+            }
+            return parse_tcp(frame, &outer);
         }
         if next == IPPROTO_ICMPV6 {
-            return Ok(parse_icmp(frame, Outer { src, dst, v6: true, ttl: ip.hop_limit(), l4: at, end }));
+            return Ok(parse_icmp(frame, &outer));
         }
         if !extension::is_extension(next) {
             return Ok(Parsed::NotTcp);
@@ -216,13 +258,18 @@ fn parse_v6(frame: &[u8]) -> Result<Parsed, DropReason> {
             let word = wire::get_u16(frame, at + 2).ok_or(DropReason::Truncated)?;
             // More to come, or an offset: RFC 8200 section 4.5. Else it is whole (RFC 6946).
             if word & 0xfff9 != 0 {
-                return parse_v6_fragment(frame, (src, dst), following, (at, named_at, end));
+                return parse_v6_fragment(
+                    frame,
+                    (outer.src, outer.dst),
+                    following,
+                    (at, named_at, outer.end),
+                );
             }
         }
         named_at = at;
-        at += len;
+        outer.l4 += len;
         next = following;
-        if at > end {
+        if outer.l4 > outer.end {
             return Err(DropReason::Truncated);
         }
     }
@@ -264,36 +311,38 @@ fn parse_v6_fragment(
     }))
 }
 
-fn parse_icmp(frame: &[u8], ip: Outer) -> Parsed {
-    icmp::read(frame, &ip).map_or(Parsed::NotTcp, Parsed::Icmp)
+#[cold]
+fn parse_icmp(frame: &[u8], ip: &Outer) -> Parsed {
+    icmp::read(frame, ip).map_or(Parsed::NotTcp, Parsed::Icmp)
 }
 
-fn parse_tcp(frame: &[u8], ip: Outer) -> Result<Parsed, DropReason> {
-    // IPv4-mapped addresses are our own way to write IPv4; on a wire nobody may use them (`ip6_rcv_core`).
-    let mapped = ip.v6 && (ip.src.is_v4() || ip.dst.is_v4());
-    if mapped || ip.src.is_martian() || ip.dst.is_martian() {
-        return Err(DropReason::Martian);
-    }
+/// The segment of a packet whose addresses may be on a wire.
+#[inline(always)]
+fn parse_tcp(frame: &[u8], ip: &Outer) -> Result<Parsed, DropReason> {
     let segment = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
-    let tcp = TcpHeaderSlice::from_slice(segment).map_err(|_| DropReason::BadTcpHeader)?;
-    let flags = TcpFlags(*segment.get(13).ok_or(DropReason::BadTcpHeader)?);
-    if !flags.possible() {
+    let tcp = segment.first_chunk::<TCP_LEN>().ok_or(DropReason::BadTcpHeader)?;
+    let header = usize::from(tcp[12] >> 4) * 4;
+    let flags = TcpFlags(tcp[13]);
+    if header < TCP_LEN || header > segment.len() || !flags.possible() {
         return Err(DropReason::BadTcpHeader);
     }
     Ok(Parsed::Tcp(Meta {
         tuple: Tuple {
-            src: Endpoint { addr: ip.src, port: tcp.source_port() },
-            dst: Endpoint { addr: ip.dst, port: tcp.destination_port() },
+            src: Endpoint { addr: ip.src, port: u16_at(tcp, 0) },
+            dst: Endpoint { addr: ip.dst, port: u16_at(tcp, 2) },
         },
         v6: ip.v6,
         l4: ip.l4 as u16,
-        payload: (ip.l4 + tcp.slice().len()) as u16,
+        payload: (ip.l4 + header) as u16,
         end: ip.end as u16,
         ttl: ip.ttl,
         flags,
-        seq: Seq(tcp.sequence_number()),
-        ack: Seq(tcp.acknowledgment_number()),
-        window: tcp.window_size(),
+        seq: Seq(u32_at(tcp, 4)),
+        ack: Seq(u32_at(tcp, 8)),
+        window: u16_at(tcp, 14),
         reassembled: false,
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,17 +9,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::drop::{Counters, DropReason, PuntReason};
-use crate::express::{ExpressOp, Lanes, Place};
+use crate::express::{Lanes, Place};
 use crate::fib::Fib;
 use crate::flow::key::{FlowHasher, FlowKey, Tuple};
 use crate::flow::legs::Legs;
 use crate::flow::names::NameStore;
-use crate::flow::record::{Failure, Flow, Side, Stage};
+use crate::flow::record::{Flow, Side, Stage};
 use crate::flow::table::{Capacity, FlowTable};
 use crate::fragments::{Fragments, Reassembly};
 use crate::frame::Frame;
-use crate::hold::{Holds, Packet, Room};
-use crate::ids::{InterceptId, Nanos, PoolId, PortId, PortSet, ServerId};
+use crate::hold::{Arrived, Holds, Packet, Room};
+use crate::hops::Hops;
+use crate::ids::{InterceptId, Nanos, PortId, PortSet};
 use crate::inspect::Found;
 use crate::parse::FragmentMeta;
 use crate::policy::{Intercept, Policy};
@@ -30,11 +31,11 @@ use crate::stage::timers;
 use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
 use crate::tcp::shown::Shown;
-use crate::verify::{Answers, Question};
+use crate::verify::Answers;
 use crate::wire::addr::Addr;
 use crate::wire::edit;
-use crate::wire::icmp::IcmpMeta;
 
+pub use crate::output::{KernelOp, LegOp, Output, PuntTo, Punted, ServerFailed};
 pub use crate::totals::Totals;
 
 /// Source prefixes whose connections are counted at once.
@@ -68,96 +69,6 @@ pub struct Config {
     pub is_replay: bool,
 }
 
-/// Which way into the kernel a punted frame takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PuntTo {
-    /// To the relay's listener.
-    Relay,
-    /// To be forwarded.
-    Forward,
-}
-
-/// A frame for the kernel. It is counted as given; who cannot give it says [`Counters::punt_failed`].
-#[derive(Debug)]
-pub struct Punted<F> {
-    pub to: PuntTo,
-    pub reason: PuntReason,
-    pub frame: F,
-}
-
-/// A change of the kernel map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelOp {
-    Insert(FlowKey),
-    Remove(FlowKey),
-    /// Ask when the map last saw the flow, and tell [`Pipeline::handle_kernel_seen`].
-    Check(FlowKey),
-}
-
-/// A change at another worker, which receives the packets of a server leg.
-#[derive(Debug)]
-pub enum LegOp<F> {
-    /// What the destination of `leg` answers is to be handed to the worker that says this; then the frame is to be sent.
-    Claim {
-        worker: usize,
-        leg: Tuple,
-        frame: Option<(PortId, F)>,
-    },
-    Release {
-        worker: usize,
-        key: FlowKey,
-    },
-}
-
-/// A server of a pool did not take a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerFailed {
-    pub pool: PoolId,
-    pub server: ServerId,
-    /// The epoch since which they have these numbers.
-    pub numbered: u32,
-    pub failure: Failure,
-}
-
-/// What the caller has to do.
-#[derive(Debug)]
-pub struct Output<F> {
-    pub kernel: Vec<KernelOp>,
-    pub punt: Vec<Punted<F>>,
-    pub tx: Vec<(PortId, F)>,
-    /// Whole datagrams made of fragments: to be given to the worker that owns their flow.
-    pub again: Vec<Packet<F>>,
-    pub legs: Vec<LegOp<F>>,
-    /// Packets and ICMP errors of connections that other workers own, and those workers.
-    pub hand: Vec<(usize, Packet<F>)>,
-    pub hand_icmp: Vec<(usize, F, PortId, IcmpMeta)>,
-    pub failed: Vec<ServerFailed>,
-    /// For the XDP program, after `tx`.
-    pub express: Vec<ExpressOp>,
-    /// For a resolver; the answers go to [`Pipeline::handle_verified`].
-    pub questions: Vec<Question>,
-    /// Free frames: those given back, and those that answers are built in.
-    pub free: Vec<F>,
-}
-
-impl<F> Default for Output<F> {
-    fn default() -> Self {
-        Self {
-            kernel: Vec::new(),
-            punt: Vec::new(),
-            tx: Vec::new(),
-            again: Vec::new(),
-            legs: Vec::new(),
-            hand: Vec::new(),
-            hand_icmp: Vec::new(),
-            failed: Vec::new(),
-            express: Vec::new(),
-            questions: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-}
-
 /// One worker's connections and what happens to their packets.
 #[derive(Debug)]
 pub struct Pipeline<F> {
@@ -170,7 +81,8 @@ pub struct Pipeline<F> {
     pub(crate) alpns: NameStore,
     /// Policies of before, and until when each was in force.
     pub(crate) before: Vec<(Arc<Policy>, Nanos)>,
-    pub(crate) hops: HopCache,
+    pub(crate) ways: HopCache,
+    pub(crate) hops: Hops,
     pub(crate) legs: Legs,
     pub(crate) ports: PortAllocator,
     pub(crate) sources: Sources,
@@ -232,7 +144,8 @@ impl<F: Frame> Pipeline<F> {
             names: NameStore::new(config.names, hasher.clone()),
             alpns: NameStore::new(config.names.min(ALPNS), hasher.clone()),
             before: Vec::new(),
-            hops: HopCache::new(hasher),
+            hops: Hops::new(hasher.clone()),
+            ways: HopCache::new(hasher),
             now,
             started: now,
             scratch: Vec::with_capacity(crate::hold::MAX_FRAMES),
@@ -255,6 +168,7 @@ impl<F: Frame> Pipeline<F> {
         self.resize_holds(&policy);
         self.policy = policy;
         self.fib = fib;
+        self.ways.clear();
         self.hops.clear();
     }
 
@@ -273,22 +187,53 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// Takes one TCP segment whose connection this worker owns.
-    pub fn handle(&mut self, now: Nanos, mut packet: Packet<F>, out: &mut Output<F>) {
+    pub fn handle(&mut self, now: Nanos, packet: Packet<F>, out: &mut Output<F>) {
+        let hash = self.hasher.hash_of(&packet.meta.tuple);
+        let likely = self.flows.likely(hash);
         self.now = now;
+        self.arrived(Arrived { packet, hash, likely }, out);
+    }
+
+    /// Takes segments whose connections this worker owns, in this order.
+    ///
+    /// A connection among a million is in no cache, and a processor waits for memory as long as it takes for a whole packet. So the
+    /// index is asked for all of them first, then the connections are looked at: loads that do not depend on each other are
+    /// waited for together.
+    pub fn handle_batch(&mut self, now: Nanos, batch: &mut Vec<Arrived<F>>, out: &mut Output<F>) {
+        self.now = now;
+        for arrived in &mut *batch {
+            arrived.likely = self.flows.likely(arrived.hash);
+        }
+        self.flows.touch(batch.iter().map(|arrived| arrived.likely));
+        for arrived in batch.drain(..) {
+            self.arrived(arrived, out);
+        }
+    }
+
+    #[inline]
+    fn arrived(&mut self, arrived: Arrived<F>, out: &mut Output<F>) {
+        let Arrived { mut packet, hash, likely } = arrived;
         let unsummed = self.partial.contains(packet.port)
             && edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         // What opens or ends a connection here must not be what a bit on the wire has made of something else. Captures have SYNs
         // whose checksums a NIC was to fill in.
         let flags = packet.meta.flags;
-        let decides = flags.syn() && !self.is_replay || flags.fin() || flags.rst();
-        if decides && packet.meta.segment_sum(packet.frame.data()) != 0xffff {
+        if !flags.is_plain()
+            && (!flags.syn() || !self.is_replay)
+            && packet.meta.segment_sum(packet.frame.data()) != 0xffff
+        {
             return self.discard(packet.frame, DropReason::BadChecksum, out);
         }
-        let key = FlowKey::of(&packet.meta.tuple);
-        if let Some(slot) = self.flows.find(&key) {
+        if let Some((slot, side)) = self.flows.locate(likely, hash, &packet.meta.tuple) {
             self.note_unsummed(slot, unsummed);
-            self.known(slot, packet, out);
-        } else if let Some(leg) = self.legs.find(&key) {
+            let Some(port) = self.straight(slot, side, &mut packet) else {
+                return self.known(slot, packet, out);
+            };
+            out.tx.push((port, packet.frame));
+            return self.may_enter(slot, out);
+        }
+        let leg = self.legs.find(&FlowKey::of(&packet.meta.tuple));
+        if let Some(leg) = leg {
             if let Some(slot) = self.legs.get(leg).map(|leg| leg.flow) {
                 self.note_unsummed(slot, unsummed);
             }
@@ -528,7 +473,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// Whether what comes by `port` can be from `server`, or from the way to it, and not from a client.
     pub(crate) fn is_behind(&mut self, slot: u32, port: PortId, server: &Addr) -> bool {
-        if self.hops.leads_by(&self.fib, server, port) {
+        if self.ways.leads_by(&self.fib, server, port) {
             return true;
         }
         // By another way than ours to it: believed where no client can be.

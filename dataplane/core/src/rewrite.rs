@@ -62,7 +62,7 @@ impl<F: Frame> Pipeline<F> {
     /// Where a packet with these addresses goes. Of several ways a connection takes the same for all its packets of one
     /// direction, as long as that lives; a server leg's is its own connection's.
     pub(crate) fn next_hop(&mut self, tuple: &Tuple) -> NextHop {
-        match self.hops.ways(&self.fib, &tuple.dst.addr) {
+        match self.ways.ways(&self.fib, &tuple.dst.addr) {
             Ways::One(hop) => hop,
             Ways::Several(group) => self.member(group, tuple),
         }

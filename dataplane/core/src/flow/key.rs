@@ -1,6 +1,6 @@
 //! A connection's two endpoints, as a packet names them and as the table does.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
 use crate::wire::addr::Endpoint;
 
@@ -49,12 +49,24 @@ impl FlowHasher {
     /// The same for both directions of a connection: it chooses the worker and the bucket.
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> u64 {
-        self.0.hash_one(key)
+        self.of_ends(&key.low, &key.high)
+    }
+
+    /// The hash of the connection that a packet belongs to.
+    #[inline]
+    pub fn hash_of(&self, tuple: &Tuple) -> u64 {
+        self.of_ends(&tuple.src, &tuple.dst)
+    }
+
+    /// A sum, so that a packet's endpoints need not be brought in order; each is hashed with the seed.
+    #[inline]
+    fn of_ends(&self, one: &Endpoint, other: &Endpoint) -> u64 {
+        self.0.hash_one(one).wrapping_add(self.0.hash_one(other))
     }
 
     /// For datagrams under reassembly: the same for all fragments.
     #[inline]
-    pub fn hash_any<T: std::hash::Hash>(&self, key: &T) -> u64 {
+    pub fn hash_any<T: Hash>(&self, key: &T) -> u64 {
         self.0.hash_one(key)
     }
 }
@@ -82,6 +94,9 @@ mod tests {
         for (a, b) in [("10.0.0.1:5000", "192.0.2.1:443"), ("[2001:db8::1]:443", "[fd00::1]:40000")] {
             let t = Tuple { src: end(a), dst: end(b) };
             assert_eq!(FlowKey::of(&t), FlowKey::of(&t.reversed()));
+            let hasher = FlowHasher::new(7);
+            assert_eq!(hasher.hash_of(&t), hasher.hash_of(&t.reversed()));
+            assert_eq!(hasher.hash_of(&t), hasher.hash(&FlowKey::of(&t)));
         }
     }
 

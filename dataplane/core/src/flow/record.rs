@@ -3,6 +3,7 @@
 use crate::drop::PuntReason;
 use crate::express::Place;
 use crate::fib::Way;
+use crate::hops::HopNumbers;
 use crate::ids::{InterceptId, Nanos, PortId, RuleId};
 use crate::policy::{Action, Cause, Protocol};
 use crate::tcp::seq::Seq;
@@ -188,6 +189,8 @@ pub struct Flow {
     /// Of several ways to its ends, those that it has taken.
     pub to_client: Way,
     pub to_server: Way,
+    /// Where its packets leave.
+    pub hops: HopNumbers,
     pub offer: Offer,
     /// The client's initial sequence number.
     pub isn: Seq,
@@ -239,6 +242,7 @@ impl Flow {
             leg: Self::NO_LEG,
             to_client: Way::NONE,
             to_server: Way::NONE,
+            hops: HopNumbers::default(),
             offer: Offer::default(),
             isn: Seq(0),
             client: End::default(),
@@ -246,6 +250,12 @@ impl Flow {
             created: now,
             seen: now,
         }
+    }
+
+    /// A word of each of its cache lines that a packet needs, in one.
+    #[inline]
+    pub(crate) fn touch(&self) -> u64 {
+        self.seen.0 ^ self.client.packets ^ self.server.packets ^ u64::from(self.key.low.port)
     }
 
     /// Source and destination of the client's packets.
@@ -262,6 +272,15 @@ impl Flow {
     #[inline]
     pub fn side(&self, tuple: &Tuple) -> Side {
         if (tuple.src == self.key.low) == self.client_is_low { Side::Client } else { Side::Server }
+    }
+
+    /// The same, of a packet that may be another's.
+    #[inline]
+    pub fn side_of(&self, tuple: &Tuple) -> Option<Side> {
+        let from_low = tuple.src == self.key.low;
+        let (low, high) = if from_low { (&tuple.src, &tuple.dst) } else { (&tuple.dst, &tuple.src) };
+        let side = if from_low == self.client_is_low { Side::Client } else { Side::Server };
+        (*low == self.key.low && *high == self.key.high).then_some(side)
     }
 
     /// The end on `side` and the one opposite.

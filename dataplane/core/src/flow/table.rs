@@ -5,8 +5,8 @@ use hashbrown::HashTable;
 use crate::footprint::index_octets;
 use crate::ids::Nanos;
 
-use super::key::{FlowHasher, FlowKey};
-use super::record::{Flow, Stage};
+use super::key::{FlowHasher, FlowKey, Tuple};
+use super::record::{Flow, Side, Stage};
 use super::wheel::Wheel;
 
 /// How long one tick of the flow timers is.
@@ -78,6 +78,26 @@ impl FlowTable {
                 self.slots.get(slot as usize).and_then(Option::as_ref).is_some_and(|f| f.key == *key)
             })
             .copied()
+    }
+
+    /// The slot that the index names first for this hash: nearly always the right one. It is not looked at.
+    #[inline]
+    pub fn likely(&self, hash: u64) -> u32 {
+        self.index.find(hash, |_| true).map_or(u32::MAX, |slot| *slot)
+    }
+
+    /// Reads a word of each cache line that a packet of these connections needs: who looks at them next finds them at hand.
+    #[inline]
+    pub fn touch(&self, slots: impl Iterator<Item = u32>) {
+        let words = slots.filter_map(|slot| self.get(slot)).map(Flow::touch);
+        std::hint::black_box(words.fold(0, |all, word| all ^ word));
+    }
+
+    /// Where the connection of a packet is, and which end sent it. `hash` is [`FlowHasher::hash_of`] of the packet's tuple.
+    #[inline]
+    pub fn locate(&self, likely: u32, hash: u64, tuple: &Tuple) -> Option<(u32, Side)> {
+        let side = |slot: u32| Some((slot, self.get(slot)?.side_of(tuple)?));
+        side(likely).or_else(|| side(*self.index.find(hash, |&slot| side(slot).is_some())?))
     }
 
     #[inline]

@@ -59,14 +59,14 @@ impl<F: Frame> Pipeline<F> {
         let flow = *self.flows.get(slot)?;
         let client = flow.tuple();
         let Some(pool_id) = pool else {
-            self.hops.has_way(&self.fib, &client.dst.addr).then_some(())?;
+            self.ways.has_way(&self.fib, &client.dst.addr).then_some(())?;
             return self.insert_leg(slot, &flow, client, None, None, false);
         };
         let policy = std::sync::Arc::clone(&self.policy);
         let pool = policy.pool(pool_id)?;
         let server_id = pool.pick(&client, not)?;
         let server = Endpoint::from(pool.server(server_id)?.addr);
-        self.hops.has_way(&self.fib, &server.addr).then_some(())?;
+        self.ways.has_way(&self.fib, &server.addr).then_some(())?;
         let target = Some((pool_id, server_id));
         if pool.source == Source::Client {
             let tuple = Tuple { src: client.src, dst: server };

@@ -14,5 +14,6 @@ pub mod reevaluate;
 pub mod refused;
 pub mod second;
 pub mod splice;
+pub mod straight;
 pub mod timers;
 pub mod verifying;

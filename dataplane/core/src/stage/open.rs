@@ -76,7 +76,7 @@ impl<F: Frame> Pipeline<F> {
         let answers = handshake == Handshake::Answer && !self.is_replay && !options.md5 && !options.ao;
         // Who is answered may be sent to a server that there is a way to.
         let may_be_sent = answers && sends;
-        if !may_be_sent && !self.hops.has_way(&self.fib, &server.addr) {
+        if !may_be_sent && !self.ways.has_way(&self.fib, &server.addr) {
             return self.give_to_relay(id, None, PuntReason::NoPort, packet, out);
         }
         if !self.flows.has_room(Stage::SynSent) {

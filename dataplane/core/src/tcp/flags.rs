@@ -35,6 +35,11 @@ impl TcpFlags {
     pub const fn urg(self) -> bool {
         self.0 & Self::URG != 0
     }
+    /// Whether it neither opens nor ends anything.
+    #[inline]
+    pub const fn is_plain(self) -> bool {
+        self.0 & (Self::SYN | Self::FIN | Self::RST) == 0
+    }
     /// A SYN that opens a connection: no ACK.
     #[inline]
     pub const fn opens(self) -> bool {

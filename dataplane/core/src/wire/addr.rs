@@ -1,10 +1,34 @@
 //! Addresses and endpoints in one form for both families: IPv4 as v4-mapped IPv6 (RFC 4291 section 2.5.5.2).
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An address of either family, 16 octets.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Addr(pub [u8; 16]);
+
+/// Compared and hashed as the number that it is: each packet does so.
+impl Ord for Addr {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for Addr {
+    #[inline]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for Addr {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.0));
+    }
+}
 
 impl Addr {
     /// From the four octets of an IPv4 address.
@@ -24,9 +48,7 @@ impl Addr {
     pub const fn is_martian(&self) -> bool {
         let bits = u128::from_be_bytes(self.0);
         if bits >> 32 == 0xffff {
-            let (bits, net) = (bits as u32, bits as u32 >> 24);
-            // This host, loopback, multicast; the limited broadcast.
-            return net == 0 || net == 127 || net >> 4 == 14 || bits == u32::MAX;
+            return is_martian_v4(bits as u32);
         }
         // Unspecified, loopback; multicast, link-local.
         bits <= 1 || bits >> 120 == 0xff || bits >> 118 == 0xfe80 >> 6
@@ -54,6 +76,14 @@ impl std::fmt::Debug for Addr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.ip())
     }
+}
+
+/// As [`Addr::is_martian`], of an IPv4 address.
+#[inline]
+pub const fn is_martian_v4(bits: u32) -> bool {
+    let net = bits >> 24;
+    // This host, loopback, multicast; the limited broadcast.
+    net == 0 || net == 127 || net >> 4 == 14 || bits == u32::MAX
 }
 
 /// An address and a TCP port.

@@ -1,6 +1,8 @@
 //! Segments that weir makes itself.
 
-use super::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPPROTO_TCP, IPV6_LEN, checksum, put};
+use super::{
+    ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, TCP_LEN, checksum, put,
+};
 use crate::flow::key::Tuple;
 use crate::frame::Frame;
 use crate::parse::Meta;
@@ -11,9 +13,6 @@ use crate::wire::edit;
 
 /// TTL and hop limit of what weir sends (RFC 1700; the kernel's default).
 const TTL: u8 = 64;
-/// Octets of headers without options.
-const IPV4_LEN: usize = 20;
-const TCP_LEN: usize = 20;
 
 /// Octets of the TCP options, by what they need (RFC 9293 section 3.2, RFC 7323 sections 2.2 and 3.2, RFC 2018 section 2).
 const MSS_LEN: usize = 4;

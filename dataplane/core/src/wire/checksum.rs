@@ -20,6 +20,20 @@ pub fn sum(bytes: &[u8], mut sum: u64) -> u64 {
     }
 }
 
+/// The same sum for what has a fixed length of whole words, in whatever order of octets: only good for [`is_right`]
+/// (RFC 1071 section 2, B).
+#[inline]
+pub fn sum_of<const N: usize>(bytes: &[u8; N]) -> u64 {
+    const { assert!(N.is_multiple_of(4)) };
+    bytes.as_chunks::<4>().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
+}
+
+/// Whether a sum folds to 0xffff, as it does where the checksum in it is right. The octets were not all zero.
+#[inline]
+pub const fn is_right(sum: u64) -> bool {
+    sum.is_multiple_of(0xffff)
+}
+
 /// Folds an accumulated sum to 16 bits (not complemented).
 #[inline]
 pub const fn fold(mut sum: u64) -> u16 {

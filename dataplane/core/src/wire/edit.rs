@@ -5,10 +5,15 @@ use crate::parse::Meta;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options;
 
-use super::{ETH_LEN, checksum, get_u16, put};
+use super::{ETH_LEN, checksum, get_u16, put, u16_at};
 
 /// Octets from the start of a TCP header to its checksum.
 const TCP_CHECKSUM: usize = 16;
+/// Where a frame has what changes at each router, and the octets up to the last of it.
+const TTL: usize = ETH_LEN + 8;
+const IPV4_CHECKSUM: usize = ETH_LEN + 10;
+const HOP_LIMIT: usize = ETH_LEN + 7;
+const HEAD: usize = ETH_LEN + 12;
 
 /// Writes the Ethernet addresses of the next hop.
 #[inline]
@@ -23,18 +28,15 @@ pub fn set_macs(frame: &mut [u8], dst: &[u8; 6], src: &[u8; 6]) {
 /// Takes one from TTL (RFC 1812 section 5.3.1) or hop limit (RFC 8200 section 3).
 #[inline]
 pub fn decrement_ttl(frame: &mut [u8], v6: bool) {
+    let Some(head) = frame.first_chunk_mut::<HEAD>() else { return };
     if v6 {
-        if let Some(limit) = frame.get_mut(ETH_LEN + 7) {
-            *limit = limit.saturating_sub(1);
-        }
-        return;
+        head[HOP_LIMIT] = head[HOP_LIMIT].saturating_sub(1);
+    } else if head[TTL] > 0 {
+        head[TTL] -= 1;
+        // The word with the TTL has become smaller by 0x0100 (RFC 1141, with the carry of RFC 1624).
+        let sum = u32::from(u16_at(head, IPV4_CHECKSUM)) + 0x0100;
+        put(head, IPV4_CHECKSUM, &((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes());
     }
-    let (Some(word), Some(sum)) = (get_u16(frame, ETH_LEN + 8), get_u16(frame, ETH_LEN + 10)) else {
-        return;
-    };
-    let lower = word.saturating_sub(0x0100);
-    put(frame, ETH_LEN + 8, &lower.to_be_bytes());
-    put(frame, ETH_LEN + 10, &checksum::update(sum, word, lower).to_be_bytes());
 }
 
 /// A frame from a virtual device whose sender left the checksum to its NIC holds the pseudo header's sum there
@@ -123,4 +125,26 @@ pub fn strip_priority_tag<F: Frame>(frame: &mut F) {
     let len = bytes.len();
     bytes.copy_within(12 + TAG.., 12);
     frame.set_len(len - TAG);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each checksum and each TTL: the header is as right, or as wrong, as it was.
+    #[test]
+    fn decrement_ttl_mends_the_checksum_as_rfc_1624_has_it() {
+        let mut frame = [0_u8; HEAD];
+        for ttl in 0..=255_u8 {
+            for sum in (0..=u16::MAX).step_by(13).chain([0xfefe, 0xfeff, 0xff00, 0xfffe, 0xffff]) {
+                put(&mut frame, TTL, &[ttl, 6]);
+                put(&mut frame, IPV4_CHECKSUM, &sum.to_be_bytes());
+                decrement_ttl(&mut frame, false);
+                let (old, new) = (u16::from_be_bytes([ttl, 6]), u16_at(&frame, TTL));
+                let expected = if ttl == 0 { sum } else { checksum::update(sum, old, new) };
+                assert_eq!(new, u16::from_be_bytes([ttl.saturating_sub(1), 6]));
+                assert_eq!(u16_at(&frame, IPV4_CHECKSUM), expected, "TTL {ttl}, checksum {sum:04x}");
+            }
+        }
+    }
 }

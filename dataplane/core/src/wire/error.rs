@@ -2,7 +2,7 @@
 //! kernel quoted them as they leave (RFC 792, RFC 1191, RFC 4443).
 
 use super::icmp::{IPPROTO_ICMP, IPPROTO_ICMPV6};
-use super::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, checksum, get_u16, put};
+use super::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, checksum, get_u16, put};
 use crate::flow::key::Tuple;
 use crate::frame::Frame;
 use crate::parse::Meta;
@@ -11,7 +11,6 @@ use crate::tcp::seq::Seq;
 use crate::wire::addr::{Addr, Endpoint};
 
 const TTL: u8 = 64;
-const IPV4_LEN: usize = 20;
 const ICMP_LEN: usize = 8;
 /// The largest error: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c).
 const MAX_V4: usize = 576;

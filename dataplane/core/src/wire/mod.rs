@@ -19,6 +19,13 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// IP protocol number of TCP.
 pub const IPPROTO_TCP: u8 = 6;
+/// Length of an IPv4 header without options, in octets.
+pub const IPV4_LEN: usize = 20;
+/// Length of a TCP header without options, in octets.
+pub const TCP_LEN: usize = 20;
+/// Where an IPv4 header has its fragment offset, in the word that says so (RFC 791 section 3.1), and the flag for more of them.
+pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// Length of an IPv6 header, in octets.
 pub const IPV6_LEN: usize = 40;
 /// Length of an IPv6 fragment header, in octets.
@@ -36,6 +43,24 @@ pub fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
 pub fn get_u32(bytes: &[u8], at: usize) -> Option<u32> {
     let b = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_be_bytes(b.try_into().ok()?))
+}
+
+/// The octets at `at` of a header that has been read whole; zeros past its end.
+#[inline]
+pub fn array_at<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
+    header.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+}
+
+/// As [`array_at`]: a big-endian `u16`.
+#[inline]
+pub fn u16_at(header: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes(array_at(header, at))
+}
+
+/// As [`array_at`]: a big-endian `u32`.
+#[inline]
+pub fn u32_at(header: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(array_at(header, at))
 }
 
 /// Writes `value` at `at`; outside the frame nothing is written.
