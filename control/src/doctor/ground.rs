@@ -122,7 +122,8 @@ async fn dump(paths: Paths, spec: &HostSpec) -> Result<Dump, HostError> {
     })
 }
 
-fn own(message: &AddressMessage) -> Option<(IpAddr, u32, u8)> {
+/// An address, the index of its device, and the length of its prefix.
+pub fn own(message: &AddressMessage) -> Option<(IpAddr, u32, u8)> {
     let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
     // On a point-to-point link IFA_ADDRESS is the other end's.
     let local = of(|a| if let AddressAttribute::Local(address) = a { Some(*address) } else { None });

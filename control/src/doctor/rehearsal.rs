@@ -5,6 +5,7 @@
 //! lost here. The host sees nothing of it. Where a packet is lost, the tables are tried one by one to name the culprit.
 
 mod packets;
+mod place;
 mod stage;
 
 use std::collections::BTreeSet;
@@ -12,8 +13,10 @@ use std::process::Command;
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
-use super::ruleset::Chain;
-use packets::{Case, cases};
+use super::ruleset::{self, Chain};
+use packets::cases;
+pub use packets::{Case, first};
+pub use place::{Place, relay};
 use stage::Stage;
 
 /// The questions: the hook that decides, and what is at stake.
@@ -49,7 +52,8 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     if cases.is_empty() {
         return skip(found, "no intercept has a port with an address to send from");
     }
-    let played = tables().and_then(|tables| Ok((play(ground, &cases, &tables)?, tables)));
+    let place = Place::of(ground);
+    let played = tables().and_then(|tables| Ok((play(&place, &cases, &tables)?, tables)));
     let (lost, tables) = match played {
         Ok(played) => played,
         Err(why) => {
@@ -61,7 +65,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         // One that cannot be loaded without the others is not to be named.
         false => tables
             .iter()
-            .filter_map(|t| Some((t, play(ground, &cases, std::slice::from_ref(t)).ok()?)))
+            .filter_map(|t| Some((t, play(&place, &cases, std::slice::from_ref(t)).ok()?)))
             .collect(),
     };
     for id in [FORWARD, INPUT] {
@@ -86,12 +90,60 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 }
 
 /// The cases that are lost with these tables, and not without any.
-fn play(ground: &Ground<'_>, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
-    let bare = Stage::play(ground, cases, &[])?;
+fn play(place: &Place, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
+    let bare = Stage::play(place, cases, &[])?;
     if bare.len() == cases.len() {
         return Err("no packet comes through even without rules".to_owned());
     }
-    Ok(Stage::play(ground, cases, tables)?.difference(&bare).copied().collect())
+    Ok(Stage::play(place, cases, tables)?.difference(&bare).copied().collect())
+}
+
+/// Which chains of others lose a packet; empty: none does. They are named with their table where it loses the packet alone.
+///
+/// # Errors
+/// A sentence: why that cannot be tried.
+pub fn losing(place: &Place, case: &Case, chains: &[Chain]) -> Result<Vec<String>, String> {
+    let (tables, cases) = (tables()?, std::slice::from_ref(case));
+    if play(place, cases, &tables)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let alone =
+        |table: &&Table| play(place, cases, std::slice::from_ref(*table)).is_ok_and(|lost| !lost.is_empty());
+    let found: Vec<&Table> = tables.iter().filter(alone).collect();
+    let named = found.into_iter().flat_map(|table| {
+        let of = chains.iter().filter(|chain| format!("{} {}", chain.family, chain.table) == table.title);
+        let dropping: Vec<String> = on_the_way(of, chains, case).map(Chain::title).collect();
+        if dropping.is_empty() { vec![table.title.clone()] } else { dropping }
+    });
+    let named: Vec<String> = named.collect();
+    Ok(if named.is_empty() { vec!["netfilter, by several tables together".to_owned()] } else { named })
+}
+
+/// Of the chains of others, those on a packet's way that drop or refuse some.
+pub fn suspects(chains: &[Chain], case: &Case) -> Vec<String> {
+    on_the_way(chains.iter(), chains, case).map(Chain::title).collect()
+}
+
+fn on_the_way<'a>(
+    of: impl Iterator<Item = &'a Chain>,
+    all: &'a [Chain],
+    case: &Case,
+) -> impl Iterator<Item = &'a Chain> {
+    let hooks = if case.is_answered {
+        ["prerouting", "input", "input"]
+    } else {
+        ["prerouting", "forward", "postrouting"]
+    };
+    let family = if case.client.is_ipv4() { "ip" } else { "ip6" };
+    of.filter(move |chain| {
+        let is_met =
+            hooks.iter().any(|hook| chain.hooks(hook)) && [family, "inet"].contains(&chain.family.as_str());
+        is_met && (chain.drops || ruleset::reached(all, chain).iter().any(|rule| refuses(&rule.text)))
+    })
+}
+
+fn refuses(rule: &str) -> bool {
+    rule.split_whitespace().any(|word| ["drop", "reject", "DROP", "REJECT"].contains(&word))
 }
 
 fn finding(ground: &Ground<'_>, lost: &[&Case], table: Option<&Table>, id: &'static str) -> Finding {

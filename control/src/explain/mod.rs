@@ -7,7 +7,7 @@
 //!   maps of the running program and by the program itself on a copy of what was found there. [`flow`]: the flow table.
 //! - [`policy`]: the intercept, the rule, the pool's server, by the compiled policy that workers and relay use; [`names`]: what
 //!   `verify_host` makes of the name.
-//! - [`nft`]: the rule of `inet weir` that takes it on the kernel road. [`route`]: the policy rule, the table and the route
+//! - [`nft`]: the rule of `inet weir` that takes it on the kernel road; [`firewall`]: what rules of others do to it there. [`route`]: the policy rule, the table and the route
 //!   that the kernel chooses, unmarked and marked. [`socket`]: the relay's sockets. [`nexthop`]: neighbour and MTU.
 //! - [`road`]: what that comes to. [`why`]: the two questions that people ask.
 //!
@@ -15,6 +15,7 @@
 //! step, and the others are asked all the same. Nothing is changed, and nothing is sent but what a
 //! resolver sends when it is asked for a name (`verify_host`).
 
+pub mod firewall;
 pub mod flow;
 pub mod gateway;
 pub mod ingress;
@@ -194,6 +195,8 @@ pub struct Way {
     pub nft: nft::Answer,
     pub routes: route::Routes,
     pub sockets: socket::Sockets,
+    /// What the rules of others do to it on the kernel's road; none: nothing that is known.
+    pub filtered: Option<firewall::Filtered>,
 }
 
 /// Where to ask.
@@ -250,8 +253,6 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     found.listener = found.listener.filter(|_| !gateway.is_stuck());
     let nft = nft::ask(&kernel, &ingress, judged.as_ref(), &found, &question, &mut steps).await;
     let routes = route::ask(&kernel, &ingress, &nft, mark_of(spec.as_ref()), &question, &mut steps).await;
-    // Sockets come after routes on the way; nft had to know of them before.
-    steps.sort_by_key(|step| step.layer as u8);
     let next_hop =
         nexthop::find(&kernel, judged.as_ref(), flow.as_ref(), &routes, &question, &mut steps).await;
     let config = config.map(|config| config.file);
@@ -268,9 +269,26 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
         nft,
         routes,
         sockets,
+        filtered: None,
     };
-    let road = road::conclude(&way);
-    Ok(Explanation {
+    Ok(conclude(&kernel, way, spec.as_ref(), steps).await)
+}
+
+/// What it comes to, with the rules of others tried where the kernel has the packet.
+async fn conclude(
+    kernel: &Kernel,
+    mut way: Way,
+    spec: Option<&HostSpec>,
+    mut steps: Vec<Step>,
+) -> Explanation {
+    let mut road = road::conclude(&way);
+    way.filtered = firewall::ask(kernel, &way, &road, spec, &mut steps).await;
+    if let Some(filtered) = &way.filtered {
+        road = road.through(filtered);
+    }
+    // In the order of the way; some had to be known before others.
+    steps.sort_by_key(|step| step.layer as u8);
+    Explanation {
         from: way.question.from,
         to: way.question.to,
         host: way.question.host.clone(),
@@ -278,7 +296,7 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
         local: why::local(&way, &road),
         road,
         steps,
-    })
+    }
 }
 
 fn mark_of(spec: Option<&HostSpec>) -> u32 {

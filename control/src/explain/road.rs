@@ -8,6 +8,7 @@ use weir_core::fib::NextHop;
 use weir_core::policy::Action;
 use weir_sys::steering::Outcome;
 
+use super::firewall::Filtered;
 use super::nft::{Hit, Verdict};
 use super::policy::Judged;
 use super::{Source, Way};
@@ -26,6 +27,30 @@ pub struct Road {
     pub rule: Option<String>,
     /// Where it ends up.
     pub server: Option<String>,
+}
+
+impl Road {
+    /// The same by rules of others.
+    pub fn through(self, filtered: &Filtered) -> Self {
+        match filtered {
+            Filtered::Lost(chains) => Self {
+                road: "none",
+                reason: format!("{}; but {} loses it (tried)", self.reason, chains.join(", ")),
+                intercept: self.intercept,
+                verdict: None,
+                rule: None,
+                server: None,
+            },
+            Filtered::Perhaps(chains, why) => Self {
+                reason: format!(
+                    "{}; if {} lets it through, which could not be tried ({why})",
+                    self.reason,
+                    chains.join(", ")
+                ),
+                ..self
+            },
+        }
+    }
 }
 
 /// A road and its reason.

@@ -4,6 +4,7 @@ use rtnetlink::packet_route::route::RouteType;
 use serde::Serialize;
 use weir_sys::steering::Outcome;
 
+use super::firewall::Filtered;
 use super::nft::Verdict;
 use super::road::Road;
 use super::{Source, Way};
@@ -51,6 +52,7 @@ pub fn not_intercepted(way: &Way, road: &Road) -> Option<Because> {
     by_place(way, &mut walk);
     by_program(way, &mut walk);
     by_kernel(way, &mut walk);
+    by_others(way, &mut walk);
     let (answer, mend) = match walk.failed {
         Some((answer, mend)) => (format!("it is not intercepted: {answer}"), Some(mend)),
         None => {
@@ -172,6 +174,18 @@ fn by_kernel(way: &Way, walk: &mut Walk) {
     walk.ask(given, "a rule of nft gives it to the relay", no, plan);
 }
 
+/// Whether rules of others let it through.
+fn by_others(way: &Way, walk: &mut Walk) {
+    let (from, to) = (way.question.from, way.question.to);
+    if let Some(Filtered::Lost(chains)) = &way.filtered {
+        let chains = chains.join(", ");
+        let mend = format!(
+            "let {chains} accept {from} -> {to}; `weir doctor -c FILE` has the command for what weir needs"
+        );
+        walk.ask(false, "", format!("{chains} loses it, by rules that are not weir's"), mend);
+    }
+}
+
 /// "Why does it arrive at a local address although no interface has it?" None where it does not, and is not meant to.
 pub fn local(way: &Way, road: &Road) -> Option<Because> {
     let given = way.nft.hit.as_ref().is_some_and(|hit| matches!(hit.verdict, Verdict::Tproxy(_)));
@@ -217,6 +231,7 @@ pub fn local(way: &Way, road: &Road) -> Option<Because> {
     });
     let none = format!("no transparent socket: nobody listens on port {}", sockets.listen);
     walk.ask(text.is_some(), text.unwrap_or_default(), none, plan);
+    by_others(way, &mut walk);
     let (answer, mend) = match walk.failed {
         None => (
             format!(

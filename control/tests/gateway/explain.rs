@@ -2,6 +2,7 @@
 
 mod changed;
 mod down;
+mod firewalls;
 mod living;
 mod roads;
 

@@ -11,19 +11,24 @@ use crate::host::PUNT_TUN;
 
 /// The client's port in the first case; each has its own.
 const CLIENT_PORT: u16 = 40_077;
+/// Sequence numbers begin here.
+const FIRST: u32 = 1_000_000;
 
 /// One packet, and where it must come out.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub id: &'static str,
     pub client: IpAddr,
+    /// The device that leads to the client, and the one that leads to everybody else.
     pub from: String,
+    pub far: String,
     pub into: String,
     pub out_of: String,
     pub packet: Vec<u8>,
-    /// What comes out: from here to there.
-    pub source: SocketAddr,
-    pub to: SocketAddr,
+    /// Its sequence number, by which it is known when it comes out; no other case has it.
+    pub number: u32,
+    /// It does not come out itself, but a listener's answer to it.
+    pub is_answered: bool,
     /// For people.
     pub words: String,
 }
@@ -39,20 +44,18 @@ pub fn cases(ground: &Ground<'_>) -> Vec<Case> {
         let mut case = |id, packet: Packet, words: &str| {
             number += 1;
             let client = SocketAddr::new(client, number);
-            // The relay answers in the server's name.
-            let (source, to) = if packet.comes_back() { (server, client) } else { (client, server) };
+            let (source, to) = if packet == Packet::Answer { (server, client) } else { (client, server) };
+            let sequence = FIRST + 2 * u32::from(number) + u32::from(v4);
             cases.push(Case {
                 id,
                 client: client.ip(),
                 from: lan.clone(),
+                far: wan.clone(),
                 into: if id == INPUT { lan.clone() } else { PUNT_TUN.to_owned() },
                 out_of: if packet.comes_back() { lan.clone() } else { wan.clone() },
-                packet: match packet {
-                    Packet::ForRelay => build(client, server, packet),
-                    _ => build(source, to, packet),
-                },
-                source,
-                to,
+                packet: build(source, to, packet, sequence),
+                number: sequence,
+                is_answered: packet == Packet::ForRelay,
                 words: format!("{name}: {words}"),
             });
         };
@@ -64,6 +67,29 @@ pub fn cases(ground: &Ground<'_>) -> Vec<Case> {
         case(INPUT, Packet::ForRelay, "new connections for the relay");
     }
     cases
+}
+
+/// The first packet of a connection that a client opens. `from` and `far`: the devices that lead to the client and to everybody
+/// else; `into`: the one that it comes in by. It is forwarded, or answered by somebody who listens here.
+pub fn first(
+    (client, server): (SocketAddr, SocketAddr),
+    (from, far): (&str, &str),
+    into: &str,
+    is_answered: bool,
+) -> Case {
+    let out_of = if is_answered { from } else { far }.to_owned();
+    Case {
+        id: if is_answered { INPUT } else { FORWARD },
+        client: client.ip(),
+        from: from.to_owned(),
+        far: far.to_owned(),
+        into: into.to_owned(),
+        out_of,
+        packet: build(client, server, Packet::Syn, FIRST),
+        number: FIRST,
+        is_answered,
+        words: format!("{client} -> {server}"),
+    }
 }
 
 /// A client behind a port of an intercept, and a destination of it behind another port.
@@ -132,13 +158,13 @@ impl Packet {
     }
 }
 
-fn build(from: SocketAddr, to: SocketAddr, packet: Packet) -> Vec<u8> {
+fn build(from: SocketAddr, to: SocketAddr, packet: Packet, number: u32) -> Vec<u8> {
     let builder = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
         _ => return Vec::new(),
     };
-    let builder = builder.tcp(from.port(), to.port(), 1_000_000, 64_000);
+    let builder = builder.tcp(from.port(), to.port(), number, 64_000);
     let (builder, payload) = match packet {
         Packet::Syn | Packet::ForRelay => (builder.syn(), &b""[..]),
         Packet::Data | Packet::Answer => (builder.ack(2_000_000), &b"over the top"[..]),

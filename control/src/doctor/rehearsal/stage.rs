@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{SlicedPacket, TransportSlice};
 use weir_sys::netns::Namespace;
 use weir_sys::tun::Tun;
 use weir_sys::{ethtool, sockopt};
 
 use super::Table;
 use super::packets::Case;
-use crate::doctor::ground::Ground;
+use super::place::Place;
 use crate::host::nft::Ruleset;
 use crate::host::sysctl::Key;
 use crate::host::{PUNT_TUN, RELAY_TUN};
@@ -35,11 +35,11 @@ impl Stage {
     ///
     /// # Errors
     /// A sentence: what could not be built.
-    pub fn play(ground: &Ground<'_>, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
+    pub fn play(place: &Place, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
         let sysctls = TAKEN_OVER.map(|key| (key, Key::new(key).read().ok().flatten()));
         let namespace = Namespace::new().map_err(|error| format!("no namespace: {error}"))?;
         let play = || {
-            let stage = Self::build(ground, cases)?;
+            let stage = Self::build(place, cases)?;
             for (key, value) in sysctls {
                 if let Some(value) = value {
                     let _ = Key::new(key).write(&value);
@@ -48,14 +48,16 @@ impl Stage {
             tables
                 .iter()
                 .try_for_each(|table| feed(table.program, &["-f", "-"], &table.text, &table.title))?;
-            Ruleset::of(&ground.spec).load()?;
-            let _listeners = listen(ground.spec.listen)?;
+            if place.has_table {
+                Ruleset::of(&place.spec).load()?;
+            }
+            let _listeners = listen(&place.listens)?;
             Ok(stage.send(cases))
         };
         namespace.run(play).map_err(|error| format!("no namespace: {error}"))?
     }
 
-    fn build(ground: &Ground<'_>, cases: &[Case]) -> Result<Self, String> {
+    fn build(place: &Place, cases: &[Case]) -> Result<Self, String> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: std::io::Error| format!("{what}: {error}")
@@ -71,7 +73,7 @@ impl Stage {
             let _ = Key::new(key).write(value);
         }
         let mut names: Vec<&str> = vec![PUNT_TUN, RELAY_TUN];
-        names.extend(ground.config.ports.iter().map(|port| port.device.as_str()));
+        names.extend(place.devices.iter().map(String::as_str));
         let mut devices = Vec::new();
         for name in names {
             let tun = Tun::create(name).map_err(failed(name))?;
@@ -79,7 +81,7 @@ impl Stage {
             devices.push(tun);
         }
         for (v4, program) in [(true, &["-4", "-batch", "-"][..]), (false, &["-6", "-batch", "-"])] {
-            feed("ip", program, &commands(ground, cases, v4), "addresses and routes")?;
+            feed("ip", program, &commands(place, cases, v4), "addresses and routes")?;
         }
         Ok(Self { devices })
     }
@@ -103,10 +105,10 @@ impl Stage {
             let before = lost.len();
             for device in &self.devices {
                 while let Ok(length) = device.read(&mut buffer) {
-                    let ends = ends(&buffer[..length]);
+                    let packet = &buffer[..length];
                     lost.retain(|at| {
                         let case = &cases[*at];
-                        ends != Some((case.source, case.to)) || device.name() != case.out_of
+                        !comes_of(packet, case) || device.name() != case.out_of
                     });
                 }
             }
@@ -118,42 +120,30 @@ impl Stage {
     }
 }
 
-/// The two ends of a TCP packet that is no refusal.
-fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
-    let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let (source, to): (IpAddr, IpAddr) = match sliced.net? {
-        NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-        NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-        NetSlice::Arp(_) => return None,
-    };
-    match sliced.transport? {
-        TransportSlice::Tcp(tcp) if !tcp.rst() => {
-            Some((SocketAddr::new(source, tcp.source_port()), SocketAddr::new(to, tcp.destination_port())))
-        }
-        _ => None,
-    }
+/// Whether a packet is what must come out of a case. NAT may have written over its addresses and ports, and not over its
+/// numbers.
+fn comes_of(packet: &[u8], case: &Case) -> bool {
+    let sliced = SlicedPacket::from_ip(packet).ok();
+    let Some(TransportSlice::Tcp(tcp)) = sliced.and_then(|sliced| sliced.transport) else { return false };
+    let answers = tcp.syn() && tcp.ack() && tcp.acknowledgment_number() == case.number.wrapping_add(1);
+    let is_it = tcp.sequence_number() == case.number;
+    !tcp.rst() && if case.is_answered { answers } else { is_it }
 }
 
 /// What ip(8) reads: addresses of the ports as on the host, routes to both ends, weir's rule and route.
-fn commands(ground: &Ground<'_>, cases: &[Case], v4: bool) -> String {
+fn commands(place: &Place, cases: &[Case], v4: bool) -> String {
     let mut lines = Vec::new();
-    for (port, link) in ground.ports() {
-        let on_port =
-            ground.own.iter().filter(|(address, index, _)| *index == link.ifindex && address.is_ipv4() == v4);
-        let nodad = if v4 { "" } else { " nodad" };
-        lines.extend(
-            on_port.map(|(address, _, length)| {
-                format!("addr add {address}/{length} dev {}{nodad}", port.device)
-            }),
-        );
-    }
+    let nodad = if v4 { "" } else { " nodad" };
+    let own = place.own.iter().filter(|(_, address, _)| address.is_ipv4() == v4);
+    lines.extend(
+        own.map(|(device, address, length)| format!("addr add {address}/{length} dev {device}{nodad}")),
+    );
     let everything = if v4 { "0.0.0.0/0" } else { "::/0" };
     if let Some(case) = cases.iter().find(|case| case.client.is_ipv4() == v4) {
         lines.push(format!("route replace {} dev {}", case.client, case.from));
-        let wan = ground.ports().map(|(port, _)| &port.device).find(|device| **device != case.from);
-        lines.push(format!("route replace {everything} dev {}", wan.unwrap_or(&case.from)));
+        lines.push(format!("route replace {everything} dev {}", case.far));
     }
-    let spec = &ground.spec;
+    let spec = &place.spec;
     lines.push(format!(
         "rule add fwmark {:#x}/{:#x} lookup {} priority {}",
         spec.mark, spec.mask, spec.table, spec.priority
@@ -162,12 +152,17 @@ fn commands(ground: &Ground<'_>, cases: &[Case], v4: bool) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The listener that the relay would have.
-fn listen(port: u16) -> Result<Vec<std::os::fd::OwnedFd>, String> {
-    let open = |ip: IpAddr| sockopt::transparent_listener(SocketAddr::new(ip, port), 8);
-    let mut listeners =
-        vec![open(Ipv4Addr::UNSPECIFIED.into()).map_err(|error| format!("a listener: {error}"))?];
-    listeners.extend(open(Ipv6Addr::UNSPECIFIED.into()));
+/// The listeners that are there: the relay's, where weir runs. What has no IPv6 has those of IPv4.
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<std::os::fd::OwnedFd>, String> {
+    let open = |at: &SocketAddr| sockopt::transparent_listener(*at, 8);
+    let mut listeners = Vec::new();
+    for at in addresses {
+        match open(at) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if at.is_ipv4() => return Err(format!("a listener: {error}")),
+            Err(_) => {}
+        }
+    }
     Ok(listeners)
 }
 
