@@ -4,125 +4,28 @@
 //! [`Ways`] knows the devices and next hops by the numbers that the program calls them by; control keeps it up to date. Each worker has
 //! a [`Feeder`].
 
+mod ways;
+
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use weir_core::express::{Adopted, Carried, ExpressOp, Names, Passed, WayOut};
-use weir_core::fib::{Fib, Way};
 use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::frame::Frame;
-use weir_core::ids::{MAX_PORTS, Nanos, PortId};
+use weir_core::ids::{Nanos, PortId};
 use weir_core::pipeline::{Output, Pipeline};
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
-use weir_sys::steering::{
-    Ends, Express, ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, Seen, Splice, SteeringError, Sweep,
-};
+use weir_sys::steering::{Ends, ExpressBatch, ExpressEntry, ExpressFlow, Seen, Splice, SteeringError, Sweep};
+
+pub use ways::Ways;
 
 /// Connections that enter with one system call.
 const BATCH: usize = 64;
 /// Breaths that an entry waits for the worker to be done with what came before, so that nothing is overtaken.
 const PATIENCE: u32 = 64;
-
-/// The lane's devices and next hops, shared by workers and control. No packet waits for the lock: it is taken when a connection
-/// enters by a way that the worker has not used yet, and when the host changes.
-#[derive(Debug)]
-pub struct Ways {
-    express: Express,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    links: [Option<u8>; MAX_PORTS],
-    hops: HashMap<(PortId, IpAddr), u16>,
-    /// What each number means. Of one that a process before gave, and that no connection names, it is not known.
-    meanings: Vec<Option<(PortId, IpAddr)>>,
-    fib: Arc<Fib>,
-}
-
-impl Ways {
-    pub fn new(express: Express) -> Self {
-        Self { express, known: Mutex::default() }
-    }
-
-    /// The program's maps.
-    pub const fn express(&self) -> &Express {
-        &self.express
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says what number the program calls a port's device by; `None`: it has none.
-    pub fn set_link(&self, port: PortId, link: Option<u8>) {
-        let mut known = self.known();
-        if let Some(place) = known.links.get_mut(usize::from(port.0)) {
-            *place = link;
-        }
-        self.renew(&known);
-    }
-
-    /// Tells the program of the next hops as they are now. One that is not resolved, or whose link is down, sends packets to the
-    /// workers until it is.
-    pub fn follow(&self, fib: &Arc<Fib>) {
-        let mut known = self.known();
-        known.fib = fib.clone();
-        self.renew(&known);
-    }
-
-    fn renew(&self, known: &Known) {
-        for (number, meaning) in (0..).zip(&known.meanings) {
-            let Some((port, router)) = meaning else { continue };
-            if let Err(error) = self.express.set_hop(number, &known.hop(*port, *router)) {
-                tracing::error!(%error, "express lane: a next hop stays as it was");
-            }
-        }
-    }
-
-    /// The numbers of a way out: its device's and its next hop's. `None`: no device, or no number left.
-    fn number(&self, way: WayOut) -> Option<(u8, u16)> {
-        let mut known = self.known();
-        let (port, router) = (way.0, way.1.ip());
-        let link = known.links.get(usize::from(port.0)).copied().flatten()?;
-        if let Some(number) = known.hops.get(&(port, router)) {
-            return Some((link, *number));
-        }
-        let number = u16::try_from(known.meanings.len()).ok()?;
-        self.express.set_hop(number, &known.hop(port, router)).ok()?;
-        known.meanings.push(Some((port, router)));
-        known.hops.insert((port, router), number);
-        Some((link, number))
-    }
-}
-
-impl Known {
-    /// A process before has called the way to `dst` by this number.
-    fn recall(&mut self, number: u16, dst: IpAddr, flow: &FlowKey) {
-        let at = usize::from(number);
-        if self.meanings.len() <= at {
-            self.meanings.resize(at + 1, None);
-        }
-        let Some(way) = self.fib.gateway(dst, flow, Way::NONE) else { return };
-        if let Some(meaning) = self.meanings.get_mut(at) {
-            *meaning = Some(way);
-        }
-        self.hops.entry(way).or_insert(number);
-    }
-
-    fn hop(&self, port: PortId, router: IpAddr) -> ExpressHop {
-        let link = self.links.get(usize::from(port.0)).copied().flatten();
-        match (link, self.fib.neighbour(port, router)) {
-            (Some(link), Some((of, dst_mac))) => {
-                ExpressHop { link, dst_mac, src_mac: of.mac, mtu: of.mtu, is_up: true }
-            }
-            _ => ExpressHop { link: 0, dst_mac: [0; 6], src_mac: [0; 6], mtu: 0, is_up: false },
-        }
-    }
-}
 
 /// One worker's hand on the lane.
 #[derive(Debug)]
@@ -133,17 +36,21 @@ pub struct Feeder {
     flows: Vec<ExpressFlow>,
     /// Numbers of ways that were asked for before.
     numbers: HashMap<WayOut, (u8, u16)>,
+    /// The period of the ways that they are of.
+    period: Arc<AtomicU32>,
     waited: u32,
 }
 
 impl Feeder {
     pub fn new(ways: Arc<Ways>) -> Self {
+        let period = ways.enrol();
         Self {
             ways,
             batch: ExpressBatch::new(BATCH),
             entering: Vec::with_capacity(BATCH),
             flows: Vec::with_capacity(BATCH),
             numbers: HashMap::new(),
+            period,
             waited: 0,
         }
     }
@@ -155,12 +62,15 @@ impl Feeder {
 
     /// What the program has carried of a connection, if it carries it.
     pub fn passed(&self, names: &Names) -> Option<Passed> {
-        let seen = self.ways.express.seen(ends(&names.client), ends(&names.server)).ok()?;
+        let seen = self.ways.express().seen(ends(&names.client), ends(&names.server)).ok()?;
         seen.iter().any(Option::is_some).then(|| passed(&seen))
     }
 
     /// Carries out what the pipeline asked for. `is_drained`: the worker has nothing in hand that came before.
     pub fn carry_out<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>, is_drained: bool) {
+        if self.ways.learn_period(&self.period) {
+            self.forget_ways();
+        }
         if out.express.is_empty() {
             return;
         }
@@ -228,7 +138,7 @@ impl Feeder {
         }
         self.flows.clear();
         self.flows.extend(self.entering.iter().map(|(_, flow)| *flow));
-        let entered = match self.ways.express.insert(&mut self.batch, &self.flows) {
+        let entered = match self.ways.express().insert(&mut self.batch, &self.flows) {
             Ok(entered) => entered,
             Err(error) => {
                 tracing::debug!(%error, "express lane");
@@ -241,7 +151,7 @@ impl Feeder {
     }
 
     fn leave<F: Frame>(&self, names: &Names, pipeline: &mut Pipeline<F>) {
-        match self.ways.express.take(ends(&names.client), ends(&names.server)) {
+        match self.ways.express().take(ends(&names.client), ends(&names.server)) {
             Ok(seen) => pipeline.handle_passed(&names.key(), &passed(&seen)),
             Err(error) => tracing::warn!(%error, "express lane: a connection that is over stays in the map"),
         }
@@ -257,7 +167,7 @@ pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
     let mut found: HashMap<Ends, [Option<ExpressEntry>; 2]> = HashMap::new();
     let mut sweep = Sweep::default();
     loop {
-        let more = ways.express.sweep(&mut sweep)?;
+        let more = ways.express().sweep(&mut sweep)?;
         for entry in sweep.entries() {
             // Both directions of a connection name what the client sends.
             let client = if entry.is_to_client { (entry.goes.1, entry.goes.0) } else { entry.came };
@@ -282,7 +192,7 @@ pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
             }
             entries => {
                 for entry in entries.into_iter().flatten() {
-                    ways.express.remove_direction(entry.came.0, entry.came.1)?;
+                    ways.express().remove_direction(entry.came.0, entry.came.1)?;
                 }
             }
         }
@@ -335,7 +245,7 @@ pub fn open_link(
     mac: [u8; 6],
     partial_checksums: bool,
 ) -> Result<(), SteeringError> {
-    let link = ways.express.set_link(ifindex, mac, partial_checksums)?;
+    let link = ways.express().set_link(ifindex, mac, partial_checksums)?;
     ways.set_link(port, Some(link));
     Ok(())
 }

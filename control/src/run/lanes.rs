@@ -4,8 +4,10 @@
 //! veth device drops them from the moment on that its peer has neither an XDP program nor GRO. So it is looked at once a second, and
 //! what a port that cannot would lose goes to the workers instead.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
 use weir_core::express::Lanes;
 use weir_core::ids::PortId;
 use weir_dataplane::express::{Ways, open_link};
@@ -34,14 +36,14 @@ pub struct LaneKeeper {
     /// Ports of the lane, as they were opened.
     open: Vec<Candidate>,
     lanes: Lanes,
-    /// The last thing that was said of the lane.
-    told: Option<String>,
+    /// The last thing that was said of each device.
+    told: BTreeMap<String, String>,
 }
 
 impl LaneKeeper {
     /// No port is in the lane yet.
     pub fn new(ways: Arc<Ways>, mode: Express) -> Self {
-        Self { ways, mode, open: Vec::new(), lanes: Lanes::NONE, told: None }
+        Self { ways, mode, open: Vec::new(), lanes: Lanes::NONE, told: BTreeMap::new() }
     }
 
     pub const fn ways(&self) -> &Arc<Ways> {
@@ -65,7 +67,7 @@ impl LaneKeeper {
             }
             match open_link(&self.ways, port.port, port.ifindex, port.mac, port.partial_checksums) {
                 Ok(()) => self.open.push(port.clone()),
-                Err(error) => self.tell(format!("device {}: not in the express lane: {error}", port.device)),
+                Err(error) => self.tell(port, &format!("not in the express lane: {error}")),
             }
         }
         let lanes = between(self.mode, &self.open);
@@ -78,35 +80,49 @@ impl LaneKeeper {
         changed
     }
 
+    /// Numbers of next hops that no connection names any more are for others, once they run short: called about once a second.
+    pub fn free_numbers(&self) {
+        if !self.ways.wants_sweep() {
+            return;
+        }
+        let ways = self.ways.clone();
+        // The lane may be large.
+        drop(spawn_blocking(move || {
+            if let Err(error) = ways.free_numbers() {
+                tracing::warn!(%error, "express lane: numbers of next hops stay taken");
+            }
+        }));
+    }
+
     /// Whether frames that are redirected to the device leave it.
     fn sends(&mut self, port: &Candidate) -> bool {
         match xdp_features::takes_frames(port.ifindex) {
             Ok(takes) => {
                 if !takes && self.mode == Express::Always {
-                    self.tell(format!(
-                        "device {}: its driver sends no redirected XDP frames now (of veth: ethtool -K PEER gro on): \
-                         workers carry what would leave by it",
-                        port.device
-                    ));
+                    self.tell(
+                        port,
+                        "its driver sends no redirected XDP frames now (of veth: ethtool -K PEER gro on): workers carry what \
+                         would leave by it",
+                    );
                 }
                 takes
             }
             Err(error) => {
-                self.tell(format!(
-                    "device {}: the kernel does not say whether it sends redirected XDP frames ({error}; Linux 6.3 does): \
-                     it is not in the express lane",
-                    port.device
-                ));
+                let unknown = format!(
+                    "the kernel does not say whether it sends redirected XDP frames ({error}; Linux 6.3 does): it is not in the \
+                     express lane"
+                );
+                self.tell(port, &unknown);
                 false
             }
         }
     }
 
-    /// Says something once.
-    fn tell(&mut self, what: String) {
-        if self.told.as_ref() != Some(&what) {
-            tracing::warn!("{what}");
-            self.told = Some(what);
+    /// Says something of a device once.
+    fn tell(&mut self, port: &Candidate, what: &str) {
+        if self.told.get(&port.device).is_none_or(|told| told != what) {
+            tracing::warn!("device {}: {what}", port.device);
+            self.told.insert(port.device.clone(), what.to_owned());
         }
     }
 }

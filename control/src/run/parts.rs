@@ -295,6 +295,7 @@ impl Parts {
         let plane = self.state.dataplane.ask();
         let candidates = self.ports.candidates(plane.as_ref().map(Dataplane::ports).unwrap_or_default());
         drop(plane);
+        lanes.free_numbers();
         if lanes.look(&candidates) {
             self.pin_lane();
             self.publish();
