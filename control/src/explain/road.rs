@@ -115,7 +115,7 @@ fn taken(way: &Way) -> Taken {
         return not_running(way, steered.syn);
     }
     match steered.syn {
-        Outcome::StaleDrop | Outcome::NoSocketDrop => {
+        Outcome::StaleDrop | Outcome::NoSocketDrop | Outcome::ExpressDrop => {
             ("none", format!("the steering program drops it: {}", steered.syn.sentence()))
         }
         outcome if outcome.is_redirect() => worker(way),

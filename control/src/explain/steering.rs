@@ -3,7 +3,7 @@
 use weir_core::ids::{InterceptId, PortId};
 use weir_core::policy::{Handshake, Policy};
 use weir_sys::clock;
-use weir_sys::steering::{Found, Look, Maps, Outcome, Packet};
+use weir_sys::steering::{Found, InLane, Look, Maps, Outcome, Packet};
 
 use super::gateway::{self, Gateway};
 use super::ingress::Ingress;
@@ -63,7 +63,7 @@ pub fn ask(
     match (found, there) {
         (Some(Ok(found)), Some(there)) => {
             steps.push(step(Source::Kernel, there).detail([format!("ip -d link show dev {}", link.name)]));
-            Ok(Some(walk(found.look, Some(&found), source, queues, policy, steps)))
+            Ok(Some(walk(kernel, found.look, Some(&found), source, queues, policy, steps)))
         }
         (Some(Err(why)), _) => {
             steps.push(step(source, format!("its maps cannot be read: {why}")));
@@ -86,7 +86,7 @@ pub fn ask(
             }
             let Some(policy) = policy else { return Ok(None) };
             let look = expected(policy, ingress, kernel, question);
-            Ok(Some(walk(look, None, Source::Configuration, None, Some(policy), steps)))
+            Ok(Some(walk(kernel, look, None, Source::Configuration, None, Some(policy), steps)))
         }
     }
 }
@@ -130,6 +130,7 @@ fn expected(policy: &Policy, ingress: &Ingress, kernel: &Kernel, question: &Ques
 
 /// One step for each condition, and one for the answer.
 fn walk(
+    kernel: &Kernel,
     look: Look,
     program: Option<&gateway::Steered>,
     source: Source,
@@ -146,7 +147,7 @@ fn walk(
     let mut ask = |question: &str, answer: String| {
         steps.push(Step::new(Layer::Steering, source, question, answer));
     };
-    conditions(&look, syn, queues.as_deref(), policy, &mut ask);
+    conditions(kernel, &look, syn, queues.as_deref(), policy, &mut ask);
     let mut answer = format!("a SYN: {}: {}", syn.name(), syn.sentence());
     if source == Source::Configuration {
         answer = format!("nothing runs; with this configuration, {answer}");
@@ -169,6 +170,7 @@ fn walk(
 }
 
 fn conditions(
+    kernel: &Kernel,
     look: &Look,
     outcome: Outcome,
     queues: Option<&[u32]>,
@@ -176,6 +178,12 @@ fn conditions(
     ask: &mut dyn FnMut(&str, String),
 ) {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    if look.has_lane {
+        ask(
+            "is the flow in the express lane?",
+            look.lane.as_ref().map_or("no".to_owned(), |lane| in_lane(look, lane, kernel)),
+        );
+    }
     ask("to an address of this box?", yes_no(look.own));
     if look.own {
         return;
@@ -219,6 +227,21 @@ fn conditions(
     {
         ask("has the queue a worker's socket?", format!("queues {queues:?} of the device have one"));
     }
+}
+
+fn in_lane(look: &Look, lane: &InLane, kernel: &Kernel) -> String {
+    let (from, to) = lane.goes;
+    let way = match lane.hop {
+        Some((index, mac)) => {
+            format!("by {} to {}", kernel.name(index), super::kernel::mac(&mac))
+        }
+        None => "when its next hop is known again; until then the worker sends them".to_owned(),
+    };
+    format!(
+        "yes: its packets leave from {from} to {to} {way}; {} so far, the last about {} s ago; a SYN is decided anew",
+        lane.packets,
+        look.now.saturating_sub(lane.last_seen) / (1000 * MS)
+    )
 }
 
 fn kernel_flow(look: &Look) -> String {

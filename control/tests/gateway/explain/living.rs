@@ -4,7 +4,8 @@ use weir_control::demo::stage::Family;
 
 use super::*;
 use crate::config::{ALLOWED, Settings};
-use crate::world::{HTTP, fetch_intact, play, prepare};
+use crate::express::{always, into_the_lane, ready};
+use crate::world::{HTTP, exchange_intact, fetch_intact, play, prepare};
 
 #[test]
 fn flow_from_before_the_start_is_said_to_be_the_kernels() {
@@ -27,6 +28,32 @@ fn flow_from_before_the_start_is_said_to_be_the_kernels() {
                 "{why}"
             );
             assert_plain_route(world, &explained, from, to);
+        }
+    });
+}
+
+#[test]
+fn flow_of_the_express_lane_is_shown_with_its_way_out() {
+    play(&Settings { handshake: "answer", ..always() }, |world| {
+        ready(world);
+        for family in Family::BOTH {
+            let mut stream = world.connect(family, HTTP);
+            into_the_lane(world, &mut stream, ALLOWED);
+            let (from, to) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+            for (from, to, device) in [(from, to, "wan0"), (to, from, "lan0")] {
+                let ingress = if device == "wan0" { "lan0" } else { "wan0" };
+                let explained = explain(world, from, to, &["--in", ingress]);
+                explained.assert_says("fast", &["lives there"]);
+                let answer = explained.answer("steering", "in the express lane");
+                let way = format!("yes: its packets leave from {from} to {to} by {device} to ");
+                assert!(answer.starts_with(&way), "{answer}");
+                let says = explained.steps("steering").last().unwrap()["detail"].to_string();
+                assert!(says.contains("a packet that follows: express: "), "{says}");
+                assert!(says.contains("said by the program itself"), "{says}");
+            }
+            exchange_intact(&mut stream, ALLOWED, 1 << 20);
+            let other = SocketAddr::new(from.ip(), 1);
+            assert_eq!(explain(world, other, to, &[]).answer("steering", "in the express lane"), "no");
         }
     });
 }

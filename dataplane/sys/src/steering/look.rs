@@ -5,6 +5,8 @@
 //! kernel run it on a frame (BPF_PROG_TEST_RUN), so that the answer is the program's and the counters are the copy's.
 //! [`Look::outcome`] is the order of `weir_steer` in dataplane/bpf/weir.bpf.c; the tests hold it against the program.
 
+mod lane;
+
 use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::MapData;
@@ -19,6 +21,8 @@ use super::layout::{
 use super::map::Map;
 use super::{KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, map_of, set};
 use crate::clock;
+pub use lane::InLane;
+use lane::LaneMaps;
 
 /// A TCP packet that came in by a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,10 @@ pub struct Found {
 pub struct Look {
     /// When it was looked, ns of CLOCK_MONOTONIC; so are the other times.
     pub now: u64,
+    /// The express lane is open.
+    pub has_lane: bool,
+    /// What it has of the packet's direction.
+    pub lane: Option<InLane>,
     /// The destination is in the map of the box's own addresses.
     pub own: bool,
     /// The ports that the gateway connects to the source from, where that is such a server of a pool.
@@ -105,6 +113,11 @@ impl Look {
     /// What the program makes of the packet: of a SYN (`opens`), or of one that follows. Whether the queue it comes by has a
     /// socket is not known: with [`Outcome::Redirect`] and its like, there must be one.
     pub fn outcome(&self, opens: bool) -> Outcome {
+        self.crossed(opens).unwrap_or_else(|| self.steered(opens))
+    }
+
+    /// `steer` of the program.
+    fn steered(&self, opens: bool) -> Outcome {
         let for_gateway = !opens && self.for_gateway;
         if self.own && !for_gateway {
             return Outcome::OwnAddress;
@@ -165,6 +178,7 @@ pub struct Maps {
     tcp_ports: Map<u32, Bits>,
     from_ports: Map<u32, Bits>,
     pools: Map<PoolKey, PoolValue>,
+    lane: LaneMaps,
 }
 
 impl Steering {
@@ -185,6 +199,12 @@ impl Steering {
             tcp_ports: map_of(ebpf, "tcp_ports")?,
             from_ports: map_of(ebpf, "from_ports")?,
             pools: map_of(ebpf, "pool_servers")?,
+            lane: LaneMaps {
+                flows: map_of(ebpf, "express_flows")?,
+                hops: map_of(ebpf, "express_hops")?,
+                links: map_of(ebpf, "express_links")?,
+                ports: map_of(ebpf, "express_ports")?,
+            },
         })
     }
 }
@@ -228,6 +248,12 @@ impl Maps {
             tcp_ports: named(maps, "tcp_ports")?,
             from_ports: named(maps, "from_ports")?,
             pools: named(maps, "pool_servers")?,
+            lane: LaneMaps {
+                flows: named(maps, "express_flows")?,
+                hops: named(maps, "express_hops")?,
+                links: named(maps, "express_links")?,
+                ports: named(maps, "express_ports")?,
+            },
         })
     }
 
@@ -260,6 +286,8 @@ impl Maps {
         let heartbeat = word(Config::Heartbeat)?;
         Ok(Look {
             now: clock::monotonic_ns(),
+            has_lane: word(Config::Express)? != 0,
+            lane: self.lane.look(packet)?,
             own: get(&self.own, "own_addresses", &packet.to.ip().into())?.is_some(),
             gateway_ports,
             for_gateway: gateway_ports.is_some_and(is_gateways),
@@ -311,7 +339,8 @@ impl Maps {
         packet: &Packet,
         frames: [&[u8]; N],
     ) -> Result<[Outcome; N], SteeringError> {
-        let mut copy = Steering::load_as_is(&Sizes { kernel_flows: 1, ..Sizes::default() })?;
+        let express_flows = u32::from(look.lane.is_some());
+        let mut copy = Steering::load_as_is(&Sizes { kernel_flows: 1, express_flows, adopt: None })?;
         let _socket = fill(&copy, look, packet)?;
         let mut said = [Outcome::Malformed; N];
         for (frame, said) in frames.into_iter().zip(&mut said) {
@@ -351,6 +380,10 @@ fn fill(
         (Config::Enabled, u64::from(look.enabled)),
     ] {
         set(&maps.config, "config", &(slot as u32), &value)?;
+    }
+    set(&maps.config, "config", &(Config::Express as u32), &u64::from(look.has_lane))?;
+    if let Some(lane) = &look.lane {
+        maps.lane.fill(lane, packet)?;
     }
     if look.own {
         set(&maps.own, "own_addresses", &packet.to.ip().into(), &1)?;

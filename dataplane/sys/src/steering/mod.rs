@@ -45,7 +45,7 @@ pub use express::{
 pub use flows::{KernelFlow, KernelFlows};
 pub use intercepts::InterceptTable;
 pub use layout::{LAYOUT, MAX_PORTS, MAX_QUEUES};
-pub use look::{Found, Look, Maps, Packet};
+pub use look::{Found, InLane, Look, Maps, Packet};
 pub use outcome::{Counters, Outcome};
 pub use pin::{holds_lane, pins, unpin};
 pub use pools::PoolServer;

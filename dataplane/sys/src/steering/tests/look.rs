@@ -2,6 +2,7 @@
 
 use super::packets::{FAMILIES, Family, Flags};
 use super::*;
+use crate::steering::express::{ExpressBatch, ExpressFlow, ExpressHop, Splice};
 use crate::steering::look::{Maps, Packet};
 
 /// Ports that a gateway connects from to the bench's pool.
@@ -44,7 +45,7 @@ fn check_all(bench: &mut Bench, name: &str) {
                 let look = bench.steering.maps().unwrap().look(&what).unwrap();
                 let [copy] = Maps::ask_program(&look, &what, [&frame]).unwrap();
                 assert_eq!(bench.steering.counters().unwrap(), before, "asking counts");
-                let (_, becomes) = bench.run(device, &frame);
+                let becomes = bench.count_one(device, &frame);
                 let place = format!("{name}: {from} -> {to} by {device}, SYN {opens}: {look:?}");
                 assert_eq!(look.outcome(opens), becomes, "{place}");
                 assert_eq!(copy, becomes, "the copy, {place}");
@@ -152,5 +153,81 @@ fn maps_of_an_attached_program_are_found_by_its_id() {
             assert_eq!(found, super::super::Look { now: found.now, ..own });
         }
         assert!(Maps::of_program(u32::MAX).unwrap().is_none());
+    });
+}
+
+/// Connections of the client to the servers, on port 80: of IPv4 and IPv6, translated and not. The links are LAN and WAN.
+fn fill_lane(bench: &Bench, is_up: bool, delta: u32) {
+    let express = bench.steering.express();
+    let links = [LAN, WAN].map(|device| {
+        let index = ethtool::index_of(device).unwrap();
+        express.set_link(index, [2; 6], false).unwrap()
+    });
+    for (hop, link) in [(7, links[1]), (8, links[0])] {
+        let to = ExpressHop { link, dst_mac: [8; 6], src_mac: [4; 6], mtu: 1500, is_up };
+        express.set_hop(hop, &to).unwrap();
+    }
+    let flows = FAMILIES.map(|family| {
+        let ends = (family.at(family.client, 40_000), family.at(family.server, 80));
+        ExpressFlow {
+            id: 1,
+            client: ends,
+            server: ends,
+            client_link: links[0],
+            server_link: links[1],
+            server_hop: 7,
+            client_hop: 8,
+            splice: Splice { delta, ..Splice::default() },
+        }
+    });
+    assert_eq!(express.insert(&mut ExpressBatch::new(2), &flows).unwrap(), 2);
+    express.enable(true).unwrap();
+}
+
+#[test]
+fn flow_of_the_express_lane_is_said_to_be_one() {
+    let sizes = Sizes { express_flows: 4, ..Sizes::default() };
+    for (alive, is_up, delta) in [
+        (true, true, 0),
+        (true, true, 5),
+        (true, false, 5),
+        (false, true, 0),
+        (false, true, 5),
+        (false, false, 0),
+        (false, false, 5),
+    ] {
+        with_bench_of(&sizes, |bench| {
+            fill_lane(bench, is_up, delta);
+            if !alive {
+                bench.stop_beating();
+            }
+            let name = format!("alive {alive}, next hop up {is_up}, delta {delta}");
+            check_all(bench, &name);
+            for family in FAMILIES {
+                let what = packet(LAN, family.at(family.client, 40_000), family.at(family.server, 80));
+                let look = bench.steering.maps().unwrap().look(&what).unwrap();
+                let lane = look.lane.expect("it is in the lane");
+                assert_eq!((lane.goes, lane.is_translated), ((what.from, what.to), delta != 0), "{name}");
+                assert_eq!(look.outcome(false) == Outcome::Express, is_up, "{name}");
+            }
+            bench.steering.express().enable(false).unwrap();
+            check_all(bench, &format!("closed, {name}"));
+        });
+    }
+}
+
+#[test]
+fn syn_of_a_flow_that_is_over_is_said_to_end_its_lane() {
+    let sizes = Sizes { express_flows: 4, ..Sizes::default() };
+    with_bench_of(&sizes, |bench| {
+        fill_lane(bench, true, 5);
+        bench.stop_beating();
+        for family in FAMILIES {
+            let ends = (family.at(family.client, 40_000), family.at(family.server, 80));
+            for (device, from, to) in [(LAN, ends.0, ends.1), (WAN, ends.1, ends.0)] {
+                bench.count_one(device, &super::packets::tcp(from, to, Flags::Fin));
+            }
+        }
+        check_all(bench, "over");
     });
 }
