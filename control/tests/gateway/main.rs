@@ -22,6 +22,7 @@ mod fragments;
 mod frames;
 mod identity;
 mod idle;
+mod lane_changes;
 mod limits;
 mod lists;
 mod lost;
