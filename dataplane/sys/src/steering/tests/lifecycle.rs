@@ -282,11 +282,7 @@ fn pins_of_devices_that_are_no_ports_any_more_are_removed() {
         second.pin(folder).unwrap();
         assert_eq!(second.unpin_others(folder).unwrap(), [pin::link_path(folder, wan)]);
         assert_eq!(pins(folder).unwrap().len(), 2, "of the LAN and of the kernel flows");
-        let until = clock::monotonic_ns() + 5 * SECOND;
-        while attach::attached_to(wan).unwrap() != 0 {
-            assert!(clock::monotonic_ns() < until, "gone with its pin");
-            std::thread::yield_now();
-        }
+        comes_off(wan);
         assert_ne!(attach::attached_to(lan).unwrap(), 0);
         unpin(folder).unwrap();
     });
@@ -306,6 +302,16 @@ fn numbers_out_of_range_are_refused() {
     });
 }
 
+/// Waits until no program is on the device. A child that another test has just forked holds the link until it becomes another program.
+#[track_caller]
+fn comes_off(index: u32) {
+    let until = clock::monotonic_ns() + 30 * SECOND;
+    while attach::attached_to(index).unwrap() != 0 {
+        assert!(clock::monotonic_ns() < until, "the program is still on the device");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn program_attached_is_seen_taken_and_goes_with_its_owner() {
     with_bench(|bench| {
@@ -323,12 +329,12 @@ fn program_attached_is_seen_taken_and_goes_with_its_owner() {
             assert!(sentence.contains("device lan is") && sentence.contains("weir_steer"), "{sentence}");
             assert!(bench.steering.detach(index).unwrap());
             assert!(!bench.steering.detach(index).unwrap());
-            assert_eq!(attach::attached_to(index).unwrap(), 0);
+            comes_off(index);
         }
         let mut second = Steering::load(&Sizes::default()).unwrap();
         second.attach(LAN, index, AttachMode::Auto).unwrap();
         drop(second);
-        assert_eq!(attach::attached_to(index).unwrap(), 0);
+        comes_off(index);
         let error = bench.steering.attach("none", 9999, AttachMode::Auto).unwrap_err();
         assert!(matches!(error, SteeringError::NoDevice { .. }), "{error}");
     });
@@ -403,11 +409,7 @@ fn program_pinned_outlives_its_process_and_is_taken_over() {
 
         assert_eq!(unpin(folder).unwrap().len(), 2);
         assert!(!folder.exists());
-        let until = clock::monotonic_ns() + 5 * SECOND;
-        while attach::attached_to(index).unwrap() != 0 {
-            assert!(clock::monotonic_ns() < until, "gone with its pin");
-            std::thread::yield_now();
-        }
+        comes_off(index);
         assert!(unpin(folder).unwrap().is_empty());
     });
 }
@@ -423,7 +425,7 @@ fn pins_removed_by_their_owner_leave_the_program_with_it() {
         assert!(!folder.exists());
         assert_ne!(attach::attached_to(index).unwrap(), 0);
         drop(bench);
-        assert_eq!(attach::attached_to(index).unwrap(), 0);
+        comes_off(index);
     });
 }
 
