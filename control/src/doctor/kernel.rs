@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
+use rustix::fs::makedev;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use weir_sys::uring::{self, UringError};
 
@@ -32,6 +35,10 @@ const OPTIONS: [(&str, bool); 10] = [
 /// AF_XDP (linux/socket.h).
 const AF_XDP: u16 = 44;
 
+/// The device that makes TUN devices, and its number (linux/miscdevice.h).
+const TUN: &str = "/dev/net/tun";
+const TUN_NUMBER: (u32, u32) = (10, 200);
+
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     version(found);
@@ -39,9 +46,14 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     permissions(found);
     nft(found);
     tools(found);
-    io_uring(found);
+    found.push(io_uring(uring::probe()));
     if ground.fast {
-        af_xdp(found);
+        let family = AddressFamily::from_raw(AF_XDP);
+        let asked = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None);
+        match af_xdp(asked.map(drop)) {
+            Some(finding) => found.push(finding),
+            None => found.skip("af-xdp", "kernel", "needs CAP_NET_RAW"),
+        }
         tun(found);
         jit(ground, found);
     }
@@ -174,26 +186,24 @@ fn on_path(tool: &str) -> bool {
         .any(|folder| folder.join(tool).is_file())
 }
 
-fn io_uring(found: &mut Findings) {
+fn io_uring(probed: Result<(), UringError>) -> Finding {
     let why = "the relay runs on it: weir does not start";
-    found.push(match uring::probe() {
+    match probed {
         Ok(()) => Finding::good("io-uring", "kernel", "has every operation that the relay uses"),
         Err(error @ UringError::Forbidden) => {
             Finding::bad("io-uring", "kernel.io_uring_disabled", error.to_string(), why)
                 .mend("sysctl -w kernel.io_uring_disabled=0")
         }
         Err(error) => Finding::bad("io-uring", "kernel", error.to_string(), why),
-    });
+    }
 }
 
-fn af_xdp(found: &mut Findings) {
-    let family = AddressFamily::from_raw(AF_XDP);
-    match socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None) {
-        Ok(_) => found.push(Finding::good("af-xdp", "kernel", "gives AF_XDP sockets")),
-        Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
-            found.skip("af-xdp", "kernel", "needs CAP_NET_RAW");
-        }
-        Err(error) => found.push(Finding::bad(
+/// What the kernel says to somebody who wants an AF_XDP socket; none: not to this user.
+fn af_xdp(asked: Result<(), Errno>) -> Option<Finding> {
+    match asked {
+        Ok(()) => Some(Finding::good("af-xdp", "kernel", "gives AF_XDP sockets")),
+        Err(Errno::PERM | Errno::ACCESS) => None,
+        Err(error) => Some(Finding::bad(
             "af-xdp",
             "kernel",
             format!("gives no AF_XDP socket: {error}"),
@@ -203,22 +213,29 @@ fn af_xdp(found: &mut Findings) {
 }
 
 fn tun(found: &mut Findings) {
-    let device = "/dev/net/tun";
-    match fs::OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => found.push(Finding::good("tun", device, "can be opened")),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            found.skip("tun", device, "only root may open it here");
+    let opened = fs::OpenOptions::new().read(true).write(true).open(TUN).and_then(|file| file.metadata());
+    let what = match opened {
+        Ok(meta) if meta.rdev() == makedev(TUN_NUMBER.0, TUN_NUMBER.1) => {
+            return found.push(Finding::good("tun", TUN, "can be opened"));
         }
-        Err(error) => found.push(
-            Finding::bad(
-                "tun",
-                device,
-                format!("cannot be opened: {error}"),
-                "frames reach the kernel's road through a TUN device: weir does not start",
-            )
-            .mend("modprobe tun"),
-        ),
-    }
+        Ok(_) => "is not the TUN device, which is the character device 10:200".to_owned(),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return found.skip("tun", TUN, "only root may open it here");
+        }
+        Err(error) => format!("cannot be opened: {error}"),
+    };
+    let (major, minor) = TUN_NUMBER;
+    found.push(
+        Finding::bad(
+            "tun",
+            TUN,
+            what,
+            "frames reach the kernel's road through a TUN device: weir does not start",
+        )
+        .mend(format!(
+            "modprobe tun; [ -c {TUN} ] || {{ mkdir -p /dev/net; mknod {TUN} c {major} {minor}; }}"
+        )),
+    );
 }
 
 fn jit(ground: &Ground<'_>, found: &mut Findings) {
@@ -247,6 +264,7 @@ fn jit(ground: &Ground<'_>, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Severity;
     use super::*;
 
     #[test]
@@ -257,5 +275,28 @@ mod tests {
         text = text.replace("CONFIG_NFT_TPROXY=m", "CONFIG_NFT_TPROXY_OTHER=y");
         assert_eq!(missing_options(&text, true), ["CONFIG_XDP_SOCKETS", "CONFIG_NFT_TPROXY"]);
         assert_eq!(missing_options(&text, false), ["CONFIG_NFT_TPROXY"]);
+    }
+
+    #[test]
+    fn io_uring_that_is_missing_old_or_forbidden_is_bad() {
+        assert_eq!(io_uring(Ok(())).severity, Severity::Good);
+        for (error, words, mend) in [
+            (UringError::Missing, "CONFIG_IO_URING", None),
+            (UringError::TooOld("IORING_OP_SPLICE"), "lacks IORING_OP_SPLICE", None),
+            (UringError::Forbidden, "not permitted", Some("sysctl -w kernel.io_uring_disabled=0")),
+        ] {
+            let finding = io_uring(Err(error));
+            assert_eq!((finding.id, finding.severity), ("io-uring", Severity::Bad));
+            assert!(finding.what.contains(words) && finding.mend.as_deref() == mend, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn kernel_without_af_xdp_is_told_from_a_user_who_may_not_have_it() {
+        assert_eq!(af_xdp(Ok(())).map(|finding| finding.severity), Some(Severity::Good));
+        assert_eq!(af_xdp(Err(Errno::PERM)), None);
+        let finding = af_xdp(Err(Errno::AFNOSUPPORT)).unwrap();
+        assert_eq!((finding.id, finding.severity), ("af-xdp", Severity::Bad));
+        assert!(finding.why.contains("CONFIG_XDP_SOCKETS"), "{finding:?}");
     }
 }

@@ -1,10 +1,18 @@
 //! Offloads that do not go together with AF_XDP.
 
+use serde_json::Value;
+use weir_core::express::Stay;
 use weir_sys::ethtool::{self, Feature};
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
+use crate::admin::{self, Request};
+use crate::config::Express;
 use crate::host::port_device;
+use crate::run::convert;
+
+/// Flows of a running gateway that are asked about, at most.
+const LISTED: u64 = 65_536;
 
 /// Features that merge packets before weir sees them: what ethtool calls them to set, and what they are.
 const MERGING: [(&str, &str, &str, &str); 2] = [
@@ -28,8 +36,8 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         };
         let vlans = port_device::on(link, &ground.links, &["vlan"]);
         of_features(device, &features, &vlans).into_iter().for_each(|finding| found.push(finding));
-        partial_checksums(device, found);
     }
+    partial_checksums(ground, found);
 }
 
 fn of_features(device: &str, features: &[Feature], vlans: &[&str]) -> Vec<Finding> {
@@ -68,15 +76,49 @@ fn of_features(device: &str, features: &[Feature], vlans: &[&str]) -> Vec<Findin
     findings.into_iter().map(|finding| finding.on(device)).collect()
 }
 
-/// The other end of a virtual device leaves checksums to a NIC that there is not.
-fn partial_checksums(device: &str, found: &mut Findings) {
-    const LEFT: &str = "its other end may leave checksums unfinished; weir finishes them";
-    let what = match ethtool::driver_of(device) {
-        Ok(driver) if matches!(driver.as_str(), "veth" | "virtio_net" | "tun" | "vmxnet3") => LEFT,
-        Ok(_) => "frames come with whole checksums",
-        Err(error) => return found.skip("checksums", device, error),
-    };
-    found.push(Finding::good("checksums", device, what).on(device));
+/// The other end of a virtual device leaves checksums to a NIC that there is not. Only what comes shows whether it does: a
+/// gateway that runs knows of which connections.
+fn partial_checksums(ground: &Ground<'_>, found: &mut Findings) {
+    const ID: &str = "checksums";
+    let mut may = Vec::new();
+    for (port, _) in ground.ports() {
+        let device = port.device.as_str();
+        if let Err(error) = ethtool::driver_of(device) {
+            found.skip(ID, device, error);
+        } else if convert::may_send_partial_checksums(device) {
+            may.push(device);
+        } else {
+            found.push(Finding::good(ID, device, "frames come with whole checksums").on(device));
+        }
+    }
+    if may.is_empty() {
+        return;
+    }
+    if let Some(finding) = unfinished(ground, &may.join(", ")) {
+        return found.push(finding);
+    }
+    let what = "its other end may leave checksums unfinished; weir finishes them";
+    may.into_iter().for_each(|device| found.push(Finding::good(ID, device, what).on(device)));
+}
+
+/// Connections of the running gateway that stay out of the express lane for it.
+fn unfinished(ground: &Ground<'_>, subject: &str) -> Option<Finding> {
+    let status = ground.running.as_ref().filter(|_| ground.config.workers.express != Express::Never)?;
+    // A list of more would keep its workers from their work.
+    status["flows_fast"].as_u64().filter(|flows| (1..=LISTED).contains(flows))?;
+    let flows = admin::client::ask(&ground.config.gateway.admin, Request::Flows).ok()?;
+    let flows = flows.as_array()?;
+    let is_left = |flow: &&Value| flow["lane_reason"] == Stay::Unsummed.name();
+    let left = flows.iter().filter(is_left).count();
+    (left > 0).then(|| {
+        Finding::note(
+            "checksums",
+            subject,
+            format!("of {} connections {left} come with checksums that their sender leaves to a NIC", flows.len()),
+            "the express lane has no use for these: workers carry them, and finish each packet's checksum. At the other end of the \
+             virtual device: ethtool -K DEV tx off",
+        )
+    })
 }
 
 #[cfg(test)]

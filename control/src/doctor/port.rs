@@ -33,7 +33,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         link_state(link, found);
         fitness(ground, link, found);
         if ground.fast {
-            shared(ground, link, found);
+            found.push(shared(link, &ground.links));
             program(ground, link, found);
             mtu(link, found);
         }
@@ -77,12 +77,12 @@ fn fitness(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
 }
 
 /// What weir says about a device when it starts.
-fn shared(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
+fn shared(link: &LinkInfo, links: &[LinkInfo]) -> Finding {
     let device = &link.name;
-    found.push(match port_device::shared(link, &ground.links) {
+    match port_device::shared(link, links) {
         Some((what, why)) => Finding::note("shared", device, what, why).on(device),
         None => Finding::good("shared", device, "no VLAN and no ipvlan is on it").on(device),
-    });
+    }
 }
 
 /// Another's XDP program. What an earlier weir pinned is told as a leftover.
@@ -154,4 +154,30 @@ fn unlike_mtus(ground: &Ground<'_>, found: &mut Findings) {
         )
         .mend(commands.join(" && ")),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn vlans_and_ipvlans_on_a_port_are_noted_by_their_names() {
+        let link = |ifindex, name: &str, kind: Option<&str>, lower| LinkInfo {
+            ifindex,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            lower,
+            ..LinkInfo::default()
+        };
+        let eth = link(1, "eth1", None, None);
+        let elsewhere = link(3, "eth2.5", Some("vlan"), Some(2));
+        assert_eq!(shared(&eth, &[eth.clone(), elsewhere]).severity, Severity::Good);
+        for (kind, words) in [("vlan", "tagged, to eth1.5"), ("ipvlan", "link-layer address with eth1.5")] {
+            let finding = shared(&eth, &[eth.clone(), link(4, "eth1.5", Some(kind), Some(1))]);
+            assert_eq!((finding.id, finding.severity), ("shared", Severity::Note));
+            assert!(finding.what.contains(words), "{finding:?}");
+            assert_eq!(finding.port.as_deref(), Some("eth1"));
+        }
+    }
 }

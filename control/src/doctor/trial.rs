@@ -46,17 +46,16 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     }
     let mut steering = match Steering::load(&Sizes::default()) {
         Ok(steering) => steering,
-        Err(error @ SteeringError::NotPermitted { .. }) => {
-            return ground.config.ports.iter().for_each(|port| found.skip("xdp-mode", &port.device, &error));
-        }
-        Err(error) => {
-            return found.push(Finding::bad(
-                "steering-program",
-                "kernel",
-                error.to_string(),
-                "weir does not start",
-            ));
-        }
+        Err(error) => match refused(&error) {
+            Some(finding) => return found.push(finding),
+            None => {
+                return ground
+                    .config
+                    .ports
+                    .iter()
+                    .for_each(|port| found.skip("xdp-mode", &port.device, &error));
+            }
+        },
     };
     found.push(Finding::good("steering-program", "kernel", "takes the steering program"));
     let tried: Vec<&str> = ground
@@ -69,6 +68,12 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         .collect();
     drop(steering);
     wait_until_free(&ground.paths, &tried);
+}
+
+/// The kernel does not take the program; none: not from this user.
+fn refused(error: &SteeringError) -> Option<Finding> {
+    let is_users = matches!(error, SteeringError::NotPermitted { .. });
+    (!is_users).then(|| Finding::bad("steering-program", "kernel", error.to_string(), "weir does not start"))
 }
 
 /// What the running gateway got.
@@ -220,5 +225,20 @@ fn wait_until_free(paths: &Paths, devices: &[&str]) {
     let deadline = Instant::now() + DETACH;
     while !free() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn program_that_the_kernel_refuses_is_told_from_a_user_who_may_not_load_it() {
+        let finding = refused(&SteeringError::Load { reason: "unknown func".to_owned() }).unwrap();
+        assert_eq!((finding.id, finding.severity), ("steering-program", Severity::Bad));
+        assert!(finding.what.contains("unknown func"), "{finding:?}");
+        let reason = String::new();
+        assert_eq!(refused(&SteeringError::NotPermitted { action: String::new(), reason }), None);
     }
 }

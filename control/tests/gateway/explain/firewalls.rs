@@ -20,6 +20,20 @@ fn tools(family: Family) -> (&'static str, &'static str) {
     }
 }
 
+/// Asked by somebody who may make no namespace to try a ruleset in.
+fn explain_without_namespaces(world: &World<'_>, from: SocketAddr, to: SocketAddr) -> Explained {
+    let weir = world.weir.command("explain");
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-all"])
+        .arg(weir.get_program())
+        .args(weir.get_args());
+    command.args(["--json", "--from", &from.to_string(), "--to", &to.to_string()]);
+    let told = world.weir.finish(command);
+    assert_eq!(told.code(), 0, "{told:?}");
+    Explained(serde_json::from_str(&told.output).expect("JSON"))
+}
+
 /// Whether a client gets as far as a server or this box: it is let in, or refused.
 fn gets_through(world: &World<'_>, to: SocketAddr) -> bool {
     let tried = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(400)));
@@ -49,6 +63,8 @@ fn packets_that_a_firewall_loses_are_not_said_to_arrive() {
             assert!(lost.answer("nft", "rules of others").starts_with("no: "), "{lost:?}");
             assert!(lost.because("not_intercepted").contains("its `tcp` has not"), "{lost:?}");
             assert!(!gets_through(world, other), "as it was said");
+            let untried = explain_without_namespaces(world, client, other);
+            untried.assert_says("kernel", &[&format!("if {forward} lets it through"), "could not be tried"]);
             explain(world, client, far, &named).assert_says("none", &["no-neighbour", &forward]);
             // What has no use for the kernel does not meet its chains.
             explain(world, client, family.origin(HTTP), &named).assert_says("fast", &["otherwise"]);
