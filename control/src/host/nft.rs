@@ -83,6 +83,7 @@ impl Ruleset {
             }
         }
         rules.extend(relay_rules(spec));
+        rules.extend(lost_rules(spec));
         let mut ruleset = Self { fingerprint: String::new(), sets, rules };
         let mut digest = Sha256::new();
         for command in ruleset.commands() {
@@ -245,35 +246,16 @@ fn intercept_rules(
     sets: &mut Vec<(String, &'static str, Vec<IpNet>)>,
     rules: &mut Vec<Rule>,
 ) {
-    let (prefixes, ports) = (intercept.prefixes(family), intercept.port_ranges());
-    if prefixes.is_empty() || ports.is_empty() {
-        return;
-    }
-    let (ip, nfproto, kind, words, icmp) = match family {
-        Family::V4 => ("ip", "ipv4", "ipv4_addr", "IPv4", "icmp"),
-        Family::V6 => ("ip6", "ipv6", "ipv6_addr", "IPv6", "icmpv6"),
+    let Some(Match { daddr, set, ports }) = match_of(index, intercept, family) else { return };
+    let (ip, words, icmp) = match family {
+        Family::V4 => ("ip", "IPv4", "icmp"),
+        Family::V6 => ("ip6", "IPv6", "icmpv6"),
     };
-    // An interval set cannot hold the whole of a family in every nft: everything needs no set.
-    let daddr = if prefixes.iter().any(|p| p.prefix_len() == 0) {
-        format!("meta nfproto {nfproto}")
-    } else {
-        let name = format!("to_{index}_{nfproto}");
-        sets.push((name.clone(), kind, prefixes));
-        format!("{ip} daddr @{name}")
-    };
-    let quoted = |device: &String| format!("\"{device}\"");
-    let clients: Vec<String> = intercept.from.iter().map(quoted).collect();
-    let devices: Vec<String> = clients.iter().cloned().chain(spec.relay_tun.iter().map(quoted)).collect();
-    let ports: Vec<String> =
-        ports.iter().map(|&(l, h)| if l == h { l.to_string() } else { format!("{l}-{h}") }).collect();
-    let matches =
-        format!("iifname {{ {} }} {daddr} tcp dport {{ {} }}", devices.join(", "), ports.join(", "));
-    let name: String = intercept
-        .name
-        .chars()
-        .take(NAME_IN_COMMENT)
-        .map(|c| if c.is_ascii_alphanumeric() || "-_. ".contains(c) { c } else { '_' })
-        .collect();
+    sets.extend(set);
+    let clients: Vec<&String> = intercept.from.iter().collect();
+    let devices = clients.iter().copied().chain(&spec.relay_tun);
+    let matches = format!("{} {daddr} {ports}", of_devices(devices));
+    let name = name_of(intercept);
     let rule = |text, comment| Rule { chain: "syn", text, comment };
     // Without a listener the tproxy expression ends its rule, and the next one decides.
     rules.push(rule(
@@ -285,11 +267,69 @@ fn intercept_rules(
     }
     if intercept.reject_quic && !clients.is_empty() {
         let text = format!(
-            "iifname {{ {} }} {daddr} udp dport {QUIC} counter reject with {icmp} type port-unreachable",
-            clients.join(", ")
+            "{} {daddr} udp dport {QUIC} counter reject with {icmp} type port-unreachable",
+            of_devices(clients.into_iter())
         );
         rules.push(Rule { chain: "forward", text, comment: format!("{name} {words}, QUIC") });
     }
+}
+
+/// On a box that fails closed: what comes on of connections by a port that steering does not see, after those of the relay. No
+/// worker looks at it, and what their clients have yet to say was not judged.
+fn lost_rules(spec: &HostSpec) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (index, intercept) in spec.intercepts.iter().enumerate().filter(|_| spec.fail == Fail::Closed) {
+        let lost: Vec<&String> = intercept.from.iter().filter(|device| spec.lost.contains(device)).collect();
+        for (family, words) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+            let Some(Match { daddr, ports, .. }) = match_of(index, intercept, family) else { continue };
+            if !lost.is_empty() {
+                let own = "fib daddr type != { local, broadcast, anycast, multicast }";
+                let text = format!("{} {daddr} {ports} {own} drop", of_devices(lost.iter().copied()));
+                let comment = format!("{} {words}, lost port: fail closed", name_of(intercept));
+                rules.push(Rule { chain: "prerouting", text, comment });
+            }
+        }
+    }
+    rules
+}
+
+/// How packets to an intercept's servers are told, but for where they come in.
+struct Match {
+    daddr: String,
+    set: Option<(String, &'static str, Vec<IpNet>)>,
+    ports: String,
+}
+
+/// None: nothing of this family is intercepted.
+fn match_of(index: usize, intercept: &InterceptSpec, family: Family) -> Option<Match> {
+    let (prefixes, ports) = (intercept.prefixes(family), intercept.port_ranges());
+    if prefixes.is_empty() || ports.is_empty() {
+        return None;
+    }
+    let (ip, nfproto, kind) = match family {
+        Family::V4 => ("ip", "ipv4", "ipv4_addr"),
+        Family::V6 => ("ip6", "ipv6", "ipv6_addr"),
+    };
+    let ports: Vec<String> =
+        ports.iter().map(|&(l, h)| if l == h { l.to_string() } else { format!("{l}-{h}") }).collect();
+    let ports = format!("tcp dport {{ {} }}", ports.join(", "));
+    // An interval set cannot hold the whole of a family in every nft: everything needs no set.
+    if prefixes.iter().any(|p| p.prefix_len() == 0) {
+        return Some(Match { daddr: format!("meta nfproto {nfproto}"), set: None, ports });
+    }
+    let name = format!("to_{index}_{nfproto}");
+    Some(Match { daddr: format!("{ip} daddr @{name}"), set: Some((name, kind, prefixes)), ports })
+}
+
+fn of_devices<'a>(devices: impl Iterator<Item = &'a String>) -> String {
+    let quoted: Vec<String> = devices.map(|device| format!("\"{device}\"")).collect();
+    format!("iifname {{ {} }}", quoted.join(", "))
+}
+
+/// As a comment of nft's may have it.
+fn name_of(intercept: &InterceptSpec) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_. ".contains(c) { c } else { '_' };
+    intercept.name.chars().take(NAME_IN_COMMENT).map(plain).collect()
 }
 
 fn join(prefixes: &[IpNet]) -> String {

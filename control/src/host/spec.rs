@@ -67,6 +67,9 @@ pub struct HostSpec {
     /// Some pool's servers see the gateway's own address.
     pub gateway_source: bool,
     pub fail: Fail,
+    /// Devices of ports that steering does not see now. What clients behind them send on, outside of the relay's connections,
+    /// is dropped where it fails closed.
+    pub lost: Vec<String>,
 }
 
 impl Default for HostSpec {
@@ -84,6 +87,7 @@ impl Default for HostSpec {
             ports: Vec::new(),
             gateway_source: false,
             fail: Fail::Open,
+            lost: Vec::new(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Tells that something happened in the folders where lists are, and whether a file is being written (inotify(7)).
 //!
-//! A list is reached by its path, and where that is a symbolic link, by what it leads to, and so on: each of these files
-//! is watched for in its own folder, so that an editor's rename and a link that is set anew are seen. What happens
-//! elsewhere (a folder further up that is a link) is found by whoever looks at the file itself now and then.
+//! A list is reached by its path, and where that or a folder on it is a symbolic link, by what it leads to, and so on: each of
+//! these files and links is watched for in its own folder, so that an editor's rename and a link that is set anew are seen.
+//! What happens elsewhere (a folder further up that is renamed) is found by whoever looks at the file itself now and then.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -54,25 +54,24 @@ impl Inotify {
         Ok(Self { fd, places: HashMap::new() })
     }
 
-    /// Watches for the files that a list's path leads over now; those of before are forgotten with [`Self::clear`].
+    /// Watches for the files and links that a list's path leads over now; those of before are forgotten with [`Self::clear`].
     pub fn add(&mut self, list: usize, path: &Path) {
         let mut file = path.to_owned();
         for _ in 0..MOST_LINKS {
-            let folder = match file.parent() {
-                Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-                Some(folder) => folder,
-                None => return,
-            };
-            let name = file.file_name().unwrap_or(OsStr::new(".")).to_owned();
-            // What cannot be watched is looked at all the same, only later.
-            if let Ok(watch) = inotify::add_watch(&self.fd, folder, EVENTS) {
-                let place = self.places.entry((watch, name));
-                place.or_insert_with(|| (file.clone(), Vec::new())).1.push(list);
-            }
-            match std::fs::read_link(&file) {
-                Ok(target) => file = folder.join(target),
-                Err(_) => return,
-            }
+            let Some((link, target)) = first_link(&file) else { break };
+            self.watch(list, &link);
+            file = target;
+        }
+        self.watch(list, &file);
+    }
+
+    /// Watches for one file, in its folder.
+    fn watch(&mut self, list: usize, file: &Path) {
+        let name = file.file_name().unwrap_or(OsStr::new(".")).to_owned();
+        // What cannot be watched is looked at all the same, only later.
+        if let Ok(watch) = inotify::add_watch(&self.fd, folder_of(file), EVENTS) {
+            let place = self.places.entry((watch, name));
+            place.or_insert_with(|| (file.to_owned(), Vec::new())).1.push(list);
         }
     }
 
@@ -105,8 +104,62 @@ impl Inotify {
     }
 }
 
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("/"),
+    }
+}
+
+/// The first link on a path, be it the file or a folder on the way, and the path with what that leads to in its place.
+fn first_link(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut link = PathBuf::new();
+    let mut parts = path.components();
+    while let Some(part) = parts.next() {
+        link.push(part);
+        if let Ok(target) = std::fs::read_link(&link) {
+            let mut target = folder_of(&link).join(target);
+            target.extend(parts);
+            return Some((link, target));
+        }
+    }
+    None
+}
+
 impl AsFd for Inotify {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// As Kubernetes writes a volume anew: `..data` leads to a folder of a version, and is renamed over.
+    #[test]
+    fn folder_that_is_a_link_and_is_set_anew_is_told_at_once() {
+        let root = std::env::temp_dir().join(format!("weir-inotify-{}", std::process::id()));
+        for version in ["v1", "v2"] {
+            std::fs::create_dir_all(root.join(version).join("lists")).unwrap();
+            std::fs::write(root.join(version).join("lists/names.txt"), version).unwrap();
+        }
+        symlink("v1", root.join("..data")).unwrap();
+        symlink("..data/lists/names.txt", root.join("names.txt")).unwrap();
+        let mut inotify = Inotify::new().unwrap();
+        inotify.add(7, &root.join("names.txt"));
+        assert_eq!(inotify.take().unwrap(), []);
+        symlink("v2", root.join("draft")).unwrap();
+        std::fs::rename(root.join("draft"), root.join("..data")).unwrap();
+        assert!(inotify.take().unwrap().contains(&News::Done(7)));
+        // From then on the files of the other version count.
+        inotify.clear();
+        inotify.add(7, &root.join("names.txt"));
+        std::fs::write(root.join("v2/lists/names.txt"), "v3").unwrap();
+        assert!(inotify.take().unwrap().contains(&News::Done(7)));
+        std::fs::remove_dir_all(root).unwrap();
     }
 }

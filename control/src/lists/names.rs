@@ -2,7 +2,7 @@
 //! comment.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use weir_core::policy::{NameError, NameSet};
 
@@ -50,7 +50,12 @@ fn insert_line(names: &mut NameSet, content: &str) -> Result<(), String> {
     let Some((first, rest)) = content.split_once(char::is_whitespace) else {
         return insert(names, content);
     };
-    if first.parse::<IpAddr>().is_err() {
+    // Link-local ones have a zone: hosts files of some systems have `fe80::1%lo0 localhost`.
+    let is_address = match first.split_once('%') {
+        Some((address, _)) => address.parse::<Ipv6Addr>().is_ok(),
+        None => first.parse::<IpAddr>().is_ok(),
+    };
+    if !is_address {
         return Err(format!(
             "`{content}`: one name a line, or an address with names behind it as in a hosts file"
         ));

@@ -51,6 +51,7 @@ pub fn host_spec(config: &Config) -> HostSpec {
             Fail::Open => host::Fail::Open,
             Fail::Closed => host::Fail::Closed,
         },
+        lost: Vec::new(),
     }
 }
 

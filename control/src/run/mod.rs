@@ -222,7 +222,7 @@ async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Resul
             _ = interrupt.recv() => Some(Ok(Served::Ended(Exit::Done))),
             Some(end) = asked.recv() => ending.asked(&mut parts, end).await,
             () = tokio::time::sleep(drain::LOOK), if ending.is_draining() => ending.look(&parts).await,
-            Some(event) = parts.events.recv() => parts.follow(host, event).err().map(Err),
+            Some(event) = parts.events.recv() => parts.take_in(host, event).await.err().map(Err),
             _ = hangup.recv() => { drop(tokio::task::spawn_local(reloader.clone().on_signal())); None },
             Some(order) = orders.recv(), if !ending.is_draining() => { parts.carry_out(host, order).await; None },
             () = board.changed() => { parts.publish_pools(); None },

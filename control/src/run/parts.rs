@@ -215,7 +215,35 @@ impl Parts {
             let is_back = |port: &String| self.spec.ports.contains(port);
             spec.ports.retain(|port| !lost.contains_key(port) || is_back(port));
         }
+        spec.lost.clone_from(&self.spec.lost);
         spec
+    }
+
+    /// A change of the host: carried to those who need it, and what it means for a box that fails closed.
+    ///
+    /// # Errors
+    /// As of [`Self::follow`].
+    pub async fn take_in(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
+        let followed = self.follow(host, event);
+        self.shut_lost_ports(host).await;
+        followed
+    }
+
+    /// On a box that fails closed: shuts out what comes by ports that are lost, and lets it in when they are back.
+    async fn shut_lost_ports(&mut self, host: &Host) {
+        let is_closed = self.spec.fail == host::Fail::Closed && convert::has_fast_road(&self.config);
+        let lost: Vec<String> = match self.state.lost.lock() {
+            Ok(lost) if is_closed => lost.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        if lost == self.spec.lost {
+            return;
+        }
+        // Should it fail, it is missing, and the next round of repairs tries again.
+        self.spec.lost = lost;
+        if let Err(error) = host.apply_chosen(&self.spec, &mut |_| Ok(true)).await {
+            tracing::error!(%error, "connections that come by a lost port are not dropped");
+        }
     }
 
     fn publish(&self) {
@@ -231,7 +259,7 @@ impl Parts {
     ///
     /// # Errors
     /// The steering program cannot be told of an address: it would intercept what is the gateway's own.
-    pub fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
+    fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
         match event {
             HostEvent::Fib(fib) => {
                 self.fib = fib;
@@ -343,6 +371,7 @@ impl Parts {
     pub async fn look_after(&mut self, host: &Host) {
         self.repair.look(host, &self.spec, &self.state.steering).await;
         self.ports.look(&self.state);
+        self.shut_lost_ports(host).await;
     }
 
     /// Stops everything: first nothing is redirected any more, then workers and relay end. Whoever still asks for the

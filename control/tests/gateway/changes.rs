@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use weir_control::demo::stage::Family;
 use weir_control::lab::Namespace;
+use weir_sys::steering::{AttachMode, Sizes, Steering};
 
 use crate::config::{ALLOWED, DENIED, Settings};
 use crate::idle::assert_idle;
 use crate::weir::until;
 use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, play, upload_intact};
 
+/// A device's name before it has the one that weir waits for.
+const UNBORN: &str = "unborn";
 const BODY: u64 = 3 << 20;
 const RATE: u64 = 1 << 20;
 
@@ -82,6 +85,58 @@ fn device_that_is_removed_and_made_again_is_taken_back() {
     }
 }
 
+#[test]
+fn closed_box_lets_nothing_unjudged_through_a_device_that_is_back_and_not_yet_on_the_fast_road() {
+    play(&Settings { fail: "closed", ..Settings::default() }, |world| {
+        Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+        // They are open, and their clients have said nothing yet.
+        let silent = Family::BOTH.map(|family| world.connect(family, HTTP));
+        let received =
+            silent.each_ref().map(|stream| world.received_from(stream.local_addr().expect("connected")));
+        assert_eq!(received, [0, 0]);
+        world.sh(&world.lab.gateway, "ip link del lan0");
+        until("the port is lost", || lost(world, "lan0"));
+        // Somebody else's program is on it: weir's cannot be, and the kernel has what comes by it.
+        let mut foreign = None;
+        make_with(world, "lan0", "", "", || foreign = Some(attach_foreign(world, UNBORN)));
+        let seen = || world.weir.status().to_string().contains("taken by another XDP program");
+        until("weir has seen it", seen);
+        for mut stream in silent {
+            let client = stream.local_addr().expect("connected");
+            let request = format!("GET / HTTP/1.1\r\nhost: {DENIED}\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("it is open");
+            std::thread::sleep(Duration::from_millis(700));
+            assert_eq!(
+                world.received_from(client),
+                0,
+                "{client}: octets of a refused name reached the server"
+            );
+        }
+        // New connections are the relay's, and judged.
+        for family in Family::BOTH {
+            until("the relay serves", || reaches(world, family, usual(family)));
+            let mut stream = world.connect(family, HTTP);
+            assert!(fetch(&mut stream, DENIED, 100).is_err(), "{family:?}");
+        }
+        drop(foreign);
+        until("the port is back", || !lost(world, "lan0"));
+        Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+        let rules = world.sh(&world.lab.gateway, "nft list table inet weir");
+        assert!(!rules.contains("lost port"), "{rules}");
+        world.weir.stop();
+    });
+}
+
+/// A steering program that lets everything pass, and is not weir's.
+fn attach_foreign(world: &World<'_>, device: &str) -> Steering {
+    world.lab.gateway.run(|| {
+        let mut steering = Steering::load(&Sizes::default()).expect("root");
+        let index = weir_sys::ethtool::index_of(device).expect("it is there");
+        steering.attach(device, index, AttachMode::Native).expect("nobody else's is on it");
+        steering
+    })
+}
+
 pub fn lost(world: &World<'_>, device: &str) -> bool {
     let status = world.weir.status();
     let ports = status["ports"].as_array().expect("ports");
@@ -95,6 +150,11 @@ pub fn make_again(world: &World<'_>, device: &str) {
 
 /// As the lab made it, but for what `ip link add` is told of the device and of its other end.
 pub fn make_as(world: &World<'_>, device: &str, of_device: &str, of_peer: &str) {
+    make_with(world, device, of_device, of_peer, || ());
+}
+
+/// As [`make_as`]; `first` is called while the device has another name, [`UNBORN`].
+fn make_with(world: &World<'_>, device: &str, of_device: &str, of_peer: &str, first: impl FnOnce()) {
     let (peer, namespace): (_, &Namespace) = match device {
         "lan0" => ("client0", &world.lab.client),
         _ => ("server0", &world.lab.server),
@@ -119,12 +179,15 @@ pub fn make_as(world: &World<'_>, device: &str, of_device: &str, of_peer: &str) 
     world.sh(
         &world.lab.gateway,
         &format!(
-            "set -e; ip link add {device} address 02:77:00:00:00:0{inner} {of_device} type veth \
+            "set -e; ip link add {UNBORN} address 02:77:00:00:00:0{inner} {of_device} type veth \
              peer name {peer} address 02:77:00:00:00:0{outer} {of_peer}
-             ip link set {peer} netns {file}; {}ip link set {device} up",
-            add(own, device)
+             ip link set {peer} netns {file}"
         ),
     );
+    first();
+    let born =
+        format!("set -e; ip link set {UNBORN} name {device}; {}ip link set {device} up", add(own, device));
+    world.sh(&world.lab.gateway, &born);
     world.sh(namespace, &format!("set -e; {}ip link set {peer} up", add(others, peer)));
     // IPv6 takes routes once the link is up, and sources once they are no longer tentative.
     let wait = format!(

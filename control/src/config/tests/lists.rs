@@ -29,7 +29,8 @@ a.example\r
 0.0.0.0 d.example e.example\tf.example
 127.0.0.1\tlocalhost  g.example
 ::1 localhost ip6-loopback h.example
-fe80::1%lo0 not-an-address.example
+fe80::1%lo0 localhost zone.example
+127.0.0.1%lo0 not-an-address.example
 0.0.0.0 0.0.0.0
 B\u{fc}cher.example
 *.\u{65e5}\u{672c}.example
@@ -40,9 +41,9 @@ fn hosts_format_and_plain_names_are_read_together() {
     let folder = Folder::new("formats");
     let report = with_list(&folder, LISTED);
     assert!(report.is_ok() && report.findings.is_empty(), "{report}");
-    assert_eq!(report.lists[0].entries, 11);
+    assert_eq!(report.lists[0].entries, 12);
     assert_eq!(report.lists[0].bad_lines, 1, "{report}");
-    assert_eq!(report.lists[0].first_bad[0].line, 9);
+    assert_eq!(report.lists[0].first_bad[0].line, 10);
     let rows = [
         ("a.example", true),
         ("x.a.example", false),
@@ -55,6 +56,7 @@ fn hosts_format_and_plain_names_are_read_together() {
         ("f.example", true),
         ("g.example", true),
         ("h.example", true),
+        ("zone.example", true),
         ("localhost", false),
         ("0.0.0.0", false),
         ("xn--bcher-kva.example", true),
