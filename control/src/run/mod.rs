@@ -29,6 +29,7 @@ mod ports;
 pub mod reload;
 mod repair;
 mod road;
+mod shut;
 mod steer;
 
 use tokio::net::{TcpListener, UnixListener};
