@@ -35,9 +35,10 @@ bench: deps
 	$(CARGO) bench --package weir-benches
 
 # What single steps cost: nanoseconds, instructions (callgrind), allocations. ONLY=parse for some of them.
+# In huge pages, where there are any: so does the gateway with its connections.
 bench-micro:
 	@.ci/packages valgrind
-	$(CARGO) run --release --quiet --package weir-micro -- $(ONLY)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(CARGO) run --release --quiet --package weir-micro -- $(ONLY)
 
 # Whether a packet costs more instructions than it did; after a change that is worth it: make baseline-micro.
 check-micro:

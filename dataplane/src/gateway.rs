@@ -19,6 +19,7 @@ use weir_core::reevaluate::Tally;
 use weir_core::tcp::cookie::Cookies;
 use weir_core::verify::Answer;
 use weir_core::view::FlowView;
+use weir_sys::memory::prefer_huge_pages;
 use weir_sys::steering::{CookieSwitch, Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
 use weir_sys::xsk::{Area, Mode, Queue, RingSizes, XskError};
@@ -506,7 +507,7 @@ impl Make<'_> {
         };
         let now = Nanos(clock::monotonic_ns());
         let (policy, fib) = (self.first.policy.clone(), self.first.fib.clone());
-        let mut pipeline = Pipeline::new(&config, policy, fib, now);
+        let mut pipeline = Pipeline::with_memory(&config, policy, fib, now, prefer_huge_pages);
         self.adopt(&mut pipeline, id, workers, now);
         pipeline
     }

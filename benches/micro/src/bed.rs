@@ -215,16 +215,22 @@ pub fn numbers(flows: u32, spread: Spread) -> Vec<u32> {
     }
 }
 
+/// Octets of a frame of [`traffic`], with padding.
+pub const SMALL: usize = 80;
+
 /// Small segments of established connections, from clients and servers in turn.
-pub fn traffic(flows: u32, v6: bool, spread: Spread) -> Vec<(PortId, Vec<u8>)> {
+pub fn traffic(flows: u32, v6: bool, spread: Spread) -> Vec<(PortId, [u8; SMALL])> {
     let after = 1001 + REQUEST.len() as u32;
     let one = |(at, n): (usize, u32)| {
         let Ends { client, server } = Ends::of(n, v6);
-        if at % 2 == 0 {
+        let (port, bytes) = if at % 2 == 0 {
             (LAN, segment(client, server, Kind::Ack(after, 5001), &[], &[]))
         } else {
             (WAN, segment(server, client, Kind::Ack(5001, after), &[], &[]))
-        }
+        };
+        let mut padded = [0; SMALL];
+        padded[..bytes.len()].copy_from_slice(&bytes);
+        (port, padded)
     };
     numbers(flows, spread).into_iter().enumerate().map(one).collect()
 }

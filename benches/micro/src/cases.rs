@@ -218,7 +218,9 @@ fn pipeline(family: &str, v6: bool, flows: u32, spread: Spread) -> Case {
                 at = if at + 1 < packets.len() { at + 1 } else { 0 };
                 let (port, bytes) = &packets[at];
                 frame.set_len(bytes.len());
-                frame.data_mut().copy_from_slice(bytes);
+                if let Some(head) = frame.data_mut().first_chunk_mut() {
+                    *head = *bytes;
+                }
                 bed.receive(*port, frame);
             }
             bed.handle_arrived(Nanos(3));

@@ -32,6 +32,11 @@ pub struct HopNumbers {
     to_client: u16,
 }
 
+impl HopNumbers {
+    /// None is known.
+    pub const NONE: Self = Self { picture: 0, to_server: 0, to_client: 0 };
+}
+
 /// The ways by their numbers.
 #[derive(Debug)]
 pub struct Hops {

@@ -5,6 +5,7 @@
 //! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `questions` (one that there is no room for is
 //! answered at once), `kernel`, `punt`, `tx`, `again`, `express`.
 
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -90,6 +91,8 @@ pub struct Pipeline<F> {
     pub(crate) cookies: Cookies,
     pub(crate) answers: Answers,
     pub(crate) lanes: Lanes,
+    /// Whether there is one: each packet asks.
+    pub(crate) has_lanes: bool,
     /// Connections that the program carries.
     pub(crate) in_express: u64,
     /// Until then a cookie may come back.
@@ -118,6 +121,17 @@ pub struct Pipeline<F> {
 impl<F: Frame> Pipeline<F> {
     /// A pipeline that starts at `now`: the grace time for connections from before begins here.
     pub fn new(config: &Config, policy: Arc<Policy>, fib: Arc<Fib>, now: Nanos) -> Self {
+        Self::with_memory(config, policy, fib, now, |_| {})
+    }
+
+    /// The same. `prepare` is shown the memory of the connections before anything is in it.
+    pub fn with_memory(
+        config: &Config,
+        policy: Arc<Policy>,
+        fib: Arc<Fib>,
+        now: Nanos,
+        prepare: impl FnOnce(&[MaybeUninit<Flow>]),
+    ) -> Self {
         let hasher = FlowHasher::new(config.seed);
         let mut ports = PortAllocator::new();
         ports.prepare(policy.gateway_ports());
@@ -129,6 +143,7 @@ impl<F: Frame> Pipeline<F> {
             cookies: Cookies::new(config.secret),
             answers: Answers::new(&config.secret),
             lanes: Lanes::NONE,
+            has_lanes: false,
             in_express: 0,
             cookies_until: Nanos(0),
             shown: Shown::new(crate::stage::answer::COOKIE_LIFE),
@@ -139,7 +154,7 @@ impl<F: Frame> Pipeline<F> {
             workers: config.workers.max(1),
             policy,
             fib,
-            flows: FlowTable::new(config.flows, hasher.clone(), now),
+            flows: FlowTable::with_memory(config.flows, hasher.clone(), now, prepare),
             holds: Holds::new(config.holds, config.hold_bytes, config.hold_frames),
             names: NameStore::new(config.names, hasher.clone()),
             alpns: NameStore::new(config.names.min(ALPNS), hasher.clone()),
@@ -211,36 +226,38 @@ impl<F: Frame> Pipeline<F> {
     }
 
     #[inline]
-    fn arrived(&mut self, arrived: Arrived<F>, out: &mut Output<F>) {
-        let Arrived { mut packet, hash, likely } = arrived;
+    fn arrived(&mut self, mut arrived: Arrived<F>, out: &mut Output<F>) {
+        let packet = &mut arrived.packet;
         let unsummed = self.partial.contains(packet.port)
             && edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
-        // What opens or ends a connection here must not be what a bit on the wire has made of something else. Captures have SYNs
-        // whose checksums a NIC was to fill in.
-        let flags = packet.meta.flags;
-        if !flags.is_plain()
-            && (!flags.syn() || !self.is_replay)
-            && packet.meta.segment_sum(packet.frame.data()) != 0xffff
-        {
-            return self.discard(packet.frame, DropReason::BadChecksum, out);
+        if !packet.meta.flags.is_plain() && !self.is_whole(packet) {
+            return self.discard(arrived.packet.frame, DropReason::BadChecksum, out);
         }
-        if let Some((slot, side)) = self.flows.locate(likely, hash, &packet.meta.tuple) {
+        let found = self.flows.locate(arrived.likely, arrived.hash, &packet.meta.tuple);
+        let Some((slot, side)) = found else { return self.apart(arrived.packet, unsummed, out) };
+        self.note_unsummed(slot, unsummed);
+        let Some(port) = self.straight(slot, side, packet) else {
+            return self.known(slot, arrived.packet, out);
+        };
+        out.tx.push((port, arrived.packet.frame));
+        self.may_enter(slot, out);
+    }
+
+    /// What opens or ends a connection here must not be what a bit on the wire has made of something else. Captures have SYNs
+    /// whose checksums a NIC was to fill in.
+    fn is_whole(&self, packet: &Packet<F>) -> bool {
+        packet.meta.flags.syn() && self.is_replay || packet.meta.segment_sum(packet.frame.data()) == 0xffff
+    }
+
+    /// A segment that no connection has by its client's addresses.
+    fn apart(&mut self, packet: Packet<F>, unsummed: bool, out: &mut Output<F>) {
+        let Some(leg) = self.legs.find(&FlowKey::of(&packet.meta.tuple)) else {
+            return self.unknown(packet, out);
+        };
+        if let Some(slot) = self.legs.get(leg).map(|leg| leg.flow) {
             self.note_unsummed(slot, unsummed);
-            let Some(port) = self.straight(slot, side, &mut packet) else {
-                return self.known(slot, packet, out);
-            };
-            out.tx.push((port, packet.frame));
-            return self.may_enter(slot, out);
         }
-        let leg = self.legs.find(&FlowKey::of(&packet.meta.tuple));
-        if let Some(leg) = leg {
-            if let Some(slot) = self.legs.get(leg).map(|leg| leg.flow) {
-                self.note_unsummed(slot, unsummed);
-            }
-            self.on_leg(leg, packet, out);
-        } else {
-            self.unknown(packet, out);
-        }
+        self.on_leg(leg, packet, out);
     }
 
     /// A sender that leaves checksums to others once will do so again.

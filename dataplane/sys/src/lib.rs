@@ -12,6 +12,7 @@ pub mod ethtool;
 pub mod gate;
 mod ioctl;
 pub mod keeper;
+pub mod memory;
 pub mod mounts;
 pub mod netns;
 pub mod packet;

@@ -8,6 +8,7 @@ use crate::ids::{InterceptId, Nanos, PortId, RuleId};
 use crate::policy::{Action, Cause, Protocol};
 use crate::tcp::seq::Seq;
 use crate::verify::HostCheck;
+use crate::wire::addr::{Addr, Endpoint};
 
 use super::key::{FlowKey, Tuple};
 use super::names::NameRef;
@@ -92,8 +93,19 @@ pub enum Side {
     Server,
 }
 
+impl Side {
+    #[inline]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
 /// One end, as seen from the middle: what it has sent and what it allows the other to send.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub struct End {
     /// The sequence number after the last octet of it that was passed on.
     pub nxt: Seq,
@@ -101,10 +113,6 @@ pub struct End {
     pub ack: Seq,
     /// The right edge of the window it offers.
     pub edge: Seq,
-    /// Where it would have got to by a segment that its peer's window does not take; believed when the peer acknowledges it.
-    pub claim: Option<Seq>,
-    /// Of that place, that a FIN ended there.
-    pub claims_fin: bool,
     /// These numbers are of before the express lane: the connection has gone on without them.
     pub lost: bool,
     /// Window shift it announced; applies when both did.
@@ -113,6 +121,50 @@ pub struct End {
     pub fin_acked: bool,
     pub packets: u64,
     pub bytes: u64,
+}
+
+/// Where an end would have got to by a segment that its peer's window does not take; believed when the peer acknowledges it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub at: Seq,
+    /// A FIN ended there.
+    pub fin: bool,
+}
+
+/// What both ends claim, in few octets.
+#[derive(Clone, Copy, Debug)]
+pub struct Claims {
+    client: Seq,
+    server: Seq,
+    /// Whether there is a FIN at that place; none: there is no claim.
+    client_fin: Option<bool>,
+    server_fin: Option<bool>,
+}
+
+impl Claims {
+    pub const NONE: Self = Self { client: Seq(0), server: Seq(0), client_fin: None, server_fin: None };
+
+    pub const fn get(&self, side: Side) -> Option<Claim> {
+        match (side, self.client_fin, self.server_fin) {
+            (Side::Client, Some(fin), _) => Some(Claim { at: self.client, fin }),
+            (Side::Server, _, Some(fin)) => Some(Claim { at: self.server, fin }),
+            _ => None,
+        }
+    }
+
+    pub fn set(&mut self, side: Side, claim: Claim) {
+        match side {
+            Side::Client => (self.client, self.client_fin) = (claim.at, Some(claim.fin)),
+            Side::Server => (self.server, self.server_fin) = (claim.at, Some(claim.fin)),
+        }
+    }
+
+    pub fn clear(&mut self, side: Side) {
+        match side {
+            Side::Client => self.client_fin = None,
+            Side::Server => self.server_fin = None,
+        }
+    }
 }
 
 /// The verdict and its reason.
@@ -131,12 +183,47 @@ impl Verdict {
     }
 }
 
-/// A connection.
+/// A connection. What a packet of a running one needs is in its first two cache lines, in this order.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub struct Flow {
     pub key: FlowKey,
-    pub client_is_low: bool,
     pub stage: Stage,
+    /// Who carries its packets.
+    pub place: Place,
+    /// The end that its key names first; none: there is no connection.
+    pub low: Option<Side>,
+    /// Whether a second hello is to be expected: [`Second::is_expected`], at hand.
+    pub(super) expects: bool,
+    /// Where its packets leave.
+    pub hops: HopNumbers,
+    pub seen: Nanos,
+    /// Its hold, if it has one.
+    pub hold: u32,
+    /// Its server leg, where that is another connection than the client's.
+    pub leg: u32,
+    pub client: End,
+    pub server: End,
+
+    pub created: Nanos,
+    /// The second hello that its server may ask for.
+    pub second: Second,
+    pub claims: Claims,
+    pub offer: Offer,
+    pub verdict: Option<Verdict>,
+    /// Who was asked whether it still has the connection, and the number that an RST in answer bears, as the client counts.
+    pub asked: Option<(Side, Seq)>,
+    /// The client's initial sequence number.
+    pub isn: Seq,
+    pub epoch: u32,
+    /// A hash of the ways that the program sends them out by.
+    pub ways: u32,
+    pub name: NameRef,
+    /// The ALPN names that the client offered, in wire form.
+    pub alpn: NameRef,
+    /// Of several ways to its ends, those that it has taken.
+    pub to_client: Way,
+    pub to_server: Way,
     /// Its intercept in the configuration `epoch`. In another configuration the number may mean another one.
     pub intercept: InterceptId,
     /// The port its SYN came from.
@@ -149,18 +236,12 @@ pub struct Flow {
     pub by_weir: bool,
     /// Counted with its source's connections.
     pub counted: bool,
-    /// Who carries its packets.
-    pub place: Place,
     /// A process before this one decided it.
     pub adopted: bool,
-    /// A hash of the ways that the program sends them out by.
-    pub ways: u32,
     /// A sender left a checksum to a NIC that there is not.
     pub unsummed: bool,
     /// An RST was passed on of which nobody knows whether it ended the connection.
     pub reset: bool,
-    /// Who was asked whether it still has the connection, and the number that an RST in answer bears, as the client counts.
-    pub asked: Option<(Side, Seq)>,
     /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
     pub signed: bool,
     /// How far the check of its name is (`verify_host`).
@@ -169,36 +250,16 @@ pub struct Flow {
     pub tries: u8,
     pub failure: Option<Failure>,
     pub protocol: Option<Protocol>,
-    pub verdict: Option<Verdict>,
     /// Why it is on the kernel road.
     pub punted: Option<PuntReason>,
-    pub epoch: u32,
-    pub name: NameRef,
-    /// The ALPN names that the client offered, in wire form.
-    pub alpn: NameRef,
     /// The client offered Encrypted ClientHello.
     pub ech: bool,
-    /// The second hello that its server may ask for.
-    pub second: Second,
     /// Its name or its ALPN names found no room in their store.
     pub partial: bool,
-    /// Its hold, if it has one.
-    pub hold: u32,
-    /// Its server leg, where that is another connection than the client's.
-    pub leg: u32,
-    /// Of several ways to its ends, those that it has taken.
-    pub to_client: Way,
-    pub to_server: Way,
-    /// Where its packets leave.
-    pub hops: HopNumbers,
-    pub offer: Offer,
-    /// The client's initial sequence number.
-    pub isn: Seq,
-    pub client: End,
-    pub server: End,
-    pub created: Nanos,
-    pub seen: Nanos,
 }
+
+// Four cache lines, of which a packet touches two.
+const _: () = assert!(size_of::<Flow>() == 256 && std::mem::offset_of!(Flow, created) == 128);
 
 impl Flow {
     /// No hold.
@@ -206,81 +267,116 @@ impl Flow {
     /// No leg.
     pub const NO_LEG: u32 = u32::MAX;
 
-    /// A connection that starts with the packet `tuple`, which comes from the client, at `port`.
-    pub fn new(tuple: &Tuple, port: PortId, intercept: InterceptId, epoch: u32, now: Nanos) -> Self {
-        let key = FlowKey::of(tuple);
+    /// No connection.
+    pub const NONE: Self = {
+        let nobody = Endpoint { addr: Addr([0; 16]), port: 0 };
+        let end = End {
+            nxt: Seq(0),
+            ack: Seq(0),
+            edge: Seq(0),
+            lost: false,
+            shift: 0,
+            fin: false,
+            fin_acked: false,
+            packets: 0,
+            bytes: 0,
+        };
+        let offer = Offer {
+            mss: 0,
+            sack: false,
+            timestamps: false,
+            window_scale: false,
+            ecn: false,
+            tsval: 0,
+            shown: 0,
+        };
         Self {
-            client_is_low: key.low == tuple.src,
-            key,
+            key: FlowKey { low: nobody, high: nobody },
             stage: Stage::SynSent,
-            intercept,
-            port,
+            place: Place::Worker,
+            low: None,
+            expects: false,
+            hops: HopNumbers::NONE,
+            seen: Nanos(0),
+            hold: Self::NO_HOLD,
+            leg: Self::NO_LEG,
+            client: end,
+            server: end,
+            created: Nanos(0),
+            second: Second::NONE,
+            claims: Claims::NONE,
+            offer,
+            verdict: None,
+            asked: None,
+            isn: Seq(0),
+            epoch: 0,
+            ways: 0,
+            name: NameRef::NONE,
+            alpn: NameRef::NONE,
+            to_client: Way::NONE,
+            to_server: Way::NONE,
+            intercept: InterceptId(0),
+            port: PortId(0),
             answered: false,
             bypassed: false,
             by_weir: false,
             counted: false,
-            place: Place::Worker,
             adopted: false,
-            ways: 0,
             unsummed: false,
             reset: false,
-            asked: None,
             signed: false,
             check: HostCheck::None,
             tries: 0,
             failure: None,
             protocol: None,
-            verdict: None,
             punted: None,
-            epoch,
-            name: NameRef::NONE,
-            alpn: NameRef::NONE,
             ech: false,
-            second: Second::default(),
             partial: false,
-            hold: Self::NO_HOLD,
-            leg: Self::NO_LEG,
-            to_client: Way::NONE,
-            to_server: Way::NONE,
-            hops: HopNumbers::default(),
-            offer: Offer::default(),
-            isn: Seq(0),
-            client: End::default(),
-            server: End::default(),
-            created: now,
-            seen: now,
         }
+    };
+
+    /// A connection that starts with the packet `tuple`, which comes from the client, at `port`.
+    pub fn new(tuple: &Tuple, port: PortId, intercept: InterceptId, epoch: u32, now: Nanos) -> Self {
+        let key = FlowKey::of(tuple);
+        let low = Some(if key.low == tuple.src { Side::Client } else { Side::Server });
+        Self { key, low, port, intercept, epoch, created: now, seen: now, ..Self::NONE }
     }
 
     /// A word of each of its cache lines that a packet needs, in one.
     #[inline]
     pub(crate) fn touch(&self) -> u64 {
-        self.seen.0 ^ self.client.packets ^ self.server.packets ^ u64::from(self.key.low.port)
+        self.seen.0 ^ self.server.packets
     }
 
     /// Source and destination of the client's packets.
     #[inline]
     pub const fn tuple(&self) -> Tuple {
-        if self.client_is_low {
-            Tuple { src: self.key.low, dst: self.key.high }
-        } else {
-            Tuple { src: self.key.high, dst: self.key.low }
+        match self.low {
+            Some(Side::Server) => Tuple { src: self.key.high, dst: self.key.low },
+            _ => Tuple { src: self.key.low, dst: self.key.high },
         }
     }
 
     /// Which end sent a packet of this connection.
     #[inline]
     pub fn side(&self, tuple: &Tuple) -> Side {
-        if (tuple.src == self.key.low) == self.client_is_low { Side::Client } else { Side::Server }
+        let low = self.low.unwrap_or(Side::Client);
+        if tuple.src == self.key.low { low } else { low.opposite() }
     }
 
     /// The same, of a packet that may be another's.
     #[inline]
     pub fn side_of(&self, tuple: &Tuple) -> Option<Side> {
+        let low = self.low?;
         let from_low = tuple.src == self.key.low;
-        let (low, high) = if from_low { (&tuple.src, &tuple.dst) } else { (&tuple.dst, &tuple.src) };
-        let side = if from_low == self.client_is_low { Side::Client } else { Side::Server };
-        (*low == self.key.low && *high == self.key.high).then_some(side)
+        let (first, second) = if from_low { (&tuple.src, &tuple.dst) } else { (&tuple.dst, &tuple.src) };
+        let side = if from_low { low } else { low.opposite() };
+        (*first == self.key.low && *second == self.key.high).then_some(side)
+    }
+
+    /// Its client is the other end.
+    pub fn turn(&mut self) {
+        self.low = self.low.map(Side::opposite);
     }
 
     /// The end on `side` and the one opposite.

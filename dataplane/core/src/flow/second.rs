@@ -5,6 +5,8 @@ use crate::ids::Nanos;
 use crate::inspect::{Behind, HelloEnd, Watch};
 use crate::tcp::seq::Seq;
 
+use super::record::Flow;
+
 /// Whether a second hello is to be expected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expected {
@@ -48,7 +50,7 @@ impl HelloRetry {
 /// A connection's second hello.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Second {
-    pub expected: Expected,
+    expected: Expected,
     pub retry: HelloRetry,
     /// How far the client's stream was read: octets before it may pass.
     pub read: Seq,
@@ -66,8 +68,34 @@ impl Second {
         }
     }
 
+    /// None to be expected.
+    pub const NONE: Self =
+        Self { expected: Expected::No, retry: HelloRetry::None, read: Seq(0), behind: Behind::new(false) };
+
     #[inline]
     pub fn is_expected(&self) -> bool {
         self.expected != Expected::No
+    }
+
+    pub const fn expected(&self) -> Expected {
+        self.expected
+    }
+}
+
+impl Flow {
+    /// Its second hello is another matter from now on.
+    pub fn set_second(&mut self, second: Second) {
+        self.second = second;
+        self.expects = second.is_expected();
+    }
+
+    pub fn expect(&mut self, expected: Expected) {
+        self.set_second(Second { expected, ..self.second });
+    }
+
+    /// [`Second::is_expected`], without a look at the second hello.
+    #[inline]
+    pub const fn expects_second(&self) -> bool {
+        self.expects
     }
 }

@@ -1,5 +1,7 @@
 //! All connections of a worker: a fixed number of slots, an index over them, one timer each.
 
+use std::mem::MaybeUninit;
+
 use hashbrown::HashTable;
 
 use crate::footprint::index_octets;
@@ -27,7 +29,8 @@ pub struct FlowTable {
     hasher: FlowHasher,
     capacity: Capacity,
     index: HashTable<u32>,
-    slots: Vec<Option<Flow>>,
+    /// [`Flow::NONE`] where there is none.
+    slots: Vec<Flow>,
     free: Vec<u32>,
     kernel: usize,
     half_open: usize,
@@ -36,13 +39,26 @@ pub struct FlowTable {
 
 impl FlowTable {
     pub fn new(capacity: Capacity, hasher: FlowHasher, now: Nanos) -> Self {
+        Self::with_memory(capacity, hasher, now, |_| {})
+    }
+
+    /// The same. `prepare` is shown the memory of the slots before anything is in it.
+    pub fn with_memory(
+        capacity: Capacity,
+        hasher: FlowHasher,
+        now: Nanos,
+        prepare: impl FnOnce(&[MaybeUninit<Flow>]),
+    ) -> Self {
         let total = (capacity.fast + capacity.kernel).min(u32::MAX as usize - 1);
+        let mut slots = Vec::with_capacity(total);
+        prepare(slots.spare_capacity_mut());
+        slots.resize(total, Flow::NONE);
         Self {
             hasher,
             capacity,
             // Twice the slots, so that removed entries are cleared in place and the index never allocates again.
             index: HashTable::with_capacity(total * 2),
-            slots: vec![None; total],
+            slots,
             free: (0..total as u32).rev().collect(),
             kernel: 0,
             half_open: 0,
@@ -53,7 +69,7 @@ impl FlowTable {
     /// Octets that a table of this capacity holds.
     pub const fn octets(capacity: Capacity) -> usize {
         let total = capacity.fast.saturating_add(capacity.kernel);
-        let slot = size_of::<Option<Flow>>() + size_of::<u32>() + Wheel::OCTETS_PER_SLOT;
+        let slot = size_of::<Flow>() + size_of::<u32>() + Wheel::OCTETS_PER_SLOT;
         index_octets(total.saturating_mul(2)).saturating_add(total.saturating_mul(slot))
     }
 
@@ -73,11 +89,7 @@ impl FlowTable {
     #[inline]
     pub fn find(&self, key: &FlowKey) -> Option<u32> {
         let hash = self.hasher.hash(key);
-        self.index
-            .find(hash, |&slot| {
-                self.slots.get(slot as usize).and_then(Option::as_ref).is_some_and(|f| f.key == *key)
-            })
-            .copied()
+        self.index.find(hash, |&slot| self.get(slot).is_some_and(|f| f.key == *key)).copied()
     }
 
     /// The slot that the index names first for this hash: nearly always the right one. It is not looked at.
@@ -102,12 +114,12 @@ impl FlowTable {
 
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&Flow> {
-        self.slots.get(slot as usize)?.as_ref()
+        self.slots.get(slot as usize).filter(|flow| flow.low.is_some())
     }
 
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+        self.slots.get_mut(slot as usize).filter(|flow| flow.low.is_some())
     }
 
     /// Slots, in use or not.
@@ -132,20 +144,19 @@ impl FlowTable {
         let slot = self.free.pop()?;
         let hash = self.hasher.hash(&flow.key);
         let (hasher, slots) = (&self.hasher, &self.slots);
-        self.index.insert_unique(hash, slot, |&s| {
-            slots.get(s as usize).and_then(Option::as_ref).map_or(0, |f| hasher.hash(&f.key))
-        });
+        self.index
+            .insert_unique(hash, slot, |&s| slots.get(s as usize).map_or(0, |flow| hasher.hash(&flow.key)));
         self.kernel += usize::from(flow.stage == Stage::Kernel);
         self.half_open += usize::from(flow.stage.is_half_open());
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(flow);
+            *place = flow;
         }
         Some(slot)
     }
 
     /// Forgets a connection.
     pub fn remove(&mut self, slot: u32) -> Option<Flow> {
-        let flow = self.slots.get_mut(slot as usize)?.take()?;
+        let flow = std::mem::replace(self.get_mut(slot)?, Flow::NONE);
         self.wheel.cancel(slot);
         self.kernel -= usize::from(flow.stage == Stage::Kernel);
         self.half_open -= usize::from(flow.stage.is_half_open());
@@ -160,10 +171,10 @@ impl FlowTable {
     /// Moves a connection to another stage of the fast road.
     #[inline]
     pub fn set_stage(&mut self, slot: u32, stage: Stage) {
-        let Some(Some(flow)) = self.slots.get_mut(slot as usize) else { return };
-        self.half_open -= usize::from(flow.stage.is_half_open());
+        let Some(flow) = self.get_mut(slot) else { return };
+        let before = std::mem::replace(&mut flow.stage, stage);
+        self.half_open -= usize::from(before.is_half_open());
         self.half_open += usize::from(stage.is_half_open());
-        flow.stage = stage;
     }
 
     /// Connections whose handshake is not complete.
@@ -188,7 +199,8 @@ impl FlowTable {
             .iter()
             .enumerate()
             .skip(cursor as usize)
-            .filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
+            .filter(|(_, flow)| flow.low.is_some())
+            .map(|(slot, flow)| (slot as u32, flow))
     }
 }
 

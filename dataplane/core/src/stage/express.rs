@@ -33,6 +33,7 @@ impl<F: Frame> Pipeline<F> {
     /// Between which ports the lane carries from now on. What it carries already stays.
     pub fn set_lanes(&mut self, lanes: Lanes) {
         self.lanes = lanes;
+        self.has_lanes = !lanes.is_empty();
     }
 
     /// Connections that the program carries.
@@ -47,11 +48,14 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// A packet of the connection has passed: it may have had enough of them.
+    #[inline]
     pub(crate) fn may_enter(&mut self, slot: u32, out: &mut Output<F>) {
+        if !self.has_lanes {
+            return;
+        }
         let Some(flow) = self.flows.get(slot) else { return };
         if flow.place == Place::Worker
             && flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(PACKETS)
-            && !self.lanes.is_empty()
         {
             self.enter(slot, out);
         }

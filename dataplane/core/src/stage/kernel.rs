@@ -50,7 +50,7 @@ impl<F: Frame> Pipeline<F> {
         let from_client =
             self.policy.intercept(packet.port, packet.meta.tuple.dst.addr.ip(), packet.meta.tuple.dst.port);
         if from_client != Some(id) {
-            flow.client_is_low = !flow.client_is_low;
+            flow.turn();
         }
         match self.enter_kernel_road(flow, out) {
             Some(_) => {

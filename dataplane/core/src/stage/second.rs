@@ -46,18 +46,18 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn expect_second(&mut self, slot: u32, found: Option<&Found>, ruling: &Ruling) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let start = self.holds.get(flow.hold).map(|hold| hold.start);
-        flow.second = match (found.and_then(|found| found.end), start) {
+        flow.set_second(match (found.and_then(|found| found.end), start) {
             (Some(end), Some(start)) if ruling.by_content => Second::after(start, end),
             _ => Second::default(),
-        };
+        });
     }
 
     /// The verdict is carried out, and the server's answer is the next that it says.
     pub(crate) fn await_answer(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let first_end = flow.second.read;
-        if let Expected::Perhaps { from, .. } = &mut flow.second.expected {
-            *from = flow.server.nxt;
+        if let Expected::Perhaps { watch, .. } = flow.second.expected() {
+            flow.expect(Expected::Perhaps { from: flow.server.nxt, watch });
         }
         let hold = flow.hold;
         self.read_on(slot, out);
@@ -93,7 +93,7 @@ impl<F: Frame> Pipeline<F> {
         let meta = packet.meta;
         let end = flow.second.read.add(u32::from(flow.client.fin));
         let is_ahead = !self.is_replay && meta.flags.ack() && meta.ack.after(end);
-        let beginning = match flow.second.expected {
+        let beginning = match flow.second.expected() {
             Expected::Perhaps { from, watch } => {
                 let at = meta.seq.since(from);
                 let fits = meta.payload_len() > 0
@@ -118,13 +118,14 @@ impl<F: Frame> Pipeline<F> {
         let skip = usize::try_from(at.saturating_neg()).unwrap_or(0);
         match watch.read(u32::try_from(at).unwrap_or(0), bytes.get(skip..).unwrap_or_default()) {
             Said::More => {
-                if let Expected::Perhaps { watch: kept, .. } = &mut flow.second.expected {
-                    *kept = watch;
+                if let Expected::Perhaps { from, .. } = flow.second.expected() {
+                    flow.expect(Expected::Perhaps { from, watch });
                 }
             }
             Said::Other => self.expect_no_more(slot, out),
             Said::Retry => {
-                (flow.second.expected, flow.second.retry) = (Expected::Asked, HelloRetry::Asked);
+                flow.expect(Expected::Asked);
+                flow.second.retry = HelloRetry::Asked;
                 self.totals.hello_retry += 1;
                 self.read_on(slot, out);
             }
@@ -150,7 +151,7 @@ impl<F: Frame> Pipeline<F> {
             return None;
         };
         let (start, budget) = self.holds.get(hold).map(|hold| (hold.start, hold.budget))?;
-        let reads = matches!(self.flows.get(slot)?.second.expected, Expected::Held { .. });
+        let reads = matches!(self.flows.get(slot)?.second.expected(), Expected::Held { .. });
         if !reads && i64::from(end.since(start)) > i64::from(budget) {
             // It could not be read to its end; it comes again when the server has what is before it.
             self.discard(packet.frame, DropReason::HoldFull, out);
@@ -204,7 +205,7 @@ impl<F: Frame> Pipeline<F> {
         let is_no_hello = begins && flow.second.behind.is_no_hello(handshake);
         let read = from.saturating_add(octets);
         flow.second.read = start.add(read);
-        let asked = flow.second.expected;
+        let asked = flow.second.expected();
         self.holds.seal_at(hold, read);
         self.pass_held(slot, Some(read), out);
         match asked {
@@ -224,7 +225,7 @@ impl<F: Frame> Pipeline<F> {
         let until = self.now.saturating_add(wait);
         self.holds.read_from(flow.hold, at);
         if let Some(flow) = self.flows.get_mut(slot) {
-            flow.second.expected = Expected::Held { until };
+            flow.expect(Expected::Held { until });
         }
         self.flows.arm(slot, until);
     }
@@ -327,7 +328,7 @@ impl<F: Frame> Pipeline<F> {
     fn end_second(&mut self, slot: u32, decision: Decision, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.verdict = Some(Verdict { action: decision.action, cause: decision.cause });
-        flow.second.expected = Expected::No;
+        flow.expect(Expected::No);
         flow.second.retry = HelloRetry::Changed;
         self.totals.hello_refused += 1;
         self.refuse(slot, decision.action, DropReason::HelloRetry, out);
@@ -336,8 +337,8 @@ impl<F: Frame> Pipeline<F> {
     /// Nothing more is to be read: what is held passes. What was read of it stays for comparison until it is acknowledged.
     fn expect_no_more(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        let is_judged = matches!(flow.second.expected, Expected::Held { .. });
-        flow.second.expected = Expected::No;
+        let is_judged = matches!(flow.second.expected(), Expected::Held { .. });
+        flow.expect(Expected::No);
         let hold = flow.hold;
         if is_judged {
             self.holds.seal_at(hold, self.holds.contiguous(hold));

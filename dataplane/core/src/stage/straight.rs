@@ -22,7 +22,7 @@ impl Flow {
             && !matches!(self.place, Place::Entering | Place::Express)
             && self.hold == Self::NO_HOLD
             && self.leg == Self::NO_LEG
-            && !self.second.is_expected()
+            && !self.expects_second()
     }
 }
 

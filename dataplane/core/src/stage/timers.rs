@@ -44,7 +44,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return };
         let (passes, waiting) = (flow.passes(), flow.check == HostCheck::Waiting);
         let (stage, seen, held, key) = (flow.stage, flow.seen, flow.hold != Flow::NO_HOLD, flow.key);
-        let second = flow.second.expected;
+        let second = flow.second.expected();
         match stage {
             Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
             Stage::SynRcvd => self.syn_ack_timer(slot, out),

@@ -11,7 +11,7 @@
 
 use super::options;
 use super::seq::Seq;
-use crate::flow::record::{End, Flow, Side};
+use crate::flow::record::{Claim, Claims, End, Flow, Side};
 use crate::parse::Meta;
 
 /// What an RST does.
@@ -32,9 +32,8 @@ const LARGEST_WINDOW: i32 = 1 << 30;
 
 /// The connection goes on elsewhere: what is known of its numbers holds no more.
 pub fn lose(flow: &mut Flow) {
-    for end in [&mut flow.client, &mut flow.server] {
-        (end.lost, end.claim, end.claims_fin) = (true, None, false);
-    }
+    (flow.client.lost, flow.server.lost) = (true, true);
+    flow.claims = Claims::NONE;
 }
 
 /// A segment of a lost connection that nobody gets any more says where both ends stand: `seq` is what the receiver waits for.
@@ -45,6 +44,7 @@ pub fn settle(flow: &mut Flow, side: Side, seq: Seq, ack: Seq) {
 }
 
 /// Notes a segment of an answered connection that is passed on.
+#[inline]
 pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
     let (from, to) = flow.ends(side);
     from.packets += 1;
@@ -52,11 +52,11 @@ pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
     // A window probe goes one octet beyond (RFC 9293 section 3.8.6.1).
     let allowed = to.edge.max(to.ack).add(1);
     if from.lost {
-        claim(from, meta);
+        claim(flow, side, meta);
         return note_ack(flow, side, meta);
     }
     if meta.seq_end().after(allowed) && meta.seq_end().after(from.nxt) {
-        from.claim = Some(meta.seq_end());
+        flow.claims.set(side, Claim { at: meta.seq_end(), fin: false });
         return note_ack(flow, side, meta);
     }
     // Only the first FIN's place counts; beyond it nothing can follow.
@@ -68,22 +68,25 @@ pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
 }
 
 /// Notes only what a segment says about the other direction: its acknowledgment and its window.
+#[inline]
 pub fn note_ack(flow: &mut Flow, side: Side, meta: &Meta) {
     let scaled = !meta.flags.syn();
-    let (from, to) = flow.ends(side);
     if !meta.flags.ack() {
         return;
     }
-    let found = to.lost && find_again(to, meta.ack);
-    if to.lost {
+    let (_, to) = flow.ends(side);
+    let (lost, nxt) = (to.lost, to.nxt);
+    let found = lost && find_again(flow, side.opposite(), meta.ack);
+    if lost && !found {
         return;
     }
-    if meta.ack.after(to.nxt) {
-        match to.claim.take_if(|claim| !meta.ack.after(*claim)) {
-            Some(claim) => to.nxt = claim,
-            None => return,
-        }
+    if !found && meta.ack.after(nxt) {
+        let peer = side.opposite();
+        let Some(claim) = flow.claims.get(peer).filter(|claim| !meta.ack.after(claim.at)) else { return };
+        flow.claims.clear(peer);
+        flow.ends(side).1.nxt = claim.at;
     }
+    let (from, to) = flow.ends(side);
     let edge = options::right_edge(meta.ack, meta.window, if scaled { from.shift } else { 0 });
     if found || !meta.ack.before(from.ack) {
         from.ack = meta.ack;
@@ -95,22 +98,25 @@ pub fn note_ack(flow: &mut Flow, side: Side, meta: &Meta) {
 }
 
 /// A segment of an end that is lost: it stands where the furthest of them ends.
-fn claim(end: &mut End, meta: &Meta) {
+#[cold]
+fn claim(flow: &mut Flow, side: Side, meta: &Meta) {
     let at = meta.seq_end();
-    let before = end.claim.filter(|claim| !at.after(*claim));
-    if before.is_none_or(|claim| claim == at) {
-        end.claims_fin = meta.flags.fin() || before.is_some() && end.claims_fin;
-        end.claim = Some(at);
+    let before = flow.claims.get(side).filter(|claim| !at.after(claim.at));
+    if before.is_none_or(|claim| claim.at == at) {
+        let fin = meta.flags.fin() || before.is_some_and(|claim| claim.fin);
+        flow.claims.set(side, Claim { at, fin });
     }
 }
 
-/// What `end` sent is acknowledged up to `ack`: whether that makes known where it stands.
-fn find_again(end: &mut End, ack: Seq) -> bool {
-    let Some(claim) = end.claim.filter(|claim| (0..=LARGEST_WINDOW).contains(&claim.since(ack))) else {
-        return false;
-    };
-    (end.nxt, end.lost, end.claim) = (claim, false, None);
-    end.fin |= std::mem::take(&mut end.claims_fin);
+/// What `side` sent is acknowledged up to `ack`: whether that makes known where it stands.
+#[cold]
+fn find_again(flow: &mut Flow, side: Side, ack: Seq) -> bool {
+    let is_near = |claim: &Claim| (0..=LARGEST_WINDOW).contains(&claim.at.since(ack));
+    let Some(claim) = flow.claims.get(side).filter(is_near) else { return false };
+    flow.claims.clear(side);
+    let (end, _) = flow.ends(side);
+    (end.nxt, end.lost) = (claim.at, false);
+    end.fin |= claim.fin;
     true
 }
 
