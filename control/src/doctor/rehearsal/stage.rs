@@ -18,8 +18,8 @@ use crate::host::nft::Ruleset;
 use crate::host::sysctl::Key;
 use crate::host::{PUNT_TUN, RELAY_TUN};
 
-/// How long a packet may be under way.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a packet may be under way on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Sysctls that decide with the rules what becomes of a packet: taken over from the host.
 const TAKEN_OVER: [&str; 2] =
     ["net/netfilter/nf_conntrack_tcp_be_liberal", "net/netfilter/nf_conntrack_tcp_loose"];

@@ -1,5 +1,6 @@
 //! Rules of others that lose what the kernel would have forwarded or delivered.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use weir_control::demo::stage::Family;
 
 use super::*;
 use crate::config::{ALLOWED, Settings};
+use crate::weir::PATIENCE;
 use crate::world::{HTTP, World, play};
 
 /// A port that no intercept has, and that nobody listens on.
@@ -34,10 +36,13 @@ fn explain_without_namespaces(world: &World<'_>, from: SocketAddr, to: SocketAdd
     Explained(serde_json::from_str(&told.output).expect("JSON"))
 }
 
-/// Whether a client gets as far as a server or this box: it is let in, or refused.
-fn gets_through(world: &World<'_>, to: SocketAddr) -> bool {
-    let tried = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(400)));
-    tried.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionRefused, |_| true)
+/// Whether a client gets as far as a server or this box: it is let in, or refused. One that waits in vain need not wait long.
+#[track_caller]
+fn assert_gets_through(world: &World<'_>, to: SocketAddr, expected: bool) {
+    let patience = if expected { PATIENCE } else { Duration::from_millis(400) };
+    let tried = world.lab.client.run(|| TcpStream::connect_timeout(&to, patience));
+    let is_through = tried.map_or_else(|error| error.kind() == ErrorKind::ConnectionRefused, |_| true);
+    assert_eq!(is_through, expected, "{to}: not as it was said");
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn packets_that_a_firewall_loses_are_not_said_to_arrive() {
             lost.assert_says("none", &["no_intercept", &forward, "loses it"]);
             assert!(lost.answer("nft", "rules of others").starts_with("no: "), "{lost:?}");
             assert!(lost.because("not_intercepted").contains("its `tcp` has not"), "{lost:?}");
-            assert!(!gets_through(world, other), "as it was said");
+            assert_gets_through(world, other, false);
             let untried = explain_without_namespaces(world, client, other);
             untried.assert_says("kernel", &[&format!("if {forward} lets it through"), "could not be tried"]);
             explain(world, client, far, &named).assert_says("none", &["no-neighbour", &forward]);
@@ -73,7 +78,7 @@ fn packets_that_a_firewall_loses_are_not_said_to_arrive() {
             policy("FORWARD", "ACCEPT");
             policy("INPUT", "DROP");
             explain(world, client, own, &[]).assert_says("none", &["this box itself", &input]);
-            assert!(!gets_through(world, own), "as it was said");
+            assert_gets_through(world, own, false);
             let lost = explain(world, relayed, family.origin(HTTP), &named);
             lost.assert_says("none", &["at the SYN", &input]);
             let local = lost.because("local");
@@ -103,7 +108,7 @@ fn firewall_that_lets_a_connection_through_is_said_to() {
             let closed = explain(world, client, family.origin(OTHER + 1), &[]);
             closed.assert_says("none", &["inet fw through"]);
             for (port, is_open) in [(OTHER, true), (OTHER + 1, false)] {
-                assert_eq!(gets_through(world, family.origin(port)), is_open, "{family:?} {port}");
+                assert_gets_through(world, family.origin(port), is_open);
             }
         }
         world.sh(&world.lab.gateway, "nft delete table inet fw");
