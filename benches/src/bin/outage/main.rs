@@ -1,15 +1,17 @@
 //! Measures for how long traffic stops when weir fails: killed, hung as a whole, or with one worker hung, on IPv4 and IPv6.
 //!
-//!     outage [--runs N] [--load SECONDS] [--flows N]
+//!     outage [--runs N] [--load SECONDS | --repairs] [--flows N]
 //!
 //! A connection through weir (`handshake = "through"`, allowed) is open. At both its ends a packet of it is sent every
 //! millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The outage of a run is the
 //! longest time between two packets that arrive, less the millisecond that lies between two that are sent; the packets that
 //! never arrive are counted besides. With `--load`, nothing fails: the machine is kept busy, and what is counted is how often
-//! weir was wrongly taken for hung.
+//! weir was wrongly taken for hung. With `--repairs`, somebody removes what weir has installed, and what is measured is how long that
+//! stays away.
 
 mod bed;
 mod probe;
+mod repair;
 mod report;
 
 use std::process::ExitCode;
@@ -36,6 +38,9 @@ struct Options {
     /// Instead: seconds under load, in which nothing fails.
     #[arg(long)]
     load: Option<u64>,
+    /// Instead: how long what somebody removes from the host stays away.
+    #[arg(long, conflicts_with = "load")]
+    repairs: bool,
     /// `flows` of weir's configuration: memory that a killed process has to give back first.
     #[arg(long, default_value_t = 1 << 20)]
     flows: u32,
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.load {
         Some(seconds) => under_load(&options, Duration::from_secs(seconds)),
+        None if options.repairs => repair::measure(&options),
         None => measure(&options),
     };
     match result {
