@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use weir_core::ids::PortId;
 use weir_core::policy::{Handshake, Intercept, Policy};
 use weir_core::relay::find_intercept;
@@ -28,13 +29,20 @@ const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How long workers may take to say whether connections need them.
 const QUICK: Duration = Duration::from_millis(250);
 /// How often that is looked at.
-pub const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(250);
 /// How long workers may take to list what they have.
 const LISTING: Duration = Duration::from_secs(2);
 /// How long whoever asked may take to hear the answer.
 const TELL: Duration = Duration::from_secs(1);
 /// How long the relay's threads may take to close what they have reset.
 const CLOSE: Duration = Duration::from_secs(3);
+
+/// When to look how far a drain is, however much else there is to do.
+pub fn looks() -> Interval {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
 
 /// A request.
 #[derive(Debug)]

@@ -106,8 +106,11 @@ async fn succeed(
     predecessor.release()?;
     let inherited = std::mem::take(&mut predecessor.inherited);
     let started = start(config, host, paths, Some(inherited)).await?;
-    let here = Instance::here(&config.file, &config.gateway.admin);
-    let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
+    let registered = Instance::here(&config.file, &config.gateway.admin).register(&paths.instance);
+    if let Err(error) = &registered {
+        // The other one has given everything up by now.
+        tracing::warn!(%error, "who looks for this weir does not find it");
+    }
     tracing::info!(pid = predecessor.pid, "took the place of the process before");
     let lock = predecessor.dismiss();
     let result = serve((host, paths, Some(&lock)), started).await;
@@ -215,6 +218,7 @@ async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Resul
     notify::ready();
     tracing::info!("ready");
     let mut health = tokio::time::interval(HEALTH);
+    let mut looks = drain::looks();
     let board = parts.state.health.clone();
     let served = loop {
         let look = parts.next_look();
@@ -222,7 +226,7 @@ async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Resul
             _ = terminate.recv() => Some(Ok(Served::Ended(Exit::Done))),
             _ = interrupt.recv() => Some(Ok(Served::Ended(Exit::Done))),
             Some(end) = asked.recv() => ending.asked(&mut parts, end).await,
-            () = tokio::time::sleep(drain::LOOK), if ending.is_draining() => ending.look(&parts).await,
+            _ = looks.tick(), if ending.is_draining() => ending.look(&parts).await,
             Some(event) = parts.events.recv() => parts.take_in(host, event).await.err().map(Err),
             _ = hangup.recv() => { drop(tokio::task::spawn_local(reloader.clone().on_signal())); None },
             Some(order) = orders.recv(), if !ending.is_draining() => { parts.carry_out(host, order).await; None },
