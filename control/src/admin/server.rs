@@ -31,7 +31,9 @@ const MOST: usize = 64;
 /// The socket file; removed when this goes, unless another has taken its place.
 #[derive(Debug)]
 pub struct AdminSocket {
+    /// Where it is, and where it is to be.
     path: PathBuf,
+    place: PathBuf,
     /// Device and inode.
     file: (u64, u64),
 }
@@ -44,13 +46,26 @@ impl Drop for AdminSocket {
     }
 }
 
+impl AdminSocket {
+    /// Puts the socket in the place of that of the process before.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn take_place(&mut self) -> io::Result<()> {
+        std::fs::rename(&self.path, &self.place)?;
+        self.path.clone_from(&self.place);
+        Ok(())
+    }
+}
+
 fn file_of(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not, unless it is that of the
-/// process whose place this one takes (`replaces`); nor is anything that is no socket.
+/// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not, nor is anything that is no
+/// socket. With `replaces` the one that answers is that of the process whose place this one takes: this one listens beside it until
+/// [`AdminSocket::take_place`].
 ///
 /// # Errors
 /// Another process answers there; something else is there; the folder cannot be written.
@@ -68,25 +83,34 @@ pub fn bind(path: &Path, replaces: bool) -> Result<(AdminSocket, UnixListener), 
             path.display()
         )));
     }
-    match std::fs::symlink_metadata(path) {
-        Ok(file) if file.file_type().is_socket() => {
-            std::fs::remove_file(path).map_err(|e| failed("cannot be replaced", e))?;
-        }
-        Ok(_) => {
-            return Err(Failure::refused(format!(
-                "{}: there is something that is no socket, and weir does not replace it: correct `admin` in [gateway]",
-                path.display()
-            )));
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed("cannot be looked at", e)),
+    let is_there = |path: &Path| match std::fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(Failure::refused(format!(
+            "{}: there is something that is no socket, and weir does not replace it: correct `admin` in [gateway]",
+            path.display()
+        ))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(failed("cannot be looked at", e)),
+    };
+    is_there(path)?;
+    let (place, beside) = (path, beside(path));
+    let path = if replaces { beside.as_path() } else { place };
+    if is_there(path)? {
+        std::fs::remove_file(path).map_err(|e| failed("cannot be replaced", e))?;
     }
     let listener = UnixListener::bind(path).map_err(|e| failed("cannot be bound", e))?;
     let file = file_of(path).map_err(|e| failed("cannot be looked at", e))?;
-    let socket = AdminSocket { path: path.to_owned(), file };
+    let socket = AdminSocket { path: path.to_owned(), place: place.to_owned(), file };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(|e| failed("cannot be made private", e))?;
     Ok((socket, listener))
+}
+
+/// Where a process listens that has not yet taken the place of the one before.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// Serves the admin socket until the task is dropped, and its connections with it.

@@ -87,6 +87,7 @@ async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
     let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
     let result = match start(config, &host, &paths, None).await {
         Ok(started) => {
+            started.parts.settle_pins();
             stays_closed = closed;
             keeps_lane = has_lane;
             serve((&host, &paths, lock.as_ref()), started).await
@@ -105,14 +106,19 @@ async fn succeed(
 ) -> Result<Exit, Failure> {
     predecessor.release()?;
     let inherited = std::mem::take(&mut predecessor.inherited);
-    let started = start(config, host, paths, Some(inherited)).await?;
+    let mut started = start(config, host, paths, Some(inherited)).await?;
+    let pid = predecessor.pid;
+    let lock = predecessor.dismiss();
+    // Until now all was as the other one needs it to go on, should this one fail.
+    if let Err(error) = started.admin.take_place() {
+        tracing::warn!(%error, "{}: nobody can ask this weir", config.gateway.admin.display());
+    }
+    started.parts.settle_pins();
     let registered = Instance::here(&config.file, &config.gateway.admin).register(&paths.instance);
     if let Err(error) = &registered {
-        // The other one has given everything up by now.
         tracing::warn!(%error, "who looks for this weir does not find it");
     }
-    tracing::info!(pid = predecessor.pid, "took the place of the process before");
-    let lock = predecessor.dismiss();
+    tracing::info!(pid, "took the place of the process before");
     let result = serve((host, paths, Some(&lock)), started).await;
     leave(host, result, (config.gateway.fail == Fail::Closed, has_lane(config))).await
 }
@@ -174,7 +180,7 @@ struct Started {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    _admin: server::AdminSocket,
+    admin: server::AdminSocket,
     listener: UnixListener,
     metrics: Option<TcpListener>,
 }
@@ -197,17 +203,17 @@ async fn start(
         None => None,
     };
     let parts = Parts::start(config, host, paths, inherited).await?;
-    let (_admin, listener) = match first {
+    let (admin, listener) = match first {
         Some(bound) => bound,
         None => server::bind(&config.gateway.admin, true)?,
     };
-    parts.settle_pins();
-    Ok(Started { parts, terminate, interrupt, hangup, _admin, listener, metrics })
+    Ok(Started { parts, terminate, interrupt, hangup, admin, listener, metrics })
 }
 
 /// Serves until a signal, or until it is drained or replaced; stops everything.
 async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Result<Served, Failure> {
-    let Started { mut parts, mut terminate, mut interrupt, mut hangup, _admin, listener, metrics } = started;
+    let Started { mut parts, mut terminate, mut interrupt, mut hangup, admin: _socket, listener, metrics } =
+        started;
     let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
     let (ends, mut asked) = mpsc::channel(4);
     let admin = server::serve(listener, parts.state.clone(), reloader.clone(), ends);
