@@ -39,15 +39,15 @@ pub fn allocations(case: &Case) -> f64 {
     counted.count_total as f64 / (f64::from(FEW) * BATCH as f64)
 }
 
-/// Instructions of one unit of work. Runs this program under valgrind, twice.
+/// Instructions of one unit of work of the case of this name. Runs this program under valgrind, twice.
 ///
 /// # Errors
 /// valgrind cannot be run, or does not say what is expected.
-pub fn instructions(case: &Case) -> io::Result<f64> {
+pub fn instructions(case: &str) -> io::Result<f64> {
     let all = |batches: u32| -> io::Result<f64> {
         let mut command = Command::new("valgrind");
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        command.arg(std::env::current_exe()?).args(["--case", &case.name, "--batches", &batches.to_string()]);
+        command.arg(std::env::current_exe()?).args(["--case", case, "--batches", &batches.to_string()]);
         let output = command.stdin(Stdio::null()).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         let collected = said.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());

@@ -136,8 +136,8 @@ pub struct Outer {
     pub end: usize,
 }
 
-/// Reads a frame.
-#[inline]
+/// Reads a frame. Always inline: what it returns is large, and is taken apart at once.
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     match wire::get_u16(frame, 12).ok_or(DropReason::Truncated)? {
         ETHERTYPE_IPV4 => parse_v4(frame),
@@ -146,7 +146,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
     let packet = frame.get(ETH_LEN..).ok_or(DropReason::Truncated)?;
     let ip = packet.first_chunk::<IPV4_LEN>().ok_or(DropReason::BadIpHeader)?;

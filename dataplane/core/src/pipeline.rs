@@ -237,7 +237,7 @@ impl<F: Frame> Pipeline<F> {
         let Some((slot, side)) = found else { return self.apart(arrived.packet, unsummed, out) };
         self.note_unsummed(slot, unsummed);
         let Some(port) = self.straight(slot, side, packet) else {
-            return self.known(slot, arrived.packet, out);
+            return self.otherwise(slot, side, arrived.packet, out);
         };
         out.tx.push((port, arrived.packet.frame));
         self.may_enter(slot, out);
@@ -258,6 +258,13 @@ impl<F: Frame> Pipeline<F> {
             self.note_unsummed(slot, unsummed);
         }
         self.on_leg(leg, packet, out);
+    }
+
+    /// A segment of a connection that cannot pass as it is.
+    fn otherwise(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
+        if let Some(packet) = self.straight_across(slot, side, packet, out) {
+            self.known(slot, packet, out);
+        }
     }
 
     /// A sender that leaves checksums to others once will do so again.
@@ -398,6 +405,7 @@ impl<F: Frame> Pipeline<F> {
         if !self.comes_from_server(slot, &packet) {
             return self.discard(packet.frame, DropReason::WrongPort, out);
         }
+        let Some(packet) = self.straight_across(slot, Side::Server, packet, out) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         flow.seen = self.now;
         let stage = flow.stage;
