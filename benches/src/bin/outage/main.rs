@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every median is below its bar.
+/// Whether the bars are met.
 fn measure(options: &Options) -> Result<bool, Failure> {
     let mut samples = Vec::new();
     for failing in Failing::ALL {
