@@ -59,8 +59,12 @@ pub(super) struct Leg {
     /// It is to be told when it hangs.
     pub watched: bool,
     pub ready: Readiness,
-    /// What comes from it, comes in bulk.
+    /// What comes from it, comes in bulk, and goes on through a pipe.
     pub bulk: bool,
+    /// So many more receives into a pipe are taken to be worth it.
+    pub trust: u8,
+    /// Octets that are to be copied before a pipe is tried.
+    pub copies: u32,
 }
 
 impl Connection {

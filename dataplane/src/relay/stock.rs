@@ -92,6 +92,9 @@ impl Stocks {
         if wish == Wish::Bulk && matches!(stock, Stock::Nothing) && !self.is_loose(from) {
             *stock = self.take_pipe();
         }
+        if wish != Wish::Bulk && matches!(stock, Stock::Piped(piped) if piped.level == 0) {
+            self.give_back(stock);
+        }
         if let Stock::Piped(piped) = stock {
             return match piped.pipe.fill(socket, most) {
                 Ok(0) => Taken::End,

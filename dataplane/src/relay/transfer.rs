@@ -3,9 +3,9 @@
 use weir_core::relay::{Event, Side};
 use weir_sys::uring::{Errno, Key};
 
-use super::conn::{Connection, failure_of};
+use super::conn::{Connection, Leg, failure_of};
 use super::pump::{Pump, Turn};
-use super::stock::{Taken, Wish};
+use super::stock::{Stock, Taken, Wish};
 
 /// After so many octets others have their turn.
 const TURN: u32 = 1 << 20;
@@ -13,6 +13,30 @@ const TURN: u32 = 1 << 20;
 const MANY: u32 = 16 * 1024;
 /// And of so few it is not.
 const FEW: u32 = 4 * 1024;
+
+/// A pipe never has so much of packets of an MTU: its 16 slots take the payload of one each.
+const LARGE: u32 = 24 * 1024;
+/// So many receives into a pipe need not show that again.
+const TRUST: u8 = 16;
+/// Where none shows it what comes is better copied, and so much is, until that is tried again.
+const COPIES: u32 = 4 << 20;
+
+impl Leg {
+    /// Judges by a receive of so many octets how the next one is to be.
+    fn note(&mut self, len: u32, piped: bool) {
+        if !piped {
+            self.copies = self.copies.saturating_sub(len);
+            self.bulk = self.copies == 0 && len >= MANY;
+            return;
+        }
+        match self.trust.checked_sub(1) {
+            _ if len >= LARGE => self.trust = TRUST,
+            Some(left) => self.trust = left,
+            None => self.copies = COPIES,
+        }
+        self.bulk = self.copies == 0 && len >= FEW;
+    }
+}
 
 impl Pump {
     /// Receives, if that is wanted and there is something. `None`: it waits.
@@ -39,7 +63,7 @@ impl Pump {
             Taken::Octets { len, all } => {
                 // FIN comes without another word when it has come already.
                 leg.ready.readable = !all || leg.ready.ended || leg.ready.hung;
-                leg.bulk = len >= if leg.bulk { FEW } else { MANY };
+                leg.note(len, matches!(stock, Stock::Piped(_)));
                 turn.octets = turn.octets.saturating_add(len);
                 Event::Received { from, len }
             }
@@ -77,5 +101,34 @@ impl Pump {
         if !std::mem::replace(&mut conn.again, true) {
             self.again.push(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_small_pieces_is_copied_and_what_does_not_is_piped() {
+        let mut leg = Leg::default();
+        leg.note(FEW, false);
+        assert!(!leg.bulk, "few octets are not many");
+        leg.note(MANY, false);
+        assert!(leg.bulk);
+        leg.note(LARGE - 1, true);
+        assert!(!leg.bulk, "nothing shows that it comes in large pieces");
+        for _ in 1..COPIES / MANY {
+            leg.note(MANY, false);
+            assert!(!leg.bulk, "not tried again for a while");
+        }
+        leg.note(MANY, false);
+        assert!(leg.bulk);
+        leg.note(LARGE, true);
+        for _ in 0..TRUST {
+            leg.note(LARGE - 1, true);
+            assert!(leg.bulk, "it was shown not long ago");
+        }
+        leg.note(LARGE - 1, true);
+        assert!(!leg.bulk);
     }
 }

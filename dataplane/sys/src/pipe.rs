@@ -3,13 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
-/// What a pipe is asked to hold. It counts pages, of which each packet's payload takes one at least.
-const SIZE: usize = 1 << 20;
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
-/// A pipe, both ends of it.
+/// A pipe, both ends of it. It has 16 slots, each for what lies together in memory: of a packet as it was on the wire that is
+/// its payload, of a large one as the kernel makes them up to 32 KiB.
 #[derive(Debug)]
 pub struct Pipe {
     out: OwnedFd,
@@ -20,8 +19,6 @@ impl Pipe {
     /// Errors: `EMFILE`, `ENFILE`.
     pub fn new() -> io::Result<Self> {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // fs.pipe-max-size or the user's share may be less; it works with what it has.
-        let _ = fcntl_setpipe_size(&into, SIZE);
         Ok(Self { out, into })
     }
 
