@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 
 use clap::Parser;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use weir_micro::{Case, cases, count};
 
 /// A case may take so many times the instructions of the baseline.
@@ -152,16 +152,50 @@ fn counted(cases: &[Case]) -> io::Result<BTreeMap<String, f64>> {
     })
 }
 
+/// What instructions are compared with. Another compiler makes others of the same source, and another processor lets libraries choose
+/// other code: then there is nothing to compare.
+#[derive(Debug, Serialize, Deserialize)]
+struct Baseline {
+    made_with: String,
+    instructions: BTreeMap<String, f64>,
+}
+
+/// The compiler, valgrind and the processor, as far as they matter.
+fn tools() -> String {
+    let said = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output().ok();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        text.unwrap_or_else(|| format!("no {program}"))
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    let has = |flag: &&str| flags.is_some_and(|flags| flags.split_whitespace().any(|word| word == *flag));
+    let flags: Vec<&str> = ["avx2", "avx512f", "erms", "fsrm"].into_iter().filter(has).collect();
+    let rustc = said("rustc", "--version");
+    format!("{rustc}; {}; {} {}", said("valgrind", "--version"), std::env::consts::ARCH, flags.join(" "))
+}
+
 fn save(cases: &[Case], file: &Path) -> io::Result<()> {
-    write(file, &counted(cases)?)
+    write(file, &Baseline { made_with: tools(), instructions: counted(cases)?.into_iter().collect() })
 }
 
 /// Whether no case has become dearer. Prints every one that has changed.
 fn check(cases: &[Case], file: &Path) -> io::Result<bool> {
-    let baseline: BTreeMap<String, f64> = serde_json::from_str(&std::fs::read_to_string(file)?)?;
-    let mut is_good = true;
-    for (name, now) in counted(cases)? {
-        let Some(&before) = baseline.get(&name) else {
+    let Baseline { made_with, instructions } = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    let tools = tools();
+    if made_with != tools {
+        println!("{} was made with {made_with}; this is {tools}: nothing is compared", file.display());
+        println!("`make baseline-micro`, on the commit before a change, makes one for these tools.");
+        return Ok(true);
+    }
+    let counted: BTreeMap<String, f64> = counted(cases)?.into_iter().collect();
+    let all = cases::all();
+    let is_counted = |name: &str| all.iter().any(|case| case.is_counted && case.name == name);
+    let gone: Vec<&String> = instructions.keys().filter(|name| !is_counted(name)).collect();
+    let mut is_good = gone.is_empty();
+    gone.iter().for_each(|name| println!("{name}: in {}, and not counted any more", file.display()));
+    for (name, now) in counted {
+        let Some(&before) = instructions.get(&name) else {
             println!("{name}: {now} instructions, and none in {}", file.display());
             is_good = false;
             continue;
@@ -174,7 +208,7 @@ fn check(cases: &[Case], file: &Path) -> io::Result<bool> {
             println!("{name}: {now} instructions instead of {before} ({percent:+.1} %), {word}");
         }
     }
-    println!("{} cases compared with {}", baseline.len(), file.display());
+    println!("{} cases compared with {}", instructions.len(), file.display());
     if !is_good {
         println!("Where that is worth it, `make baseline-micro` writes the file anew.");
     }
