@@ -15,6 +15,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define RT_TABLE_MAIN 254
+/* Headers before those of Linux 6.6 have neither this flag nor the member `tbid`, which is where the VLAN's two are. */
+#define FIB_LOOKUP_TBID (1U << 3)
 
 static __always_inline int route_of(struct xdp_md *ctx, const struct packet *packet, __u32 table)
 {
@@ -35,14 +37,14 @@ static __always_inline int route_of(struct xdp_md *ctx, const struct packet *pac
 	}
 	if (!table)
 		return bpf_fib_lookup(ctx, &route, sizeof(route), 0);
-	route.tbid = table;
-	return bpf_fib_lookup(ctx, &route, sizeof(route), BPF_FIB_LOOKUP_DIRECT | BPF_FIB_LOOKUP_TBID);
+	__builtin_memcpy(&route.h_vlan_proto, &table, 4);
+	return bpf_fib_lookup(ctx, &route, sizeof(route), BPF_FIB_LOOKUP_DIRECT | FIB_LOOKUP_TBID);
 }
 
 /*
  * Whether the kernel delivers the packet to the box. It says NOT_FWDED of that (net/core/filter.c, bpf_ipv4_fib_lookup), but of
  * a destination without a route too, which an intercept may well have. So the table of all that is elsewhere is asked as
- * well: what it has a way to, and is not forwarded all the same, is in the table `local`. A kernel before 6.3 does not know
+ * well: what it has a way to, and is not forwarded all the same, is in the table `local`. An older kernel does not know
  * of tables: there user space has to be first, as it nearly always is.
  */
 static __noinline int is_delivered(struct xdp_md *ctx, const struct packet *packet)

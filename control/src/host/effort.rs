@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use weir_sys::thread;
 
-/// Measures CPU time of the calling thread. The kernel makes a dump in the call that reads it, so that a full table is in; a wait
-/// is not: who was stopped in the middle of a round for a minute must not rest for four afterwards.
+/// Measures CPU time of the calling thread, and of children that were waited for. The kernel makes a dump in the call that reads it,
+/// so that a full table is in, and nft is such a child; any other wait is not: who was stopped in the middle of a round for a minute must not rest for four afterwards.
 #[derive(Debug)]
 pub struct Effort {
     began: Duration,
@@ -23,7 +23,7 @@ impl Effort {
 }
 
 fn so_far() -> Duration {
-    Duration::from_nanos(thread::cpu_time(thread::current()).unwrap_or(0))
+    Duration::from_nanos(thread::cpu_time(thread::current()).unwrap_or(0)) + thread::children_time()
 }
 
 #[cfg(test)]

@@ -99,6 +99,10 @@ impl Reloader {
             ));
             return Ok(answer);
         }
+        if self.state.drains.load(Ordering::Relaxed) {
+            answer.refused = Some("weir drains, and takes no other configuration any more".to_owned());
+            return Ok(answer);
+        }
         let file = self.file.clone();
         let prepared = match spawn_blocking(move || prepare(&file)).await.map_err(Failure::refused)? {
             Ok(prepared) => prepared,

@@ -21,7 +21,7 @@ const PLENTY: usize = 64 << 20;
 /// What a direction may hold all the same: so every connection goes on, and the whole is bounded.
 const LITTLE: usize = 4096;
 /// Pipes of a thread: each has two descriptors, and is a direction's only while octets are in it.
-const PIPES: usize = 128;
+const PIPES: usize = 32;
 
 /// What one direction of a connection holds.
 #[derive(Debug, Default)]
@@ -96,20 +96,18 @@ impl Stocks {
             self.give_back(stock);
         }
         if let Stock::Piped(piped) = stock {
-            return match piped.pipe.fill(socket, most) {
-                Ok(0) => Taken::End,
-                Ok(len) => {
+            match piped.pipe.fill(&socket, most) {
+                Ok(0) if piped.level == 0 => return Taken::End,
+                Ok(len) if len > 0 => {
                     piped.level += len;
-                    Taken::Octets { len: len as u32, all: false }
+                    return Taken::Octets { len: len as u32, all: false };
                 }
-                // Of two things: the socket has nothing, or the pipe's slots are taken.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && piped.level > 0 => Taken::NoRoom,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.give_back(stock);
-                    Taken::Nothing
-                }
-                Err(e) => Taken::Failed(e),
-            };
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Taken::Failed(e),
+                // Of several things: the socket has nothing or has ended, or the pipe's slots are taken.
+                _ if piped.level > 0 => return Taken::NoRoom,
+                // Or urgent data is in the way: a splice does not get past it (net/ipv4/tcp.c, tcp_read_sock), a receive does.
+                _ => self.give_back(stock),
+            }
         }
         self.keep(stock, from);
         let mut most = most.min(CHUNK);

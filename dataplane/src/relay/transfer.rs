@@ -61,8 +61,8 @@ impl Pump {
         };
         let event = match self.stocks.receive(stock, from, leg.socket.as_ref()?, most as usize, wish) {
             Taken::Octets { len, all } => {
-                // FIN comes without another word when it has come already.
-                leg.ready.readable = !all || leg.ready.ended || leg.ready.hung;
+                // FIN comes without another word when it has come already, and a receive ends before urgent data.
+                leg.ready.readable = !all || leg.ready.ended || leg.ready.hung || leg.ready.urgent;
                 leg.note(len, matches!(stock, Stock::Piped(_)));
                 turn.octets = turn.octets.saturating_add(len);
                 Event::Received { from, len }

@@ -1,6 +1,7 @@
 //! What a thread of this process is about, seen from another one: whether it runs, waits for a CPU, or for something else.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// The kernel's number of the calling thread.
 pub fn current() -> u32 {
@@ -23,6 +24,22 @@ pub fn cpu_time(thread: u32) -> Option<u64> {
     let time = unsafe { time.assume_init() };
     let (seconds, rest) = (u64::try_from(time.tv_sec).ok()?, u64::try_from(time.tv_nsec).ok()?);
     Some(seconds * 1_000_000_000 + rest)
+}
+
+/// CPU time of children of this process that have ended and were waited for.
+pub fn children_time() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: `usage` is valid for writing one.
+    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) } != 0 {
+        return Duration::ZERO;
+    }
+    // SAFETY: the call has succeeded, and so has written all of it.
+    let usage = unsafe { usage.assume_init() };
+    let of = |time: libc::timeval| {
+        let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
+    };
+    of(usage.ru_utime) + of(usage.ru_stime)
 }
 
 /// Whether the thread runs or would, had it a CPU (state R of proc_pid_stat(5)); not one that sleeps or was stopped.

@@ -11,6 +11,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
+
 use lab::{CLIENTS, Lab, SERVERS, SOON, by_rule, counted, everything, flow, is_reset, pattern, until};
 use weir_dataplane::relay::Counter;
 
@@ -131,6 +133,30 @@ fn slow_reader_stops_the_sender_and_gets_every_byte() {
         let mut received = Vec::new();
         stream.read_to_end(&mut received).unwrap();
         assert!(received == bytes, "{server}");
+    }
+}
+
+/// As an abort of telnet or FTP. The urgent octet itself is not in the stream, neither here nor without a relay (RFC 6093, section 3.1).
+#[test]
+fn octets_around_urgent_data_arrive_without_anything_more_being_sent() {
+    let lab = Lab::new();
+    let _relay = lab.relay(by_rule());
+    for (seed, server) in SERVERS.into_iter().enumerate() {
+        for length in [3, 200_000, 8 * MIB] {
+            let bytes = pattern(seed as u64, length);
+            let (result, received) = channel();
+            let expected = 2 * length;
+            let origin = lab.serve(server, move |mut stream| {
+                let mut seen = vec![0; expected];
+                result.send(stream.read_exact(&mut seen).map(|()| seen)).unwrap();
+            });
+            let mut stream = lab.connect(origin);
+            stream.write_all(&bytes).unwrap();
+            send(&stream, b"!", SendFlags::OOB).unwrap();
+            stream.write_all(&bytes).unwrap();
+            let seen = received.recv_timeout(SOON).expect("nothing stalls").unwrap();
+            assert!(seen == [bytes.clone(), bytes].concat(), "{server}, {length} octets before and after");
+        }
     }
 }
 
