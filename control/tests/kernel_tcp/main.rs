@@ -14,7 +14,7 @@ mod weir;
 
 use std::time::{Duration, Instant};
 
-use weir_control::lab::{Badness, Carried, Lab, LabOptions};
+use weir_control::lab::{Badness, Carried, Lab, LabOptions, Namespace};
 
 use client::{Call, Clients};
 use origin::Origin;
@@ -107,9 +107,30 @@ fn carry(lab: &Lab, variant: &Variant, size: Size) -> String {
     );
     assert_roads(&weir, variant, all);
     let counted = told(&weir);
+    // Without weir nobody translates: a FIN that is sent again then comes to a server that knows nothing of it, and is answered by RST.
+    wait_for_acknowledged_ends(lab);
     let ended = weir.stop();
     assert_eq!(ended.code(), 0, "{name}: weir run ended with {ended:?}");
     counted
+}
+
+/// Waits until every FIN of either end is acknowledged, and what the wires keep back has passed.
+fn wait_for_acknowledged_ends(lab: &Lab) {
+    // enum tcp_state of net/tcp_states.h: FIN_WAIT1, LAST_ACK, CLOSING.
+    let sends_again = |line: &str| matches!(line.split_whitespace().nth(3), Some("04" | "09" | "0B"));
+    let any = |namespace: &Namespace| {
+        let tables = ["tcp", "tcp6"].map(|name| {
+            namespace
+                .run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")))
+                .unwrap_or_default()
+        });
+        tables.iter().any(|table| table.lines().any(sends_again))
+    };
+    let deadline = Instant::now() + weir::PATIENCE;
+    while (any(&lab.client) || any(&lab.server)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(4 * BAD.kept_back);
 }
 
 /// All went by the fast road. What the kernel was given besides: packets whose neighbour was not known yet, and those
