@@ -26,6 +26,14 @@ struct {
 } express_flows SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct weir_express_key);
+	__type(value, struct weir_express_note);
+} express_notes SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, WEIR_EXPRESS_HOPS);
 	__type(key, __u32);

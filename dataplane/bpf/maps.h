@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 6
+#define WEIR_LAYOUT 7
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -184,6 +184,19 @@ struct weir_express_hop {
 	__u16 mtu;			/* the largest IP packet, in octets */
 	__u8 link;			/* index in express_links and in the device map express_ports */
 	__u8 up;			/* 0: not known now: to the worker */
+};
+
+/*
+ * What user space knows of a flow in the lane, for a process that takes it over: by the key of the direction to the server. The
+ * program does not look at it.
+ */
+struct weir_express_note {
+	__u64 created;			/* ktime, ns */
+	__u64 bytes[2];			/* of payload, before the lane: to the server, to the client */
+	__u32 packets[2];
+	__u8 codes[8];			/* user space's own: verdict, cause and so on */
+	__u8 lengths[4];		/* of the texts, which follow one another: name, ALPN names, rule; reserved */
+	__u8 text[116];
 };
 
 #define WEIR_EXPRESS_HOPS 65536

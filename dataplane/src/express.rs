@@ -4,6 +4,7 @@
 //! [`Ways`] knows the devices and next hops by the numbers that the program calls them by; control keeps it up to date. Each worker has
 //! a [`Feeder`].
 
+mod note;
 mod ways;
 
 use std::collections::HashMap;
@@ -18,7 +19,9 @@ use weir_core::ids::{Nanos, PortId};
 use weir_core::pipeline::{Output, Pipeline};
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
-use weir_sys::steering::{Ends, ExpressBatch, ExpressEntry, ExpressFlow, Seen, Splice, SteeringError, Sweep};
+use weir_sys::steering::{
+    Ends, ExpressBatch, ExpressEntry, ExpressFlow, ExpressNote, Seen, Splice, SteeringError, Sweep,
+};
 
 pub use ways::Ways;
 
@@ -34,6 +37,7 @@ pub struct Feeder {
     batch: ExpressBatch,
     entering: Vec<(FlowKey, ExpressFlow)>,
     flows: Vec<ExpressFlow>,
+    notes: Vec<(Ends, ExpressNote)>,
     /// Numbers of ways that were asked for before.
     numbers: HashMap<WayOut, (u8, u16)>,
     /// The period of the ways that they are of.
@@ -49,6 +53,7 @@ impl Feeder {
             batch: ExpressBatch::new(BATCH),
             entering: Vec::with_capacity(BATCH),
             flows: Vec::with_capacity(BATCH),
+            notes: Vec::with_capacity(BATCH),
             numbers: HashMap::new(),
             period,
             waited: 0,
@@ -87,6 +92,11 @@ impl Feeder {
                 ExpressOp::Leave(names) => {
                     self.flush(pipeline);
                     self.leave(&names, pipeline);
+                }
+                ExpressOp::Note(names) => {
+                    self.flush(pipeline);
+                    self.notes.extend(noted(pipeline, &names.key(), ends(&names.client)));
+                    self.write_notes();
                 }
                 ExpressOp::Ask(names) => {
                     self.flush(pipeline);
@@ -145,8 +155,19 @@ impl Feeder {
                 0
             }
         };
+        for (key, flow) in self.entering.iter().take(entered) {
+            self.notes.extend(noted(pipeline, key, flow.client));
+        }
+        self.write_notes();
         for (at, (key, _)) in self.entering.drain(..).enumerate() {
             pipeline.handle_entered(&key, at < entered);
+        }
+    }
+
+    /// What is known of the connections, for the process after this one. One without a note goes on as well.
+    fn write_notes(&mut self) {
+        if let Err(error) = self.ways.express().note(&mut self.batch, self.notes.drain(..)) {
+            tracing::debug!(%error, "express lane: no room for a note");
         }
     }
 
@@ -158,12 +179,24 @@ impl Feeder {
     }
 }
 
+fn noted<F: Frame>(pipeline: &Pipeline<F>, key: &FlowKey, client: Ends) -> Option<(Ends, ExpressNote)> {
+    pipeline.note(key).map(|(note, rule)| (client, note::encode(&note, rule)))
+}
+
+/// What a process before this one has left in the lane.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    pub flows: Vec<Adopted>,
+    /// Where the rules stand that decided them, for [`Policy::remembering`](weir_core::policy::Policy::remembering).
+    pub rules: Vec<String>,
+}
+
 /// Connections that the program carries since a process before this one let them in. Those that are over, or of which there is only
 /// half, are removed. The next hops' numbers keep their meaning; the ways must have been told of the routes.
 ///
 /// # Errors
 /// The map cannot be read.
-pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
+pub fn adopt(ways: &Ways) -> io::Result<Legacy> {
     let mut found: HashMap<Ends, [Option<ExpressEntry>; 2]> = HashMap::new();
     let mut sweep = Sweep::default();
     loop {
@@ -178,6 +211,7 @@ pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
         }
     }
     let mut adopted = Vec::new();
+    let mut notes = note::Reader::default();
     let mut known = ways.known();
     for (client, entries) in found {
         let over = |entry: &ExpressEntry| entry.seen.is_void || entry.seen.rst;
@@ -188,7 +222,9 @@ pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
                 let key = FlowKey::of(&tuple(client));
                 known.recall(up.hop, up.goes.1.ip(), &key);
                 known.recall(down.hop, client.0.ip(), &key);
-                adopted.push(adopted_from(client, &up, &down));
+                let noted = ways.express().noted(client)?;
+                let note = noted.and_then(|noted| notes.decode(&noted));
+                adopted.push(Adopted { note, ..adopted_from(client, &up, &down) });
             }
             entries => {
                 for entry in entries.into_iter().flatten() {
@@ -197,7 +233,7 @@ pub fn adopt(ways: &Ways) -> io::Result<Vec<Adopted>> {
             }
         }
     }
-    Ok(adopted)
+    Ok(Legacy { flows: adopted, rules: notes.into_rules() })
 }
 
 fn adopted_from(client: Ends, up: &ExpressEntry, down: &ExpressEntry) -> Adopted {
@@ -227,6 +263,7 @@ fn adopted_from(client: Ends, up: &ExpressEntry, down: &ExpressEntry) -> Adopted
         up: up.is_translated.then_some(translation),
         seen: Nanos(up.seen.last_seen.max(down.seen.last_seen)),
         fins: (up.seen.fin, down.seen.fin),
+        note: None,
     }
 }
 

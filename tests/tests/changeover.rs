@@ -286,7 +286,7 @@ fn adopted_connection_is_listed_and_its_end_is_translated() {
             acked: true,
         };
         let names = Names { client, server };
-        let adopted = Adopted { names, up: Some(up), seen: b.now, fins: (false, true) };
+        let adopted = Adopted { names, up: Some(up), seen: b.now, fins: (false, true), note: None };
         assert!(b.pipe.adopt(b.now, &adopted));
         assert!(!b.pipe.adopt(b.now, &adopted), "its addresses are taken");
         let view = b.pipe.views(b.now, 0, 2).0.remove(0);

@@ -456,6 +456,7 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
             Some(given) => given.reason.clone(),
             None => flow.reason.to_owned(),
         },
+        adopted: false,
         packets_to_server: None,
         packets_to_client: None,
         bytes_to_server: flow.bytes_up,

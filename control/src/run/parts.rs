@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
-use weir_core::express::Lanes;
+use weir_core::express::{Adopted, Lanes};
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
@@ -99,24 +99,23 @@ impl Parts {
         let listeners = inherited.map(|inherited| inherited.listeners).unwrap_or_default();
         convert::check_gateway_ports(config).map_err(Failure::refused)?;
         let (links, told) = devices::of_ports(config, host).await?;
-        let policy = Arc::new(config.compile(FIRST_EPOCH));
+        let compiled = Arc::new(config.compile(FIRST_EPOCH));
         check_memory(config, &links)?;
         let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
         // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
         // on. The addresses of the TUN devices follow as an event.
         let (watch, mut events) = Watch::start(devices, Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
-        let mut road = attach(config, &links, paths, &policy, (&view.own, &found))?;
+        let mut road = attach(config, &links, paths, &compiled, (&view.own, &found))?;
         let spec = convert::host_spec(config);
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
-        let fib = view.fib;
-        let snapshot = Arc::new(Snapshot { policy: policy.clone(), fib: fib.clone(), lanes: Lanes::NONE });
+        let (snapshot, adopted) = beginning(&compiled, &view.fib, road.as_ref())?;
         let mut publisher = Publisher::new();
         let tell = Tell::new()?;
         let relay =
             start_relay(config, &links, (&snapshot, &mut publisher), &tell, road.as_ref(), listeners)?;
         let dataplane = match &mut road {
-            Some(road) => Some(road.start(config, &links, &snapshot, &mut publisher, &tell)?),
+            Some(road) => Some(road.start(config, &links, (&snapshot, adopted), &mut publisher, &tell)?),
             None => None,
         };
         let lasting = lasting_warnings([applied.warnings, told], dataplane.as_ref());
@@ -138,9 +137,9 @@ impl Parts {
             lists,
             config,
             spec,
-            policy,
+            policy: snapshot.policy.clone(),
             steer,
-            fib,
+            fib: view.fib,
             publisher,
             pools,
             tell,
@@ -363,6 +362,17 @@ impl Parts {
     }
 }
 
+/// What workers and relay begin with, and the connections that are in the express lane already.
+fn beginning(
+    policy: &Arc<Policy>,
+    fib: &Arc<Fib>,
+    road: Option<&Road>,
+) -> Result<(Arc<Snapshot>, Vec<Adopted>), Failure> {
+    let legacy = road.map(|road| road.legacy(fib)).transpose()?.unwrap_or_default();
+    let policy = Arc::new(Policy::clone(policy).remembering(legacy.rules));
+    Ok((Arc::new(Snapshot { policy, fib: fib.clone(), lanes: Lanes::NONE }), legacy.flows))
+}
+
 /// Whether there is memory for the fast road, where the configuration has one.
 fn check_memory(config: &Config, links: &[LinkInfo]) -> Result<(), Failure> {
     if convert::has_fast_road(config) {
@@ -441,9 +451,10 @@ impl Parts {
             let found = Found::own(self.repair.tuns(), paths);
             let own = self.steer.own();
             let mut road = Road::attach(&self.config, &links, paths, &self.policy, own, &found)?;
-            let (policy, fib) = (self.policy.clone(), self.fib.clone());
-            let snapshot = Snapshot { policy, fib, lanes: Lanes::NONE };
-            let dataplane = road.start(&self.config, &links, &snapshot, &mut self.publisher, &self.tell)?;
+            let (snapshot, adopted) = beginning(&self.policy, &self.fib, Some(&road))?;
+            self.policy = snapshot.policy.clone();
+            let start = (&*snapshot, adopted);
+            let dataplane = road.start(&self.config, &links, start, &mut self.publisher, &self.tell)?;
             self.pins = road.pins;
             if let Some(folder) = self.pins.folder(&self.folder) {
                 self.ports.pin(folder);

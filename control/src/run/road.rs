@@ -9,7 +9,7 @@ use std::time::Duration;
 use weir_core::express::Adopted;
 use weir_core::fib::Fib;
 use weir_core::policy::Policy;
-use weir_dataplane::express::{Ways, adopt};
+use weir_dataplane::express::{Legacy, Ways, adopt};
 use weir_dataplane::gateway::Dataplane;
 use weir_dataplane::heartbeat;
 use weir_dataplane::punt::Punt;
@@ -175,26 +175,26 @@ impl Road {
     }
 
     /// Connections that the express lane has gone on carrying since a weir before let them in.
-    fn adopted(&self, fib: &Arc<Fib>) -> Result<Arc<[Adopted]>, Failure> {
+    pub fn legacy(&self, fib: &Arc<Fib>) -> Result<Legacy, Failure> {
         let Some(ways) = self.ways.as_ref().filter(|ways| ways.express().is_adopted()) else {
-            return Ok(Arc::from([]));
+            return Ok(Legacy::default());
         };
         ways.follow(fib);
-        let adopted = adopt(ways).map_err(|error| {
+        let legacy = adopt(ways).map_err(|error| {
             Failure::refused(format!(
                 "the express lane that an earlier weir left cannot be read: {error}; weir clean removes it"
             ))
         })?;
-        tracing::info!(connections = adopted.len(), "express lane: taken over from an earlier weir");
-        Ok(adopted.into())
+        tracing::info!(connections = legacy.flows.len(), "express lane: taken over from an earlier weir");
+        Ok(legacy)
     }
 
-    /// Starts the workers and, once all of them breathe, lets steering redirect.
+    /// Starts the workers and, once all of them breathe, lets steering redirect. `adopted`: of [`Road::legacy`].
     pub fn start(
         &mut self,
         config: &Config,
         links: &[LinkInfo],
-        snapshot: &Snapshot,
+        (snapshot, adopted): (&Snapshot, Vec<Adopted>),
         publisher: &mut Publisher,
         tell: &Tell,
     ) -> Result<Dataplane, Failure> {
@@ -202,7 +202,7 @@ impl Road {
         spec.failures = tell.failures.clone();
         spec.questions = Some(tell.questions.clone());
         spec.express = self.ways.clone();
-        spec.adopted = self.adopted(&snapshot.fib)?;
+        spec.adopted = adopted.into();
         let dataplane = Dataplane::start(&spec, &self.steering, &self.punt, publisher, snapshot)
             .map_err(Failure::refused)?;
         for port in dataplane.ports() {

@@ -196,8 +196,8 @@ fn killed_weir_breaks_nothing_in_the_lane_and_the_next_one_takes_it_over() {
             for (stream, host) in &mut streams {
                 let flow = world.weir.flow(stream.local_addr().unwrap());
                 assert_eq!(
-                    (flow["lane"].as_str(), flow["reason"].as_str()),
-                    (Some("express"), Some("adopted")),
+                    (flow["lane"].as_str(), flow["adopted"].as_bool()),
+                    (Some("express"), Some(true)),
                     "{flow}"
                 );
                 exchange_intact(stream, host, MIB);

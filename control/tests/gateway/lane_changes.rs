@@ -15,7 +15,7 @@ use crate::weir::until;
 use crate::world::{HTTP, World, exchange_intact, fetch, play};
 
 /// A connection of each family and name that the program carries.
-fn in_the_lane<'a>(world: &World<'_>, hosts: &[&'a str]) -> Vec<(TcpStream, &'a str)> {
+pub fn in_the_lane<'a>(world: &World<'_>, hosts: &[&'a str]) -> Vec<(TcpStream, &'a str)> {
     let each = Family::BOTH.into_iter().flat_map(|family| hosts.iter().map(move |host| (family, *host)));
     each.map(|(family, host)| {
         let mut stream = world.connect(family, HTTP);
@@ -93,7 +93,7 @@ fn connections_of_several_workers_run_in_the_lane_and_are_taken_over_by_those_of
         world.weir.start();
         for (stream, host) in &mut streams {
             let flow = world.weir.flow(stream.local_addr().unwrap());
-            assert_eq!((&flow["lane"], &flow["reason"]), (&"express".into(), &"adopted".into()), "{flow}");
+            assert_eq!((&flow["lane"], &flow["adopted"]), (&"express".into(), &true.into()), "{flow}");
             exchange_intact(stream, host, 1 << 20);
         }
         drop(streams);

@@ -23,6 +23,7 @@ mod frames;
 mod identity;
 mod idle;
 mod lane_changes;
+mod lane_notes;
 mod limits;
 mod lists;
 mod lost;

@@ -120,6 +120,13 @@ impl Sources {
         Ok(())
     }
 
+    /// Counts a flow of `source` that is there already, whatever the bounds say.
+    pub(crate) fn count(&mut self, now: Nanos, source: &Addr) {
+        let whatever = SourceLimits { flows: Some(u32::MAX), rate: None };
+        // Nothing forbids it, but for four billions of them.
+        let _counted = self.admit(now, source, &whatever);
+    }
+
     /// A flow of `source` that was admitted has ended. One that was let in uncounted, or while there were no bounds, may
     /// end in another's place, so that a source can have a few more than its bound, never fewer.
     pub fn leave(&mut self, source: &Addr) {

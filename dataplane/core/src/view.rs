@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::express::{Names, Passed, Place, Stay};
 use crate::fib::Ways;
 use crate::flow::key::{FlowKey, Tuple};
-use crate::flow::record::{Flow, Stage};
+use crate::flow::record::{Flow, Origin, Stage};
 use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::Pipeline;
@@ -54,6 +54,8 @@ pub struct FlowView {
     pub lane_reason: Option<&'static str>,
     pub stage: &'static str,
     pub reason: String,
+    /// A process before this one decided it; it has lived through its end in the express lane.
+    pub adopted: bool,
     /// None where packets are not counted: on the relay, whose connections the kernel's TCP carries.
     pub packets_to_server: Option<u64>,
     pub packets_to_client: Option<u64>,
@@ -147,6 +149,7 @@ impl<F: Frame> Pipeline<F> {
             lane_reason: self.stays(flow).map(Stay::name),
             stage: stage_name(flow.stage),
             reason: reason(flow),
+            adopted: flow.origin != Origin::Here,
             packets_to_server: Some(flow.client.packets),
             packets_to_client: Some(flow.server.packets),
             bytes_to_server: flow.client.bytes,
@@ -184,7 +187,7 @@ fn reason(flow: &Flow) -> String {
     if flow.bypassed {
         return "bypassed".to_owned();
     }
-    if flow.adopted {
+    if flow.origin == Origin::Unknown {
         return "adopted".to_owned();
     }
     if let Some(failure) = flow.failure {

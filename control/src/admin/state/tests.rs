@@ -39,6 +39,7 @@ fn of_worker(n: u32) -> FlowView {
         lane_reason: None,
         stage: "kernel",
         reason: "relay".into(),
+        adopted: false,
         packets_to_server: Some(1),
         packets_to_client: Some(1),
         bytes_to_server: 0,

@@ -35,6 +35,7 @@ fn map(name: &str) -> &'static str {
     match name {
         "kernel_flows" => "connections that are the kernel's",
         "express_flows" => "the express lane: its connections",
+        "express_notes" => "the express lane: what is known of its connections",
         "express_hops" => "the express lane: its next hops",
         _ => "the express lane: its devices",
     }

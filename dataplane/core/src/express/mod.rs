@@ -8,12 +8,18 @@
 //!
 //! The pipeline ([`crate::stage::express`]) yields [`ExpressOp`]s; whoever carries them out answers with what came of it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::drop::reasons;
 use crate::flow::key::{FlowKey, Tuple};
+use crate::flow::record::Verdict;
+use crate::flow::second::HelloRetry;
 use crate::ids::{MAX_PORTS, Nanos, PortId, PortSet};
+use crate::policy::Protocol;
 use crate::tcp::translate::{TimestampMode, Translation};
+use crate::verify::Verified;
 use crate::wire::addr::Addr;
 
 /// Between which ports the lane carries.
@@ -110,6 +116,10 @@ pub enum ExpressOp {
     ///
     /// [`Pipeline::handle_passed`]: crate::pipeline::Pipeline::handle_passed
     Leave(Names),
+    /// What is known of it has changed: note it anew ([`Pipeline::note`]).
+    ///
+    /// [`Pipeline::note`]: crate::pipeline::Pipeline::note
+    Note(Names),
     /// Ask what passed and when; then [`Pipeline::handle_seen`].
     ///
     /// [`Pipeline::handle_seen`]: crate::pipeline::Pipeline::handle_seen
@@ -126,8 +136,30 @@ pub struct Passed {
     pub seen: Nanos,
 }
 
+/// What is known of a connection besides what the program has to know, for the process after this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note<'a> {
+    pub created: Nanos,
+    /// Its rule, if one decided, is one of those that the policy remembers of before it ([`Policy::remembering`]).
+    ///
+    /// [`Policy::remembering`]: crate::policy::Policy::remembering
+    pub verdict: Verdict,
+    pub protocol: Option<Protocol>,
+    pub verified: Option<Verified>,
+    pub hello_retry: HelloRetry,
+    pub ech: bool,
+    pub signed: bool,
+    /// Some of its names are missing.
+    pub partial: bool,
+    pub host: Option<Cow<'a, str>>,
+    /// ALPN names, in wire form.
+    pub alpn: Cow<'a, [u8]>,
+    /// What passed before the lane had it, but for what the worker had in hand at that time.
+    pub passed: Passed,
+}
+
 /// A connection that the program went on carrying when the process before this one had ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adopted {
     pub names: Names,
     pub up: Option<Translation>,
@@ -135,6 +167,8 @@ pub struct Adopted {
     pub seen: Nanos,
     /// The program has sent on a FIN of the client, of the server, while there was no worker.
     pub fins: (bool, bool),
+    /// What that process knew of it; none where it found no room for a note.
+    pub note: Option<Note<'static>>,
 }
 
 /// Whether all that a translation does is constants, so that it can be written down once: weir makes no timestamps of its own, and

@@ -183,6 +183,17 @@ impl Verdict {
     }
 }
 
+/// Whose connection it was at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This process's.
+    Here,
+    /// One that a process before this one decided, and noted what it knew of it.
+    Adopted,
+    /// The same, but nothing is known of it.
+    Unknown,
+}
+
 /// A connection. What a packet of a running one needs is in its first two cache lines, in this order.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -236,8 +247,7 @@ pub struct Flow {
     pub by_weir: bool,
     /// Counted with its source's connections.
     pub counted: bool,
-    /// A process before this one decided it.
-    pub adopted: bool,
+    pub origin: Origin,
     /// A sender left a checksum to a NIC that there is not.
     pub unsummed: bool,
     /// An RST was passed on of which nobody knows whether it ended the connection.
@@ -321,7 +331,7 @@ impl Flow {
             bypassed: false,
             by_weir: false,
             counted: false,
-            adopted: false,
+            origin: Origin::Here,
             unsummed: false,
             reset: false,
             signed: false,

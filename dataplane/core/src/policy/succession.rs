@@ -65,6 +65,20 @@ impl Policy {
         self.numbered_as(epoch, epoch, earlier)
     }
 
+    /// The epoch of connections that a process before this one decided: none of its own configurations has this number.
+    pub const BEFORE: u32 = 0;
+
+    /// The same policy, and where rules stand that a process before this one decided connections by: those of the epoch
+    /// [`Self::BEFORE`] and the intercept 0, in this order.
+    #[must_use]
+    pub fn remembering(self, rules: Vec<String>) -> Self {
+        let (epoch, numbered) = (self.epoch, self.numbered);
+        let before =
+            Earlier { first: Self::BEFORE, last: Self::BEFORE, rules: vec![rules], pools: Vec::new() };
+        let earlier = std::iter::once(Arc::new(before)).chain(self.earlier.iter().cloned()).collect();
+        self.numbered_as(epoch, numbered, earlier)
+    }
+
     fn numbered_as(mut self, epoch: u32, numbered: u32, earlier: Arc<[Arc<Earlier>]>) -> Self {
         self.bare = self.bare.map(|bare| {
             Arc::new(Self { epoch, numbered, earlier: earlier.clone(), ..Arc::unwrap_or_clone(bare) })
@@ -138,6 +152,17 @@ mod tests {
         assert_eq!(third.pool_since(2, PoolId(1)), Some(PoolId(0)));
         assert_eq!(third.pool_since(3, PoolId(1)), None, "its pool is gone");
         assert!(!third.numbers_since(3) && third.numbers_since(4));
+    }
+
+    #[test]
+    fn rules_of_connections_from_before_are_found_through_reloads() {
+        let first = policy(&["a:1"], &[]).remembering(vec!["old:7".to_owned(), "old:9".to_owned()]);
+        let second = policy(&["b:1"], &[]).replacing(&first);
+        for policy in [&first, &second] {
+            assert_eq!(policy.origin(Policy::BEFORE, InterceptId(0), RuleId(1)), Some("old:9"));
+            assert!(!policy.numbers_since(Policy::BEFORE));
+        }
+        assert_eq!(first.origin(1, InterceptId(0), RuleId(0)), Some("a:1"));
     }
 
     #[test]

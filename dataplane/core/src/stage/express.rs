@@ -5,21 +5,17 @@
 //! large, options it does not know) are carried by the worker one by one.
 
 use crate::drop::DropReason;
-use crate::express::{Adopted, Carried, ExpressOp, Lanes, Names, Passed, Place, Stay, WayOut, is_constant};
-use crate::fib::Way;
-use crate::flow::key::{FlowKey, owner};
-use crate::flow::legs::Leg;
-use crate::flow::record::{Flow, Side, Stage, Verdict};
+use crate::express::{Carried, ExpressOp, Lanes, Names, Passed, Place, Stay, WayOut, is_constant};
+use crate::flow::key::FlowKey;
+use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
-use crate::ids::{InterceptId, Nanos};
+use crate::ids::Nanos;
 use crate::pipeline::{LegOp, Output, Pipeline};
-use crate::policy::{Action, Cause};
 use crate::tcp::cookie;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
 use crate::tcp::track;
-use crate::tcp::translate::Translation;
 use crate::wire::build::{Segment, SegmentOptions};
 
 use super::timers;
@@ -125,7 +121,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// The ways out of both directions, to the server and to the client.
-    fn ways_of(&self, flow: &Flow, names: &Names) -> [Option<WayOut>; 2] {
+    pub(crate) fn ways_of(&self, flow: &Flow, names: &Names) -> [Option<WayOut>; 2] {
         let ends = [(names.server.dst.addr, flow.to_server), (names.client.src.addr, flow.to_client)];
         ends.map(|(end, stays)| {
             self.fib.gateway(end.ip(), &flow.key, stays).map(|(port, router)| (port, router.into()))
@@ -166,66 +162,6 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn names_of(&self, flow: &Flow) -> Names {
         let client = flow.tuple();
         Names { client, server: self.legs.get(flow.leg).map_or(client, |leg| leg.tuple) }
-    }
-
-    /// Takes over a connection that the program carries already, let in by a process before. `false`: no room, or its addresses are
-    /// another's. Its packets pass as they did; what it asked for is not known any more.
-    pub fn adopt(&mut self, now: Nanos, adopted: &Adopted) -> bool {
-        self.now = now;
-        let Names { client, server } = adopted.names;
-        let is_taken = |pipeline: &Self, tuple| {
-            let key = FlowKey::of(tuple);
-            pipeline.flows.find(&key).is_some() || pipeline.legs.find(&key).is_some()
-        };
-        if is_taken(self, &client) || is_taken(self, &server) {
-            return false;
-        }
-        let way = self.fib.gateway(client.src.addr.ip(), &FlowKey::of(&client), Way::NONE);
-        let Some((port, _)) = way else { return false };
-        let intercept = self.policy.intercept(port, client.dst.addr.ip(), client.dst.port);
-        let intercept = intercept.unwrap_or(InterceptId(u8::MAX));
-        let mut flow = Flow::new(&client, port, intercept, self.policy.epoch, now);
-        (flow.stage, flow.place, flow.adopted, flow.partial) = (Stage::Splice, Place::Express, true, true);
-        flow.verdict = Some(Verdict { action: Action::Allow, cause: Cause::Otherwise });
-        (flow.answered, flow.seen) = (true, adopted.seen);
-        flow.ways = self.hasher.hash_any(&self.ways_of(&flow, &adopted.names)) as u32;
-        track::lose(&mut flow);
-        for (end, fin) in [(&mut flow.client, adopted.fins.0), (&mut flow.server, adopted.fins.1)] {
-            // Nobody else will say whether it was acknowledged.
-            (end.fin, end.fin_acked) = (fin, fin);
-        }
-        let Some(slot) = self.flows.insert(flow) else { return false };
-        if let Some(up) = adopted.up {
-            self.adopt_leg(slot, up);
-        }
-        self.in_express += 1;
-        self.flows.arm(slot, adopted.seen.saturating_add(timers::IDLE).max(now));
-        true
-    }
-
-    fn adopt_leg(&mut self, slot: u32, up: Translation) {
-        let is_apart = FlowKey::of(&up.client) != FlowKey::of(&up.server);
-        let at = owner(self.hasher.hash(&FlowKey::of(&up.server)), self.workers);
-        let leg = Leg {
-            flow: slot,
-            tuple: up.server,
-            is_apart,
-            target: None,
-            is_retry: false,
-            owns_port: self.ports.reserve(&up.server.dst, up.server.src.port),
-            receiver: (is_apart && at != self.worker).then_some(at),
-            isn: up.start.add(up.prefix.wrapping_add(1).wrapping_neg()),
-            proxy: None,
-            header: 0,
-            mss: 0,
-            up: Some(up),
-            header_acked: true,
-            since: self.now,
-        };
-        let id = self.legs.insert(leg).unwrap_or(Flow::NO_LEG);
-        if let Some(flow) = self.flows.get_mut(slot) {
-            flow.leg = id;
-        }
     }
 
     /// What the program had carried of a connection when it was taken back.

@@ -1,6 +1,7 @@
 //! One handler for each stage of a connection. They are methods of [`crate::pipeline::Pipeline`]: each takes a packet
 //! and either sends it on, holds it, answers it, gives it to the kernel, or drops it with a reason.
 
+pub mod adopt;
 pub mod answer;
 pub mod closing;
 pub mod dial;

@@ -70,6 +70,9 @@ impl<F: Frame> Pipeline<F> {
         let again = judge(&self.policy, &live);
         tally.count(&again);
         self.renew_verdict(slot, &again);
+        if again.outcome == Outcome::Kept {
+            self.note_anew(slot, out);
+        }
         if again.outcome == Outcome::Ended {
             let action = again.decision.map_or(Action::Reset, |decision| decision.action);
             self.totals.reevaluated += 1;

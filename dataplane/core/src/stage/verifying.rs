@@ -87,6 +87,7 @@ impl<F: Frame> Pipeline<F> {
                 let name = self.names.get(flow.name);
                 if name.is_some_and(|name| self.answers.tag(name, &destination) == answer.tag) {
                     flow.check = HostCheck::Known(answer.verified);
+                    self.note_anew(slot, out);
                 }
             }
             _ => {}

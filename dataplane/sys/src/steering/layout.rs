@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 /// Ports of a box.
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.

@@ -40,7 +40,7 @@ pub use cookies::{CookieKey, CookiePromise, CookieState, CookieSwitch};
 pub use error::SteeringError;
 pub use express::{
     Change, Ends, Express, ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, ExpressMemory,
-    Seen, Splice, Sweep,
+    ExpressNote, Seen, Splice, Sweep,
 };
 pub use flows::{KernelFlow, KernelFlows};
 pub use intercepts::InterceptTable;
@@ -140,6 +140,7 @@ impl Steering {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("kernel_flows", sizes.kernel_flows.max(1));
         loader.map_max_entries("express_flows", sizes.express_flows.saturating_mul(2).max(1));
+        loader.map_max_entries("express_notes", sizes.express_flows.max(1));
         let mut pinned = sizes.adopt.as_deref().map(pin::whole).unwrap_or_default();
         pinned.retain(|(map, _)| sizes.express_flows > 0 || !pin::is_of_lane(map));
         for (map, path) in &pinned {
@@ -528,8 +529,11 @@ fn short_of_memory(error: EbpfError, sizes: &Sizes) -> SteeringError {
         EbpfError::MapError(aya::maps::MapError::CreateError { name, io_error })
             if matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)) =>
         {
-            let lane = name == "express_flows";
-            let entries = if lane { sizes.express_flows.saturating_mul(2) } else { sizes.kernel_flows };
+            let entries = match name.as_str() {
+                "express_flows" => sizes.express_flows.saturating_mul(2),
+                "express_notes" => sizes.express_flows,
+                _ => sizes.kernel_flows,
+            };
             SteeringError::NoMemory { map: name, entries, source: io_error }
         }
         other => load_error(other),

@@ -34,8 +34,8 @@ pub(super) fn take_link(folder: &Path, ifindex: u32) -> Option<PathBuf> {
 }
 
 /// The maps that outlive the process: flows that were given to the kernel, and those in the express lane, with what these need.
-pub(super) const MAPS: [&str; 5] =
-    ["kernel_flows", "express_flows", "express_hops", "express_links", "express_ports"];
+pub(super) const MAPS: [&str; 6] =
+    ["kernel_flows", "express_flows", "express_notes", "express_hops", "express_links", "express_ports"];
 
 /// The pin of a map.
 pub(super) fn map_path(folder: &Path, map: &str) -> PathBuf {

@@ -5,6 +5,7 @@
 //! * `express_flows`: one entry for each direction of a flow, by source and destination as the packet has them when it comes in.
 //!   weir-dataplane puts flows in and takes them out ([`Express::insert`], [`Express::take`]); the program only counts, notes when
 //!   a direction was last seen, and that it has sent on a FIN or an RST when there was no worker to judge it.
+//! * `express_notes`: beside each flow what a process that takes it over has to know of it ([`Express::note`]).
 //! * `express_links`: the devices that packets of the lane may come in by and go out by. weir-control writes them
 //!   ([`Express::set_link`]). Their numbers are the lane's own: a device keeps its number as long as the maps are pinned,
 //!   whatever the order of ports in a configuration.
@@ -33,6 +34,7 @@
 
 mod flow;
 pub(super) mod layout;
+mod note;
 mod sweep;
 
 use std::io;
@@ -41,6 +43,7 @@ use std::net::SocketAddr;
 use aya::Ebpf;
 
 pub use flow::{Ends, ExpressFlow, Splice};
+pub use note::ExpressNote;
 pub use sweep::{Change, ExpressEntry, Sweep};
 
 use super::error::SteeringError;
@@ -55,6 +58,8 @@ const SEEN_SHIFT: u32 = 30;
 
 /// What an entry costs the kernel: its header (48 octets) and an allocator's link (8) with key and value, in a class of 192 octets.
 const ENTRY_OCTETS: u64 = 192;
+/// What a note costs, likewise.
+const NOTE_OCTETS: u64 = 256;
 /// What a bucket costs; there are as many as entries, rounded up to a power of 2.
 const BUCKET_OCTETS: u64 = 16;
 
@@ -125,12 +130,17 @@ impl From<&Entry> for Seen {
 pub struct ExpressBatch {
     keys: Vec<Key>,
     entries: Vec<Entry>,
+    notes: Vec<ExpressNote>,
 }
 
 impl ExpressBatch {
     /// Room for this many flows.
     pub fn new(flows: usize) -> Self {
-        Self { keys: Vec::with_capacity(flows * 2), entries: Vec::with_capacity(flows * 2) }
+        Self {
+            keys: Vec::with_capacity(flows * 2),
+            entries: Vec::with_capacity(flows * 2),
+            notes: Vec::with_capacity(flows),
+        }
     }
 }
 
@@ -138,6 +148,7 @@ impl ExpressBatch {
 #[derive(Clone, Debug)]
 pub struct Express {
     flows: Map<Key, Entry>,
+    notes: Map<Key, ExpressNote>,
     hops: Map<u32, HopValue>,
     links: Map<u32, LinkValue>,
     /// Interface index, and no program: `struct bpf_devmap_val`.
@@ -152,6 +163,7 @@ impl Express {
         let entries = Map::<Key, Entry>::room("express_flows", map_data(ebpf, "express_flows")?)?;
         let express = Self {
             flows: map_of(ebpf, "express_flows")?,
+            notes: map_of(ebpf, "express_notes")?,
             hops: map_of(ebpf, "express_hops")?,
             links: map_of(ebpf, "express_links")?,
             ports: map_of(ebpf, "express_ports")?,
@@ -165,8 +177,9 @@ impl Express {
 
     /// What room for so many flows takes of the kernel's memory.
     pub fn memory(flows: u32) -> ExpressMemory {
-        let entries = u64::from(flows) * 2;
-        ExpressMemory { index: entries.next_power_of_two() * BUCKET_OCTETS, flows: entries * ENTRY_OCTETS }
+        let flows = u64::from(flows);
+        let buckets = (flows * 2).next_power_of_two() + flows.next_power_of_two();
+        ExpressMemory { index: buckets * BUCKET_OCTETS, flows: flows * (2 * ENTRY_OCTETS + NOTE_OCTETS) }
     }
 
     /// Flows that there is room for. 0: the program was loaded without a lane.
@@ -213,8 +226,40 @@ impl Express {
         }
     }
 
-    /// Takes a flow out of the lane; what was noted of its directions, to the server and to the client, as far as they were there.
-    /// Packets that the program has begun with still go out. Two system calls.
+    /// Puts notes beside flows, each by what the client sends; a later one takes the place of an earlier one. A flow whose
+    /// note finds no room has none. One system call. Takes no more than the batch has room for.
+    ///
+    /// # Errors
+    /// What the kernel says: those without room.
+    pub fn note(
+        &self,
+        batch: &mut ExpressBatch,
+        notes: impl IntoIterator<Item = (Ends, ExpressNote)>,
+    ) -> io::Result<()> {
+        batch.keys.clear();
+        batch.notes.clear();
+        for (client, note) in notes.into_iter().take(batch.notes.capacity()) {
+            batch.keys.push(Key::new(client.0, client.1));
+            batch.notes.push(note);
+        }
+        let (noted, result) = self.notes.set_all(&batch.keys, &batch.notes);
+        if result.is_err() {
+            // Nobody is to find what was noted of an earlier flow with these addresses.
+            self.notes.remove_all(&batch.keys[noted..])?;
+        }
+        result
+    }
+
+    /// What was noted of a flow, by what its client sends.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn noted(&self, client: Ends) -> io::Result<Option<ExpressNote>> {
+        self.notes.get(&Key::new(client.0, client.1))
+    }
+
+    /// Takes a flow out of the lane, with its note; what was seen of its directions, to the server and to the client, as far as they
+    /// were there. Packets that the program has begun with still go out. Three system calls.
     ///
     /// # Errors
     /// What the kernel says.
@@ -222,6 +267,7 @@ impl Express {
         let [to_server, to_client] = ExpressFlow::keys(client, server);
         let up = self.flows.take(&to_server)?;
         let down = self.flows.take(&to_client)?;
+        self.notes.remove(&to_server)?;
         Ok([up, down].map(|entry| entry.as_ref().map(Seen::from)))
     }
 
@@ -235,7 +281,8 @@ impl Express {
         Ok(entries.map(|entry| entry.as_ref().map(Seen::from)))
     }
 
-    /// Removes many flows; those that are not there are no error. One system call, and one more for each direction that was missing.
+    /// Removes many flows and their notes; those that are not there are no error. Two system calls, and one more for each
+    /// direction and each note that was missing.
     ///
     /// # Errors
     /// What the kernel says.
@@ -244,23 +291,29 @@ impl Express {
         batch: &mut ExpressBatch,
         flows: impl IntoIterator<Item = (Ends, Ends)>,
     ) -> io::Result<()> {
+        let remove = |keys: &[Key]| {
+            self.flows.remove_all(keys)?;
+            self.notes.remove_all(keys)
+        };
         batch.keys.clear();
         for (client, server) in flows {
             batch.keys.extend(ExpressFlow::keys(client, server));
             if batch.keys.len() + 2 > batch.keys.capacity() {
-                self.flows.remove_all(&batch.keys)?;
+                remove(&batch.keys)?;
                 batch.keys.clear();
             }
         }
-        self.flows.remove_all(&batch.keys)
+        remove(&batch.keys)
     }
 
-    /// Removes one direction: for an entry of a [`Sweep`] whose flow nobody knows. Whether it was there.
+    /// Removes one direction, and the note by it: for an entry of a [`Sweep`] whose flow nobody knows. Whether it was there.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn remove_direction(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
-        self.flows.remove(&Key::new(from, to))
+        let key = Key::new(from, to);
+        self.notes.remove(&key)?;
+        self.flows.remove(&key)
     }
 
     /// Reads the next entries of the map, in no order; whether there are more. For idle timers, counters and adoption. An entry

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::lifecycle::with_pins;
 use super::*;
 use crate::steering::express::{
-    ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, Seen, Splice, Sweep,
+    ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, ExpressNote, Seen, Splice, Sweep,
 };
 
 fn load(flows: u32) -> Steering {
@@ -131,6 +131,30 @@ fn devices_keep_their_numbers_and_hops_are_read_back() {
 }
 
 #[test]
+fn note_goes_with_its_flow_and_one_without_room_is_not_another_ones() {
+    let steering = load(2);
+    let express = steering.express();
+    let flows: Vec<ExpressFlow> = (0..4).map(flow).collect();
+    let mut batch = ExpressBatch::new(8);
+    let note = |number| ExpressNote::new(number, [0; 2], [0; 2], [0; 8]);
+    let notes = |at: std::ops::Range<usize>, number| flows[at].iter().map(move |f| (f.client, note(number)));
+    let noted = |at: usize| express.noted(flows[at].client).unwrap().map(|note| note.created);
+    assert_eq!(express.insert(&mut batch, &flows).unwrap(), 2);
+    express.note(&mut batch, notes(0..2, 1)).unwrap();
+    express.note(&mut batch, notes(1..2, 2)).unwrap();
+    assert_eq!([noted(0), noted(1)], [Some(1), Some(2)], "the later one holds");
+    assert!(express.note(&mut batch, notes(2..4, 3)).is_err(), "there is no room");
+    express.take(flows[0].client, flows[0].server).unwrap();
+    assert_eq!([noted(0), noted(1), noted(2)], [None, Some(2), None]);
+    express.note(&mut batch, notes(2..3, 4)).unwrap();
+    // One that stays where it is makes those behind it lose what was noted of others with their addresses.
+    assert!(express.note(&mut batch, notes(3..4, 5).chain(notes(1..2, 6))).is_err());
+    assert_eq!([noted(1), noted(2), noted(3)], [None, Some(4), None]);
+    express.remove(&mut batch, [(flows[2].client, flows[2].server)]).unwrap();
+    assert_eq!(noted(2), None);
+}
+
+#[test]
 fn lane_pinned_outlives_its_process_and_is_taken_over() {
     with_pins(|folder| {
         let adopting =
@@ -140,19 +164,24 @@ fn lane_pinned_outlives_its_process_and_is_taken_over() {
         let index = ethtool::index_of(WAN).unwrap();
         first.express().set_link(index, [2; 6], false).unwrap();
         assert_eq!(first.express().insert(&mut ExpressBatch::new(1), &[flow(2)]).unwrap(), 1);
+        let mut note = ExpressNote::new(7, [1, 2], [3, 4], [5; 8]);
+        assert!(note.put(0, b"www.example"));
+        first.express().note(&mut ExpressBatch::new(1), [(flow(2).client, note)]).unwrap();
         first.pin(folder).unwrap();
-        assert_eq!(pins(folder).unwrap().len(), 5);
+        assert_eq!(pins(folder).unwrap().len(), 6);
         drop(first);
 
         let second = Steering::load(&adopting(20)).unwrap();
         assert_eq!((second.express().capacity(), second.express().is_adopted()), (10, true));
         assert_eq!(entries(&second).len(), 2);
         assert_eq!(second.express().links().unwrap()[0].ifindex, index);
+        assert_eq!(second.express().noted(flow(2).client).unwrap(), Some(note));
+        assert_eq!(second.express().noted(flow(1).client).unwrap(), None);
         drop(second);
 
         let without = Steering::load(&adopting(0)).unwrap();
         assert_eq!(entries(&without).len(), 0);
-        assert_eq!(without.unpin_others(folder).unwrap().len(), 4);
+        assert_eq!(without.unpin_others(folder).unwrap().len(), 5);
         drop((without, bench));
         assert_eq!(unpin(folder).unwrap().len(), 1);
     });
