@@ -10,7 +10,7 @@ TEST_PACKAGES := bpftool iptables procps
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak soak-kernel bench bench-micro check-micro baseline-micro bench-flood bench-lists bench-outage bench-relay lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-steps bench-micro check-micro baseline-micro bench-flood bench-lists bench-nic bench-outage bench-relay lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -31,7 +31,13 @@ soak:
 soak-kernel: deps
 	WEIR_SOAK=1 $(CARGO) test --release --package weir-control --test kernel_tcp -- --nocapture
 
-bench: deps
+# weir's roads, the kernel's forwarding, HAProxy and nginx side by side; the two come from Debian. ARGS="--runs 1 --quick" for a look.
+bench: build nginx
+	@.ci/packages haproxy
+	$(CARGO) run --release --quiet --package weir-benches --bin weir-bench -- lab --nginx $(NGINX)/nginx $(ARGS)
+
+# Single steps by criterion.
+bench-steps: deps
 	$(CARGO) bench --package weir-benches
 
 # What single steps cost: nanoseconds, instructions (callgrind), allocations. ONLY=parse for some of them.
@@ -60,10 +66,13 @@ bench-flood: build
 bench-outage: build
 	$(CARGO) run --release --quiet --package weir-benches --bin outage -- $(ARGS)
 
-# The relay against HAProxy and nginx, which come from Debian.
-bench-relay: build nginx
-	@.ci/packages haproxy
-	$(CARGO) run --release --package weir-benches --bin relay -- --nginx $(NGINX)/nginx $(ARGS)
+# The relay against HAProxy and nginx.
+bench-relay:
+	$(MAKE) bench ARGS="--contenders nginx,haproxy,relay,forwarding $(ARGS)"
+
+# A traffic generator and receiver for any box between two ports: ARGS="--tx DEV --rx DEV ..."; ARGS=--help tells the rest.
+bench-nic: deps
+	$(CARGO) run --release --quiet --package weir-benches --bin weir-bench -- nic $(ARGS)
 
 lint: deps
 	$(CARGO) fmt --all --check

@@ -1,14 +1,20 @@
-//! Compiles the flood's generator with clang into OUT_DIR, where `syn_flood` embeds it.
+//! Compiles the generators and ceilings in BPF with clang into OUT_DIR, where they are embedded from.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, process};
 
+const PROGRAMS: [&str; 4] = ["nic", "redirect", "small", "syn_flood"];
+
 fn main() {
-    let source = Path::new(&env_of("CARGO_MANIFEST_DIR")).join("bpf/syn_flood.bpf.c");
-    let object = Path::new(&env_of("OUT_DIR")).join("syn_flood.bpf.o");
-    println!("cargo:rerun-if-changed={}", source.display());
     println!("cargo:rerun-if-env-changed=CLANG");
+    PROGRAMS.into_iter().for_each(compile);
+}
+
+fn compile(name: &str) {
+    let source = Path::new(&env_of("CARGO_MANIFEST_DIR")).join(format!("bpf/{name}.bpf.c"));
+    let object = Path::new(&env_of("OUT_DIR")).join(format!("{name}.bpf.o"));
+    println!("cargo:rerun-if-changed={}", source.display());
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     // Debian keeps asm/types.h where clang does not look for it when the target is bpf.
     let multiarch = PathBuf::from(format!("/usr/include/{}-linux-gnu", env_of("CARGO_CFG_TARGET_ARCH")));

@@ -1,10 +1,11 @@
 //! Figures of several runs of several contenders: medians as a table for people, and JSON for programs.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
@@ -17,14 +18,14 @@ pub struct Report {
 }
 
 /// One line of the JSON.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Line {
-    pub measure: &'static str,
-    pub contender: &'static str,
+    pub measure: Cow<'static, str>,
+    pub contender: Cow<'static, str>,
     pub median: f64,
     pub min: f64,
     pub max: f64,
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     pub runs: usize,
 }
 
@@ -49,12 +50,12 @@ impl Report {
             };
             let (min, max) = (values[0], values[values.len() - 1]);
             Line {
-                measure,
-                contender: self.contenders[contender],
+                measure: measure.into(),
+                contender: self.contenders[contender].into(),
                 median,
                 min,
                 max,
-                unit,
+                unit: unit.into(),
                 runs: values.len(),
             }
         };

@@ -78,15 +78,6 @@ fn serve(mut stream: TcpStream) {
     });
 }
 
-/// One request and its answer, of a connection that is shared.
-pub fn speak(stream: &TcpStream) -> Result<(), Failure> {
-    let mut stream = stream.try_clone()?;
-    talk(&mut stream)?;
-    // The acknowledgment of the answer is the last word.
-    std::thread::sleep(Duration::from_millis(60));
-    Ok(())
-}
-
 fn talk(stream: &mut TcpStream) -> Result<(), Failure> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: www.example\r\n\r\n")?;

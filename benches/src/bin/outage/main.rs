@@ -10,21 +10,18 @@
 //! stays away.
 
 mod bed;
-mod probe;
 mod repair;
 mod report;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Parser;
 use weir_control::demo::stage::Family;
 
 use bed::{Bed, Weir};
-use report::Sample;
-
-/// Whatever went wrong; it ends the measurement.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use weir_benches::Failure;
+use weir_benches::probe::{Probes, Sample};
 
 /// How long traffic is watched after the failure.
 const WATCHED: Duration = Duration::from_millis(400);
@@ -116,13 +113,13 @@ fn one(options: &Options, failing: Failing, family: Family) -> Result<[Sample; 2
     let mut weir = Weir::start(&bed, options.flows)?;
     let connection = bed.connect(family)?;
     weir.expect_fast(&connection)?;
-    let probes = probe::Probes::start(&bed.lab, &connection)?;
+    let probes = Probes::start(&bed.lab, &connection)?;
     std::thread::sleep(Duration::from_millis(150));
     if failing == Failing::Continued {
         weir.stop()?;
         std::thread::sleep(WATCHED);
     }
-    let since = std::time::SystemTime::now();
+    let since = SystemTime::now();
     match failing {
         Failing::Killed => weir.kill()?,
         Failing::Hung => weir.stop()?,
@@ -130,9 +127,9 @@ fn one(options: &Options, failing: Failing, family: Family) -> Result<[Sample; 2
         Failing::Continued => weir.resume()?,
     }
     std::thread::sleep(WATCHED);
-    let samples = probes.stop(since);
+    let recorded = probes.stop();
     weir.thaw();
-    samples
+    recorded?.between(since, SystemTime::now())
 }
 
 /// How often a busy machine makes weir look dead. Four busy threads a core, of ordinary priority, beside the traffic.
@@ -141,11 +138,11 @@ fn under_load(options: &Options, time: Duration) -> Result<bool, Failure> {
     let weir = Weir::start(&bed, options.flows)?;
     let connection = bed.connect(Family::V4)?;
     weir.expect_fast(&connection)?;
-    let probes = probe::Probes::start(&bed.lab, &connection)?;
+    let probes = Probes::start(&bed.lab, &connection)?;
     let load = bed::Load::start(4);
     std::thread::sleep(time);
     drop(load);
-    let samples = probes.stop(std::time::SystemTime::UNIX_EPOCH)?;
+    let samples = probes.stop()?.between(SystemTime::UNIX_EPOCH, SystemTime::now())?;
     let status = weir.status(&bed)?;
     let count = |list: &str, name: &str| {
         let counts = status[list].as_array().into_iter().flatten();

@@ -1,25 +1,9 @@
 //! The samples as a table.
 
-use std::time::Duration;
-
+use weir_benches::probe::Sample;
 use weir_control::demo::stage::Family;
 
 use super::Failing;
-
-/// One direction of one run.
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    /// The longest time without a packet, beyond the interval between two.
-    pub outage: Duration,
-    /// Packets that never arrived.
-    pub lost: usize,
-}
-
-impl Sample {
-    pub fn outage_ms(&self) -> f64 {
-        self.outage.as_secs_f64() * 1e3
-    }
-}
 
 /// Prints a row for each failure and family; whether nine of ten are below its bar everywhere.
 pub fn print(samples: &[(Failing, Family, [Sample; 2])]) -> bool {

@@ -12,9 +12,7 @@
 //! NAPI are kernel threads (threaded NAPI) bound to it, and so is the contender's process. Everything else has CPU 0: the NAPI of
 //! the outer ends, the origin, the real client, and the flood, which only gets the time that those leave (SCHED_IDLE).
 //!
-//! **Flood.** SYNs as Linux sends them, IPv4 and IPv6 in turn, from random addresses whose answers are dropped
-//! at the client's device. BPF_PROG_RUN sends them as XDP frames, as a NIC's driver would hand them to its NAPI: no contender pays for
-//! an skb that it does not need.
+//! **Flood.** See `weir_benches::flood`.
 //!
 //! **Phases** of each run, in a new lab: *flat out*, as many SYNs as the generator makes, for what a CPU can answer (what
 //! exceeds that is lost at the port's ring, and real packets with it); then *steady*, at half of what was just answered (a port whose NAPI sleeps in between needs more time per packet), for
@@ -26,10 +24,7 @@
 
 mod accounts;
 mod bed;
-mod client;
 mod contender;
-mod generator;
-mod origin;
 mod report;
 
 use std::path::PathBuf;
@@ -40,11 +35,11 @@ use clap::Parser;
 
 use accounts::Reading;
 use bed::Bed;
-use client::RealClient;
 use contender::Contender;
-use generator::{Flood, Rate};
 use report::Figures;
 use weir_benches::Failure;
+use weir_benches::ends::origin::Origin;
+use weir_benches::flood::{Flood, Rate, RealClient, Seen, try_once};
 use weir_benches::report::Report;
 
 /// From the start of a flood to its first reading.
@@ -109,11 +104,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// One run of one contender, in a lab of its own.
 fn measure(contender: Contender, weir: &std::path::Path, arguments: &Arguments) -> Result<Figures, Failure> {
     let bed = Bed::new()?;
-    let origin = origin::Origin::start(&bed.lab)?;
+    let origin = Origin::start(&bed.lab)?;
     let gateway = contender.start(&bed, weir)?;
     let threads = bed.bind_threads()?;
     // A gateway that does not even carry the real client has nothing to be measured for.
-    client::try_once(&bed.lab)?;
+    try_once(&bed.lab)?;
     let mut flood = Flood::start(&bed.lab)?;
     let window = Duration::from_secs_f64(arguments.seconds);
     let mut phase = |rate| -> Result<Phase, Failure> {
@@ -141,5 +136,5 @@ fn measure(contender: Contender, weir: &std::path::Path, arguments: &Arguments) 
 struct Phase {
     used: Reading,
     seconds: f64,
-    seen: client::Seen,
+    seen: Seen,
 }

@@ -13,22 +13,27 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
-use weir_benches::Failure;
-use weir_benches::bed::LOAD_CPU;
 use weir_control::lab::{Addresses, IPV4, IPV6, Lab};
 use weir_sys::affinity;
 
-use super::origin::{ANSWER, BULK, CLOSE, KEEP, PORT};
+use super::{ANSWER, BULK, CLOSE, KEEP, client_hello};
+use crate::Failure;
+use crate::bed::LOAD_CPU;
+use crate::contender::{HTTP, TLS};
 
 const EVENTS: usize = 256;
 /// How often a client looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(20);
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What clients do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
     /// A new connection for each request, so many at a time.
     Close(usize),
+    /// A new connection for each ClientHello, so many at a time.
+    Hello(usize),
     /// One request after the other on so many connections.
     Keep(usize),
     /// As many requests in a second on so many connections, each when its time has come.
@@ -42,6 +47,7 @@ pub enum Work {
 impl Work {
     const fn connections(self) -> usize {
         let (Self::Close(count)
+        | Self::Hello(count)
         | Self::Keep(count)
         | Self::Paced(count, _)
         | Self::Bulk(count)
@@ -49,12 +55,22 @@ impl Work {
         count
     }
 
-    const fn request(self) -> &'static [u8] {
-        match self {
-            Self::Close(_) => CLOSE,
-            Self::Keep(_) | Self::Paced(..) | Self::Idle(_) => KEEP,
-            Self::Bulk(_) => BULK,
-        }
+    /// The server ends the connection after its answer.
+    const fn closes(self) -> bool {
+        matches!(self, Self::Close(_) | Self::Hello(_))
+    }
+
+    const fn port(self) -> u16 {
+        if matches!(self, Self::Hello(_)) { TLS } else { HTTP }
+    }
+
+    fn request(self) -> Result<Vec<u8>, Failure> {
+        Ok(match self {
+            Self::Close(_) => CLOSE.to_vec(),
+            Self::Hello(_) => client_hello()?,
+            Self::Keep(_) | Self::Paced(..) | Self::Idle(_) => KEEP.to_vec(),
+            Self::Bulk(_) => BULK.to_vec(),
+        })
     }
 }
 
@@ -76,17 +92,24 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// No thread, or no ClientHello.
     pub fn start(lab: &Lab, work: Work) -> Result<Self, Failure> {
         let done = Arc::new(Done::default());
-        let shared = done.clone();
+        let (shared, request) = (done.clone(), work.request()?);
         let body = move || {
             let _ = affinity::pin_to_cpu(LOAD_CPU);
-            Crowd::new(work, shared)?.run()
+            Crowd::new(work, request, shared)?.run()
         };
         Ok(Self { done, thread: lab.client.spawn(body)? })
     }
 
     /// Ends it; how long each request of [`Work::Paced`] took, ascending.
+    ///
+    /// # Errors
+    /// What ended them before.
     pub fn finish(self) -> Result<Vec<Duration>, Failure> {
         self.done.stop.store(true, Relaxed);
         let mut times = self.thread.join().map_err(|_| "the clients panicked")??;
@@ -112,6 +135,7 @@ struct Conn {
 
 struct Crowd {
     work: Work,
+    request: Vec<u8>,
     done: Arc<Done>,
     epoll: OwnedFd,
     conns: Vec<Option<Conn>>,
@@ -122,9 +146,10 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(work: Work, done: Arc<Done>) -> io::Result<Self> {
+    fn new(work: Work, request: Vec<u8>, done: Arc<Done>) -> io::Result<Self> {
         Ok(Self {
             work,
+            request,
             done,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             conns: Vec::new(),
@@ -179,7 +204,7 @@ impl Crowd {
         let family: &Addresses = [&IPV4, &IPV6][self.opened % 2];
         let to = family.servers[self.opened / 2 % 3];
         self.opened += 1;
-        let stream = connect(to)?;
+        let stream = connect(SocketAddr::new(to, self.work.port()))?;
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET | EventFlags::RDHUP;
         epoll::add(&self.epoll, &stream, EventData::new_u64(at as u64), flags)?;
         self.conns[at] = Some(Conn { stream, state: State::Connecting, got: 0, since: Instant::now() });
@@ -189,7 +214,7 @@ impl Crowd {
     fn ask(&mut self, at: usize, since: Instant) {
         let Some(conn) = &mut self.conns[at] else { return };
         (conn.state, conn.got, conn.since) = (State::Waiting, 0, since);
-        if conn.stream.write_all(self.work.request()).is_err() {
+        if conn.stream.write_all(&self.request).is_err() {
             // What it is will be heard by reading.
             self.done.failed.fetch_add(1, Relaxed);
         }
@@ -208,7 +233,7 @@ impl Crowd {
             let Some(conn) = &mut self.conns[at] else { return Ok(()) };
             match conn.stream.read(&mut self.buffer) {
                 Ok(0) => {
-                    let whole = conn.got == ANSWER.len() && matches!(self.work, Work::Close(_));
+                    let whole = conn.got == ANSWER.len() && self.work.closes();
                     let counter = if whole { &self.done.answers } else { &self.done.failed };
                     counter.fetch_add(1, Relaxed);
                     return self.open(at);
@@ -234,7 +259,7 @@ impl Crowd {
         let Some(conn) = &mut self.conns[at] else { return };
         match self.work {
             // That is counted when the connection has ended.
-            Work::Close(_) | Work::Bulk(_) => return,
+            Work::Close(_) | Work::Hello(_) | Work::Bulk(_) => return,
             Work::Keep(_) => self.ask(at, Instant::now()),
             Work::Paced(..) => {
                 self.times.push(conn.since.elapsed());
@@ -247,8 +272,22 @@ impl Crowd {
     }
 }
 
-fn connect(to: IpAddr) -> io::Result<TcpStream> {
-    let to = SocketAddr::new(to, PORT);
+/// A connection to a server, after so many requests and answers, one after the other. For the calling thread's namespace.
+///
+/// # Errors
+/// Of the socket; an answer that ends early.
+pub fn talk(server: IpAddr, requests: usize) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(server, HTTP), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = vec![0; ANSWER.len()];
+    for _ in 0..requests {
+        stream.write_all(KEEP)?;
+        stream.read_exact(&mut answer)?;
+    }
+    Ok(stream)
+}
+
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket =
         Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;

@@ -3,59 +3,77 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use weir_benches::Failure;
-use weir_benches::bed::LOAD_CPU;
 use weir_control::lab::{IPV4, IPV6, Lab};
 use weir_sys::affinity;
 
-pub const PORT: u16 = 80;
-/// Every answer but that to [`BULK`].
-pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 62\r\n\r\n\
-    a page of some sixty octets, as a health check or an API gives";
-/// The connection ends after the answer.
-pub const CLOSE: &[u8] = b"GET /close HTTP/1.1\r\nHost: www.example\r\nConnection: close\r\n\r\n";
-/// It stays.
-pub const KEEP: &[u8] = b"GET /keep HTTP/1.1\r\nHost: www.example\r\n\r\n";
-/// Octets without end.
-pub const BULK: &[u8] = b"GET /bulk HTTP/1.1\r\nHost: www.example\r\n\r\n";
+use super::{ANSWER, HANDSHAKE};
+use crate::Failure;
+use crate::bed::LOAD_CPU;
+use crate::contender::{HTTP, TLS};
 
 const CHUNK: usize = 256 * 1024;
 const EVENTS: usize = 256;
 
-/// Starts it; it ends with the process, since nobody else can reach it.
-pub fn start(lab: &Lab) -> Result<JoinHandle<()>, Failure> {
-    let bind = |address| -> io::Result<TcpListener> {
-        let listener = TcpListener::bind(SocketAddr::new(address, PORT))?;
-        rustix::net::listen(&listener, 4096)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    let addresses = IPV4.servers.into_iter().chain(IPV6.servers);
-    let listeners = lab.server.run(|| addresses.map(bind).collect::<io::Result<Vec<_>>>())?;
-    let mut origin = Origin {
-        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-        listeners,
-        conns: Vec::new(),
-        free: Vec::new(),
-    };
-    for (number, listener) in (0..).zip(&origin.listeners) {
-        epoll::add(&origin.epoll, listener, EventData::new_u64(number), EventFlags::IN)?;
-    }
-    let body = move || {
-        let _ = affinity::pin_to_cpu(LOAD_CPU);
-        if let Err(error) = origin.serve() {
-            eprintln!("the origin: {error}");
-        }
-    };
-    Ok(lab.server.spawn(body)?)
+/// How often it looks whether it is to stop.
+const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// The running server. Dropping it ends it.
+#[derive(Debug)]
+pub struct Origin {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
-struct Origin {
+impl Origin {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// A port cannot be listened on.
+    pub fn start(lab: &Lab) -> Result<Self, Failure> {
+        let bind = |(address, port)| -> io::Result<TcpListener> {
+            let listener = TcpListener::bind(SocketAddr::new(address, port))?;
+            rustix::net::listen(&listener, 4096)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let addresses = IPV4.servers.into_iter().chain(IPV6.servers);
+        let targets = addresses.flat_map(|address| [(address, HTTP), (address, TLS)]);
+        let listeners = lab.server.run(|| targets.map(bind).collect::<io::Result<Vec<_>>>())?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (number, listener) in (0..).zip(&listeners) {
+            epoll::add(&epoll, listener, EventData::new_u64(number), EventFlags::IN)?;
+        }
+        let mut server = Server { epoll, listeners, conns: Vec::new(), free: Vec::new() };
+        let stop = Arc::<AtomicBool>::default();
+        let stops = stop.clone();
+        let body = move || {
+            let _ = affinity::pin_to_cpu(LOAD_CPU);
+            if let Err(error) = server.serve(&stops) {
+                eprintln!("the origin: {error}");
+            }
+        };
+        Ok(Self { stop, thread: Some(lab.server.spawn(body)?) })
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Server {
     epoll: OwnedFd,
     listeners: Vec<TcpListener>,
     conns: Vec<Option<Conn>>,
@@ -65,15 +83,17 @@ struct Origin {
 struct Conn {
     stream: TcpStream,
     streams: bool,
+    /// Octets of a ClientHello that are still to come.
+    hello: usize,
 }
 
-impl Origin {
-    fn serve(&mut self) -> io::Result<()> {
+impl Server {
+    fn serve(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
         let chunk = vec![b'w'; CHUNK];
-        loop {
+        while !stop.load(Relaxed) {
             events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&TURN)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -85,6 +105,7 @@ impl Origin {
                 }
             }
         }
+        Ok(())
     }
 
     fn accept(&mut self, number: usize) -> io::Result<()> {
@@ -98,7 +119,7 @@ impl Origin {
             let data = EventData::new_u64((at + self.listeners.len()) as u64);
             let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET | EventFlags::RDHUP;
             epoll::add(&self.epoll, &stream, data, flags)?;
-            self.conns[at] = Some(Conn { stream, streams: false });
+            self.conns[at] = Some(Conn { stream, streams: false, hello: 0 });
         }
         Ok(())
     }
@@ -115,11 +136,21 @@ impl Origin {
 impl Conn {
     /// Whether it goes on.
     fn talk(&mut self, chunk: &[u8]) -> bool {
-        let mut asked = [0; 1024];
+        let mut asked = [0; 4096];
         loop {
             match self.stream.read(&mut asked) {
                 Ok(0) => return false,
                 Ok(len) if asked[..len].starts_with(b"GET /bulk") => self.streams = true,
+                Ok(len) if self.hello > 0 || asked[0] == HANDSHAKE => {
+                    if self.hello == 0 {
+                        self.hello = usize::from(u16::from_be_bytes([asked[3], asked[4]])) + 5;
+                    }
+                    self.hello = self.hello.saturating_sub(len);
+                    if self.hello == 0 {
+                        let _ = self.stream.write_all(ANSWER);
+                        return false;
+                    }
+                }
                 Ok(len) => {
                     if self.stream.write_all(ANSWER).is_err() || asked[..len].starts_with(b"GET /close") {
                         return false;

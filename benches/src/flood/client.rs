@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use weir_control::lab::{IPV4, IPV6, Lab};
 use weir_sys::affinity;
 
-use super::origin::PAGE;
-use weir_benches::Failure;
-use weir_benches::bed::LOAD_CPU;
+use crate::Failure;
+use crate::bed::LOAD_CPU;
+use crate::contender::HTTP;
+use crate::ends::{ANSWER, CLOSE};
 
 /// Connections at a time, of each family.
 const AT_ONCE: usize = 4;
@@ -20,7 +21,6 @@ const AT_ONCE: usize = 4;
 const PAUSE: Duration = Duration::from_millis(50);
 /// After this a connection has failed: a SYN is sent again after 1 and 3 s.
 const PATIENCE: Duration = Duration::from_secs(5);
-const QUESTION: &[u8] = b"GET / HTTP/1.1\r\nHost: origin.example\r\n\r\n";
 
 /// What the client has seen.
 #[derive(Clone, Debug, Default)]
@@ -103,10 +103,10 @@ fn browse(server: IpAddr, stop: &AtomicBool) -> Seen {
 }
 
 fn fetch(server: IpAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(server, 80), PATIENCE)?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(server, HTTP), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(QUESTION)?;
+    stream.write_all(CLOSE)?;
     let mut page = Vec::new();
     stream.read_to_end(&mut page)?;
-    if page == PAGE { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    if page == ANSWER { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }

@@ -1,13 +1,9 @@
-//! The flood: a thread in the client's namespace that makes the kernel send SYNs (benches/bpf/syn_flood.bpf.c).
+//! The flood itself: the kernel sends SYNs that benches/bpf/syn_flood.bpf.c writes, from the client's device.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::maps::{Array, MapData};
 use aya::{Ebpf, EbpfLoader};
 use weir_control::lab::{IPV4, IPV6, Lab};
 use weir_core::flow::key::Tuple;
@@ -18,13 +14,14 @@ use weir_core::tcp::seq::Seq;
 use weir_core::wire::addr::Endpoint;
 use weir_core::wire::build::{self, Segment, SegmentOptions};
 use weir_core::wire::{ETH_LEN, edit};
-use weir_sys::{affinity, ethtool};
+use weir_sys::ethtool;
 
-use weir_benches::Failure;
-use weir_benches::bed::LOAD_CPU;
+use crate::Failure;
+use crate::live::{Generator, map, program};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syn_flood.bpf.o"));
 
+const PROGRAM: &str = "syn_flood";
 /// Octets of the longest SYN: `LEN6` of the program.
 const LEN6: usize = 94;
 /// Slots of the maps `config` and `state`.
@@ -34,11 +31,8 @@ const CONFIG_BURST: u32 = 2;
 const STATE_SENT: u32 = 1;
 /// SYNs that go out together at most when there is a rate; veth's ring has room for 256.
 const BURST: u64 = 16;
-/// Frames that the kernel sends at once.
-const BATCH: u32 = 64;
-/// Runs of the program in one call: a tenth of a second at least. Each call waits for two RCU grace periods besides
-/// (`bpf_prog_change_xdp`, net/bpf/test_run.c), so they must be few.
-const REPEAT: u32 = 1 << 22;
+/// `PAUSED` of the program.
+const PAUSED: u64 = u64::MAX;
 /// The real client's and the gateway's link-layer addresses in the lab.
 const CLIENT_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 1];
 const GATEWAY_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 2];
@@ -55,26 +49,32 @@ pub enum Rate {
 pub struct Flood {
     config: Array<MapData, u64>,
     state: Array<MapData, u64>,
-    stop: Arc<AtomicBool>,
-    paused: Arc<AtomicBool>,
-    thread: JoinHandle<Result<(), Failure>>,
+    generator: Generator,
 }
 
-/// `PAUSED` of the program.
-const PAUSED: u64 = u64::MAX;
+impl fmt::Debug for Flood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flood").field("generator", &self.generator).finish_non_exhaustive()
+    }
+}
 
 impl Flood {
     /// Starts it, paused.
+    ///
+    /// # Errors
+    /// BPF is refused.
     pub fn start(lab: &Lab) -> Result<Self, Failure> {
         let mut ebpf = lab.client.run(load)?;
         let config = Array::try_from(ebpf.take_map("config").ok_or("no map config")?)?;
         let state = Array::try_from(ebpf.take_map("state").ok_or("no map state")?)?;
-        let (stop, paused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
-        let (stops, pauses) = (stop.clone(), paused.clone());
-        let thread = lab.client.spawn(move || send(ebpf, &stops, &pauses))?;
-        Ok(Self { config, state, stop, paused, thread })
+        let generator = Generator::start(&lab.client, ebpf, PROGRAM, LEN6)?;
+        Ok(Self { config, state, generator })
     }
 
+    /// Changes it from now on.
+    ///
+    /// # Errors
+    /// The map cannot be written.
     pub fn set_rate(&mut self, rate: Rate) -> Result<(), Failure> {
         let interval = match rate {
             Rate::Paused => PAUSED,
@@ -82,20 +82,26 @@ impl Flood {
             Rate::FlatOut => 0,
         };
         self.config.set(CONFIG_INTERVAL_NS, interval, 0)?;
-        // Relaxed: the map's value alone says what is sent; this only lets the thread sleep.
-        self.paused.store(interval == PAUSED, Ordering::Relaxed);
+        // The map's value alone says what is sent; this only lets the thread sleep.
+        self.generator.pause(interval == PAUSED);
         Ok(())
     }
 
     /// SYNs that were sent so far.
+    ///
+    /// # Errors
+    /// The map cannot be read.
     pub fn sent(&self) -> Result<u64, Failure> {
         Ok(self.state.get(&STATE_SENT, 0)?)
     }
 
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What ended it before.
     pub fn stop(mut self) -> Result<(), Failure> {
         self.set_rate(Rate::Paused)?;
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| "the generator panicked")?
+        self.generator.stop()
     }
 }
 
@@ -110,35 +116,9 @@ fn load() -> Result<Ebpf, Failure> {
     config.set(CONFIG_DEVICE, u64::from(ethtool::index_of("client0")?), 0)?;
     config.set(CONFIG_INTERVAL_NS, PAUSED, 0)?;
     config.set(CONFIG_BURST, BURST, 0)?;
-    program(&mut ebpf)?.load()?;
+    program(&mut ebpf, PROGRAM)?.load()?;
     Ok(ebpf)
 }
-
-/// Runs the program until told to stop.
-fn send(mut ebpf: Ebpf, stop: &AtomicBool, paused: &AtomicBool) -> Result<(), Failure> {
-    affinity::pin_to_cpu(LOAD_CPU)?;
-    affinity::run_when_idle()?;
-    let data = [0; LEN6];
-    while !stop.load(Ordering::Relaxed) {
-        if paused.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(1));
-            continue;
-        }
-        let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        let options = TestRunOptions { data_in: Some(&data), repeat: REPEAT, attrs, ..TestRunOptions::new() };
-        program(&mut ebpf)?.test_run(options)?;
-    }
-    Ok(())
-}
-
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map, Failure> {
-    ebpf.map_mut(name).ok_or_else(|| format!("the program has no map {name}").into())
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Failure> {
-    Ok(ebpf.program_mut("syn_flood").ok_or("no program in its object")?.try_into()?)
-}
-
 /// A SYN to port 80 of `server` as the program wants it: what it fills in is zero, checksums are sums of the rest.
 fn template(server: IpAddr) -> Result<[u8; LEN6], Failure> {
     let source: IpAddr = if server.is_ipv4() { "0.0.0.0".parse()? } else { "2a00::".parse()? };
@@ -175,6 +155,7 @@ fn template(server: IpAddr) -> Result<[u8; LEN6], Failure> {
 
 #[cfg(test)]
 mod tests {
+    use aya::programs::{TestRun as _, TestRunOptions};
     use weir_core::parse::{Parsed, parse};
     use weir_core::tcp::options::SynOptions;
 
@@ -186,7 +167,7 @@ mod tests {
         let mut templates = Array::<_, [u8; LEN6]>::try_from(map(&mut ebpf, "templates").unwrap()).unwrap();
         templates.set(0, template(IPV4.servers[0]).unwrap(), 0).unwrap();
         templates.set(1, template(IPV6.servers[0]).unwrap(), 0).unwrap();
-        program(&mut ebpf).unwrap().load().unwrap();
+        program(&mut ebpf, PROGRAM).unwrap().load().unwrap();
         let mut sources = std::collections::HashSet::new();
         for run in 0..1000 {
             let mut out = [0xa5; LEN6];
@@ -195,7 +176,7 @@ mod tests {
                 data_out: Some(&mut out),
                 ..TestRunOptions::new()
             };
-            let result = program(&mut ebpf).unwrap().test_run(options).unwrap();
+            let result = program(&mut ebpf, PROGRAM).unwrap().test_run(options).unwrap();
             let frame = &out[..result.data_size_out as usize];
             let Ok(Parsed::Tcp(meta)) = parse(frame) else { panic!("{frame:02x?}") };
             assert_eq!((meta.v6, meta.end as usize), (run % 2 == 1, frame.len()));

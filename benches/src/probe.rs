@@ -1,5 +1,6 @@
-//! The packet counters at both ends: a packet of the connection every millisecond each way, and what arrives of them.
+//! The packet counters at both ends of a connection: a packet of it every millisecond each way, and what arrives of them.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +12,50 @@ use weir_control::lab::{Capture, CapturedFrame, Lab, Namespace};
 use weir_sys::affinity;
 use weir_sys::packet::PacketSocket;
 
-use super::Failure;
-use super::report::Sample;
+use crate::Failure;
+use crate::ends::KEEP;
 
 /// Between two packets.
 pub const INTERVAL: Duration = Duration::from_millis(1);
+
+/// Until the acknowledgment of an answer has been sent.
+const LAST_WORD: Duration = Duration::from_millis(60);
+/// What is under way arrives.
+const UNDER_WAY: Duration = Duration::from_millis(20);
+
+/// One direction, for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// The longest time without a packet, beyond the interval between two.
+    pub outage: Duration,
+    /// Packets that never arrived.
+    pub lost: usize,
+}
+
+impl Sample {
+    /// [`Sample::outage`] in ms.
+    pub fn outage_ms(&self) -> f64 {
+        self.outage.as_secs_f64() * 1e3
+    }
+}
+
+/// All that was sent and that arrived, at the client and at the server.
+#[derive(Debug)]
+pub struct Recorded {
+    client: Vec<CapturedFrame>,
+    server: Vec<CapturedFrame>,
+}
+
+impl Recorded {
+    /// What happened in a while, to the server and to the client.
+    ///
+    /// # Errors
+    /// No packet was seen in it.
+    pub fn between(&self, since: SystemTime, until: SystemTime) -> Result<[Sample; 2], Failure> {
+        let Self { client, server } = self;
+        Ok([sample(client, server, since, until)?, sample(server, client, since, until)?])
+    }
+}
 
 /// Both senders and both recordings.
 #[derive(Debug)]
@@ -28,10 +68,18 @@ pub struct Probes {
 
 impl Probes {
     /// Begins to send, and to count. The packets look like keep-alives of the connection, whose ends ignore them.
+    ///
+    /// # Errors
+    /// The connection is not answered, or packet sockets are refused.
     pub fn start(lab: &Lab, connection: &TcpStream) -> Result<Self, Failure> {
         let (client, server) = (connection.local_addr()?, connection.peer_addr()?);
         let capture = lab.capture(&lab.client, "client0")?;
-        super::bed::speak(connection)?;
+        let mut stream = connection.try_clone()?;
+        stream.write_all(KEEP)?;
+        if stream.read(&mut [0; 1024])? == 0 {
+            return Err("the origin hung up".into());
+        }
+        std::thread::sleep(LAST_WORD);
         let frames = capture.stop();
         let last = |outgoing| {
             let is_it = |frame: &&CapturedFrame| {
@@ -54,16 +102,17 @@ impl Probes {
         Ok(Self { end, senders, at_client, at_server })
     }
 
-    /// Ends it: what happened `since` then, to the server and to the client.
-    pub fn stop(self, since: SystemTime) -> Result<[Sample; 2], Failure> {
+    /// Ends it.
+    ///
+    /// # Errors
+    /// A sender has failed.
+    pub fn stop(self) -> Result<Recorded, Failure> {
         self.end.store(true, Ordering::Relaxed);
         for sender in self.senders {
             sender.join().map_err(|_| "a sender panicked")??;
         }
-        // What is under way arrives.
-        std::thread::sleep(Duration::from_millis(20));
-        let (client, server) = (self.at_client.stop(), self.at_server.stop());
-        Ok([sample(&client, &server, since)?, sample(&server, &client, since)?])
+        std::thread::sleep(UNDER_WAY);
+        Ok(Recorded { client: self.at_client.stop(), server: self.at_server.stop() })
     }
 }
 
@@ -164,13 +213,20 @@ fn number(frame: &CapturedFrame) -> Option<u16> {
 }
 
 /// What was sent at one end and arrived at the other.
-fn sample(from: &[CapturedFrame], to: &[CapturedFrame], since: SystemTime) -> Result<Sample, Failure> {
-    let probes = |frames: &[CapturedFrame], outgoing: bool| -> Vec<(SystemTime, u16)> {
+fn sample(
+    from: &[CapturedFrame],
+    to: &[CapturedFrame],
+    since: SystemTime,
+    until: SystemTime,
+) -> Result<Sample, Failure> {
+    let probes = |frames: &[CapturedFrame], outgoing: bool, until: SystemTime| -> Vec<(SystemTime, u16)> {
         let of = |frame: &CapturedFrame| Some((frame.time, number(frame)?));
-        frames.iter().filter(|frame| frame.outgoing == outgoing).filter_map(of).collect()
+        let frames = frames.iter().filter(|frame| frame.outgoing == outgoing && frame.time < until);
+        frames.filter_map(of).collect()
     };
-    let sent: Vec<_> = probes(from, true).into_iter().filter(|(time, _)| *time >= since).collect();
-    let arrived = probes(to, false);
+    let sent = probes(from, true, until);
+    let sent: Vec<_> = sent.into_iter().filter(|(time, _)| *time >= since).collect();
+    let arrived = probes(to, false, until + UNDER_WAY);
     let before = arrived.iter().rposition(|(time, _)| *time < since).unwrap_or(0);
     let watched = arrived.get(before..).unwrap_or_default();
     let lost = sent.iter().filter(|(_, number)| !watched.iter().any(|(_, other)| other == number)).count();
