@@ -110,7 +110,10 @@ impl Ring {
     /// # Errors
     /// The kernel has no io_uring, or not all of it that is needed.
     pub fn new(entries: u32) -> Result<Self, UringError> {
-        let ring = setup::build(entries)?;
+        Self::on(setup::build(entries)?)
+    }
+
+    fn on(ring: IoUring) -> Result<Self, UringError> {
         let waker = Waker::new().map_err(|e| UringError::System("eventfd", e.into()))?;
         let mut ring = Self { ring, backlog: VecDeque::new(), waker };
         ring.watch_waker();

@@ -33,27 +33,40 @@ impl UringError {
     }
 }
 
+/// When the kernel does what completions need of the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Only when it waits: since Linux 6.1.
+    Deferred,
+    /// Whenever it enters the kernel: since 5.19.
+    Cooperative,
+}
+
 /// A ring with the cheapest notification the kernel has, and every operation that [`super::Ring`] submits.
 pub(super) fn build(entries: u32) -> Result<IoUring, UringError> {
-    let completions = entries.saturating_mul(8);
-    let builder = || {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(completions).setup_clamp().setup_submit_all();
-        builder
+    match build_with(entries, Notice::Deferred) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            tracing::info!("io_uring before Linux 6.1: completions interrupt the relay's threads more often");
+            checked(build_with(entries, Notice::Cooperative))
+        }
+        other => checked(other),
+    }
+}
+
+/// As [`build`], with this notification only.
+pub(super) fn build_with(entries: u32, notice: Notice) -> std::io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(entries.saturating_mul(8)).setup_clamp().setup_submit_all();
+    match notice {
+        Notice::Deferred => builder.setup_single_issuer().setup_defer_taskrun(),
+        Notice::Cooperative => builder.setup_coop_taskrun(),
     };
-    // Task work that runs only when we wait (6.1), else only at kernel entry (5.19).
-    let best = builder().setup_single_issuer().setup_defer_taskrun().build(entries);
-    let ring = best
-        .or_else(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => {
-                tracing::info!(
-                    "io_uring before Linux 6.1: completions interrupt the relay's threads more often"
-                );
-                builder().setup_coop_taskrun().build(entries)
-            }
-            _ => Err(error),
-        })
-        .map_err(UringError::of_setup)?;
+    builder.build(entries)
+}
+
+/// A ring that has all that is needed.
+pub(super) fn checked(built: std::io::Result<IoUring>) -> Result<IoUring, UringError> {
+    let ring = built.map_err(UringError::of_setup)?;
     check(&ring)?;
     Ok(ring)
 }

@@ -3,13 +3,21 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::setup::{Notice, build_with, checked};
 use super::*;
 use crate::sockopt;
 
 const SECOND: Option<Duration> = Some(Duration::from_secs(1));
 
-fn ring() -> Ring {
-    Ring::new(8).expect("io_uring")
+/// As every kernel since 5.19 has it, and as newer ones do.
+const NOTICES: [Notice; 2] = [Notice::Cooperative, Notice::Deferred];
+
+/// One of each kind.
+fn rings() -> impl Iterator<Item = Ring> {
+    NOTICES.into_iter().map(|notice| {
+        let ring = checked(build_with(8, notice)).and_then(Ring::on);
+        ring.unwrap_or_else(|error| panic!("{notice:?}: {error}"))
+    })
 }
 
 /// The next completion that is not a wake-up.
@@ -49,136 +57,143 @@ fn pair() -> (TcpStream, OwnedFd) {
 
 #[test]
 fn watch_tells_what_is_there_and_what_comes() {
-    let mut ring = ring();
-    let (mut theirs, ours) = pair();
-    ring.watch(&ours, 7);
-    assert_eq!(ready(&mut ring), Readiness { writable: true, ..Readiness::default() });
-    nothing_comes(&mut ring);
-    for word in [&b"one"[..], b"two"] {
-        theirs.write_all(word).unwrap();
-        assert!(ready(&mut ring).readable);
-        // Also where what came before was not taken.
+    for mut ring in rings() {
+        let (mut theirs, ours) = pair();
+        ring.watch(&ours, 7);
+        assert_eq!(ready(&mut ring), Readiness { writable: true, ..Readiness::default() });
         nothing_comes(&mut ring);
+        for word in [&b"one"[..], b"two"] {
+            theirs.write_all(word).unwrap();
+            assert!(ready(&mut ring).readable);
+            // Also where what came before was not taken.
+            nothing_comes(&mut ring);
+        }
+        let mut got = [0; 8];
+        assert_eq!(sockopt::recv_now(&ours, &mut got).unwrap(), 6);
+        assert_eq!(sockopt::recv_now(&ours, &mut got).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
-    let mut got = [0; 8];
-    assert_eq!(sockopt::recv_now(&ours, &mut got).unwrap(), 6);
-    assert_eq!(sockopt::recv_now(&ours, &mut got).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
 fn watch_tells_of_room_after_there_was_none() {
-    let mut ring = ring();
-    let (mut theirs, ours) = pair();
-    ring.watch(&ours, 7);
-    assert!(ready(&mut ring).writable);
-    let octets = vec![0; 1 << 20];
-    let mut sent = 0;
-    let full = loop {
-        match sockopt::send_now(&ours, &octets, false) {
-            Ok(len) => sent += len,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
-    let mut room = vec![0; sent];
-    theirs.read_exact(&mut room).unwrap();
-    assert!(ready(&mut ring).writable);
+    for mut ring in rings() {
+        let (mut theirs, ours) = pair();
+        ring.watch(&ours, 7);
+        assert!(ready(&mut ring).writable);
+        let octets = vec![0; 1 << 20];
+        let mut sent = 0;
+        let full = loop {
+            match sockopt::send_now(&ours, &octets, false) {
+                Ok(len) => sent += len,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+        let mut room = vec![0; sent];
+        theirs.read_exact(&mut room).unwrap();
+        assert!(ready(&mut ring).writable);
+    }
 }
 
 #[test]
 fn watch_tells_fin_and_reset_apart() {
-    let mut ring = ring();
-    let (theirs, ours) = pair();
-    ring.watch(&ours, 7);
-    assert!(ready(&mut ring).writable);
-    theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    let fin = ready(&mut ring);
-    assert!(fin.readable && fin.ended && !fin.hung, "{fin:?}");
-    nothing_comes(&mut ring);
-    socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(theirs);
-    assert!(ready(&mut ring).hung);
+    for mut ring in rings() {
+        let (theirs, ours) = pair();
+        ring.watch(&ours, 7);
+        assert!(ready(&mut ring).writable);
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let fin = ready(&mut ring);
+        assert!(fin.readable && fin.ended && !fin.hung, "{fin:?}");
+        nothing_comes(&mut ring);
+        socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(theirs);
+        assert!(ready(&mut ring).hung);
+    }
 }
 
 #[test]
 fn closed_socket_is_gone_at_once_and_its_watch_ends() {
-    let mut ring = ring();
-    let (mut theirs, ours) = pair();
-    ring.watch(&ours, 7);
-    assert!(ready(&mut ring).writable);
-    ring.close(ours, 7);
-    let completion = next(&mut ring);
-    assert!(
-        !completion.more && matches!(completion.outcome, Outcome::Failed(Errno::CANCELED)),
-        "{completion:?}"
-    );
-    theirs.set_read_timeout(SECOND).unwrap();
-    assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
-    // One that was never submitted.
-    let (mut theirs, ours) = pair();
-    ring.watch(&ours, 8);
-    ring.close(ours, 8);
-    theirs.set_read_timeout(SECOND).unwrap();
-    assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+    for mut ring in rings() {
+        let (mut theirs, ours) = pair();
+        ring.watch(&ours, 7);
+        assert!(ready(&mut ring).writable);
+        ring.close(ours, 7);
+        let completion = next(&mut ring);
+        assert!(
+            !completion.more && matches!(completion.outcome, Outcome::Failed(Errno::CANCELED)),
+            "{completion:?}"
+        );
+        theirs.set_read_timeout(SECOND).unwrap();
+        assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+        // One that was never submitted.
+        let (mut theirs, ours) = pair();
+        ring.watch(&ours, 8);
+        ring.close(ours, 8);
+        theirs.set_read_timeout(SECOND).unwrap();
+        assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+    }
 }
 
 #[test]
 fn accept_goes_on_until_its_listener_is_closed() {
-    let mut ring = ring();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    ring.accept(&listener, 1);
-    for _ in 0..3 {
-        let _client = TcpStream::connect(address).unwrap();
-        let completion = next(&mut ring);
-        assert_eq!(completion.token, 1);
-        assert!(matches!(completion.outcome, Outcome::Accepted(_)));
-        if !completion.more {
-            ring.accept(&listener, 1);
+    for mut ring in rings() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        ring.accept(&listener, 1);
+        for _ in 0..3 {
+            let _client = TcpStream::connect(address).unwrap();
+            let completion = next(&mut ring);
+            assert_eq!(completion.token, 1);
+            assert!(matches!(completion.outcome, Outcome::Accepted(_)));
+            if !completion.more {
+                ring.accept(&listener, 1);
+            }
         }
+        ring.close_listener(listener.into(), 1);
+        let completion = next(&mut ring);
+        assert!(!completion.more && matches!(completion.outcome, Outcome::Failed(Errno::CANCELED)));
     }
-    ring.close_listener(listener.into(), 1);
-    let completion = next(&mut ring);
-    assert!(!completion.more && matches!(completion.outcome, Outcome::Failed(Errno::CANCELED)));
 }
 
 #[test]
 fn connect_is_told_as_room_or_as_a_failure() {
-    let mut ring = ring();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    for refused in [false, true] {
-        if refused {
-            rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
-        }
-        let (socket, _) = sockopt::own_stream(address).unwrap();
-        let begun = sockopt::connect_now(&socket, address);
-        ring.watch(&socket, 7);
-        // How many completions it takes is the kernel's to say.
-        let (mut ready, mut out) = (Readiness::default(), Vec::new());
-        while !ready.writable || ready.hung != refused {
-            ring.wait(SECOND, &mut out).unwrap();
-            assert!(!out.is_empty(), "{ready:?}");
-            for completion in out.drain(..) {
-                let Outcome::Ready(more) = completion.outcome else { panic!("{completion:?}") };
-                ready.add(more);
+    for mut ring in rings() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        for refused in [false, true] {
+            if refused {
+                rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
             }
+            let (socket, _) = sockopt::own_stream(address).unwrap();
+            let begun = sockopt::connect_now(&socket, address);
+            ring.watch(&socket, 7);
+            // How many completions it takes is the kernel's to say.
+            let (mut ready, mut out) = (Readiness::default(), Vec::new());
+            while !ready.writable || ready.hung != refused {
+                ring.wait(SECOND, &mut out).unwrap();
+                assert!(!out.is_empty(), "{ready:?}");
+                for completion in out.drain(..) {
+                    let Outcome::Ready(more) = completion.outcome else { panic!("{completion:?}") };
+                    ready.add(more);
+                }
+            }
+            let error = begun.and_then(|()| sockopt::take_error(&socket)).err();
+            assert_eq!(error.map(|e| e.kind()), refused.then_some(std::io::ErrorKind::ConnectionRefused));
         }
-        let error = begun.and_then(|()| sockopt::take_error(&socket)).err();
-        assert_eq!(error.map(|e| e.kind()), refused.then_some(std::io::ErrorKind::ConnectionRefused));
     }
 }
 
 #[test]
 fn wake_ends_the_wait_once_for_many_calls() {
-    let mut ring = ring();
-    let waker = ring.waker();
-    for _ in 0..2 {
-        waker.wake();
-        waker.wake();
-        assert!(matches!(next(&mut ring).outcome, Outcome::Woken));
+    for mut ring in rings() {
+        let waker = ring.waker();
+        for _ in 0..2 {
+            waker.wake();
+            waker.wake();
+            assert!(matches!(next(&mut ring).outcome, Outcome::Woken));
+        }
+        nothing_comes(&mut ring);
     }
-    nothing_comes(&mut ring);
 }
 
 #[test]
@@ -200,19 +215,20 @@ fn more_operations_than_entries_all_complete() {
 
 #[test]
 fn dropped_ring_lets_go_of_sockets_and_of_connections_nobody_saw() {
-    let mut ring = ring();
-    let (mut theirs, ours) = pair();
-    ring.watch(&ours, 7);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    ring.accept(&listener, 1);
-    ring.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
-    let mut unseen = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    drop((ring, ours, listener));
-    for stream in [&mut theirs, &mut unseen] {
-        stream.set_read_timeout(SECOND).unwrap();
-        // FIN, or a RST where the connection was not even accepted.
-        let end = stream.read(&mut [0; 1]);
-        assert!(!matches!(&end, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock), "{end:?}");
+    for mut ring in rings() {
+        let (mut theirs, ours) = pair();
+        ring.watch(&ours, 7);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        ring.accept(&listener, 1);
+        ring.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        let mut unseen = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        drop((ring, ours, listener));
+        for stream in [&mut theirs, &mut unseen] {
+            stream.set_read_timeout(SECOND).unwrap();
+            // FIN, or a RST where the connection was not even accepted.
+            let end = stream.read(&mut [0; 1]);
+            assert!(!matches!(&end, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock), "{end:?}");
+        }
     }
 }
 
