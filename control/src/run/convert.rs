@@ -172,24 +172,21 @@ pub fn express_flows(config: &Config) -> u32 {
 /// Descriptors that are not for connections of the relay: sockets of the fast road, rings, peers of the admin API.
 pub const SPARE_FILES: u64 = 1024;
 
-/// The relay: as many threads as the dataplane has, or as there are cores where there is none.
+/// The relay: a thread for each core.
 ///
 /// # Errors
 /// As [`dataplane_spec`].
 pub fn relay_config(config: &Config, links: &[LinkInfo]) -> Result<RelayConfig, Failure> {
-    let mut cores = cores(&config.workers.cores);
-    let mut workers = cores.len();
+    let mut workers = 0;
     if has_fast_road(config) {
         let spec = dataplane_spec(config, links)?;
         workers = spec.ports.iter().flat_map(|port| &port.queues).collect::<BTreeSet<_>>().len();
-        // Cores that the dataplane leaves free come first: it takes them in the order of the list.
-        let taken = workers % cores.len().max(1);
-        cores.rotate_left(taken);
     }
+    let cores = relay_cores(cores(&config.workers.cores), workers, config.workers.idle);
     let files = getrlimit(Resource::Nofile).current;
     Ok(RelayConfig {
         listen: config.fallback.listen,
-        workers: workers.max(1),
+        workers: cores.len().max(1),
         cores,
         connections: relay_connections(config.workers.flows, files),
         heartbeat: config.gateway.heartbeat,
@@ -197,6 +194,16 @@ pub fn relay_config(config: &Config, links: &[LinkInfo]) -> Result<RelayConfig, 
         upkeep: Upkeep { keepalive: config.relay.keepalive, user_timeout: config.relay.user_timeout },
         ..RelayConfig::default()
     })
+}
+
+/// Where the relay's threads run: on all cores, since the clients of a box with few queues can be as many as those of any other. The
+/// `workers` of the fast road take the first of them. They leave what they do not need to others, unless they never sleep: then the relay
+/// has the cores without one, if there are any.
+fn relay_cores(mut cores: Vec<usize>, workers: usize, idle: Idle) -> Vec<usize> {
+    if idle == Idle::Busy && workers < cores.len() {
+        cores.drain(..workers);
+    }
+    cores
 }
 
 fn relay_limits(relay: &Relay) -> relay::Limits {
@@ -278,6 +285,24 @@ mod tests {
             (64 << 20, 0, 1 << 20, 1 << 20),
         ] {
             assert_eq!(holds(held, hold, flows), holds_, "{held} {hold} {flows}");
+        }
+    }
+
+    #[test]
+    fn relay_has_a_thread_on_every_core_where_a_worker_may_sleep() {
+        for (cores, workers, idle, got) in [
+            (4, 0, Idle::Adaptive, vec![0, 1, 2, 3]),
+            (4, 1, Idle::Adaptive, vec![0, 1, 2, 3]),
+            (4, 8, Idle::Adaptive, vec![0, 1, 2, 3]),
+            (4, 0, Idle::Busy, vec![0, 1, 2, 3]),
+            (4, 1, Idle::Busy, vec![1, 2, 3]),
+            (4, 3, Idle::Busy, vec![3]),
+            (4, 4, Idle::Busy, vec![0, 1, 2, 3]),
+            (4, 8, Idle::Busy, vec![0, 1, 2, 3]),
+            (0, 1, Idle::Busy, vec![]),
+        ] {
+            let on = relay_cores((0..cores).collect(), workers, idle);
+            assert_eq!(on, got, "{cores} cores, {workers} workers, {idle:?}");
         }
     }
 
