@@ -100,20 +100,14 @@ impl<'bed> Weir<'bed> {
     pub fn start(bed: &'bed Bed, flows: u32) -> Result<Self, Failure> {
         let text = WEIR.replace("FLOWS", &flows.to_string());
         bed.lab.gateway.run(|| std::fs::write(CONFIG, text))?;
-        let mut command = Command::new(binary()?);
-        command.args(["run", "-c", CONFIG]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = bed.lab.gateway.spawn_command(command)?;
-        let deadline = Instant::now() + PATIENCE;
-        while bed.ask(Request::Status).is_err() {
-            if let Some(status) = child.inner().try_wait()? {
-                return Err(format!("weir ended: {status}").into());
-            }
-            if Instant::now() > deadline {
-                return Err("weir is not ready".into());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(Self { bed, child, frozen: None })
+        Ok(Self { bed, child: spawn(bed, &[])?, frozen: None })
+    }
+
+    /// Returns when another serves in its place.
+    pub fn replace(&mut self) -> Result<(), Failure> {
+        let mut before = std::mem::replace(&mut self.child, spawn(self.bed, &["--replace"])?);
+        before.inner().wait()?;
+        Ok(())
     }
 
     pub fn expect_fast(&self, stream: &TcpStream) -> Result<(), Failure> {
@@ -157,6 +151,25 @@ impl<'bed> Weir<'bed> {
     pub fn thaw(&mut self) {
         self.frozen = None;
     }
+}
+
+/// Returns when it answers.
+fn spawn(bed: &Bed, more: &[&str]) -> Result<NamespaceChild, Failure> {
+    let mut command = Command::new(binary()?);
+    command.args(["run", "-c", CONFIG]).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = bed.lab.gateway.spawn_command(command)?;
+    let (pid, deadline) = (child.inner().id(), Instant::now() + PATIENCE);
+    while bed.ask(Request::Status).map_or(true, |status| status["pid"] != pid) {
+        if let Some(status) = child.inner().try_wait()? {
+            return Err(format!("weir ended: {status}").into());
+        }
+        if Instant::now() > deadline {
+            return Err("weir is not ready".into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(child)
 }
 
 /// The binary beside this one.

@@ -1,4 +1,5 @@
-//! Measures for how long traffic stops when weir fails: killed, hung as a whole, or with one worker hung, on IPv4 and IPv6.
+//! Measures for how long traffic stops when weir fails (killed, hung as a whole, or with one worker hung) and when another takes its
+//! place (`weir run --replace`), on IPv4 and IPv6.
 //!
 //!     outage [--runs N] [--load SECONDS | --repairs] [--flows N]
 //!
@@ -51,10 +52,12 @@ enum Failing {
     WorkerHung,
     /// It hung for a while and goes on.
     Continued,
+    /// Another process took its place.
+    Replaced,
 }
 
 impl Failing {
-    const ALL: [Self; 4] = [Self::Killed, Self::Hung, Self::WorkerHung, Self::Continued];
+    const ALL: [Self; 5] = [Self::Killed, Self::Hung, Self::WorkerHung, Self::Continued, Self::Replaced];
 
     const fn name(self) -> &'static str {
         match self {
@@ -62,6 +65,7 @@ impl Failing {
             Self::Hung => "hung (SIGSTOP)",
             Self::WorkerHung => "one worker hung",
             Self::Continued => "continued (SIGCONT)",
+            Self::Replaced => "replaced (--replace)",
         }
     }
 
@@ -125,6 +129,7 @@ fn one(options: &Options, failing: Failing, family: Family) -> Result<[Sample; 2
         Failing::Hung => weir.stop()?,
         Failing::WorkerHung => weir.freeze_worker()?,
         Failing::Continued => weir.resume()?,
+        Failing::Replaced => weir.replace()?,
     }
     std::thread::sleep(WATCHED);
     let recorded = probes.stop();
