@@ -31,8 +31,11 @@ pub enum Request {
     },
     /// The whole box takes nothing new, lets what runs finish for so long, and ends.
     Leave { deadline_ms: u64 },
-    /// Another process takes this one's place: [`crate::run::handover`].
-    Replace,
+    /// Another process takes this one's place: [`crate::run::handover`]. `patience_ms`: how long its start may take.
+    Replace {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        patience_ms: Option<u64>,
+    },
     /// Read the configuration file again and put it in force; `file`: the one that the asker believes weir was started
     /// with. With `reevaluate` live connections are judged by it, too.
     Reload {

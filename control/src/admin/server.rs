@@ -17,6 +17,7 @@ use super::state::State;
 use super::{Refusal, Request};
 use crate::exit::Failure;
 use crate::explain::gateway;
+use crate::host::instance::is_dead_socket;
 use crate::run::drain::{Drain, Drained};
 use crate::run::end::End;
 use crate::run::reload::Reloader;
@@ -64,12 +65,12 @@ fn file_of(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Listens at `path`, for the owner only. A socket that a crash left is replaced; one that answers is not, nor is anything that is no
-/// socket. With `replaces` the one that answers is that of the process whose place this one takes: this one listens beside it until
+/// socket. `replaces`: the one of the process whose place this one takes may answer; this one listens beside it until
 /// [`AdminSocket::take_place`].
 ///
 /// # Errors
 /// Another process answers there; something else is there; the folder cannot be written.
-pub fn bind(path: &Path, replaces: bool) -> Result<(AdminSocket, UnixListener), Failure> {
+pub fn bind(path: &Path, replaces: Option<&Path>) -> Result<(AdminSocket, UnixListener), Failure> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     let failed = |what: &str, error: io::Error| {
         Failure::refused(format!("{}: {what}: {error}; correct `admin` in [gateway]", path.display()))
@@ -77,7 +78,8 @@ pub fn bind(path: &Path, replaces: bool) -> Result<(AdminSocket, UnixListener), 
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| failed("its folder cannot be made", e))?;
     }
-    if !replaces && std::os::unix::net::UnixStream::connect(path).is_ok() {
+    let is_before = |before| file_of(before).ok().is_some_and(|before| file_of(path).ok() == Some(before));
+    if !replaces.is_some_and(is_before) && std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(Failure::refused(format!(
             "{}: another process answers on the admin socket: stop it, or choose another `admin` in [gateway]",
             path.display()
@@ -94,7 +96,7 @@ pub fn bind(path: &Path, replaces: bool) -> Result<(AdminSocket, UnixListener), 
     };
     is_there(path)?;
     let (place, beside) = (path, beside(path));
-    let path = if replaces { beside.as_path() } else { place };
+    let path = if replaces.is_some() { beside.as_path() } else { place };
     if is_there(path)? {
         std::fs::remove_file(path).map_err(|e| failed("cannot be replaced", e))?;
     }
@@ -111,6 +113,14 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
+}
+
+/// Removes what a process left that was killed before it could take the place of this one at `path`.
+pub fn forget_failed(path: &Path) {
+    let beside = beside(path);
+    if is_dead_socket(&beside) {
+        drop(std::fs::remove_file(beside));
+    }
 }
 
 /// Serves the admin socket until the task is dropped, and its connections with it.
@@ -184,9 +194,10 @@ async fn answer(
             let (end, told) = Drain::within(Duration::from_millis(deadline_ms));
             return leave(write, end, told, ends).await;
         }
-        Ok(Request::Replace) => {
+        Ok(Request::Replace { patience_ms }) => {
             let stopping = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-            return ends.send(End::Replaced(stream)).await.map_err(stopping);
+            let patience = patience_ms.map(Duration::from_millis);
+            return ends.send(End::Replaced(stream, patience)).await.map_err(stopping);
         }
         Ok(Request::Drain { pool, server, undo }) => match state.health.drain(&pool, server, !undo) {
             Ok(pool) => serde_json::to_string(&pool),
@@ -209,13 +220,16 @@ async fn answer(
 async fn leave(
     mut write: WriteHalf<'_>,
     drain: Drain,
-    told: oneshot::Receiver<Drained>,
+    told: oneshot::Receiver<Result<Drained, String>>,
     ends: mpsc::Sender<End>,
 ) -> io::Result<()> {
     let stopping = || io::Error::from(io::ErrorKind::BrokenPipe);
     ends.send(End::Drained(drain)).await.map_err(|_| stopping())?;
     let drained = told.await.map_err(|_| stopping())?;
-    let mut reply = serde_json::to_string(&drained)?;
+    let mut reply = match &drained {
+        Ok(drained) => serde_json::to_string(drained)?,
+        Err(why) => serde_json::to_string(&Refusal { error: why.clone() })?,
+    };
     reply.push('\n');
     let written = timeout(PATIENCE, write.write_all(reply.as_bytes())).await;
     // Weir ends when the last of these has gone.

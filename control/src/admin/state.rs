@@ -62,6 +62,10 @@ pub struct State {
     pub relay: Part<RelayHandle>,
     /// Nothing new is taken any more: the end is near.
     pub drains: AtomicBool,
+    /// Another process is about to have this one's place.
+    pub gives: AtomicBool,
+    /// What could not be had back from such a process that has failed.
+    pub lack: Mutex<Option<String>>,
     pub steering: Mutex<Option<Steering>>,
     /// Which servers of the pools are up.
     pub health: Arc<Board>,
@@ -177,6 +181,35 @@ impl State {
                 || self.relay.ask().as_ref().is_some_and(RelayHandle::is_alive))
     }
 
+    /// Whether another process is about to have this one's place.
+    pub fn set_gives(&self, gives: bool) {
+        self.gives.store(gives, Ordering::Relaxed);
+    }
+
+    /// Why no other configuration can be put in force.
+    pub fn refusal(&self) -> Option<&'static str> {
+        if self.drains.load(Ordering::Relaxed) {
+            return Some("weir drains, and takes no other configuration any more");
+        }
+        let gives = self.gives.load(Ordering::Relaxed);
+        gives.then_some("another process is about to take weir's place: reload when it has, or has failed")
+    }
+
+    /// What could not be had back from a process that has failed. Whether that is news.
+    pub fn set_lack(&self, why: Option<String>) -> bool {
+        let mut lack = self.lack.lock().unwrap_or_else(PoisonError::into_inner);
+        let differs = *lack != why;
+        *lack = why;
+        differs
+    }
+
+    fn lack(&self) -> Option<String> {
+        let lack = self.lack.lock().unwrap_or_else(PoisonError::into_inner);
+        lack.as_ref().map(|why| {
+            format!("a process that was to take weir's place has failed, and not all is as before it, the relay serves alone: {why}")
+        })
+    }
+
     /// Gives an answer about a name to who asked. Does not wait for workers.
     pub fn answer_host(&self, asker: Asker, answer: Answer) {
         match asker {
@@ -197,7 +230,13 @@ impl State {
     fn unhealthy(&self) -> Vec<String> {
         let ended = (!self.is_running()).then(|| "a thread of weir's ended: it stops".to_owned());
         let gone = |(device, why): (String, String)| format!("device {device} {why}");
-        ended.into_iter().chain(self.lost().into_iter().map(gone)).chain(self.repairs.unhealthy()).collect()
+        let lack = self.lack();
+        ended
+            .into_iter()
+            .chain(lack)
+            .chain(self.lost().into_iter().map(gone))
+            .chain(self.repairs.unhealthy())
+            .collect()
     }
 
     pub fn status(&self) -> Status {

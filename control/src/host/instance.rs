@@ -87,7 +87,8 @@ pub(super) fn remove_crashed(path: &Path) -> Result<Vec<String>, HostError> {
     Ok(done)
 }
 
-fn is_dead_socket(path: &Path) -> bool {
+/// Whether it is a socket on which nobody listens.
+pub fn is_dead_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;

@@ -80,7 +80,7 @@ fn config_of(holder: Option<i32>) -> Option<PathBuf> {
 }
 
 /// Whether the process has not ended. One that has may be a zombie still.
-fn is_alive(pid: i32) -> bool {
+pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in parentheses and may hold any.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))

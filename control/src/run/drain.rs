@@ -48,7 +48,7 @@ pub fn looks() -> Interval {
 #[derive(Debug)]
 pub struct Drain {
     deadline: Duration,
-    done: oneshot::Sender<Drained>,
+    done: oneshot::Sender<Result<Drained, String>>,
 }
 
 /// What became of it.
@@ -67,9 +67,15 @@ pub struct Drained {
 
 impl Drain {
     /// A request, and where its answer comes.
-    pub fn within(deadline: Duration) -> (Self, oneshot::Receiver<Drained>) {
+    pub fn within(deadline: Duration) -> (Self, oneshot::Receiver<Result<Drained, String>>) {
         let (done, told) = oneshot::channel();
         (Self { deadline, done }, told)
+    }
+
+    /// It is not done, and why.
+    pub fn refuse(self, why: &str) {
+        // Who has left is not told.
+        drop(self.done.send(Err(why.to_owned())));
     }
 }
 
@@ -82,7 +88,7 @@ pub struct Draining {
     until: Instant,
     open: u64,
     stopped: u64,
-    waiters: Vec<oneshot::Sender<Drained>>,
+    waiters: Vec<oneshot::Sender<Result<Drained, String>>>,
 }
 
 impl Draining {
@@ -114,7 +120,7 @@ impl Draining {
         for waiter in self.waiters {
             let (told, gone) = oneshot::channel::<()>();
             let drained = Drained { open: self.open, cut_relay, cut_fast, took_ms, _told: Some(told) };
-            if waiter.send(drained).is_ok() {
+            if waiter.send(Ok(drained)).is_ok() {
                 drop(tokio::time::timeout(TELL, gone).await);
             }
         }
@@ -150,11 +156,11 @@ fn stopped(parts: &Parts) -> u64 {
 }
 
 impl Parts {
-    /// Takes nothing new from now on.
+    /// Takes nothing new from now on. The deadline is for [`Draining::again`].
     ///
     /// # Errors
     /// The system refused a step; all is as before.
-    pub async fn begin_drain(&mut self, host: &Host, drain: Drain) -> Result<Draining, Failure> {
+    pub async fn begin_drain(&mut self, host: &Host, drain: &Drain) -> Result<Draining, Failure> {
         let none = Config { intercepts: Vec::new(), ..self.config.clone() };
         let policy = none.compile(0).replacing(&self.policy);
         let spec = HostSpec { intercepts: Vec::new(), ..self.spec.clone() };
@@ -170,7 +176,7 @@ impl Parts {
         let relayed = self.state.relay.ask().as_ref().map_or(0, |relay| relay.counters().active());
         let open = relayed + needing(self, &before).await.unwrap_or(0);
         let begun = Instant::now();
-        let mut draining = Draining {
+        let draining = Draining {
             policy: before,
             begun,
             until: begun,
@@ -179,7 +185,6 @@ impl Parts {
             waiters: Vec::new(),
         };
         tracing::info!(open, deadline = ?drain.deadline, "draining: new connections are forwarded");
-        draining.again(self, drain);
         Ok(draining)
     }
 }

@@ -7,52 +7,56 @@
 //! accepting, lets the relay's connections finish, and ends. When the new one fails before that, the old one goes on as before.
 //!
 //! What is said, a line each: new `{"op":"replace"}`; old its [`Offer`], then an octet with each descriptor; new `release`; old
-//! `released`; new `done`. Whoever goes on before that has changed his mind.
+//! `released`; new `done`, when nothing of its start can fail any more; old `gone`; new `serves`. Whoever goes on before `release` has
+//! changed his mind. Only what has heard `gone` accepts connections, and only what has heard `serves` accepts none any more, so no
+//! end of either leaves two that serve, or none. The old one says why it does not go on: with a refusal, or with `ends` when it was told
+//! to end meanwhile; then what is installed is the new one's to remove.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
-use super::parts::Parts;
 use crate::admin::{Refusal, Request};
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::host::{Host, HostError, Instance, Lock, PUNT_TUN, Paths, RELAY_TUN};
+use crate::host::lock::is_alive;
+use crate::host::{HostError, Instance, Lock, PUNT_TUN, Paths, RELAY_TUN};
 
 /// How long the other may take for what it does at once.
-const PROMPT: Duration = Duration::from_secs(30);
-/// How long a start may take.
-const START: Duration = Duration::from_secs(180);
+pub(super) const PROMPT: Duration = Duration::from_secs(30);
+/// How long a start may take, unless the new process says otherwise.
+pub(super) const START: Duration = Duration::from_secs(180);
 /// The longest line.
-const LINE: usize = 64 * 1024;
+pub(super) const LINE: usize = 64 * 1024;
+/// Between two looks whether the old process has ended.
+const PAUSE: Duration = Duration::from_millis(10);
 
-const RELEASE: &str = "release";
-const RELEASED: &str = "released";
-const DONE: &str = "done";
+pub(super) const RELEASE: &str = "release";
+pub(super) const RELEASED: &str = "released";
+pub(super) const DONE: &str = "done";
+pub(super) const GONE: &str = "gone";
+pub(super) const SERVES: &str = "serves";
+pub(super) const ENDS: &str = "ends";
 
 /// What the old process has.
 #[derive(Debug, Serialize, Deserialize)]
-struct Offer {
-    pid: u32,
-    listen: u16,
+pub(super) struct Offer {
+    pub pid: u32,
+    pub listen: u16,
     /// What follows, in this order.
-    descriptors: Vec<Kind>,
+    pub descriptors: Vec<Kind>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+pub(super) enum Kind {
     Lock,
     Listener,
     RelayTun,
@@ -74,6 +78,21 @@ pub struct Predecessor {
     pub pid: u32,
     pub lock: Lock,
     pub inherited: Inherited,
+    /// Where it can be asked.
+    pub admin: PathBuf,
+    /// It has said that it was told to end.
+    ends: bool,
+}
+
+/// What becomes of the process whose place this one has failed to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on, and what is installed is its own.
+    Lives,
+    /// It was told to end, and has.
+    Stopped,
+    /// It ended by itself.
+    Died,
 }
 
 impl Predecessor {
@@ -96,7 +115,8 @@ impl Predecessor {
         };
         stream.set_read_timeout(Some(PROMPT)).map_err(failed)?;
         stream.set_write_timeout(Some(PROMPT)).map_err(failed)?;
-        let request = serde_json::to_string(&Request::Replace).map_err(Failure::refused)?;
+        let request =
+            serde_json::to_string(&Request::Replace { patience_ms: None }).map_err(Failure::refused)?;
         writeln!(stream, "{request}").map_err(failed)?;
         let line = read_line(&stream).map_err(failed)?;
         if let Ok(Refusal { error }) = serde_json::from_str(&line) {
@@ -124,7 +144,7 @@ impl Predecessor {
             )));
         }
         let lock = lock.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        Ok(Some(Self { stream, pid: offer.pid, lock, inherited }))
+        Ok(Some(Self { stream, pid: offer.pid, lock, inherited, admin: running.admin, ends: false }))
     }
 
     /// From here on it is this process that must get the fast road going.
@@ -132,30 +152,86 @@ impl Predecessor {
     /// # Errors
     /// The old one cannot leave it; it goes on as before.
     pub fn release(&mut self) -> Result<(), Failure> {
-        let pid = self.pid;
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::refused(format!("process {pid} does not give its place: {error}"))
-        };
-        writeln!(self.stream, "{RELEASE}").map_err(|e| failed(&e))?;
-        match read_line(&self.stream) {
-            Ok(line) if line == RELEASED => Ok(()),
-            Ok(line) => match serde_json::from_str::<Refusal>(&line) {
-                Ok(refusal) => Err(failed(&refusal.error)),
-                Err(_) => Err(failed(&"its answer was not understood")),
-            },
-            Err(error) => Err(failed(&error)),
-        }
+        writeln!(self.stream, "{RELEASE}").map_err(|error| self.refused(&error))?;
+        let answer = read_line(&self.stream);
+        self.expect(RELEASED, answer)
     }
 
-    /// This process is ready: the old one finishes what runs on its relay, and ends.
+    /// This process is ready: from here on it accepts connections, too.
+    ///
+    /// # Errors
+    /// The old one has not waited for so long, and goes on; or was told to end.
+    pub fn depart(&mut self) -> Result<(), Failure> {
+        // Where it cannot be written, the answer is there, or an end.
+        drop(writeln!(self.stream, "{DONE}"));
+        let answer = read_line(&self.stream).or_else(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                // What it has said by now, counts; what it says from now on, it will see to be in vain.
+                self.stream.shutdown(Shutdown::Read)?;
+                read_line(&self.stream)
+            }
+            _ => Err(error),
+        });
+        if answer.is_err() && !self.is_alive() {
+            tracing::warn!(pid = self.pid, "the process before this one has ended by itself");
+            return Ok(());
+        }
+        self.expect(GONE, answer)
+    }
+
+    /// This process serves: the old one lets what runs on its relay finish, and ends.
     pub fn dismiss(mut self) -> Lock {
         if let Err(error) = self.lock.sign() {
             tracing::warn!(%error, "who meets the lock is told the process before this one");
         }
-        if let Err(error) = writeln!(self.stream, "{DONE}") {
-            tracing::warn!(pid = self.pid, %error, "the process before this one does not hear that it may end");
-        }
+        // Where it cannot be written, the other has ended.
+        drop(writeln!(self.stream, "{SERVES}"));
         self.lock
+    }
+
+    /// Whether the old one goes on, now that this one has failed.
+    pub fn fate(mut self) -> Fate {
+        // What it may have said is there.
+        drop(self.stream.set_read_timeout(Some(PAUSE)));
+        while let Ok(line) = read_line(&self.stream) {
+            self.ends |= line == ENDS;
+        }
+        let deadline = Instant::now() + PROMPT;
+        while self.ends && self.is_alive() && Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+        }
+        match (self.is_alive(), self.ends) {
+            (true, _) => Fate::Lives,
+            (false, true) => Fate::Stopped,
+            (false, false) => Fate::Died,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        i32::try_from(self.pid).is_ok_and(is_alive)
+    }
+
+    /// Its answer is this word.
+    fn expect(&mut self, word: &str, answer: io::Result<String>) -> Result<(), Failure> {
+        let line = answer.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                self.refused(&"it has turned away")
+            }
+            _ => self.refused(&error),
+        })?;
+        if line == word {
+            return Ok(());
+        }
+        self.ends |= line == ENDS;
+        Err(match serde_json::from_str::<Refusal>(&line) {
+            Ok(refusal) => self.refused(&refusal.error),
+            Err(_) if self.ends => self.refused(&"it was told to end"),
+            Err(_) => self.refused(&"its answer was not understood"),
+        })
+    }
+
+    fn refused(&self, why: &dyn std::fmt::Display) -> Failure {
+        Failure::refused(format!("process {} does not give its place: {why}", self.pid))
     }
 }
 
@@ -186,99 +262,6 @@ fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
     ancillary.drain().find_map(rights).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn send(stream: &UnixStream, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor];
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    rustix::net::sendmsg(stream, &[IoSlice::new(b"d")], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// What the old process does: gives its place to the one at the other end. Whether it is gone; if not, all is as before.
-///
-/// # Errors
-/// The fast road cannot be had back from a process that failed.
-pub async fn give(
-    parts: &mut Parts,
-    (host, paths, lock): (&Host, &Paths, &Lock),
-    metrics: &mut Option<JoinHandle<()>>,
-    stream: tokio::net::UnixStream,
-) -> Result<bool, Failure> {
-    let offered = offer(parts, lock, stream);
-    let mut stream = match offered {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::warn!(%error, "another process wanted to take weir's place");
-            return Ok(false);
-        }
-    };
-    if hear(&mut stream, PROMPT).await.as_deref() != Some(RELEASE) {
-        tracing::warn!("another process wanted to take weir's place, and has changed its mind");
-        return Ok(false);
-    }
-    tracing::info!("another process takes weir's place: it gets the fast road");
-    if let Err(failure) = parts.release(paths) {
-        let refusal = serde_json::to_string(&Refusal { error: failure.message }).map_err(Failure::refused)?;
-        drop(say(&mut stream, &refusal).await);
-        parts.resume(host, paths).await?;
-        return Ok(false);
-    }
-    if let Some(metrics) = metrics.take() {
-        metrics.abort();
-        drop(metrics.await);
-    }
-    if say(&mut stream, RELEASED).await.is_ok() && hear(&mut stream, START).await.as_deref() == Some(DONE) {
-        return Ok(true);
-    }
-    tracing::error!("the process that wanted to take weir's place has failed: this one goes on");
-    parts.resume(host, paths).await?;
-    Ok(false)
-}
-
-/// Says what there is, and gives it.
-fn offer(parts: &Parts, lock: &Lock, stream: tokio::net::UnixStream) -> io::Result<tokio::net::UnixStream> {
-    let mut descriptors = vec![(Kind::Lock, lock.descriptor()?)];
-    for listener in parts.relay_listeners()? {
-        descriptors.push((Kind::Listener, listener));
-    }
-    for (kind, tun) in [Kind::RelayTun, Kind::PuntTun].into_iter().zip(parts.tuns()) {
-        descriptors.push((kind, tun.descriptor()?));
-    }
-    let listen = parts.config.fallback.listen;
-    let kinds = descriptors.iter().map(|(kind, _)| *kind).collect();
-    let offer = serde_json::to_string(&Offer { pid: std::process::id(), listen, descriptors: kinds })?;
-    let mut plain = stream.into_std()?;
-    plain.set_nonblocking(false)?;
-    plain.set_write_timeout(Some(PROMPT))?;
-    writeln!(plain, "{offer}")?;
-    for (_, descriptor) in &descriptors {
-        send(&plain, descriptor.as_fd())?;
-    }
-    plain.set_nonblocking(true)?;
-    tokio::net::UnixStream::from_std(plain)
-}
-
-async fn say(stream: &mut tokio::net::UnixStream, line: &str) -> io::Result<()> {
-    use tokio::io::AsyncWriteExt as _;
-    stream.write_all(format!("{line}\n").as_bytes()).await
-}
-
-/// The next line; none when the other has gone, or says nothing for so long.
-async fn hear(stream: &mut tokio::net::UnixStream, patience: Duration) -> Option<String> {
-    let line = async {
-        let mut line = Vec::new();
-        while line.len() < LINE {
-            match stream.read_u8().await.ok()? {
-                b'\n' => return String::from_utf8(line).ok(),
-                octet => line.push(octet),
-            }
-        }
-        None
-    };
-    timeout(patience, line).await.ok().flatten()
-}
-
 /// Takes the lock, or with it the place of the process that has it.
 ///
 /// # Errors
@@ -299,3 +282,6 @@ pub fn lock(
         Err(error) => Err(Failure::refused(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

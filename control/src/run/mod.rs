@@ -18,6 +18,7 @@ pub mod devices;
 pub mod drain;
 pub mod end;
 mod finish;
+mod giving;
 pub mod handover;
 mod lanes;
 mod live;
@@ -32,17 +33,20 @@ mod road;
 mod shut;
 mod steer;
 
+use std::path::Path;
+
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use weir_sys::uring;
 
 use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Host, Instance, Lock, Paths, Removed, preflight};
 use end::Ending;
-use handover::{Inherited, Predecessor};
+use handover::{Fate, Inherited, Predecessor};
 use parts::Parts;
 use reload::Reloader;
 
@@ -69,6 +73,7 @@ async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
     if let Some(missing) = preflight().into_iter().next() {
         return Err(Failure::refused(missing));
     }
+    uring::probe().map_err(Failure::refused)?;
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
     let lock = match handover::lock(config, &paths, replace)? {
@@ -104,23 +109,65 @@ async fn succeed(
     paths: &Paths,
     mut predecessor: Predecessor,
 ) -> Result<Exit, Failure> {
-    predecessor.release()?;
-    let inherited = std::mem::take(&mut predecessor.inherited);
-    let mut started = start(config, host, paths, Some(inherited)).await?;
+    let mut started = match prepare(config, host, paths, &mut predecessor).await {
+        Ok(started) => started,
+        Err(failure) => return yield_to(config, host, predecessor, failure).await,
+    };
     let pid = predecessor.pid;
-    let lock = predecessor.dismiss();
+    if let Err(failure) = started.parts.accept() {
+        tracing::error!("not on every core: {failure}");
+    }
     // Until now all was as the other one needs it to go on, should this one fail.
     if let Err(error) = started.admin.take_place() {
         tracing::warn!(%error, "{}: nobody can ask this weir", config.gateway.admin.display());
     }
-    started.parts.settle_pins();
     let registered = Instance::here(&config.file, &config.gateway.admin).register(&paths.instance);
     if let Err(error) = &registered {
         tracing::warn!(%error, "who looks for this weir does not find it");
     }
+    let lock = predecessor.dismiss();
+    started.parts.settle_pins();
     tracing::info!(pid, "took the place of the process before");
     let result = serve((host, paths, Some(&lock)), started).await;
     leave(host, result, (config.gateway.fail == Fail::Closed, has_lane(config))).await
+}
+
+/// All of a start that can fail.
+async fn prepare(
+    config: &Config,
+    host: &Host,
+    paths: &Paths,
+    predecessor: &mut Predecessor,
+) -> Result<Started, Failure> {
+    predecessor.release()?;
+    let inherited = std::mem::take(&mut predecessor.inherited);
+    let started = start(config, host, paths, Some((inherited, &predecessor.admin))).await?;
+    match predecessor.depart() {
+        Ok(()) => Ok(started),
+        Err(failure) => {
+            started.parts.stop();
+            Err(failure)
+        }
+    }
+}
+
+/// This process could not take the place of another, which goes on with what is installed. If it does not, nobody else removes that.
+async fn yield_to(
+    config: &Config,
+    host: &Host,
+    predecessor: Predecessor,
+    failure: Failure,
+) -> Result<Exit, Failure> {
+    let pid = predecessor.pid;
+    let fate = predecessor.fate();
+    let keeps = match fate {
+        Fate::Lives => return Err(failure),
+        Fate::Stopped => (false, false),
+        Fate::Died => (config.gateway.fail == Fail::Closed, has_lane(config)),
+    };
+    let how = if fate == Fate::Stopped { "was told to end" } else { "has ended by itself" };
+    let failure = Failure::refused(format!("process {pid} {how} while this one took its place: {failure}"));
+    leave(host, Err(failure), keeps).await
 }
 
 /// Removes what is installed, unless another process has taken this one's place.
@@ -129,13 +176,11 @@ async fn leave(
     result: Result<Served, Failure>,
     (stays_closed, keeps_lane): (bool, bool),
 ) -> Result<Exit, Failure> {
-    if matches!(result, Ok(Served::Replaced)) {
-        return Ok(Exit::Done);
-    }
-    let result = result.map(|served| match served {
-        Served::Ended(exit) => exit,
-        Served::Replaced => Exit::Done,
-    });
+    let result = match result {
+        Ok(Served::Replaced { .. }) => return Ok(Exit::Done),
+        Ok(Served::Ended(exit)) => Ok(exit),
+        Err(failure) => Err(failure),
+    };
     let asked = matches!(result, Ok(Exit::Done));
     // Whatever was installed is removed, however it ended.
     let removed = clean(host, stays_closed && !asked, keeps_lane && !asked).await;
@@ -158,8 +203,10 @@ fn has_lane(config: &Config) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Served {
     Ended(Exit),
-    /// Another process serves now, and what is installed is its own.
-    Replaced,
+    /// Another process serves now, and what is installed is its own. `told`: what runs here is to end.
+    Replaced {
+        told: bool,
+    },
 }
 
 /// Removes what is installed, or all of it but what keeps the box closed, or what the express lane lives on with.
@@ -185,19 +232,19 @@ struct Started {
     metrics: Option<TcpListener>,
 }
 
-/// Starts everything, with what another process leaves to this one.
+/// Starts everything, with what another process leaves to this one, which has that admin socket.
 async fn start(
     config: &Config,
     host: &Host,
     paths: &Paths,
-    inherited: Option<Inherited>,
+    predecessor: Option<(Inherited, &Path)>,
 ) -> Result<Started, Failure> {
     let terminate = signal(SignalKind::terminate()).map_err(Failure::refused)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(Failure::refused)?;
     let hangup = signal(SignalKind::hangup()).map_err(Failure::refused)?;
     // The socket of a process that is being replaced is its own until nothing can fail any more.
-    let replaces = inherited.is_some();
-    let first = if replaces { None } else { Some(server::bind(&config.gateway.admin, false)?) };
+    let (inherited, before) = predecessor.unzip();
+    let first = if before.is_some() { None } else { Some(server::bind(&config.gateway.admin, None)?) };
     let metrics = match config.gateway.metrics {
         Some(address) => Some(server::bind_metrics(address).await?),
         None => None,
@@ -205,22 +252,22 @@ async fn start(
     let parts = Parts::start(config, host, paths, inherited).await?;
     let (admin, listener) = match first {
         Some(bound) => bound,
-        None => server::bind(&config.gateway.admin, true)?,
+        None => server::bind(&config.gateway.admin, before)?,
     };
     Ok(Started { parts, terminate, interrupt, hangup, admin, listener, metrics })
 }
 
 /// Serves until a signal, or until it is drained or replaced; stops everything.
 async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Result<Served, Failure> {
-    let Started { mut parts, mut terminate, mut interrupt, mut hangup, admin: _socket, listener, metrics } =
+    let Started { mut parts, mut terminate, mut interrupt, mut hangup, admin: socket, listener, metrics } =
         started;
     let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
     let (ends, mut asked) = mpsc::channel(4);
-    let admin = server::serve(listener, parts.state.clone(), reloader.clone(), ends);
+    let admin = server::serve(listener, parts.state.clone(), reloader.clone(), ends.clone());
     let admin = tokio::task::spawn_local(admin);
     let checks = tokio::task::spawn_local(parts.watch_pools());
     let names = tokio::task::spawn_local(parts.resolve_names());
-    let (host, mut ending) = (place.0, Ending::new(place, metrics, &parts));
+    let (host, mut ending) = (place.0, Ending::new(place, metrics, &parts, ends));
     notify::ready();
     tracing::info!("ready");
     let mut health = tokio::time::interval(HEALTH);
@@ -229,16 +276,16 @@ async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Resul
     let served = loop {
         let look = parts.next_look();
         let over = tokio::select! {
-            _ = terminate.recv() => Some(Ok(Served::Ended(Exit::Done))),
-            _ = interrupt.recv() => Some(Ok(Served::Ended(Exit::Done))),
+            _ = terminate.recv() => Some(ending.told()),
+            _ = interrupt.recv() => Some(ending.told()),
             Some(end) = asked.recv() => ending.asked(&mut parts, end).await,
-            _ = looks.tick(), if ending.is_draining() => ending.look(&parts).await,
-            Some(event) = parts.events.recv() => parts.take_in(host, event).await.err().map(Err),
+            _ = looks.tick(), if ending.wants_looks() => ending.look(&mut parts).await,
+            Some(event) = parts.events.recv() => ending.take_in(&mut parts, event).await,
             _ = hangup.recv() => { drop(tokio::task::spawn_local(reloader.clone().on_signal())); None },
-            Some(order) = orders.recv(), if !ending.is_draining() => { parts.carry_out(host, order).await; None },
+            Some(order) = orders.recv(), if ending.takes_orders() => { parts.carry_out(host, order).await; None },
             () = board.changed() => { parts.publish_pools(); None },
             relisted = parts.lists.relisted(), if !ending.is_draining() => { parts.publish_lists(relisted); None },
-            () = tokio::time::sleep_until(look.into()) => { parts.look_after(host).await; None },
+            () = tokio::time::sleep_until(look.into()), if !ending.has_left() => { parts.look_after(host).await; None },
             _ = health.tick() => parts.tick().await,
         };
         if let Some(over) = over {
@@ -248,15 +295,19 @@ async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Resul
     checks.abort();
     admin.abort();
     drop(admin.await);
-    if let Some(metrics) = ending.metrics {
+    if let Some(metrics) = ending.metrics.take() {
         metrics.abort();
         drop(metrics.await);
     }
-    if matches!(served, Ok(Served::Replaced)) {
-        finish::relayed(parts, &mut terminate, &mut interrupt).await;
+    if let Ok(Served::Replaced { told }) = served {
+        // Now, while the file cannot be another's than the new process's or this one's.
+        drop(socket);
+        finish::relayed(parts, told, (&mut terminate, &mut interrupt)).await;
     } else {
         notify::stopping();
+        ending.farewell().await;
         parts.stop();
+        drop(socket);
     }
     names.abort();
     drop(names.await);

@@ -1,5 +1,7 @@
 //! The parts of a running gateway, started in order and stopped in the reverse one.
 
+mod place;
+
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,16 +15,13 @@ use weir_core::express::{Adopted, Lanes};
 use weir_core::fib::Fib;
 use weir_core::ids::PortId;
 use weir_core::policy::Policy;
-use weir_core::view::FlowView;
 use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::heartbeat::Stalls;
 use weir_dataplane::questions::Questions;
 use weir_dataplane::relay::{Hooks, RelayHandle};
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::keeper::{Keeper, SignPlace};
-use weir_sys::steering::Steering;
-use weir_sys::tun::Tun;
-use weir_sys::{clock, process};
+use weir_sys::process;
 
 use super::convert;
 use super::devices;
@@ -44,9 +43,6 @@ use crate::host::{Host, HostSpec, LinkInfo, Paths};
 use crate::lists::board;
 use crate::lists::watch::{ListWatch, Relisted};
 use crate::resolve;
-
-/// How long workers may take to list what they have.
-const LISTING: Duration = Duration::from_secs(2);
 
 /// The epoch of the configuration that a start reads.
 const FIRST_EPOCH: u32 = 1;
@@ -386,94 +382,6 @@ fn follow_lists(config: &Config, state: &State) -> Result<ListWatch, Failure> {
         .map_err(|error| Failure::refused(format!("lists cannot be followed: {error}")))
 }
 
-/// Giving the place to another process, and taking it back.
-impl Parts {
-    /// The relay's listeners.
-    ///
-    /// # Errors
-    /// No more descriptors.
-    pub(super) fn relay_listeners(&self) -> std::io::Result<Vec<OwnedFd>> {
-        self.state.relay.ask().as_ref().map_or(Ok(Vec::new()), RelayHandle::listeners)
-    }
-
-    /// The ways into the kernel: to the relay, to forwarding. None on a box without a fast road.
-    pub(super) fn tuns(&self) -> &[Arc<Tun>] {
-        self.repair.tuns()
-    }
-
-    /// Leaves the fast road. The program stays on the ports, and lets everything pass; connections that need nothing of weir any
-    /// more are the kernel's from now on.
-    ///
-    /// # Errors
-    /// There is no BPF file system to leave them on.
-    pub(super) fn release(&mut self, paths: &Paths) -> Result<(), Failure> {
-        // Out of the state before anything else is asked for: whoever looks at both has the other first.
-        let mut steering = self.take_steering();
-        if let Some(Err(error)) = steering.as_mut().map(|steering| steering.pin(&paths.pins)) {
-            *self.state.steering.lock().unwrap_or_else(PoisonError::into_inner) = steering;
-            return Err(Failure::refused(error));
-        }
-        if let Some(steering) = &steering {
-            let (flows, now) = (steering.kernel_flows(), clock::monotonic_ns());
-            let plane = self.state.dataplane.ask();
-            let all = plane.as_ref().map(|plane| plane.flows(LISTING)).unwrap_or_default();
-            let is_let_on = |flow: &&FlowView| {
-                flow.road == "fast" && flow.lane != Some("express") && flow.verdict == Some("allow")
-            };
-            for flow in all.iter().filter(is_let_on) {
-                if let Err(error) = flows.insert(flow.client, flow.destination, now) {
-                    tracing::debug!(%error, "kernel map");
-                }
-            }
-        }
-        drop(self.keeper.take());
-        // What is in the express lane goes on there; the other one knows its numbers by what it finds.
-        self.lanes = None;
-        if let Some(dataplane) = self.state.dataplane.take() {
-            dataplane.stop();
-        }
-        drop(steering);
-        Ok(())
-    }
-
-    fn take_steering(&self) -> Option<Steering> {
-        self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Takes the fast road again, and the kernel's side as it was.
-    ///
-    /// # Errors
-    /// The system refused a step.
-    pub(super) async fn resume(&mut self, host: &Host, paths: &Paths) -> Result<(), Failure> {
-        let lacks = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-        if lacks && convert::has_fast_road(&self.config) {
-            let (links, _) = devices::of_ports(&self.config, host).await?;
-            let found = Found::own(self.repair.tuns(), paths);
-            let own = self.steer.own();
-            let mut road = Road::attach(&self.config, &links, paths, &self.policy, own, &found)?;
-            let (snapshot, adopted) = beginning(&self.policy, &self.fib, Some(&road))?;
-            self.policy = snapshot.policy.clone();
-            let start = (&*snapshot, adopted);
-            let dataplane = road.start(&self.config, &links, start, &mut self.publisher, &self.tell)?;
-            self.pins = road.pins;
-            if let Some(folder) = self.pins.folder(&self.folder) {
-                self.ports.pin(folder);
-            }
-            self.lanes = road.lanes(&self.config);
-            self.state.dataplane.put(dataplane);
-            *self.state.steering.lock().unwrap_or_else(PoisonError::into_inner) = Some(road.steering);
-            self.settle_pins();
-        }
-        if let Some(relay) = self.state.relay.ask().as_ref() {
-            relay.guard_again().map_err(Failure::refused)?;
-        }
-        host.apply(&self.spec).await.map_err(Failure::refused)?;
-        self.keep();
-        self.look_at_lanes();
-        Ok(())
-    }
-}
-
 /// How workers and relay tell control what they find, and ask it.
 #[derive(Debug)]
 pub(super) struct Tell {
@@ -504,6 +412,8 @@ fn state(
         dataplane: Part::new(dataplane),
         relay: Part::new(Some(relay)),
         drains: AtomicBool::new(false),
+        gives: AtomicBool::new(false),
+        lack: Mutex::default(),
         steering: Mutex::new(road.map(|road| road.steering)),
         repairs: Arc::<Repairs>::default(),
         attached: Mutex::new(attached),

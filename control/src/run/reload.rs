@@ -99,8 +99,8 @@ impl Reloader {
             ));
             return Ok(answer);
         }
-        if self.state.drains.load(Ordering::Relaxed) {
-            answer.refused = Some("weir drains, and takes no other configuration any more".to_owned());
+        if let Some(why) = self.state.refusal() {
+            answer.refused = Some(why.to_owned());
             return Ok(answer);
         }
         let file = self.file.clone();

@@ -39,7 +39,7 @@ fn killed_at_any_moment_of_the_start_clean_restores_the_host() {
 }
 
 /// Knuth's MMIX generator, its better half.
-fn next(state: u64) -> u64 {
+pub fn next(state: u64) -> u64 {
     state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407).rotate_right(29)
 }
 

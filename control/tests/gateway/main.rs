@@ -20,6 +20,7 @@ mod failing;
 mod flood;
 mod fragments;
 mod frames;
+mod handover;
 mod identity;
 mod idle;
 mod lane_changes;

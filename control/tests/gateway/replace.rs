@@ -18,19 +18,30 @@ use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, 
 const BODY: u64 = 12 << 20;
 const RATE: u64 = 1 << 20;
 
-/// Clients that connect and fetch, one after the other, until they are told to stop.
-struct Load<'scope> {
-    thread: ScopedJoinHandle<'scope, Vec<String>>,
+/// Clients that connect and fetch, each one connection after the other, until they are told to stop.
+pub struct Load<'scope> {
+    threads: Vec<ScopedJoinHandle<'scope, Vec<String>>>,
 }
 
 impl<'scope> Load<'scope> {
-    fn start<'env>(
+    /// One of this family.
+    pub fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
         lab: &'env Lab,
         family: Family,
+        told: (&'env AtomicBool, &'env AtomicU64),
+    ) -> Self {
+        Self::start_many(scope, lab, (family, 1), told)
+    }
+
+    /// As many at once.
+    pub fn start_many<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        lab: &'env Lab,
+        (family, clients): (Family, usize),
         (stop, done): (&'env AtomicBool, &'env AtomicU64),
     ) -> Self {
-        let thread = scope.spawn(move || {
+        let client = move || {
             let mut failures = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let moment = done.load(Ordering::Relaxed);
@@ -41,14 +52,24 @@ impl<'scope> Load<'scope> {
                 std::thread::sleep(Duration::from_millis(3));
             }
             failures
-        });
-        Self { thread }
+        };
+        Self { threads: (0..clients).map(|_| scope.spawn(client)).collect() }
     }
 
     #[track_caller]
-    fn assert_served(self) {
-        let failures = self.thread.join().expect("the clients do not panic");
+    pub fn assert_served(self) {
+        let joined = self.threads.into_iter().map(|thread| thread.join().expect("the clients do not panic"));
+        let failures: Vec<String> = joined.flatten().collect();
         assert!(failures.is_empty(), "{} connections failed:\n{}", failures.len(), failures.join("\n"));
+    }
+}
+
+/// Tells them when it goes, however a test ends.
+pub struct Halt<'a>(pub &'a AtomicBool);
+
+impl Drop for Halt<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -61,7 +82,7 @@ fn once(lab: &Lab, family: Family) -> io::Result<()> {
 
 /// Another weir takes the place of the one that runs, which is returned.
 #[track_caller]
-fn replace<'lab>(world: &mut World<'lab>, settings: &Settings) -> Weir<'lab> {
+pub fn replace<'lab>(world: &mut World<'lab>, settings: &Settings) -> Weir<'lab> {
     let mut next = Weir::new(world.lab, &settings.to_string());
     let mut command = next.command("run");
     command.arg("--replace");
@@ -77,7 +98,7 @@ fn replace<'lab>(world: &mut World<'lab>, settings: &Settings) -> Weir<'lab> {
 }
 
 /// Three weirs after the first, under load; with downloads that take longer than any of them.
-fn replaced_three_times(settings: &Settings) {
+fn replaced_three_times(settings: &Settings, clients: usize) {
     prepare(settings, |world| {
         world.weir.start();
         let downloads = Family::BOTH.map(|family| Download::start(world, family, BODY, RATE));
@@ -85,7 +106,9 @@ fn replaced_three_times(settings: &Settings) {
         let lab = world.lab;
         let mut old = Vec::new();
         std::thread::scope(|scope| {
-            let loads = Family::BOTH.map(|family| Load::start(scope, lab, family, (&stop, &done)));
+            let _halt = Halt(&stop);
+            let told = (&stop, &done);
+            let loads = Family::BOTH.map(|family| Load::start_many(scope, lab, (family, clients), told));
             for _ in 0..3 {
                 let before = done.load(Ordering::Relaxed);
                 until("clients are served", || done.load(Ordering::Relaxed) > before + 20);
@@ -107,17 +130,22 @@ fn replaced_three_times(settings: &Settings) {
 
 #[test]
 fn weir_of_the_relay_replaced_three_times_refuses_and_resets_nobody() {
-    replaced_three_times(&Settings { handshake: "relay", ..Settings::default() });
+    replaced_three_times(&Settings { handshake: "relay", ..Settings::default() }, 1);
+}
+
+#[test]
+fn weir_replaced_among_many_clients_at_once_refuses_and_resets_nobody() {
+    replaced_three_times(&Settings { handshake: "relay", ..Settings::default() }, 32);
 }
 
 #[test]
 fn weir_of_the_fast_road_replaced_three_times_refuses_and_resets_nobody() {
-    replaced_three_times(&Settings::default());
+    replaced_three_times(&Settings::default(), 1);
 }
 
 #[test]
 fn closed_weir_replaced_three_times_refuses_and_resets_nobody() {
-    replaced_three_times(&Settings { fail: "closed", ..Settings::default() });
+    replaced_three_times(&Settings { fail: "closed", ..Settings::default() }, 1);
 }
 
 #[test]
@@ -223,6 +251,40 @@ fn replacement_that_fails_leaves_the_old_weir_as_it_was() {
         }
         downloads.into_iter().for_each(Download::finish);
     });
+}
+
+#[test]
+fn replacement_that_fails_at_its_very_end_refuses_and_resets_nobody() {
+    for (handshake, fail) in [("relay", "open"), ("through", "open"), ("relay", "closed")] {
+        let settings = Settings { handshake, fail, ..Settings::default() };
+        prepare(&settings, |world| {
+            world.weir.start();
+            let pid = world.weir.status()["pid"].clone();
+            // Found out when all else has been done.
+            let gateway = "admin = \"/proc/none/admin.sock\"".to_owned();
+            let bad = Settings { gateway, ..settings.clone() };
+            let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+            let lab = world.lab;
+            std::thread::scope(|scope| {
+                let _halt = Halt(&stop);
+                let loads = Family::BOTH.map(|family| Load::start(scope, lab, family, (&stop, &done)));
+                for _ in 0..3 {
+                    let before = done.load(Ordering::Relaxed);
+                    until("clients are served", || done.load(Ordering::Relaxed) > before + 20);
+                    let next = Weir::new(lab, &bad.to_string());
+                    let mut command = next.command("run");
+                    command.arg("--replace");
+                    let ended = next.finish(command);
+                    assert_eq!(ended.code(), 3, "{ended:?}");
+                }
+                let before = done.load(Ordering::Relaxed);
+                until("clients are served as before", || done.load(Ordering::Relaxed) > before + 20);
+                stop.store(true, Ordering::Relaxed);
+                loads.into_iter().for_each(Load::assert_served);
+            });
+            assert_eq!(world.weir.status()["pid"], pid);
+        });
+    }
 }
 
 #[test]

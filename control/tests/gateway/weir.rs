@@ -106,6 +106,11 @@ impl<'lab> Weir<'lab> {
         self.ask(Request::Status)
     }
 
+    /// What it has written to standard error.
+    pub fn logged(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     /// The process that was started last.
     pub fn pid(&mut self) -> u32 {
         let (child, _) = self.running.as_mut().expect("weir runs");

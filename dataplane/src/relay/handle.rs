@@ -133,6 +133,7 @@ pub struct RelayHandle {
     heartbeat: Option<Heartbeat>,
     /// For another process to take over.
     listeners: Mutex<Vec<OwnedFd>>,
+    backlog: i32,
     guard: Mutex<Gate>,
 }
 
@@ -155,8 +156,9 @@ impl RelayHandle {
         Self::take_over(config, snapshot, publisher, hooks, Vec::new())
     }
 
-    /// As [`Self::start`], with listeners of another process ([`Self::listeners`]), which serves them until this one does: no
-    /// connection is lost in between, also of those that wait in their queues.
+    /// As [`Self::start`], with listeners of another process ([`Self::listeners`]), which serves them until this one does, from
+    /// [`Self::accept`] on: no connection is lost in between, also of those that wait in their queues; and none when this process
+    /// ends before that.
     pub fn take_over(
         config: &RelayConfig,
         snapshot: &Arc<Snapshot>,
@@ -180,6 +182,7 @@ impl RelayHandle {
             gate: pulse.clone(),
             heartbeat: None,
             listeners: Mutex::new(duplicates(&listeners).map_err(RelayError::Guard)?),
+            backlog: config.backlog,
             guard: Mutex::new(gate),
         };
         let signs: Vec<Sign> = (0..workers).map(|_| Sign::default()).collect();
@@ -214,11 +217,22 @@ impl RelayHandle {
             return Err(RelayError::Thread { name: name(), source: io::ErrorKind::TimedOut.into() });
         }
         handle.heartbeat = Some(heart);
-        if takes_over {
-            // Until now the other process's sign of life counted.
-            handle.guard_again().map_err(RelayError::Guard)?;
-        }
         Ok(handle)
+    }
+
+    /// Serves the listeners that were taken over; the process that had them may leave them now. One that has served them all along
+    /// goes on.
+    ///
+    /// # Errors
+    /// A listener of its own cannot be had. Those of the other process are served all the same.
+    pub fn accept(&self) -> Result<(), RelayError> {
+        let listens = listener::listen(&self.own_listeners(), self.backlog);
+        // Until now the other process's sign of life counted.
+        let guards = self.guard_again().map_err(RelayError::Guard);
+        for member in &self.members {
+            member.ask(Request::Accept);
+        }
+        listens.and(guards)
     }
 
     /// What was counted, of all workers.

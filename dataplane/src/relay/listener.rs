@@ -11,7 +11,8 @@ use super::{RelayConfig, RelayError};
 
 /// The listeners of each worker: of IPv4, then of IPv6. The kernel spreads new connections over them (SO_REUSEPORT).
 ///
-/// Those of another process are taken first, all of them, since each has connections in its queue: a worker may have several.
+/// Those of another process are taken first, all of them, since each has connections in its queue: a worker may have several. What
+/// is opened besides does not listen then ([`listen`]): connections that came to it would be lost if this process failed.
 pub(super) fn open_all(
     config: &RelayConfig,
     inherited: Vec<OwnedFd>,
@@ -29,9 +30,14 @@ pub(super) fn open_all(
         all[*count % workers].push(listener);
         *count += 1;
     }
+    let is_first = taken == [0; 2];
     for (at, listeners) in all.iter_mut().enumerate() {
         let lacks = taken.map(|count| at >= count);
-        listeners.extend(open(config, lacks)?);
+        let opened = open(config, lacks)?;
+        if is_first {
+            listen(&opened, config.backlog)?;
+        }
+        listeners.extend(opened);
     }
     Ok(all)
 }
@@ -42,7 +48,7 @@ fn open(config: &RelayConfig, lacks: [bool; 2]) -> Result<Vec<OwnedFd>, RelayErr
     let mut listeners = Vec::new();
     for ip in wildcards.into_iter().zip(lacks).filter_map(|(ip, lacks)| lacks.then_some(ip)) {
         let address = SocketAddr::new(ip, config.listen);
-        match listen(address, config) {
+        match place(address, config) {
             Ok(listener) => listeners.push(listener),
             Err(e) if Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) && ip.is_ipv6() => {
                 tracing::warn!(%address, "this kernel has no IPv6: the relay serves IPv4 alone");
@@ -53,8 +59,17 @@ fn open(config: &RelayConfig, lacks: [bool; 2]) -> Result<Vec<OwnedFd>, RelayErr
     Ok(listeners)
 }
 
-fn listen(address: SocketAddr, config: &RelayConfig) -> io::Result<OwnedFd> {
-    let listener = sockopt::transparent_listener(address, config.backlog)?;
+/// Lets them listen; those that do go on.
+pub(super) fn listen(listeners: &[OwnedFd], backlog: i32) -> Result<(), RelayError> {
+    for listener in listeners {
+        let address = sockopt::local_address(listener).map_err(RelayError::Guard)?;
+        sockopt::listen(listener, backlog).map_err(|source| listen_error(address, source))?;
+    }
+    Ok(())
+}
+
+fn place(address: SocketAddr, config: &RelayConfig) -> io::Result<OwnedFd> {
+    let listener = sockopt::transparent_place(address)?;
     prepare(&listener, config)?;
     Ok(listener)
 }

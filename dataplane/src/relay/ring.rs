@@ -44,7 +44,7 @@ pub(super) struct Setup {
     pub connections: u32,
     /// How many threads share the sources.
     pub workers: u32,
-    /// Another process serves the listeners until it has heard that this one does.
+    /// Another process serves the listeners until [`Request::Accept`].
     pub takes_over: bool,
     pub listeners: Vec<OwnedFd>,
     pub snapshot: Arc<Snapshot>,
@@ -66,6 +66,8 @@ pub(super) enum Request {
     Reevaluate {
         reply: Sender<Tally>,
     },
+    /// From now on this process accepts, too: the other one is about to leave.
+    Accept,
     /// Connections may finish for so long. Clients whose handshake is under way are accepted meanwhile, for `linger` at most.
     Stop {
         drain: Duration,
@@ -103,6 +105,8 @@ pub(super) struct Worker {
     sign: Sign,
     /// Accepting pauses until then, on these listeners.
     paused: Option<(Nanos, Vec<usize>)>,
+    /// Accepting has not begun.
+    waits: bool,
     /// When the listeners are closed.
     closing: Option<Nanos>,
     /// Accepts under way: until they have ended, a connection may come of them.
@@ -143,12 +147,10 @@ impl Worker {
             inbox: setup.inbox,
             sign: setup.sign,
             paused: None,
+            waits: setup.takes_over,
             closing: None,
             accepting: 0,
-            anew: setup.takes_over.then(|| {
-                let now = Nanos(clock::monotonic_ns());
-                (now.saturating_add(ANEW), now.saturating_add(BESIDE))
-            }),
+            anew: None,
             ending: Ending::No,
         })
     }
@@ -159,8 +161,8 @@ impl Worker {
 
     /// Until it is told to stop, or the ring fails.
     pub fn run(&mut self) {
-        for number in 0..self.listeners.len() {
-            self.accept(number);
+        if !self.waits {
+            (0..self.listeners.len()).for_each(|number| self.accept(number));
         }
         let mut completions = Vec::new();
         while !self.is_over() {
@@ -275,6 +277,7 @@ impl Worker {
                 Request::Reevaluate { reply } => {
                     let _ = reply.send(self.reevaluate());
                 }
+                Request::Accept => self.accept_beside(),
                 Request::Stop { drain, linger } => self.stop(drain, linger),
                 Request::Answer { key, answer } => self.answered(key, &answer),
             }
@@ -310,6 +313,15 @@ impl Worker {
 
 /// Accepting.
 impl Worker {
+    /// Begins, while another process still accepts from the same listeners.
+    fn accept_beside(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            (0..self.listeners.len()).for_each(|number| self.accept(number));
+            let now = self.pump.now;
+            self.anew = Some((now.saturating_add(ANEW), now.saturating_add(BESIDE)));
+        }
+    }
+
     fn accept(&mut self, number: usize) {
         if let Some(listener) = self.listeners.get(number) {
             self.pump.ring.accept(listener, accept_token(number));

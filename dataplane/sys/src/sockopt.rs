@@ -108,14 +108,31 @@ pub fn set_class(socket: impl AsFd, server: SocketAddr, class: u8) -> io::Result
 /// One of many on the same address (SO_REUSEPORT): the kernel spreads connections over them. An IPv6 one leaves
 /// IPv4 alone. `backlog` is cut to net.core.somaxconn by the kernel. Errors: `EADDRINUSE`, `EPERM`, `EAFNOSUPPORT`.
 pub fn transparent_listener(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = transparent_place(address)?;
+    listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// As [`transparent_listener`], and it does not listen yet: no connection comes to it.
+///
+/// # Errors
+/// As [`transparent_listener`].
+pub fn transparent_place(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = transparent(address, Type::STREAM)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+/// Lets it listen; one that does goes on, with this length of its queue.
+///
+/// # Errors
+/// `EADDRINUSE`: another has come to listen there that does not share the port.
+pub fn listen(socket: impl AsFd, backlog: i32) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, backlog)?)
 }
 
 /// A socket that will connect from `source`, which need not be an address of this host. Port 0: any port.
