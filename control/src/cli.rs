@@ -15,7 +15,7 @@ use crate::demo;
 use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::explain;
-use crate::host::{self, Host, Paths};
+use crate::host::{self, Host, Paths, sub_interface};
 use crate::replay;
 use crate::run::{self, convert};
 use crate::shadow;
@@ -321,8 +321,10 @@ fn check(args: &CheckArgs) -> Result<Exit, Failure> {
 
 fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     let config = load(&args.file.config)?;
-    let spec = convert::host_spec(&config);
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
+    let links =
+        host::wait(async { Host::open(paths.clone())?.all_links().await }).map_err(Failure::refused)?;
+    let spec = convert::host_spec(&config, &sub_interface::of_ports(&convert::ports(&config), &links));
     let (json, text, done) = if args.iptables {
         let plan = host::wait(async { Host::open(paths)?.plan_iptables(&spec).await });
         let plan = plan.map_err(Failure::refused)?;

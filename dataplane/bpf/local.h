@@ -23,7 +23,7 @@ static __always_inline int route_of(struct xdp_md *ctx, const struct packet *pac
 	struct bpf_fib_lookup route = {
 		.family = packet->ipv6 ? AF_INET6 : AF_INET,
 		.l4_protocol = 6,
-		.ifindex = ctx->ingress_ifindex,
+		.ifindex = packet->ifindex,
 	};
 
 	__builtin_memcpy(&route.sport, packet->sport, 2);

@@ -15,6 +15,9 @@
 #define WEIR_MAX_PORTS 32
 #define WEIR_MAX_QUEUES 64
 
+/* Ports and VLANs of them, which are numbered from WEIR_MAX_PORTS on. */
+#define WEIR_MAX_LINKS 255
+
 /* Two generations of the intercepts: one is read by the program, the other written by control. */
 #define WEIR_GENERATIONS 2
 
@@ -209,6 +212,20 @@ struct weir_express_link {
 	__u8 mac[6];			/* frames for other stations are not ours */
 	__u8 flags;
 	__u8 reserved;
+};
+
+/* The tags of a VLAN of a device: their EtherTypes as in the frame, 0: there is no inner one; and their numbers. */
+struct weir_vlan_key {
+	__u32 ifindex;
+	__u16 outer;
+	__u16 outer_id;
+	__u16 inner;
+	__u16 inner_id;
+};
+
+struct weir_vlan {
+	__u32 link;			/* its number */
+	__u32 ifindex;			/* of the kernel's sub-interface */
 };
 
 /* The endpoint of a pool's server; with port 0 its address, for what has no ports. */

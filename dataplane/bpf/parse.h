@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * From a frame to what steering needs to know of it. Reads headers, touches no map.
+ * From a frame to what steering needs to know of it. Reads headers, touches no map but that of VLANs (vlan.h).
  *
  * Each layer is a function of its own that is not static: the verifier looks at such a function once, whatever its
  * arguments, and not again for every way through the headers before it.
@@ -18,6 +18,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "maps.h"
+#include "vlan.h"
 
 /* IPv6 extension headers that are followed. A longer chain is judged by its addresses: it is no way around a policy. */
 #define MAX_EXTENSION_HEADERS 8
@@ -44,8 +45,11 @@
 #define ICMP_HLEN 8
 #define QUOTED_TCP 8
 
-/* Where headers end at the latest: Ethernet with a tag, IPv6, and extension headers of 2048 bytes each. */
-#define MAX_L4 (ETH_HLEN + VLAN_TAG_LEN + sizeof(struct ipv6hdr) + MAX_EXTENSION_HEADERS * 2048)
+/* The longest Ethernet header: with two tags. */
+#define MAX_ETH_HLEN (ETH_HLEN + 2 * VLAN_TAG_LEN)
+
+/* Where headers end at the latest: Ethernet with tags, IPv6, and extension headers of 2048 bytes each. */
+#define MAX_L4 (MAX_ETH_HLEN + sizeof(struct ipv6hdr) + MAX_EXTENSION_HEADERS * 2048)
 
 /* Where TCP options end at the latest, behind plain headers: below 128. */
 #define MAX_OPTIONS_AT (ETH_HLEN + sizeof(struct ipv6hdr) + 60)
@@ -74,9 +78,10 @@ struct packet {
 	/* For the parser: what the IP packet carries, where that begins in the frame, and where the IP packet ends. */
 	__u8 next;
 	__u8 translated;		/* for steering: the kernel cannot go on with its connection */
-	__u32 l4;
+	__u16 l4;
+	__u16 link;			/* the VLAN that it came by; 0: none */
 	__u32 end;
-	__u32 reserved_too;
+	__u32 ifindex;			/* the kernel's device that it came by */
 	__u64 intercepts;		/* for steering: those that the packet is of, from their client */
 };
 
@@ -261,7 +266,7 @@ __noinline int parse_ip(struct xdp_md *ctx, struct packet *packet, __u32 proto, 
 	void *data_end = (void *)(long)ctx->data_end;
 	void *data = (void *)(long)ctx->data;
 
-	if (!packet || start > ETH_HLEN + VLAN_TAG_LEN)
+	if (!packet || start > MAX_ETH_HLEN)
 		return WEIR_MALFORMED;
 	switch (proto) {
 	case bpf_htons(ETH_P_IP):
@@ -273,33 +278,76 @@ __noinline int parse_ip(struct xdp_md *ctx, struct packet *packet, __u32 proto, 
 	}
 }
 
-static __always_inline int is_vlan(__be16 proto)
+/*
+ * Reads the tags of a frame that has one: what becomes of it, or whose it is, and in `l4` and `end` where its IP packet begins and of
+ * which type it is.
+ *
+ * A tag with VLAN 0 is a priority and no VLAN: the kernel takes it off, however many there are and wherever they stand, and
+ * forwards what is behind it on the very device that it came to. So do we with one that stands alone. Nobody sends others, which
+ * would be a way around the intercepts of the device that the kernel takes them for.
+ */
+__noinline int read_tags(struct xdp_md *ctx, struct packet *packet)
 {
-	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+	void *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	__be16 *tag = (void *)(eth + 1), outer, inner = 0, proto;
+	__u32 ifindex = ctx->ingress_ifindex;
+	const struct weir_vlan *vlan;
+	__u16 id, inner_id = 0;
+
+	if (!packet || (void *)(tag + 2) > data_end)
+		return WEIR_VLAN;
+	outer = eth->h_proto;
+	id = bpf_ntohs(tag[0]) & VLAN_ID;
+	proto = tag[1];
+	packet->l4 = ETH_HLEN + VLAN_TAG_LEN;
+	if (is_vlan(proto)) {
+		if ((void *)(tag + 4) > data_end)
+			return WEIR_VLAN;
+		inner = proto;
+		inner_id = bpf_ntohs(tag[2]) & VLAN_ID;
+		proto = tag[3];
+		packet->l4 = ETH_HLEN + 2 * VLAN_TAG_LEN;
+	}
+	packet->end = proto;
+	if (!id && !inner)
+		return GO_ON;
+	if (!id && !inner_id)
+		return WEIR_NESTED_TAG_DROP;
+	if (!vlan_of(ifindex, 0, 0, 0, 0))
+		return WEIR_VLAN;
+	if (!id || (inner && !inner_id))
+		return WEIR_NESTED_TAG_DROP;
+	if (is_vlan(proto)) {
+		if ((void *)(tag + 6) > data_end || bpf_ntohs(tag[4]) & VLAN_ID)
+			return WEIR_VLAN;
+		return WEIR_NESTED_TAG_DROP;
+	}
+	vlan = vlan_of(ifindex, outer, id, inner, inner_id);
+	if (!vlan)
+		return WEIR_VLAN;
+	packet->link = vlan->link;
+	packet->ifindex = vlan->ifindex;
+	return GO_ON;
 }
 
-/*
- * A tag with VLAN 0 is a priority and no VLAN: the kernel takes it off, however many there are, and forwards what is
- * behind it on this very device. So do we, once; nobody sends two.
- */
 static __always_inline __u32 parse(struct xdp_md *ctx, struct packet *packet)
 {
 	void *data_end = (void *)(long)ctx->data_end;
 	void *data = (void *)(long)ctx->data;
 	struct ethhdr *eth = data;
-	__be16 *tag = data + ETH_HLEN;
 	__u32 proto, outcome, start = ETH_HLEN;
 
 	if ((void *)(eth + 1) > data_end)
 		return WEIR_MALFORMED;
+	packet->ifindex = ctx->ingress_ifindex;
 	proto = eth->h_proto;
 	if (is_vlan(proto)) {
-		if ((void *)(tag + 4) > data_end || tag[0] & bpf_htons(VLAN_ID))
-			return WEIR_VLAN;
-		proto = tag[1];
-		if (is_vlan(proto))
-			return tag[2] & bpf_htons(VLAN_ID) ? WEIR_VLAN : WEIR_NESTED_TAG_DROP;
-		start += VLAN_TAG_LEN;
+		outcome = read_tags(ctx, packet);
+		if (outcome != GO_ON)
+			return outcome;
+		proto = packet->end;
+		start = packet->l4;
 	}
 	outcome = parse_ip(ctx, packet, proto, start);
 	if (outcome != GO_ON || packet->addresses_only)

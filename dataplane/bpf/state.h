@@ -39,10 +39,13 @@ struct {
 	__type(value, __u32);
 } port_socks SEC(".maps");
 
-/* Device index -> the Ethernet address of the port, in the low six bytes. Frames for others are not ours to forward. */
+/*
+ * Device index -> the Ethernet address of the port, or of the sub-interface, in the low six bytes. Frames for others are not ours
+ * to forward.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, WEIR_MAX_PORTS);
+	__uint(max_entries, WEIR_MAX_LINKS);
 	__type(key, __u32);
 	__type(value, __u64);
 } port_macs SEC(".maps");

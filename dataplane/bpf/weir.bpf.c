@@ -61,6 +61,9 @@ _Static_assert(sizeof(struct weir_express_hop) == 16, "express hop");
 _Static_assert(sizeof(struct weir_express_link) == 12, "express link");
 _Static_assert(sizeof(struct weir_prefix4) == 8, "prefix");
 _Static_assert(sizeof(struct weir_prefix6) == 20, "prefix");
+_Static_assert(sizeof(struct weir_vlan_key) == 12, "vlan key");
+_Static_assert(__builtin_offsetof(struct weir_vlan_key, inner) == 8, "vlan key");
+_Static_assert(sizeof(struct weir_vlan) == 8, "vlan");
 _Static_assert(sizeof(struct weir_bits) == 16, "bits");
 _Static_assert(WEIR_CONFIG_RELAY_MASK_1 == WEIR_CONFIG_RELAY_MASK + 1, "relay masks");
 _Static_assert(WEIR_CONFIG_COOKIES_ALWAYS_1 == WEIR_CONFIG_COOKIES_ALWAYS + 1, "cookie masks");
@@ -127,10 +130,10 @@ struct {
 	__type(value, struct weir_bits);
 } tcp_ports SEC(".maps");
 
-/* Ingress port -> intercepts whose clients are there. */
+/* Ingress port, or VLAN of one -> intercepts whose clients are there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WEIR_MAX_PORTS);
+	__uint(max_entries, WEIR_MAX_LINKS);
 	__type(key, __u32);
 	__type(value, struct weir_bits);
 } from_ports SEC(".maps");
@@ -428,9 +431,9 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 		return count(alive ? WEIR_KERNEL_FLOW : WEIR_STALE_PASS, XDP_PASS);
 	if (!port)
 		return count(WEIR_UNKNOWN_PORT, XDP_PASS);
-	if ((alive || doubt) && !is_for_us(ctx, ifindex))
+	if ((alive || doubt) && !is_for_us(ctx, packet->ifindex))
 		return count(WEIR_OTHER_HOST, XDP_PASS);
-	outcome = outcome_of(packet, *port, own);
+	outcome = outcome_of(packet, packet->link ? packet->link : *port, own);
 	if (!is_redirect(outcome))
 		return count(alive ? outcome : WEIR_STALE_PASS, XDP_PASS);
 	if (outcome == WEIR_REDIRECT && packet->opens && is_delivered(ctx, packet)) {

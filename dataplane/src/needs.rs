@@ -64,9 +64,9 @@ pub(crate) fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: us
 /// Octets that a frame can have: the smaller where every port's packets fit it.
 pub const FRAME_SIZES: [usize; 2] = [2048, 4096];
 
-/// The largest IP packet that a frame of `frame` octets holds.
+/// The largest IP packet that a frame of `frame` octets holds, with as many tags as it may have.
 pub const fn largest_packet(frame: usize) -> usize {
-    frame - HEADROOM - weir_core::wire::ETH_LEN
+    frame - HEADROOM - weir_core::wire::ETH_LEN - weir_core::vlan::MAX_TAGS * weir_core::vlan::TAG_LEN
 }
 
 /// The smallest frame that every port's packets fit.

@@ -17,7 +17,7 @@ use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
 use weir_core::reevaluate::Tally;
 use weir_core::verify::{Answer, Verified};
 use weir_core::view::FlowView;
-use weir_core::wire::edit;
+use weir_core::vlan;
 use weir_core::wire::icmp::IcmpMeta;
 
 use crate::driver::Driver;
@@ -211,8 +211,13 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Reads a frame's headers and finds the worker that owns its flow.
-    fn classify(&mut self, now: Nanos, port: PortId, mut frame: D::Frame) {
-        edit::strip_priority_tag(&mut frame);
+    fn classify(&mut self, now: Nanos, mut port: PortId, mut frame: D::Frame) {
+        if vlan::is_tagged(frame.data()) {
+            match self.untag(port, &mut frame) {
+                Ok(link) => port = link,
+                Err(reason) => return self.discard(frame, reason),
+            }
+        }
         match parse::parse(frame.data()) {
             Ok(Parsed::Tcp(meta)) => self.steer(Packet { frame, port, meta }),
             Ok(Parsed::Fragment(meta)) => {
@@ -227,6 +232,20 @@ impl<D: Driver> Worker<D> {
             Ok(Parsed::NotTcp) => self.parts.pipeline.handle_other(frame, &mut self.out),
             Err(reason) => self.discard(frame, reason),
         }
+    }
+
+    /// Takes the tags off a frame, and says which link it came by.
+    #[inline(never)]
+    fn untag(&self, port: PortId, frame: &mut D::Frame) -> Result<PortId, DropReason> {
+        let Some(vlan) = vlan::take(frame)? else { return Ok(port) };
+        self.parts.pipeline.fib().vlans.find(port, &vlan).ok_or(DropReason::VlanLost)
+    }
+
+    /// Puts the tags of a link on a frame that is to leave by it, and says which port that is.
+    #[inline(never)]
+    fn tag(&self, link: PortId, frame: &mut D::Frame) -> Option<PortId> {
+        let of = self.parts.pipeline.fib().vlans.get(link)?;
+        vlan::put_on(frame, &of.vlan).then_some(of.port)
     }
 
     /// A segment waits in `arrived` for the others of its batch, or goes to the worker that owns its flow.
@@ -433,7 +452,14 @@ impl<D: Driver> Worker<D> {
     fn send_frames(&mut self) {
         let mut tx = std::mem::take(&mut self.out.tx);
         let mut used = 0_u32;
-        for (port, frame) in tx.drain(..) {
+        for (mut port, mut frame) in tx.drain(..) {
+            if usize::from(port.0) >= MAX_PORTS {
+                let Some(carrier) = self.tag(port, &mut frame) else {
+                    self.discard(frame, DropReason::VlanLost);
+                    continue;
+                };
+                port = carrier;
+            }
             let at = port.0 as usize;
             if !self.parts.driver.can_send(port) {
                 self.send_elsewhere(port, frame);

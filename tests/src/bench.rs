@@ -98,7 +98,7 @@ impl Setup {
             hold_frames: 256,
             names: 16,
             fragments: 8,
-            partial_checksums: PortSet(0),
+            partial_checksums: PortSet::NONE,
             worker: 0,
             workers: 1,
             seed: 7,

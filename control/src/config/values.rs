@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv6Net};
 use weir_core::ids::Nanos;
 use weir_core::pace::Rate;
+use weir_core::vlan::IDS;
 
 use super::model::Mark;
 
@@ -108,6 +109,41 @@ pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
         return Err(format!("the range `{text}` is empty; the lower port comes first"));
     }
     Ok(first..=last)
+}
+
+/// What an element of `vlan` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vlans {
+    Ids(RangeInclusive<u16>),
+    /// The outer one first.
+    Stacked(u16, u16),
+    Untagged,
+    Any,
+}
+
+/// VLANs: `10`, a range with both its ends `100-199`, one in another `100.10`; `untagged`; `any`.
+pub fn vlan(text: &str) -> Result<Vlans, String> {
+    let id = |part: &str| match part.trim().parse::<u16>() {
+        Ok(id) if IDS.contains(&id) => Ok(id),
+        Ok(id) => Err(format!("{id} is no VLAN; allowed: 1 to 4094")),
+        Err(_) => Err(format!(
+            "`{text}` is none of a VLAN (1 to 4094), a range like `100-199`, one in another like `100.10`, `untagged` and `any`"
+        )),
+    };
+    match text {
+        "untagged" => return Ok(Vlans::Untagged),
+        "any" => return Ok(Vlans::Any),
+        _ => {}
+    }
+    if let Some((outer, inner)) = text.split_once('.') {
+        return Ok(Vlans::Stacked(id(outer)?, id(inner)?));
+    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (id(first)?, id(last)?);
+    if first > last {
+        return Err(format!("the range `{text}` is empty; the lower VLAN comes first"));
+    }
+    Ok(Vlans::Ids(first..=last))
 }
 
 /// A prefix: `10.1.9.0/24`, `fd77::/16`; or one address.

@@ -15,7 +15,7 @@ use crate::admin::{self, Request};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::host::spec::Family;
-use crate::host::{self, Host, HostError, HostSpec, LinkInfo, Paths, Plan};
+use crate::host::{self, Host, HostError, HostSpec, LinkInfo, Paths, Plan, sub_interface};
 use crate::run::convert;
 
 /// One moment of a host. Reading it changes nothing.
@@ -52,13 +52,12 @@ impl<'a> Ground<'a> {
     /// The kernel gives no links, addresses, rules or routes: without these there is nothing to look at.
     pub fn gather(config: &'a Config) -> Result<Self, Failure> {
         let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
-        let spec = convert::host_spec(config);
         let holder = sockets::holder_of_lock();
         let status = admin::client::ask(&config.gateway.admin, Request::Status).ok();
         // The socket's file may be shared with a weir of another network namespace. 0: whose the lock is cannot be seen.
         let here = |status: &Value| holder.is_some_and(|pid| pid == 0 || status["pid"] == pid);
         let running = status.filter(here);
-        let dump = host::wait(dump(paths.clone(), &spec)).map_err(Failure::refused)?;
+        let (dump, spec) = host::wait(dump(paths.clone(), config)).map_err(Failure::refused)?;
         Ok(Self {
             fast: convert::has_fast_road(config),
             config,
@@ -106,20 +105,23 @@ struct Dump {
     plan: Result<Plan, HostError>,
 }
 
-async fn dump(paths: Paths, spec: &HostSpec) -> Result<Dump, HostError> {
+async fn dump(paths: Paths, config: &Config) -> Result<(Dump, HostSpec), HostError> {
     let host = Host::open(paths)?;
+    let vlans = sub_interface::of_ports(&convert::ports(config), &host.all_links().await?);
+    let spec = convert::host_spec(config, &vlans);
     let (mut rules, mut routes) = (Vec::new(), Vec::new());
     for family in Family::BOTH {
         rules.extend(host.netlink.rules(family).await?.into_iter().map(|rule| (family, rule)));
         routes.extend(host.netlink.routes(family).await?.into_iter().map(|route| (family, route)));
     }
-    Ok(Dump {
+    let dump = Dump {
         links: host.netlink.links().await?,
         addresses: host.netlink.addresses().await?,
         rules,
         routes,
-        plan: host.plan(spec).await,
-    })
+        plan: host.plan(&spec).await,
+    };
+    Ok((dump, spec))
 }
 
 /// An address, the index of its device, and the length of its prefix.

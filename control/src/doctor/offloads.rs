@@ -9,6 +9,7 @@ use super::ground::Ground;
 use crate::admin::{self, Request};
 use crate::config::Express;
 use crate::host::port_device;
+use crate::host::sysctl::VLAN_OFFLOADS;
 use crate::run::convert;
 
 /// Flows of a running gateway that are asked about, at most.
@@ -35,12 +36,14 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
             }
         };
         let vlans = port_device::on(link, &ground.links, &["vlan"]);
-        of_features(device, &features, &vlans).into_iter().for_each(|finding| found.push(finding));
+        let runs = ground.running.is_some();
+        of_features(device, &features, (&vlans, runs)).into_iter().for_each(|finding| found.push(finding));
     }
     partial_checksums(ground, found);
 }
 
-fn of_features(device: &str, features: &[Feature], vlans: &[&str]) -> Vec<Finding> {
+/// `runs`: a weir that switches off what hides tags.
+fn of_features(device: &str, features: &[Feature], (vlans, runs): (&[&str], bool)) -> Vec<Finding> {
     let on = |name: &str| features.iter().any(|feature| feature.name == name && feature.active);
     let mut findings: Vec<Finding> = MERGING
         .iter()
@@ -56,17 +59,30 @@ fn of_features(device: &str, features: &[Feature], vlans: &[&str]) -> Vec<Findin
             false => Finding::good(id, device, format!("{words} is off")),
         })
         .collect();
-    findings.push(match (on("rx-vlan-hw-parse"), vlans) {
-        (true, [_, ..]) => Finding::bad(
+    let hides = VLAN_OFFLOADS.into_iter().find(|name| on(name));
+    let kept = VLAN_OFFLOADS
+        .into_iter()
+        .find(|name| features.iter().any(|f| f.name == *name && f.active && !f.changeable));
+    let what = |name: &str| {
+        format!("the NIC takes VLAN tags off ({name}), and there are {} on it", vlans.join(", "))
+    };
+    let why = "the steering program sees no tag then: packets of the VLANs look like the port's own";
+    findings.push(match (hides, vlans) {
+        (Some(name), [_, ..]) if kept.is_none() && !runs => Finding::note(
             "rx-vlan",
             device,
-            format!(
-                "the NIC takes the VLAN tags off (rx-vlan-hw-parse), and there are {} on it",
-                vlans.join(", ")
-            ),
-            "the steering program sees no tag then: packets of the VLANs look like the port's own",
-        )
-        .mend(format!("ethtool -K {device} rxvlan off")),
+            what(name),
+            "the steering program would see no tag: weir switches that off when it starts, and on again at its end",
+        ),
+        (Some(name), [_, ..]) if kept.is_none() => Finding::bad("rx-vlan", device, what(name), why)
+            .mend(format!("ethtool -K {device} {name} off")),
+        (Some(name), [_, ..]) => Finding::bad(
+            "rx-vlan",
+            device,
+            what(kept.unwrap_or(name)),
+            "its driver does not leave them in the frames, so that the steering program sees none: weir does not start on it with \
+             VLANs",
+        ),
         _ => Finding::good(
             "rx-vlan",
             device,
@@ -138,10 +154,10 @@ mod tests {
             (&["rx-gro", "rx-vlan-hw-parse"][..], &[][..], &[][..]),
             (&["rx-lro"], &[], &[("lro", "ethtool -K eth1 lro off")]),
             (&["rx-gro-hw"], &[], &[("gro-hw", "ethtool -K eth1 rx-gro-hw off")]),
-            (&["rx-vlan-hw-parse"], &["eth1.5"], &[("rx-vlan", "ethtool -K eth1 rxvlan off")]),
+            (&["rx-vlan-hw-parse"], &["eth1.5"], &[("rx-vlan", "ethtool -K eth1 rx-vlan-hw-parse off")]),
             (&[], &["eth1.5"], &[]),
         ] {
-            let findings = of_features("eth1", &features(on), vlans);
+            let findings = of_features("eth1", &features(on), (vlans, true));
             let found: Vec<(&str, &str)> = findings
                 .iter()
                 .filter(|f| f.severity == Severity::Bad)

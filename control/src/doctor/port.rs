@@ -4,7 +4,9 @@ use weir_dataplane::gateway::{FRAME_SIZES, largest_packet};
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
+use crate::config::Port;
 use crate::host::{LinkInfo, port_device, sysctl};
+use crate::run::devices;
 
 /// The largest IP packet that the largest frame holds.
 const LARGEST: u32 = largest_packet(FRAME_SIZES[1]) as u32;
@@ -32,6 +34,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         );
         link_state(link, found);
         fitness(ground, link, found);
+        vlans(ground, port, link, found);
         if ground.fast {
             found.push(shared(link, &ground.links));
             program(ground, link, found);
@@ -81,7 +84,20 @@ fn shared(link: &LinkInfo, links: &[LinkInfo]) -> Finding {
     let device = &link.name;
     match port_device::shared(link, links) {
         Some((what, why)) => Finding::note("shared", device, what, why).on(device),
-        None => Finding::good("shared", device, "no VLAN and no ipvlan is on it").on(device),
+        None => Finding::good("shared", device, "no ipvlan is on it").on(device),
+    }
+}
+
+/// What weir says about a port's VLANs when it starts.
+fn vlans(ground: &Ground<'_>, port: &Port, link: &LinkInfo, found: &mut Findings) {
+    let device = &link.name;
+    match devices::vlans(ground.config, port, &ground.links) {
+        told if told.is_empty() => {
+            found.push(Finding::good("vlan", device, "its VLANs are those of the intercepts").on(device));
+        }
+        told => told.into_iter().for_each(|(what, why)| {
+            found.push(Finding::note("vlan", device, what, why).on(device));
+        }),
     }
 }
 
@@ -162,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vlans_and_ipvlans_on_a_port_are_noted_by_their_names() {
+    fn ipvlans_on_a_port_are_noted_by_their_names() {
         let link = |ifindex, name: &str, kind: Option<&str>, lower| LinkInfo {
             ifindex,
             name: name.to_owned(),
@@ -171,13 +187,11 @@ mod tests {
             ..LinkInfo::default()
         };
         let eth = link(1, "eth1", None, None);
-        let elsewhere = link(3, "eth2.5", Some("vlan"), Some(2));
+        let elsewhere = link(3, "iv2", Some("ipvlan"), Some(2));
         assert_eq!(shared(&eth, &[eth.clone(), elsewhere]).severity, Severity::Good);
-        for (kind, words) in [("vlan", "tagged, to eth1.5"), ("ipvlan", "link-layer address with eth1.5")] {
-            let finding = shared(&eth, &[eth.clone(), link(4, "eth1.5", Some(kind), Some(1))]);
-            assert_eq!((finding.id, finding.severity), ("shared", Severity::Note));
-            assert!(finding.what.contains(words), "{finding:?}");
-            assert_eq!(finding.port.as_deref(), Some("eth1"));
-        }
+        let finding = shared(&eth, &[eth.clone(), link(4, "iv1", Some("ipvlan"), Some(1))]);
+        assert_eq!((finding.id, finding.severity), ("shared", Severity::Note));
+        assert!(finding.what.contains("link-layer address with iv1"), "{finding:?}");
+        assert_eq!(finding.port.as_deref(), Some("eth1"));
     }
 }

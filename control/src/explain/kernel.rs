@@ -13,6 +13,7 @@ use crate::host::nexthops::Objects;
 use crate::host::picture::{Dumps, Picture, picture};
 use crate::host::rule::SeenRule;
 use crate::host::spec::Family;
+use crate::host::sub_interface::Numbers;
 
 /// One moment of the host, and a connection for more questions.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Kernel {
             rules: rules.iter().map(|(family, rule)| SeenRule::of(*family, rule)).collect(),
         };
         let ports: Vec<(PortId, String)> = (0..).map(PortId).zip(ports).collect();
-        let picture = picture(&ports, &dumps);
+        let picture = picture(&ports, &dumps, &mut Numbers::default());
         Ok(Self { netlink, links, rules, neighbours, picture })
     }
 

@@ -234,7 +234,9 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     let kernel = Kernel::read(ports.collect()).await.map_err(Failure::refused)?;
     let ingress = ingress::find(&kernel, config.as_ref(), &question, &mut steps).await?;
     gateway.ask(&admin, &question, &ingress);
-    let policy = config.as_ref().map(|config| config.compile(1).with_pools(&gateway.pools(config)));
+    let vlans = &kernel.picture.fib.vlans;
+    let compiled = |config: &Config| config.compile(1).with_vlans(vlans).with_pools(&gateway.pools(config));
+    let policy = config.as_ref().map(compiled);
     let steered = steering::ask(&gateway, &ingress, policy.as_ref(), &kernel, &question, &mut steps);
     let (steered, unasked) = match steered {
         Ok(steered) => (steered, None),
@@ -246,7 +248,8 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
         steps.push(Step::new(Layer::Policy, Source::Gateway, asked, format!("perhaps not: {doubt}")));
     }
     let judged = policy::judge(policy.as_ref(), &ingress, &gateway, &question, &mut steps);
-    let spec = config.as_ref().map(convert::host_spec);
+    let vlans = || kernel.picture.vlans.iter().map(|(_, sub)| sub);
+    let spec = config.as_ref().map(|config| convert::host_spec(config, vlans()));
     let sockets = socket::find(&question, spec.as_ref(), &mut steps);
     let mut found = sockets.clone();
     // While weir hangs it is there, and for a packet the kernel does not find it (dataplane/bpf/gate.bpf.c).

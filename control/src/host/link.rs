@@ -1,10 +1,11 @@
 //! What a network device is, from one RTM_GETLINK message.
 
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo as InfoAttribute, LinkLayerType,
-    LinkMessage, LinkXdp,
+    AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags,
+    LinkInfo as InfoAttribute, LinkLayerType, LinkMessage, LinkXdp,
 };
 use serde::Serialize;
+use weir_core::vlan::{DOT1Q, Tag};
 
 use super::netlink::Netlink;
 use super::{Host, HostError};
@@ -30,6 +31,8 @@ pub struct LinkInfo {
     pub controller: Option<u32>,
     /// The device below it, by index: of a VLAN sub-interface, a macvlan.
     pub lower: Option<u32>,
+    /// Of a VLAN sub-interface, the tag that its packets bear on the device below.
+    pub vlan: Option<Tag>,
     /// Its frames have Ethernet headers.
     pub is_ethernet: bool,
     pub is_loopback: bool,
@@ -57,7 +60,7 @@ impl LinkInfo {
                 LinkAttribute::NumTxQueues(n) => info.tx_queues = *n,
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
                 LinkAttribute::Link(index) => info.lower = Some(*index),
-                LinkAttribute::LinkInfo(infos) => info.kind = kind(infos),
+                LinkAttribute::LinkInfo(infos) => (info.kind, info.vlan) = (kind(infos), tag(infos)),
                 LinkAttribute::Xdp(xdp) => {
                     info.xdp = xdp.iter().find_map(|x| match x {
                         LinkXdp::ProgId(id) if *id != 0 => Some(*id),
@@ -95,6 +98,22 @@ fn kind(infos: &[InfoAttribute]) -> Option<String> {
         InfoAttribute::Kind(kind) => Some(kind.to_string()),
         _ => None,
     })
+}
+
+fn tag(infos: &[InfoAttribute]) -> Option<Tag> {
+    let vlan = infos.iter().find_map(|info| match info {
+        InfoAttribute::Data(InfoData::Vlan(vlan)) => Some(vlan),
+        _ => None,
+    })?;
+    let mut tag = Tag { protocol: DOT1Q, id: 0 };
+    for attribute in vlan {
+        match attribute {
+            InfoVlan::Id(id) => tag.id = *id,
+            InfoVlan::Protocol(protocol) => tag.protocol = u16::from(*protocol),
+            _ => {}
+        }
+    }
+    (tag.id != 0).then_some(tag)
 }
 
 /// The name of the device with this index.

@@ -12,7 +12,7 @@
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
 //!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true).
 //!   [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the gateway? [`port_device`]: which devices
-//!   can be ports. [`culprit`]: who removed something of weir's.
+//!   can be ports. [`sub_interface`]: VLANs of them. [`culprit`]: who removed something of weir's.
 //!
 //! Everything works in the network namespace of the calling thread (rtnetlink sockets, `nft` children and /proc/sys/net all
 //! follow it), and everything asynchronous runs on a tokio current_thread runtime: [`wait`] makes one for callers without.
@@ -42,6 +42,7 @@ mod removals;
 pub mod rule;
 pub mod source;
 pub mod spec;
+pub mod sub_interface;
 pub mod sysctl;
 mod undo;
 pub mod watch;
@@ -65,6 +66,7 @@ pub use picture::OwnAddresses;
 pub use plan::{Kind, Plan, Status, Step};
 pub use preflight::preflight;
 pub use spec::{Fail, HostSpec, InterceptSpec};
+pub use sub_interface::SubInterface;
 pub use watch::{HostEvent, PortChange, Watch};
 
 use netlink::Netlink;

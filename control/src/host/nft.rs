@@ -251,8 +251,12 @@ fn intercept_rules(
         Family::V4 => ("ip", "IPv4", "icmp"),
         Family::V6 => ("ip6", "IPv6", "icmpv6"),
     };
-    sets.extend(set);
     let clients: Vec<&String> = intercept.from.iter().collect();
+    if clients.is_empty() && spec.relay_tun.is_none() {
+        // Its VLANs have no sub-interface yet.
+        return;
+    }
+    sets.extend(set);
     let devices = clients.iter().copied().chain(&spec.relay_tun);
     let matches = format!("{} {daddr} {ports}", of_devices(devices));
     let name = name_of(intercept);

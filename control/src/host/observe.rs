@@ -12,7 +12,7 @@ use super::nft::{self, Ruleset, SeenTable};
 use super::plan::DUMMY_ADDRESS;
 use super::rule::{SeenRoute, SeenRule, table_of};
 use super::spec::Family;
-use super::sysctl::{self, Key};
+use super::sysctl::{self, Key, VLAN_OFFLOADS};
 use super::{HostError, HostSpec, PROTOCOL};
 
 /// One moment of a host.
@@ -106,6 +106,8 @@ fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
             keys.push(Key::of_device(4, device, name));
         }
     }
+    let offloads = |device: &String| VLAN_OFFLOADS.map(|name| Key::of_offload(device, name));
+    keys.extend(spec.trunks.iter().flat_map(offloads));
     keys.extend(spec.tuns().map(|device| Key::of_device(6, device, "disable_ipv6")));
     keys.extend(ra.iter().map(|device| Key::of_device(6, device, "accept_ra")));
     keys

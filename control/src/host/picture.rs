@@ -18,8 +18,8 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
 };
-use weir_core::fib::{Fib, Group, Link, Mac, Member, Route};
-use weir_core::ids::{MAX_PORTS, PortId};
+use weir_core::fib::{Fib, Group, Link, Mac, Member, Route, VlanLink};
+use weir_core::ids::PortId;
 
 use super::link::LinkInfo;
 use super::nexthops::{Hop, Objects, hops};
@@ -28,6 +28,7 @@ use super::port_device;
 use super::rule::{SeenRoute, SeenRule, table_of};
 use super::source;
 use super::spec::Family;
+use super::sub_interface::{self, Numbers, SubInterface};
 use super::{PUNT_TUN, RELAY_TUN};
 
 const TABLE_MAIN: u32 = 254;
@@ -77,6 +78,8 @@ pub struct Picture {
     pub ports: Vec<Option<LinkInfo>>,
     /// Per port, why its device is not fit for one.
     pub unfit: Vec<Option<String>>,
+    /// VLANs of the ports that the fast road knows, by number.
+    pub vlans: Arc<[(PortId, SubInterface)]>,
     /// All neighbours on the ports, resolved or not.
     pub neighbours: Vec<Neighbour>,
     /// Routers that routes through the ports lead to.
@@ -87,15 +90,17 @@ pub struct Picture {
     pub ours: Vec<String>,
 }
 
-/// Puts it together. `ports`: identity and device of each.
-pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
+/// Puts it together. `ports`: identity and device of each. `numbers`: of VLANs, to be kept from one picture to the next.
+pub fn picture(ports: &[(PortId, String)], dumps: &Dumps, numbers: &mut Numbers) -> Picture {
     let devices: Vec<Option<LinkInfo>> =
         ports.iter().map(|(_, device)| dumps.links.iter().find(|l| l.name == *device).cloned()).collect();
-    let by_index: HashMap<u32, (PortId, u32)> = ports
-        .iter()
-        .zip(&devices)
-        .filter_map(|((id, _), link)| link.as_ref().map(|l| (l.ifindex, (*id, l.ip_mtu()))))
-        .collect();
+    let subs = sub_interface::of_ports(ports, &dumps.links);
+    let count = subs.len();
+    let vlans = numbers.number(subs);
+    let untagged = ports.iter().zip(&devices).filter_map(|((id, _), link)| Some((*id, link.as_ref()?)));
+    let tagged = vlans.iter().map(|(number, sub)| (*number, &sub.link));
+    let by_index: HashMap<u32, (PortId, u32)> =
+        untagged.chain(tagged).map(|(id, link)| (link.ifindex, (id, link.ip_mtu()))).collect();
     let neighbours: Vec<Neighbour> =
         dumps.neighbours.iter().filter_map(|m| neighbour(m, &by_index)).collect();
     let mut fib = Fib::default();
@@ -122,17 +127,17 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
         .filter_map(|n| n.mac.map(|mac| ((n.port, n.address), mac)))
         .collect();
     for ((id, _), link) in ports.iter().zip(&devices) {
-        let place = fib.links.get_mut(usize::from(id.0)).filter(|_| usize::from(id.0) < MAX_PORTS);
-        if let (Some(place), Some(link)) = (place, link) {
-            *place = link.mac.map(|mac| Link {
-                mac,
-                mtu: u16::try_from(link.ip_mtu()).unwrap_or(u16::MAX),
-                up: link.up,
-                v4: source::primary_v4(&dumps.addresses, link.ifindex),
-                v6: source::primary_v6(&dumps.addresses, link.ifindex),
-            });
+        if let (Some(place), Some(link)) = (fib.links.get_mut(usize::from(id.0)), link) {
+            *place = link_of(link, dumps);
         }
     }
+    for (number, sub) in &vlans {
+        if let Some(link) = link_of(&sub.link, dumps) {
+            fib.vlans.insert(*number, VlanLink { port: sub.port, vlan: sub.vlan, link });
+        }
+    }
+    let mut warnings = warnings(dumps);
+    warnings.extend(beyond(count, vlans.len()));
     Picture {
         fib: Arc::new(fib),
         own: Arc::new(own_addresses(dumps)),
@@ -141,8 +146,29 @@ pub fn picture(ports: &[(PortId, String)], dumps: &Dumps) -> Picture {
         ports: devices,
         neighbours,
         routers,
-        warnings: warnings(dumps),
+        warnings,
+        vlans: vlans.into(),
     }
+}
+
+/// What is to be said where there are more VLANs than the fast road has numbers for.
+fn beyond(count: usize, known: usize) -> Option<String> {
+    (known < count).then(|| {
+        format!(
+            "the ports have {count} VLAN sub-interfaces, and the fast road knows {known} of them: what comes by the others, or leaves \
+             by them, takes the kernel road"
+        )
+    })
+}
+
+fn link_of(link: &LinkInfo, dumps: &Dumps) -> Option<Link> {
+    Some(Link {
+        mac: link.mac?,
+        mtu: u16::try_from(link.ip_mtu()).unwrap_or(u16::MAX),
+        up: link.up,
+        v4: source::primary_v4(&dumps.addresses, link.ifindex),
+        v6: source::primary_v6(&dumps.addresses, link.ifindex),
+    })
 }
 
 fn unfit(link: &LinkInfo, links: &[LinkInfo]) -> Option<String> {
@@ -370,4 +396,98 @@ fn ours(dumps: &Dumps, ports: &[Option<LinkInfo>]) -> Vec<String> {
         .chain(addresses.map(|index| format!("address {index}")))
         .chain(programs)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_core::fib::NextHop;
+    use weir_core::flow::key::{FlowKey, Tuple};
+    use weir_core::vlan::{DOT1AD, DOT1Q, Tag, Vlan};
+
+    fn link(name: &str, ifindex: u32, over: Option<(u32, u16, u16)>) -> LinkInfo {
+        LinkInfo {
+            name: name.to_owned(),
+            ifindex,
+            mac: Some([2, 0, 0, 0, 0, ifindex as u8]),
+            mtu: 1500 - ifindex,
+            up: true,
+            is_ethernet: true,
+            kind: over.map(|_| "vlan".to_owned()),
+            lower: over.map(|(lower, ..)| lower),
+            vlan: over.map(|(_, protocol, id)| Tag { protocol, id }),
+            ..LinkInfo::default()
+        }
+    }
+
+    fn on_link(net: &str, ifindex: u32) -> (Family, RouteMessage) {
+        let net: IpNet = net.parse().unwrap();
+        let (family, address) = match net.network() {
+            IpAddr::V4(a) => (Family::V4, RouteAddress::Inet(a)),
+            IpAddr::V6(a) => (Family::V6, RouteAddress::Inet6(a)),
+        };
+        let mut message = RouteMessage::default();
+        message.header.table = TABLE_MAIN as u8;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = net.prefix_len();
+        message.attributes = vec![RouteAttribute::Destination(address), RouteAttribute::Oif(ifindex)];
+        (family, message)
+    }
+
+    fn resolved(address: &str, ifindex: u32) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::Reachable;
+        let address = match address.parse().unwrap() {
+            IpAddr::V4(a) => NeighbourAddress::Inet(a),
+            IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+        };
+        message.attributes = vec![
+            NeighbourAttribute::Destination(address),
+            NeighbourAttribute::LinkLayerAddress(vec![4, 0, 0, 0, 0, ifindex as u8]),
+        ];
+        message
+    }
+
+    /// The ways by a port, by its VLAN, and by one in another, in both families.
+    #[test]
+    fn routes_and_neighbours_of_sub_interfaces_lead_by_their_tags() {
+        let links = vec![
+            link("eth1", 2, None),
+            link("eth1.10", 3, Some((2, DOT1Q, 10))),
+            link("eth1.100", 4, Some((2, DOT1AD, 100))),
+            link("eth1.100.10", 5, Some((4, DOT1Q, 10))),
+            link("eth9.10", 6, Some((9, DOT1Q, 10))),
+        ];
+        let nets = [("10.0.2.0/24", 2), ("10.0.3.0/24", 3), ("10.0.5.0/24", 5), ("10.0.6.0/24", 6)];
+        let nets6 = [("fd00:2::/64", 2), ("fd00:3::/64", 3), ("fd00:5::/64", 5), ("fd00:6::/64", 6)];
+        let dumps = Dumps {
+            links,
+            routes: nets.iter().chain(&nets6).map(|(net, index)| on_link(net, *index)).collect(),
+            neighbours: [2, 3, 5, 6]
+                .into_iter()
+                .flat_map(|n| [resolved(&format!("10.0.{n}.9"), n), resolved(&format!("fd00:{n}::9"), n)])
+                .collect(),
+            ..Dumps::default()
+        };
+        let seen = picture(&[(PortId(0), "eth1".to_owned())], &dumps, &mut Numbers::default());
+        let fib = &seen.fib;
+        for (index, vlan) in [(2, None), (3, Some(Vlan::new(10))), (5, Some(Vlan::stacked(100, 10)))] {
+            for address in [format!("10.0.{index}.9"), format!("fd00:{index}::9")] {
+                let address: IpAddr = address.parse().unwrap();
+                let end = |port| weir_core::wire::addr::Endpoint { addr: address.into(), port };
+                let key = FlowKey::of(&Tuple { src: end(1), dst: end(2) });
+                let NextHop::Forward { port, src_mac, dst_mac, mtu } = fib.next_hop(address, &key) else {
+                    panic!("{address}: {:?}", fib.next_hop(address, &key))
+                };
+                assert_eq!((src_mac[5], dst_mac[5], mtu), (index, index, 1500 - u16::from(index)));
+                assert_eq!(fib.vlans.get(port).map(|of| of.vlan), vlan, "{address}");
+                assert_eq!(fib.carrier(port), PortId(0));
+            }
+        }
+        let elsewhere = fib.ways("10.0.6.9".parse().unwrap());
+        assert_eq!(elsewhere, weir_core::fib::Ways::One(NextHop::Kernel), "of a device that is no port");
+        let numbered: Vec<_> = seen.vlans.iter().map(|(n, sub)| (n.0, sub.link.name.as_str())).collect();
+        assert_eq!(numbered, [(32, "eth1.10"), (33, "eth1.100"), (34, "eth1.100.10")]);
+    }
 }

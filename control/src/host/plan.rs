@@ -18,7 +18,7 @@ use super::nft::{Ruleset, SeenTable, TABLE};
 use super::observe::Observed;
 use super::rule::{LocalRoute, MarkRule, SeenRoute, SeenRule};
 use super::spec::Family;
-use super::sysctl::Key;
+use super::sysctl::{Key, VLAN_OFFLOADS};
 
 /// The address of the TUN devices: the IPv4 dummy address of RFC 7600.
 ///
@@ -298,6 +298,13 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         let now = value(&key);
         if born != "0" || now.is_some_and(|now| now != "0") {
             want(key, "0", now == Some("0"));
+        }
+    }
+    // What is not in the frame the XDP program cannot see, and would take for what has no tag.
+    for (device, name) in spec.trunks.iter().flat_map(|device| VLAN_OFFLOADS.map(|name| (device, name))) {
+        let key = Key::of_offload(device, name);
+        if value(&key) == Some("on") {
+            want(key, "off", false);
         }
     }
     // What weir sends from the gateway's own address comes out of this device when the kernel has to find the next hop.

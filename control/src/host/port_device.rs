@@ -1,4 +1,4 @@
-//! Which devices can be ports, and what of a port's traffic is not the fast road's: a pure function of the links.
+//! Which devices can be ports, and what of a port's traffic is taken for what it is not: a pure function of the links.
 //!
 //! `weir run`, `weir check` and `weir doctor` ask it, and the watch when a device comes back or changes: one list, one answer.
 
@@ -22,7 +22,7 @@ const KINDS: [(&str, &str, &str, &str); 17] = [
         "vlan",
         "a VLAN sub-interface",
         STACKED,
-        "give the VLAN a device of its own, let the switch send it untagged",
+        "make the device below it the port, and name the VLAN in the intercepts (vlan = [10])",
     ),
     (
         "bond",
@@ -158,21 +158,14 @@ pub fn on<'a>(link: &LinkInfo, links: &'a [LinkInfo], kinds: &[&str]) -> Vec<&'a
     links.iter().filter(is_one).map(|other| other.name.as_str()).collect()
 }
 
-/// What of a port's traffic is not the fast road's, and what comes of it: of VLANs, and of devices with the port's own address.
+/// What of a port's traffic is taken for what it is not, and what comes of it: of devices with the port's own address.
 pub fn shared(link: &LinkInfo, links: &[LinkInfo]) -> Option<(String, &'static str)> {
     // These bear the address of the device below them, and nothing in a frame tells them from what is routed.
     let ipvlans = on(link, links, &["ipvlan", "ipvtap"]);
-    if !ipvlans.is_empty() {
-        let what = format!("shares its link-layer address with {}", ipvlans.join(", "));
-        return Some((
-            what,
-            "connections to what is behind these are intercepted as if they were to be routed: leave their addresses out of `to`, \
-             or use macvlan",
-        ));
-    }
-    let vlans = on(link, links, &["vlan"]);
-    let what = format!("what comes tagged, to {}, is not intercepted", vlans.join(", "));
-    (!vlans.is_empty()).then_some((what, "the kernel forwards it"))
+    let what = format!("shares its link-layer address with {}", ipvlans.join(", "));
+    let why = "connections to what is behind these are intercepted as if they were to be routed: leave their addresses out of `to`, \
+               or use macvlan";
+    (!ipvlans.is_empty()).then_some((what, why))
 }
 
 /// The same as a sentence.

@@ -64,6 +64,10 @@ pub struct HostSpec {
     pub punt_tun: Option<String>,
     /// Devices of all ports.
     pub ports: Vec<String>,
+    /// VLAN sub-interfaces of these that forwarded packets come in by.
+    pub vlans: Vec<String>,
+    /// Ports of the fast road that have VLANs: tags must be left in their frames.
+    pub trunks: Vec<String>,
     /// Some pool's servers see the gateway's own address.
     pub gateway_source: bool,
     pub fail: Fail,
@@ -85,6 +89,8 @@ impl Default for HostSpec {
             relay_tun: Some(RELAY_TUN.to_owned()),
             punt_tun: Some(PUNT_TUN.to_owned()),
             ports: Vec::new(),
+            vlans: Vec::new(),
+            trunks: Vec::new(),
             gateway_source: false,
             fail: Fail::Open,
             lost: Vec::new(),
@@ -131,10 +137,10 @@ impl HostSpec {
         Ok(())
     }
 
-    /// Devices that forwarded packets come in by: the ports and the TUN devices, each once.
+    /// Devices that forwarded packets come in by: the ports, their VLANs and the TUN devices, each once.
     pub fn devices(&self) -> impl Iterator<Item = &String> {
         let mut ports: Vec<&String> = Vec::new();
-        for port in &self.ports {
+        for port in self.ports.iter().chain(&self.vlans) {
             if !ports.contains(&port) {
                 ports.push(port);
             }

@@ -1,4 +1,5 @@
-//! Sysctls below net.ipv4, net.ipv6 and net.bridge of the calling thread's network namespace.
+//! Sysctls below net.ipv4, net.ipv6 and net.bridge of the calling thread's network namespace, and offloads of its devices: switches
+//! as these are, that ethtool sets.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +7,16 @@ use std::io;
 use std::path::PathBuf;
 
 use super::HostError;
+use weir_sys::ethtool;
 
-/// A key as its path below /proc/sys: a device's name may hold dots, so the dotted form is only for people.
+/// The offloads by which a device takes VLAN tags out of frames before anybody sees them, by the kernel's names.
+pub const VLAN_OFFLOADS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+
+/// Where keys of offloads begin.
+const OFFLOAD: &str = "ethtool/";
+
+/// A key as its path below /proc/sys: a device's name may hold dots, so the dotted form is only for people. Or an offload, as
+/// `ethtool/DEVICE/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Key(String);
@@ -22,8 +31,21 @@ impl Key {
         Self(format!("net/ipv{version}/conf/{device}/{name}"))
     }
 
+    /// An offload of a device; its values are `on` and `off`.
+    pub fn of_offload(device: &str, name: &str) -> Self {
+        Self(format!("{OFFLOAD}{device}/{name}"))
+    }
+
+    /// Device and name of an offload.
+    fn offload(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix(OFFLOAD)?.rsplit_once('/')
+    }
+
     /// The device that it is a switch of; none for `all`, `default` and what belongs to no device.
     pub fn device(&self) -> Option<&str> {
+        if let Some((device, _)) = self.offload() {
+            return Some(device);
+        }
         let (device, _) =
             self.0.strip_prefix("net/ipv")?.get(1..)?.strip_prefix("/conf/")?.rsplit_once('/')?;
         (!matches!(device, "all" | "default")).then_some(device)
@@ -35,6 +57,12 @@ impl Key {
 
     /// The value without its newline; none when there is no such key (no such device, no IPv6).
     pub fn read(&self) -> Result<Option<String>, HostError> {
+        if let Some((device, name)) = self.offload() {
+            // No such device, or one without ethtool.
+            let features = ethtool::features_of(device).unwrap_or_default();
+            let found = features.iter().find(|feature| feature.name == name);
+            return Ok(found.map(|feature| if feature.active { "on" } else { "off" }.to_owned()));
+        }
         match fs::read_to_string(self.path()) {
             Ok(text) => Ok(Some(text.trim_end().to_owned())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -43,11 +71,17 @@ impl Key {
     }
 
     pub fn write(&self, value: &str) -> io::Result<()> {
+        if let Some((device, name)) = self.offload() {
+            return ethtool::set_feature(device, name, value == "on");
+        }
         fs::write(self.path(), value)
     }
 
     /// The command that sets it.
     pub fn command(&self, value: &str) -> String {
+        if let Some((device, name)) = self.offload() {
+            return format!("ethtool -K {device} {name} {value}");
+        }
         format!("sysctl -w {self}={value}")
     }
 
@@ -82,6 +116,9 @@ impl Key {
 impl std::fmt::Display for Key {
     /// As sysctl(8) takes it: dots and slashes change places.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((device, name)) = self.offload() {
+            return write!(f, "{name} of {device}");
+        }
         for c in self.0.chars() {
             let c = match c {
                 '/' => '.',

@@ -27,6 +27,7 @@ use super::notify::{Changed, Notifications};
 use super::picture::{Dumps, OwnAddresses, Picture, picture};
 use super::rule::SeenRule;
 use super::spec::Family;
+use super::sub_interface::{Numbers, SubInterface};
 
 /// Events that may wait for the caller; while it does not take them, the watch waits too, and later pictures replace none.
 const QUEUE: usize = 64;
@@ -39,6 +40,8 @@ const RETRY: Duration = Duration::from_millis(100);
 pub enum HostEvent {
     /// Routes, neighbours, or what the ports are like.
     Fib(Arc<Fib>),
+    /// VLANs of the ports by their numbers in the fast road, after the routes that know them.
+    Vlans(Arc<[(PortId, SubInterface)]>),
     /// What must never be intercepted.
     Own(Arc<OwnAddresses>),
     Port {
@@ -122,6 +125,7 @@ impl Watch {
             dumps: Dumps::default(),
             picture: None,
             keepalive: Keepalive::default(),
+            numbers: Numbers::default(),
         };
         Ok((Self { task: tokio::spawn(watcher.run(notifications)) }, receiver))
     }
@@ -135,6 +139,7 @@ struct Watcher {
     dumps: Dumps,
     picture: Option<Picture>,
     keepalive: Keepalive,
+    numbers: Numbers,
 }
 
 impl Watcher {
@@ -234,7 +239,7 @@ impl Watcher {
             }
             self.dumps.rules = rules;
         }
-        let new = picture(&self.ports, &self.dumps);
+        let new = picture(&self.ports, &self.dumps, &mut self.numbers);
         Ok((new, effort.spent()))
     }
 
@@ -248,6 +253,9 @@ impl Watcher {
         }
         if first || !same_fib(&old.fib, &new.fib) {
             events.push(HostEvent::Fib(new.fib.clone()));
+        }
+        if first || old.vlans != new.vlans {
+            events.push(HostEvent::Vlans(new.vlans.clone()));
         }
         if old.warnings != new.warnings {
             events.push(HostEvent::Warnings(new.warnings.clone()));
@@ -316,5 +324,6 @@ fn same_fib(a: &Fib, b: &Fib) -> bool {
         && a.groups == b.groups
         && a.neighbours == b.neighbours
         && a.links == b.links
+        && a.vlans == b.vlans
         && a.preferred == b.preferred
 }

@@ -8,29 +8,44 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
-use weir_core::ids::{MAX_PORTS, Nanos, PortId};
-use weir_core::policy::{Handshake, Policy, PoolSpec, Quic, Server, Source};
+use weir_core::ids::{Nanos, PortId};
+use weir_core::policy::{Handshake, InterceptSpec, Policy, PoolSpec, Quic, Server, Source};
 use weir_core::relay;
+use weir_core::vlan::Tag;
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
 use weir_sys::sockopt::Upkeep;
-use weir_sys::steering::{AttachMode, InterceptTable, PoolServer};
+use weir_sys::steering::{AttachMode, InterceptTable, PoolServer, VlanPlace};
 use weir_sys::{affinity, ethtool, xsk};
 
 use crate::config::{Config, Cores, Express, Fail, Idle, Mode, Port, Queues, Relay};
 use crate::exit::Failure;
-use crate::host::{self, HostError, HostSpec, LinkInfo, LocalPorts};
+use crate::host::{self, HostError, HostSpec, LinkInfo, LocalPorts, SubInterface};
 
-/// The kernel's side.
-pub fn host_spec(config: &Config) -> HostSpec {
-    let devices = |ports: weir_core::ids::PortSet| {
-        let named = config.ports.iter().zip(0..).filter(|(_, at)| ports.contains(PortId(*at)));
-        named.map(|(port, _)| port.device.clone()).collect()
+/// The ports by their numbers, each with its device.
+pub fn ports(config: &Config) -> Vec<(PortId, String)> {
+    (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect()
+}
+
+/// The kernel's side, where the ports have these VLANs.
+pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInterface>) -> HostSpec {
+    let vlans: Vec<&SubInterface> = vlans.into_iter().collect();
+    let devices = |intercept: &InterceptSpec| {
+        let ports = config.ports.iter().zip(0..).filter(|_| intercept.vlan.untagged);
+        let ports = ports.filter(|(_, at)| intercept.from.contains(PortId(*at)));
+        let takes =
+            |sub: &&&SubInterface| intercept.from.contains(sub.port) && intercept.vlan.takes(Some(&sub.vlan));
+        let tagged = vlans.iter().filter(takes).map(|sub| sub.link.name.clone());
+        ports.map(|(port, _)| port.device.clone()).chain(tagged).collect()
+    };
+    let is_trunk = |at: PortId| {
+        let takes = |intercept: &InterceptSpec| intercept.from.contains(at) && intercept.vlan.takes_tagged();
+        vlans.iter().any(|sub| sub.port == at) || config.intercepts.iter().any(takes)
     };
     let intercepts = config.intercepts.iter().map(|intercept| host::InterceptSpec {
         name: intercept.name.clone(),
-        from: devices(intercept.from),
+        from: devices(intercept),
         to: intercept.to.clone(),
         ports: intercept.tcp.iter().map(|range| (*range.start(), *range.end())).collect(),
         reject_quic: intercept.quic == Quic::Reject,
@@ -46,6 +61,8 @@ pub fn host_spec(config: &Config) -> HostSpec {
         relay_tun: fast.then(|| host::RELAY_TUN.to_owned()),
         punt_tun: fast.then(|| host::PUNT_TUN.to_owned()),
         ports: config.ports.iter().map(|port| port.device.clone()).collect(),
+        vlans: vlans.iter().map(|sub| sub.link.name.clone()).collect(),
+        trunks: ports(config).into_iter().filter(|(at, _)| fast && is_trunk(*at)).map(|(_, of)| of).collect(),
         gateway_source: config.pools.iter().any(|pool| pool.spec.source == Source::Gateway),
         fail: match config.gateway.fail {
             Fail::Open => host::Fail::Open,
@@ -68,7 +85,7 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
     InterceptTable {
         prefixes: v4.chain(v6).collect(),
         tcp_ports: table.ports.iter().map(|(port, bits)| (*port, *port, *bits)).collect(),
-        from: (0..MAX_PORTS as u32).zip(table.from).filter(|(_, bits)| *bits != 0).collect(),
+        from: (0..).zip(*table.from).filter(|(_, bits)| *bits != 0).collect(),
         relay_mask: table.relay_mask,
         cookies_always: table.cookies_always,
         cookies_auto: table.cookies_auto,
@@ -80,6 +97,23 @@ pub fn intercept_table(policy: &Policy, own: &[IpNet]) -> InterceptTable {
 /// The ports that the gateway connects to a pool's servers from; none where servers see the client.
 fn gateway_ports(pool: &PoolSpec) -> Option<RangeInclusive<u16>> {
     (pool.source == Source::Gateway).then(|| pool.ports.clone())
+}
+
+/// The VLANs of the ports, for steering.
+pub fn vlan_places(vlans: &[(PortId, SubInterface)]) -> Vec<VlanPlace> {
+    let tag = |tag: Tag| (tag.protocol, tag.id);
+    let place = |(number, sub): &(PortId, SubInterface)| {
+        let mac = sub.link.mac?;
+        Some(VlanPlace {
+            link: u32::from(number.0),
+            device: sub.device,
+            outer: tag(sub.vlan.outer),
+            inner: sub.vlan.inner.map(tag),
+            ifindex: sub.link.ifindex,
+            mac,
+        })
+    };
+    vlans.iter().filter_map(place).collect()
 }
 
 /// The servers of all pools, for steering.
@@ -274,6 +308,7 @@ fn cores(cores: &Cores) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_core::vlan::Vlan;
 
     #[test]
     fn holds_are_as_many_as_have_room() {
@@ -317,6 +352,45 @@ mod tests {
             (16, Some(0), 1),
         ] {
             assert_eq!(relay_connections(flows, files), connections, "{flows} flows, {files:?} files");
+        }
+    }
+
+    #[test]
+    fn kernels_side_names_the_sub_interfaces_that_an_intercept_chooses_and_keeps_tags_in_frames() {
+        let text = |vlan: &str| {
+            format!(
+                "[[port]]\nname = \"lan\"\ndevice = \"eth1\"\n[[port]]\nname = \"wan\"\ndevice = \"eth2\"\n[[intercept]]\n\
+                 name = \"web\"\nfrom = \"lan\"\nto = \"::/0\"\ntcp = 80\n{vlan}\n"
+            )
+        };
+        let named = |name: &str, port, vlan| SubInterface {
+            port: PortId(port),
+            device: 2,
+            vlan,
+            link: LinkInfo { name: name.to_owned(), ..LinkInfo::default() },
+        };
+        let vlans = [
+            named("eth1.10", 0, Vlan::new(10)),
+            named("eth1.100.10", 0, Vlan::stacked(100, 10)),
+            named("eth2.10", 1, Vlan::new(10)),
+        ];
+        for (key, there, from, trunks) in [
+            ("", 3, &["eth1"][..], &["eth1", "eth2"][..]),
+            ("vlan = 10", 3, &["eth1.10"], &["eth1", "eth2"]),
+            ("vlan = [\"100.10\", \"untagged\"]", 2, &["eth1", "eth1.100.10"], &["eth1"]),
+            ("vlan = \"any\"", 3, &["eth1", "eth1.10", "eth1.100.10"], &["eth1", "eth2"]),
+            ("vlan = 30", 0, &[], &["eth1"]),
+            ("", 0, &["eth1"], &[]),
+            ("vlan = 10\nhandshake = \"relay\"", 3, &["eth1.10"], &[]),
+        ] {
+            let (config, _) = crate::config::parse(std::path::Path::new("weir.toml"), text(key)).unwrap();
+            let spec = host_spec(&config, &vlans[..there]);
+            assert_eq!(spec.intercepts[0].from, from, "{key}");
+            assert_eq!(spec.trunks, trunks, "{key}");
+            assert_eq!(spec.vlans.len(), there);
+            let rules = host::nft::Ruleset::of(&spec).commands().join("\n");
+            assert!(!rules.contains("iifname {  }"), "{key}: {rules}");
+            assert_eq!(rules.contains("tproxy"), !from.is_empty() || spec.relay_tun.is_some(), "{key}");
         }
     }
 }

@@ -32,6 +32,7 @@ mod repair;
 mod road;
 mod shut;
 mod steer;
+mod vlans;
 
 use std::path::Path;
 

@@ -32,6 +32,7 @@ use super::ports::Ports;
 use super::repair::Repair;
 use super::road::{Found, Pins, Road, hooks};
 use super::steer::Steer;
+use super::vlans::VlanList;
 use crate::admin::repairs::Repairs;
 use crate::admin::state::{Part, State};
 use crate::config::{Config, Mode, Pool};
@@ -58,7 +59,8 @@ pub struct Parts {
     pub(super) spec: HostSpec,
     pub(super) policy: Arc<Policy>,
     pub(super) steer: Steer,
-    fib: Arc<Fib>,
+    pub(super) fib: Arc<Fib>,
+    pub(super) vlans: VlanList,
     publisher: Publisher,
     pools: watch::Sender<Arc<[Pool]>>,
     tell: Tell,
@@ -78,6 +80,7 @@ pub struct Parts {
 /// What the host looks like at the start.
 struct View {
     fib: Arc<Fib>,
+    vlans: VlanList,
     own: Arc<OwnAddresses>,
     warnings: Vec<String>,
 }
@@ -95,15 +98,15 @@ impl Parts {
         let listeners = inherited.map(|inherited| inherited.listeners).unwrap_or_default();
         convert::check_gateway_ports(config).map_err(Failure::refused)?;
         let (links, told) = devices::of_ports(config, host).await?;
-        let compiled = Arc::new(config.compile(FIRST_EPOCH));
         check_memory(config, &links)?;
-        let devices = (0..).map(PortId).zip(config.ports.iter().map(|port| port.device.clone())).collect();
         // Steering must know the box's own addresses before it is on a device: a box that fails closed drops from then
         // on. The addresses of the TUN devices follow as an event.
-        let (watch, mut events) = Watch::start(devices, Options::default()).map_err(Failure::refused)?;
+        let (watch, mut events) =
+            Watch::start(convert::ports(config), Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
-        let mut road = attach(config, &links, paths, &compiled, (&view.own, &found))?;
-        let spec = convert::host_spec(config);
+        let compiled = Arc::new(config.compile(FIRST_EPOCH).with_vlans(&view.fib.vlans));
+        let mut road = attach(config, &links, paths, &compiled, (&view, &found))?;
+        let spec = convert::host_spec(config, view.vlans.iter().map(|(_, sub)| sub));
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let (snapshot, adopted) = beginning(&compiled, &view.fib, road.as_ref())?;
         let mut publisher = Publisher::new();
@@ -136,6 +139,7 @@ impl Parts {
             policy: snapshot.policy.clone(),
             steer,
             fib: view.fib,
+            vlans: view.vlans,
             publisher,
             pools,
             tell,
@@ -173,7 +177,8 @@ impl Parts {
 
     /// Tells workers and relay which servers are up.
     pub fn publish_pools(&mut self) {
-        self.policy = Arc::new(self.policy.with_pools(&self.state.health.states()));
+        let policy = self.policy.with_vlans(&self.fib.vlans).with_pools(&self.state.health.states());
+        self.policy = Arc::new(policy);
         self.publish();
     }
 
@@ -205,7 +210,7 @@ impl Parts {
 
     /// The kernel's side for a configuration, on the devices that are there.
     pub(super) fn spec_of(&self, config: &Config) -> HostSpec {
-        let mut spec = convert::host_spec(config);
+        let mut spec = convert::host_spec(config, self.vlans.iter().map(|(_, sub)| sub));
         if let Ok(lost) = self.state.lost.lock() {
             let is_back = |port: &String| self.spec.ports.contains(port);
             spec.ports.retain(|port| !lost.contains_key(port) || is_back(port));
@@ -214,7 +219,7 @@ impl Parts {
         spec
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let lanes = self.lanes.as_ref().map_or(Lanes::NONE, LaneKeeper::lanes);
         if let Some(lanes) = &self.lanes {
             lanes.ways().follow(&self.fib);
@@ -229,10 +234,8 @@ impl Parts {
     /// The steering program cannot be told of an address: it would intercept what is the gateway's own.
     pub(super) fn follow(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
         match event {
-            HostEvent::Fib(fib) => {
-                self.fib = fib;
-                self.publish();
-            }
+            HostEvent::Fib(fib) => self.set_fib(fib),
+            HostEvent::Vlans(vlans) => self.set_vlans(vlans)?,
             HostEvent::Own(own) => self.steer.set_own(&self.state, &self.policy, own)?,
             HostEvent::Port { port, device, change } => self.port_changed(port, device, &change),
             HostEvent::Warnings(news) => {
@@ -442,14 +445,16 @@ fn short_of_zero_copy(port: &PortState) -> Option<String> {
 
 /// Waits for the first picture of the host.
 async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
-    let (mut fib, mut own, mut warnings) = (None, None, Vec::new());
+    let (mut fib, mut own, mut vlans, mut warnings) = (None, None, None, Vec::new());
     loop {
-        if let (Some(fib), Some(own)) = (&fib, &own) {
-            return Ok(View { fib: Arc::clone(fib), own: Arc::clone(own), warnings });
+        if let (Some(fib), Some(own), Some(vlans)) = (&fib, &own, &vlans) {
+            let (fib, own, vlans) = (Arc::clone(fib), Arc::clone(own), Arc::clone(vlans));
+            return Ok(View { fib, vlans, own, warnings });
         }
         match events.recv().await {
             Some(HostEvent::Fib(first)) => fib = Some(first),
             Some(HostEvent::Own(first)) => own = Some(first),
+            Some(HostEvent::Vlans(first)) => vlans = Some(first),
             Some(HostEvent::Warnings(first)) => warnings = first,
             Some(HostEvent::Ended(why)) => return Err(Failure::refused(why)),
             Some(_) => {}
@@ -464,10 +469,10 @@ fn attach(
     links: &[LinkInfo],
     paths: &Paths,
     policy: &Policy,
-    (own, found): (&OwnAddresses, &Found),
+    (view, found): (&View, &Found),
 ) -> Result<Option<Road>, Failure> {
     if convert::has_fast_road(config) {
-        return Road::attach(config, links, paths, policy, own, found).map(Some);
+        return Road::attach(config, links, paths, policy, (&view.own, &view.vlans), found).map(Some);
     }
     Ok(None)
 }

@@ -180,7 +180,7 @@ impl Parts {
             return Err(Failure::no(refusal));
         }
         convert::check_gateway_ports(&config).map_err(Failure::no)?;
-        let policy = policy.replacing(&self.policy);
+        let policy = policy.replacing(&self.policy).with_vlans(&self.fib.vlans);
         let spec = self.spec_of(&config);
         let widened = self.steer.widen(&self.state, (&self.policy, &policy), convert::pool_servers(&config));
         if let Err(error) = widened {

@@ -24,6 +24,7 @@ use super::handover::Inherited;
 use super::lanes::LaneKeeper;
 use super::parts::Tell;
 use super::steer::tell_own;
+use super::vlans::VlanList;
 use crate::config::{Config, Fail};
 use crate::exit::Failure;
 use crate::host::picture::OwnAddresses;
@@ -127,7 +128,7 @@ impl Road {
         links: &[LinkInfo],
         paths: &Paths,
         policy: &Policy,
-        own: &OwnAddresses,
+        (own, vlans): (&OwnAddresses, &VlanList),
         found: &Found,
     ) -> Result<Self, Failure> {
         let closed = config.gateway.fail == Fail::Closed;
@@ -137,6 +138,7 @@ impl Road {
         let sizes = Sizes { kernel_flows: convert::kernel_flows(config), express_flows, adopt: adopt_from };
         let mut steering = Steering::load(&sizes).map_err(Failure::refused)?;
         let exempt = tell_own(&mut steering, own)?;
+        steering.set_vlans(&convert::vlan_places(vlans)).map_err(Failure::refused)?;
         steering.set_intercepts(&convert::intercept_table(policy, &exempt)).map_err(Failure::refused)?;
         steering.set_pool_servers(&convert::pool_servers(config)).map_err(Failure::refused)?;
         if closed {

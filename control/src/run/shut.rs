@@ -11,7 +11,11 @@ impl Parts {
     /// # Errors
     /// As of [`Self::follow`].
     pub async fn take_in(&mut self, host: &Host, event: HostEvent) -> Result<(), Failure> {
+        let are_vlans = matches!(event, HostEvent::Vlans(_));
         let followed = self.follow(host, event);
+        if are_vlans {
+            self.follow_vlans(host).await;
+        }
         self.shut_lost_ports(host).await;
         followed
     }
@@ -23,6 +27,8 @@ impl Parts {
             Ok(lost) if is_closed => lost.keys().cloned().collect(),
             _ => Vec::new(),
         };
+        let vlans: Vec<String> = lost.iter().flat_map(|device| self.vlans_on(device)).collect();
+        let lost: Vec<String> = lost.into_iter().chain(vlans).collect();
         if lost == self.spec.lost {
             return;
         }

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use ipnet::IpNet;
 use weir_core::policy::Policy;
-use weir_sys::steering::{InterceptTable, PoolServer, Steering};
+use weir_sys::steering::{InterceptTable, PoolServer, Steering, VlanPlace};
 
 use super::convert;
 use crate::admin::state::State;
@@ -94,6 +94,18 @@ impl Steer {
     pub fn set_own(&mut self, state: &State, policy: &Policy, own: Arc<OwnAddresses>) -> Result<(), Failure> {
         self.own = own;
         with_steering(state, |steering| self.tell(steering, policy))
+    }
+
+    /// The ports have these VLANs.
+    ///
+    /// # Errors
+    /// Steering cannot be told.
+    pub fn set_vlans(&self, state: &State, policy: &Policy, places: Vec<VlanPlace>) -> Result<(), Failure> {
+        with_steering(state, |steering| {
+            // A VLAN that is gone gives its number away: nothing may come under it while that is somebody else's.
+            steering.set_vlans(&places).map_err(Failure::refused)?;
+            self.tell(steering, policy)
+        })
     }
 
     /// Gives steering what `policy` intercepts beside what `now` does, and the servers of both.

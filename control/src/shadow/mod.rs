@@ -3,16 +3,19 @@
 //! [`weir_core::reevaluate::judge`].
 
 mod table;
+mod vlans;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weir_core::fib::Vlans;
 use weir_core::ids::PortId;
 use weir_core::policy::{Cause, Policy, Protocol};
 use weir_core::reevaluate::{Again, Evidence, Live, Outcome, Standing, Tally, judge};
 use weir_core::verify::Verified;
+use weir_core::vlan::Vlan;
 
 use crate::exit::Failure;
 
@@ -69,6 +72,7 @@ struct Flow {
     client: SocketAddr,
     destination: SocketAddr,
     port: Option<u8>,
+    vlan: Option<String>,
     server: SocketAddr,
     host: Option<String>,
     alpn: Vec<String>,
@@ -95,6 +99,8 @@ pub fn compare(policy: &Policy, flows: Value) -> Result<Shadow, Failure> {
             "the running weir lists its flows otherwise than this one: {error}; restart it"
         ))
     })?;
+    let vlans = vlans::of(flows.iter().filter_map(Flow::comes_by));
+    let policy = &policy.with_vlans(&vlans);
     let mut shadow = Shadow { flows: 0, tally: Tally::default(), changed: 0, groups: Vec::new() };
     let mut groups: BTreeMap<(Verdict, Verdict, &'static str), Group> = BTreeMap::new();
     for flow in &flows {
@@ -105,7 +111,7 @@ pub fn compare(policy: &Policy, flows: Value) -> Result<Shadow, Failure> {
             shadow.tally.pass_over(flow.standing);
             continue;
         }
-        let again = flow.judge(policy);
+        let again = flow.judge(policy, &vlans);
         shadow.tally.count(&again);
         let group = flow.group(policy, &again);
         let key = (group.from.clone(), group.to.clone(), name(group.outcome));
@@ -122,10 +128,16 @@ pub fn compare(policy: &Policy, flows: Value) -> Result<Shadow, Failure> {
 }
 
 impl Flow {
-    fn judge(&self, policy: &Policy) -> Again {
+    /// The port and the VLAN of it that it comes in by, where it comes tagged.
+    fn comes_by(&self) -> Option<(PortId, Vlan)> {
+        Some((PortId(self.port?), vlans::parse(self.vlan.as_deref()?)?))
+    }
+
+    fn judge(&self, policy: &Policy, vlans: &Vlans) -> Again {
+        let tagged = self.comes_by().and_then(|(port, vlan)| vlans.find(port, &vlan));
         let alpn: Vec<&[u8]> = self.alpn.iter().map(String::as_bytes).collect();
         let live = Live {
-            port: self.port.map(PortId),
+            port: tagged.or_else(|| self.port.map(PortId)),
             on_relay: self.road == "relay",
             client: self.client,
             destination: self.destination,

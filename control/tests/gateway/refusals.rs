@@ -133,7 +133,7 @@ const UNFIT: [(&str, &str, &[&str], &str); 9] = [
     (
         "ip link add link lan0 name lan0.5 type vlan id 5",
         "lan0.5",
-        &["lan0.5 is a VLAN sub-interface", "untagged"],
+        &["lan0.5 is a VLAN sub-interface", "vlan = [10]"],
         "ip link del lan0.5",
     ),
     ("ip link add bond7 type bond", "bond7", &["bond7 is a bond"], "ip link del bond7"),

@@ -79,6 +79,8 @@ reasons! {
         HandoffFull = "handoff-full", "The ring to the worker that owns the flow is full.";
         PuntFailed = "punt-failed", "The kernel did not take a frame that was handed to it.";
         PortLost = "port-lost", "The port the packet had to leave by is gone.";
+        NestedTag = "nested-tag", "More VLAN tags than a link of the box has, or a priority tag among others.";
+        VlanLost = "vlan-lost", "The VLAN that the packet came by, or had to leave by, has no sub-interface here any more.";
     }
 }
 

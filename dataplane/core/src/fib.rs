@@ -14,8 +14,10 @@ use crate::ids::{MAX_PORTS, PortId, PortSet};
 mod group;
 #[cfg(test)]
 mod tests;
+mod vlans;
 
 pub use group::{Group, MAX_MEMBERS, Member, Way};
+pub use vlans::{VlanLink, Vlans};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -87,6 +89,8 @@ pub struct Fib {
     pub groups: Vec<Group>,
     pub neighbours: HashMap<(PortId, IpAddr), Mac, foldhash::fast::FixedState>,
     pub links: [Option<Link>; MAX_PORTS],
+    /// VLANs of these, as links with numbers of their own.
+    pub vlans: Vlans,
     /// Routes that name the source address of connections made by them (RTA_PREFSRC), and that address.
     pub preferred: HashMap<IpNet, IpAddr, foldhash::fast::FixedState>,
 }
@@ -204,7 +208,9 @@ impl Fib {
         let preferred = self.preferred.get(&net);
         let preferred = preferred.or_else(|| self.preferred.get(&subnet?.0));
         // A port without one speaks in the name of another, as every device does on Linux.
-        let links = [self.link(port)].into_iter().chain(self.links.iter().map(Option::as_ref)).flatten();
+        let others =
+            self.links.iter().map(Option::as_ref).chain(self.vlans.iter().map(|(_, of)| Some(&of.link)));
+        let links = [self.link(port)].into_iter().chain(others).flatten();
         preferred.copied().or_else(|| {
             links.into_iter().find_map(|link| match dst {
                 IpAddr::V4(_) => link.v4.map(IpAddr::V4),
@@ -219,7 +225,15 @@ impl Fib {
     }
 
     fn link(&self, port: PortId) -> Option<&Link> {
-        self.links.get(port.0 as usize)?.as_ref()
+        match self.links.get(port.0 as usize) {
+            Some(link) => link.as_ref(),
+            None => self.vlans.get(port).map(|of| &of.link),
+        }
+    }
+
+    /// The port whose frames are a link's: itself, where it is no VLAN.
+    pub fn carrier(&self, link: PortId) -> PortId {
+        self.vlans.get(link).map_or(link, |of| of.port)
     }
 
     fn route(&self, dst: IpAddr) -> Option<Route> {

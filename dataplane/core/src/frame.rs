@@ -11,25 +11,30 @@ pub trait Frame {
     fn capacity(&self) -> usize;
     /// Makes the packet `len` octets long (at most the capacity). Octets beyond the old length are whatever was there.
     fn set_len(&mut self, len: usize);
+    /// PCP and DEI of the VLAN tags that it came with: of the outer one in the high four bits, of the inner one in the low.
+    fn priority(&self) -> u8;
+    /// Says what that is. Of a frame that is received anew it is 0.
+    fn set_priority(&mut self, priority: u8);
 }
 
 /// A frame of ordinary memory: the in-memory driver's, and the tests'.
 #[derive(Debug, Default)]
 pub struct HeapFrame {
     bytes: Vec<u8>,
-    len: usize,
+    len: u32,
+    priority: u8,
 }
 
 impl HeapFrame {
     /// An empty frame that holds up to `capacity` octets.
     pub fn new(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity], len: 0 }
+        Self { bytes: vec![0; capacity], len: 0, priority: 0 }
     }
 
     /// A frame that holds `packet` and has room for `capacity` octets.
     pub fn from_packet(packet: &[u8], capacity: usize) -> Self {
         let mut frame = Self::new(capacity.max(packet.len()));
-        frame.len = packet.len();
+        frame.set_len(packet.len());
         crate::wire::put(&mut frame.bytes, 0, packet);
         frame
     }
@@ -37,15 +42,21 @@ impl HeapFrame {
 
 impl Frame for HeapFrame {
     fn data(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
+        self.bytes.get(..self.len as usize).unwrap_or_default()
     }
     fn data_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(..self.len).unwrap_or_default()
+        self.bytes.get_mut(..self.len as usize).unwrap_or_default()
     }
     fn capacity(&self) -> usize {
         self.bytes.len()
     }
     fn set_len(&mut self, len: usize) {
-        self.len = len.min(self.bytes.len());
+        self.len = u32::try_from(len.min(self.bytes.len())).unwrap_or(u32::MAX);
+    }
+    fn priority(&self) -> u8 {
+        self.priority
+    }
+    fn set_priority(&mut self, priority: u8) {
+        self.priority = priority;
     }
 }

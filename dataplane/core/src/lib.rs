@@ -37,4 +37,5 @@ pub mod totals;
 pub mod verdict;
 pub mod verify;
 pub mod view;
+pub mod vlan;
 pub mod wire;

@@ -114,6 +114,8 @@ pub struct Pipeline<F> {
     fragments: Fragments<F>,
     pieces: Vec<F>,
     partial: PortSet,
+    /// Whether there is any: each packet asks.
+    has_partial: bool,
     pub(crate) is_replay: bool,
     due: Vec<u32>,
 }
@@ -153,6 +155,8 @@ impl<F: Frame> Pipeline<F> {
             worker: config.worker,
             workers: config.workers.max(1),
             policy,
+            partial: with_vlans(config.partial_checksums, &fib),
+            has_partial: !config.partial_checksums.is_empty(),
             fib,
             flows: FlowTable::with_memory(config.flows, hasher.clone(), now, prepare),
             holds: Holds::new(config.holds, config.hold_bytes, config.hold_frames),
@@ -169,7 +173,6 @@ impl<F: Frame> Pipeline<F> {
             last_found: None,
             fragments: Fragments::new(config.fragments),
             pieces: Vec::with_capacity(crate::fragments::MAX_PIECES),
-            partial: config.partial_checksums,
             is_replay: config.is_replay,
             due: Vec::with_capacity(64),
         }
@@ -178,6 +181,7 @@ impl<F: Frame> Pipeline<F> {
     /// New rules or routes. Connections keep the verdict they have.
     pub fn set_snapshot(&mut self, now: Nanos, policy: Arc<Policy>, fib: Arc<Fib>) {
         self.now = now;
+        self.partial = with_vlans(self.partial, &fib);
         self.ports.prepare(policy.gateway_ports());
         self.note_intercepts(&policy);
         self.resize_holds(&policy);
@@ -228,7 +232,8 @@ impl<F: Frame> Pipeline<F> {
     #[inline]
     fn arrived(&mut self, mut arrived: Arrived<F>, out: &mut Output<F>) {
         let packet = &mut arrived.packet;
-        let unsummed = self.partial.contains(packet.port)
+        let unsummed = self.has_partial
+            && self.partial.contains(packet.port)
             && edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
         if !packet.meta.flags.is_plain() && !self.is_whole(packet) {
             return self.discard(arrived.packet.frame, DropReason::BadChecksum, out);
@@ -364,6 +369,11 @@ impl<F: Frame> Pipeline<F> {
     /// Connections that are counted with a source's.
     pub fn flows_of(&self, source: IpAddr) -> u32 {
         self.sources.flows(&source.into())
+    }
+
+    /// The routes, and what the links are like.
+    pub fn fib(&self) -> &Fib {
+        &self.fib
     }
 
     fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
@@ -503,7 +513,7 @@ impl<F: Frame> Pipeline<F> {
         }
         // By another way than ours to it: believed where no client can be.
         let Some(flow) = self.flows.get(slot) else { return true };
-        let client_side = self.intercept_of(flow).is_some_and(|(_, intercept)| intercept.from.contains(port));
+        let client_side = self.intercept_of(flow).is_some_and(|(id, _)| self.policy.is_from(id, port));
         port != flow.port && !client_side
     }
 
@@ -562,4 +572,13 @@ impl<F: Frame> Pipeline<F> {
             }
         }
     }
+}
+
+/// The same ports, and the VLANs of them.
+fn with_vlans(ports: PortSet, fib: &Fib) -> PortSet {
+    let mut all = PortSet::of_ports(ports);
+    for (number, _) in fib.vlans.iter().filter(|(_, of)| ports.contains(of.port)) {
+        all.insert(number);
+    }
+    all
 }

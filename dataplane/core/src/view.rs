@@ -21,6 +21,8 @@ pub struct FlowView {
     pub destination: SocketAddr,
     /// The number of the port that it comes in by, or on the relay of the one that leads back to the client.
     pub port: Option<u8>,
+    /// The VLAN of that port: `10`, or `100.10`; none where it comes untagged, and on the relay.
+    pub vlan: Option<String>,
     /// Where it goes: the same, unless a pool took it.
     pub server: SocketAddr,
     /// How it goes there, where its route has several ways and a worker carries it.
@@ -124,7 +126,8 @@ impl<F: Frame> Pipeline<F> {
         FlowView {
             client: tuple.src.socket_addr(),
             destination: tuple.dst.socket_addr(),
-            port: Some(flow.port.0),
+            port: Some(self.fib.carrier(flow.port).0),
+            vlan: self.fib.vlans.get(flow.port).map(|of| of.vlan.to_string()),
             server: self.server_of(flow).socket_addr(),
             way: self.way_of(flow).filter(|_| !kernel),
             host: self.names.get(flow.name).map(str::to_owned),

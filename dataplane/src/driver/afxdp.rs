@@ -28,6 +28,12 @@ impl weir_core::frame::Frame for XskFrame {
     fn set_len(&mut self, len: usize) {
         self.0.set_len(len);
     }
+    fn priority(&self) -> u8 {
+        self.0.mark()
+    }
+    fn set_priority(&mut self, priority: u8) {
+        self.0.set_mark(priority);
+    }
 }
 
 /// One worker's sockets.

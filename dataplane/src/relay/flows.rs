@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
-use weir_core::ids::Nanos;
+use weir_core::ids::{MAX_PORTS, Nanos};
 use weir_core::policy::Cause;
 use weir_core::reevaluate::{Evidence, Standing};
 use weir_core::relay::Judge;
@@ -77,7 +77,7 @@ impl RelayFlow {
             server: conn.ends().server,
             source: conn.ends().source,
             intercept: judge.intercept().map(|intercept| intercept.name.clone()),
-            port: judge.port().map(|port| port.0),
+            port: judge.port().map(|port| port.0).filter(|port| usize::from(*port) < MAX_PORTS),
             alpn: judgement.map(|j| j.alpn().names().map(text).collect()).unwrap_or_default(),
             ech: judgement.is_some_and(|j| j.ech),
             evidence: judge.evidence(),

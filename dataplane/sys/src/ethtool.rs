@@ -13,6 +13,7 @@ const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSTATS: u32 = 0x1d;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
+const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_GRSSH: u32 = 0x46;
 /// The sets of the names of statistics and of features.
@@ -223,6 +224,29 @@ pub fn features_of(device: &str) -> io::Result<Vec<Feature>> {
             changeable: bit(place, available) && !bit(place, never_changed),
         })
         .collect())
+}
+
+/// Switches a feature, by the kernel's name.
+///
+/// # Errors
+/// ENODEV; EPERM without CAP_NET_ADMIN; EOPNOTSUPP: the device has no such feature, or its driver does not let go of it.
+pub fn set_feature(device: &str, name: &str, on: bool) -> io::Result<()> {
+    let unsupported = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    let count = feature_count(device)?;
+    let place = feature_names(device, count)?.iter().position(|known| known == name);
+    let place = place.ok_or_else(unsupported)?;
+    // struct ethtool_sfeatures: cmd, size, then per 32 features: valid, requested.
+    let blocks = count.div_ceil(32);
+    let mut raw = vec![0u32; 2 + 2 * blocks as usize];
+    raw[0] = ETHTOOL_SFEATURES;
+    raw[1] = blocks;
+    let block = raw.get_mut(2 + 2 * (place / 32)..).ok_or_else(unsupported)?;
+    block[0] = 1 << (place % 32);
+    block[1] = u32::from(on) << (place % 32);
+    ethtool(device, &mut raw)?;
+    let features = features_of(device)?;
+    let holds = features.iter().any(|feature| feature.name == name && feature.active == on);
+    if holds { Ok(()) } else { Err(unsupported()) }
 }
 
 /// Has the kernel write whole checksums into the frames that the device sends, and with that cut segments to the MTU; or

@@ -60,6 +60,7 @@ impl Watched {
             HostEvent::Fib(fib) => (self.fib, self.fibs) = (fib, self.fibs + 1),
             HostEvent::Own(own) => self.own = own,
             HostEvent::Port { port, change, .. } => self.changes.push((port, change)),
+            HostEvent::Vlans(_) => {}
             HostEvent::Warnings(warnings) => self.warnings = warnings,
             HostEvent::KernelSideTouched(_) => self.touched += 1,
             HostEvent::Ended(why) => panic!("the watch ended: {why}"),

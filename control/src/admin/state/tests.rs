@@ -19,6 +19,7 @@ fn of_worker(n: u32) -> FlowView {
         client: address("[fd77:1::", n),
         destination: address("[2001:db8::", 0),
         server: address("[2001:db8::", 0),
+        vlan: None,
         way: None,
         port: Some(0),
         host: None,

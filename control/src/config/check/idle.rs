@@ -45,7 +45,8 @@ pub fn intercepts(reader: &mut Reader<'_>, config: &Config, spans: &[InterceptSp
     let intercepts = compiled.intercepts();
     for (n, (later, spans)) in intercepts.iter().zip(spans).enumerate() {
         let earlier = intercepts[..n].iter().find(|earlier| {
-            later.from.0 & !earlier.from.0 == 0
+            later.from.iter().all(|port| earlier.from.contains(port))
+                && earlier.vlan.covers(&later.vlan)
                 && earlier.to().covers(later.to())
                 && earlier.tcp().covers(later.tcp())
         });

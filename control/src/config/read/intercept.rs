@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use weir_core::ids::{MAX_INTERCEPTS, Nanos, PortId, PortSet};
 use weir_core::policy::{
-    Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Quic, SynCookies, VerifyHost,
+    Action, Full, Handshake, InterceptSpec, MAX_RULES, Midstream, Quic, SynCookies, VerifyHost, VlanChoice,
 };
+use weir_core::vlan::IDS;
 
 use super::lists::ListFiles;
 use super::{InterceptSpans, Seen, name, rule, sections, within};
@@ -14,9 +15,10 @@ use crate::config::model::{Pool, Port};
 use crate::config::section::{Item, Reader, Section};
 use crate::config::{check, values};
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "from",
+    "vlan",
     "to",
     "tcp",
     "handshake",
@@ -69,6 +71,9 @@ fn read(
     spec.origin = reader.origin(&section.span);
     if let Some(item) = reader.require(section, "from") {
         spec.from = from(reader, &item, context.ports);
+    }
+    if let Some(item) = section.get("vlan") {
+        spec.vlan = vlan(reader, &item);
     }
     if let Some(item) = reader.require(section, "to") {
         spec.to = prefixes(reader, &item);
@@ -207,6 +212,33 @@ fn from(reader: &mut Reader<'_>, item: &Item<'_>, ports: &[Port]) -> PortSet {
         }
     }
     set
+}
+
+/// VLANs of the ports: numbers, ranges of them, stacks of two, `untagged`; or `any`.
+fn vlan(reader: &mut Reader<'_>, item: &Item<'_>) -> VlanChoice {
+    let mut choice = VlanChoice::NONE;
+    for element in reader.list(item) {
+        if element.is_integer() {
+            let id = reader.integer(&element, u32::from(*IDS.start())..=u32::from(*IDS.end()));
+            choice.ids.extend(id.and_then(|id| u16::try_from(id).ok()).map(|id| id..=id));
+            continue;
+        }
+        if !element.is_string() {
+            reader.wrong_type::<()>(
+                &element,
+                "a VLAN like 10, \"100-199\", \"100.10\", \"untagged\", or \"any\"",
+            );
+            continue;
+        }
+        match reader.parsed(&element, values::vlan) {
+            Some(values::Vlans::Ids(ids)) => choice.ids.push(ids),
+            Some(values::Vlans::Stacked(outer, inner)) => choice.stacked.push((outer, inner)),
+            Some(values::Vlans::Untagged) => choice.untagged = true,
+            Some(values::Vlans::Any) => (choice.untagged, choice.all) = (true, true),
+            None => {}
+        }
+    }
+    choice
 }
 
 /// A list of prefixes.

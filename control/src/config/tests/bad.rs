@@ -196,6 +196,22 @@ fn intercepts() {
             (&with("tcp", "tcp = [true]"), &[(11, "expected a port or a range")]),
         ],
     );
+    let vlan = |vlan: &str| format!("{WEB}vlan = {vlan}\n");
+    table(
+        PORTS,
+        &[
+            (&vlan("[]"), &[(12, "the list is empty")]),
+            (&vlan("0"), &[(12, "0 is not allowed; allowed: 1 to 4094")]),
+            (&vlan("[10, 4095]"), &[(12, "4095 is not allowed; allowed: 1 to 4094")]),
+            (
+                &vlan("100.10"),
+                &[(12, "expected a VLAN like 10, \"100-199\", \"100.10\", \"untagged\", or \"any\"")],
+            ),
+            (&vlan("[\"all\"]"), &[(12, "`all` is none of a VLAN (1 to 4094), a range like `100-199`")]),
+            (&vlan("\"20-10\""), &[(12, "the lower VLAN comes first")]),
+            (&vlan("\"100.5000\""), &[(12, "5000 is no VLAN; allowed: 1 to 4094")]),
+        ],
+    );
     let before = format!("{PORTS}{WEB}");
     table(
         &before,

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use weir_core::ids::{InterceptId, Nanos, PortId, RuleId};
 use weir_core::policy::{Action, Cause, Facts, Full, Handshake, Midstream, Protocol};
+use weir_core::vlan::Vlan;
 
 use super::*;
 
@@ -113,6 +114,25 @@ fn silent_file_has_the_defaults() {
         (Handshake::Through, 16384, Nanos::from_secs(3))
     );
     assert_eq!(web.midstream, Midstream { action: Action::Reset, grace: Nanos::from_secs(60) });
+}
+
+#[test]
+fn vlan_left_out_is_what_has_no_tag_and_each_way_to_name_some_counts() {
+    let of = |line: &str| read(&format!("{PORTS}{WEB}{line}")).unwrap().0.intercepts[0].vlan.clone();
+    let (ten, stack) = (Vlan::new(10), Vlan::stacked(100, 10));
+    for (line, untagged, one, two) in [
+        ("", true, false, false),
+        ("vlan = 10", false, true, false),
+        ("vlan = [\"1-20\", 30]", false, true, false),
+        ("vlan = [\"100.10\"]", false, false, true),
+        ("vlan = [10, \"100.10\", \"untagged\"]", true, true, true),
+        ("vlan = \"any\"", true, true, true),
+        ("vlan = [20, 100]", false, false, false),
+    ] {
+        let choice = of(line);
+        let takes = [None, Some(&ten), Some(&stack)].map(|vlan| choice.takes(vlan));
+        assert_eq!(takes, [untagged, one, two], "{line}");
+    }
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use weir_core::ids::PortSet;
+
 use super::*;
 
 #[test]
@@ -7,7 +9,7 @@ fn valid_file_prints_warnings_and_a_summary() {
                     through the box get `unidentified` (reset); the gateway's own addresses are never intercepted\n\
                     weir.toml: ok: 2 ports, 2 intercepts, 0 rules, 0 names, 0 pools; 1 warning";
     assert_eq!(report.to_string(), expected);
-    assert_eq!(config.intercepts[1].from.0, 0b11);
+    assert_eq!(config.intercepts[1].from, PortSet::of_bits(0b11));
     let json = report.json();
     assert_eq!(json["ok"], true);
     assert_eq!(json["summary"]["intercepts"], 2);

@@ -141,6 +141,24 @@ fn prefixes() {
 }
 
 #[test]
+fn vlans() {
+    table(
+        vlan,
+        [
+            ("10", Ok(Vlans::Ids(10..=10))),
+            ("100-199", Ok(Vlans::Ids(100..=199))),
+            ("100.10", Ok(Vlans::Stacked(100, 10))),
+            ("untagged", Ok(Vlans::Untagged)),
+            ("any", Ok(Vlans::Any)),
+            ("0", Err("0 is no VLAN; allowed: 1 to 4094")),
+            ("4095", Err("4095 is no VLAN")),
+            ("1.2.3", Err("is none of a VLAN")),
+            ("-3", Err("is none of a VLAN")),
+        ],
+    );
+}
+
+#[test]
 fn socket_addresses() {
     let at = |text: &str| Ok(text.parse().unwrap());
     table(

@@ -104,7 +104,7 @@ impl Parts {
         }
         let (links, _) = devices::of_ports(&self.config, host).await?;
         let found = Found::own(self.repair.tuns(), paths);
-        let own = self.steer.own();
+        let own = (self.steer.own(), &self.vlans);
         let mut road = Road::attach(&self.config, &links, paths, &self.policy, own, &found)?;
         let (snapshot, adopted) = beginning(&self.policy, &self.fib, Some(&road))?;
         self.policy = snapshot.policy.clone();

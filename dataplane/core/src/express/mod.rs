@@ -31,7 +31,7 @@ pub struct Lanes {
 
 impl Lanes {
     /// No lane anywhere.
-    pub const NONE: Self = Self { between: [PortSet(0); MAX_PORTS] };
+    pub const NONE: Self = Self { between: [PortSet::NONE; MAX_PORTS] };
 
     /// Whether a connection between these two ports may take it: both directions.
     pub fn carry(&self, a: PortId, b: PortId) -> bool {
@@ -42,7 +42,7 @@ impl Lanes {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.between.iter().all(|ports| ports.0 == 0)
+        self.between.iter().all(|ports| ports.is_empty())
     }
 }
 
@@ -66,6 +66,7 @@ reasons! {
     /// Why a connection stays with the worker.
     Stay {
         Off = "express-off", "The express lane is off, or not used between these two ports.";
+        Vlan = "vlan", "It comes or leaves with a VLAN tag: the program carries untagged packets alone.";
         Undecided = "undecided", "No verdict lets it pass yet.";
         Unacknowledged = "unacknowledged", "The server has not acknowledged what was inspected, or what weir wrote before it.";
         Unanswered = "unanswered", "The server may yet ask the client for a second ClientHello.";

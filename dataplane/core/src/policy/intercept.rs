@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Action, Cause, Decision, Facts, Full, Handshake, Midstream, NameSet, Prefixes, Protocol, Quic, Rule,
-    RuleSpec, SynCookies, TcpPorts, VerifyHost,
+    RuleSpec, SynCookies, TcpPorts, VerifyHost, VlanChoice,
 };
 use crate::ids::{Nanos, PortId, PortSet, RuleId};
 
@@ -20,6 +20,8 @@ pub struct InterceptSpec {
     pub origin: String,
     /// Ports its SYNs come from.
     pub from: PortSet,
+    /// And what of their frames.
+    pub vlan: VlanChoice,
     /// Destination addresses.
     pub to: Vec<IpNet>,
     /// Destination ports.
@@ -49,6 +51,7 @@ impl InterceptSpec {
             name: name.to_owned(),
             origin: String::new(),
             from: PortSet::default(),
+            vlan: VlanChoice::default(),
             to: Vec::new(),
             tcp: Vec::new(),
             handshake: Handshake::Through,
@@ -103,6 +106,8 @@ pub struct Intercept {
     pub origin: String,
     /// Ports its SYNs come from.
     pub from: PortSet,
+    /// And what of their frames.
+    pub vlan: VlanChoice,
     pub handshake: Handshake,
     /// Only where the handshake is `answer`.
     pub syn_cookies: SynCookies,
@@ -133,6 +138,7 @@ impl Intercept {
             name: spec.name,
             origin: spec.origin,
             from: spec.from,
+            vlan: spec.vlan,
             handshake: spec.handshake,
             syn_cookies: spec.syn_cookies,
             quic: spec.quic,

@@ -22,6 +22,7 @@ mod steering;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod vlans;
 mod words;
 
 use std::collections::HashSet;
@@ -31,7 +32,8 @@ use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::ids::{InterceptId, MAX_PORTS, PoolId, PortId};
+use crate::fib::Vlans;
+use crate::ids::{InterceptId, PoolId, PortId};
 use crate::wire::addr::Endpoint;
 
 pub use builder::{BuildError, MAX_POOLS, MAX_RULES, PolicyBuilder};
@@ -46,7 +48,8 @@ pub use pool::{
 pub use ports::TcpPorts;
 pub use prefixes::{Prefixes, PrefixesBuilder};
 pub use rule::{Rule, RuleSpec};
-pub use steering::SteeringTable;
+pub use steering::{FromBits, SteeringTable};
+pub use vlans::VlanChoice;
 pub use words::{
     Action, Cause, Decision, Facts, Full, Handshake, Midstream, Protocol, Quic, SynCookies, VerifyHost,
 };
@@ -64,8 +67,8 @@ pub struct Policy {
     servers: Arc<HashSet<Endpoint, foldhash::fast::FixedState>>,
     /// Intercepts by destination prefix, as bits.
     to: Arc<steering::Destinations>,
-    /// Intercepts by the port that a SYN comes from, as bits.
-    from: [u64; MAX_PORTS],
+    /// Intercepts by the port, or the VLAN of one, that a SYN comes from, as bits.
+    from: Arc<FromBits>,
     /// The first epoch whose intercepts and rules have these numbers.
     numbered: u32,
     /// Configurations before this one, the newest first.
@@ -77,7 +80,7 @@ pub struct Policy {
 impl Policy {
     fn new(epoch: u32, limits: Limits, intercepts: Vec<Intercept>, pools: Vec<Pool>) -> Self {
         let to = Arc::new(steering::Destinations::new(&intercepts));
-        let from = steering::from_bits(&intercepts);
+        let from = Arc::new(steering::from_bits(&intercepts, &Vlans::default()));
         let servers = pools.iter().flat_map(|pool| &pool.servers).map(Server::endpoint).collect();
         let servers = Arc::new(servers);
         let (numbered, intercepts, earlier) = (epoch, intercepts.into(), Arc::new([]));
@@ -106,6 +109,13 @@ impl Policy {
         policy.bare =
             policy.bare.map(|bare| Arc::new(Self { pools: policy.pools.clone(), ..(*bare).clone() }));
         policy
+    }
+
+    /// The same policy, of the same epoch, on a box with these VLANs.
+    pub fn with_vlans(&self, vlans: &Vlans) -> Self {
+        let from = Arc::new(steering::from_bits(&self.intercepts, vlans));
+        let bare = self.bare.as_deref().map(|bare| Arc::new(Self { from: from.clone(), ..bare.clone() }));
+        Self { from, bare, ..self.clone() }
     }
 
     pub fn intercepts(&self) -> &[Intercept] {
@@ -137,7 +147,22 @@ impl Policy {
 
     /// The first intercept that takes connections which arrive at `from` for `server:port`.
     pub fn intercept(&self, from: PortId, server: IpAddr, port: u16) -> Option<InterceptId> {
-        let mut bits = self.to_bits(server) & self.from.get(usize::from(from.0)).copied().unwrap_or(0);
+        let from = self.from.get(usize::from(from.0)).copied().unwrap_or(0);
+        self.first(server, port, from)
+    }
+
+    /// The same for connections that may arrive anywhere.
+    pub fn intercept_from_anywhere(&self, server: IpAddr, port: u16) -> Option<InterceptId> {
+        self.first(server, port, self.from.iter().fold(0, |all, bits| all | bits))
+    }
+
+    /// Whether connections of an intercept may arrive at `from`.
+    pub fn is_from(&self, id: InterceptId, from: PortId) -> bool {
+        self.from.get(usize::from(from.0)).is_some_and(|bits| bits >> (id.0 & 63) & 1 != 0)
+    }
+
+    fn first(&self, server: IpAddr, port: u16, from: u64) -> Option<InterceptId> {
+        let mut bits = self.to_bits(server) & from;
         // From the lowest bit up: one step for each intercept whose addresses fit.
         while bits != 0 {
             let id = InterceptId(bits.trailing_zeros() as u8);

@@ -5,11 +5,13 @@
 //! gives one prefix only, the longest, so each prefix carries the bits of all the shorter ones that hold it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::{Prefix, PrefixMap};
 
 use super::{Handshake, Intercept, Policy, SynCookies};
+use crate::fib::Vlans;
 use crate::ids::{MAX_PORTS, PortId};
 
 /// What control writes into the steering program's maps. weir-dataplane converts it for weir-sys.
@@ -19,8 +21,8 @@ pub struct SteeringTable {
     pub v6: Vec<(Ipv6Net, u64)>,
     /// TCP ports with at least one bit, in order.
     pub ports: Vec<(u16, u64)>,
-    /// Per port of the box, the intercepts whose SYNs come from it.
-    pub from: [u64; MAX_PORTS],
+    /// Per port of the box, and VLAN of one, the intercepts whose SYNs come from it.
+    pub from: Arc<FromBits>,
     /// The intercepts whose handshake is `relay`: the kernel takes all their connections.
     pub relay_mask: u64,
     /// The intercepts whose SYNs may be answered with cookies before a worker has seen them: always, or under pressure. None
@@ -56,7 +58,7 @@ impl SteeringTable {
             v4: policy.to.v4.iter().map(|(prefix, bits)| (prefix, *bits)).collect(),
             v6: policy.to.v6.iter().map(|(prefix, bits)| (prefix, *bits)).collect(),
             ports: ports.into_iter().collect(),
-            from: policy.from,
+            from: policy.from.clone(),
             relay_mask,
             cookies_always,
             cookies_auto,
@@ -97,14 +99,19 @@ fn with_covering<P: Prefix + Copy>(own: &PrefixMap<P, u64>) -> PrefixMap<P, u64>
     own.keys().map(|prefix| (prefix, own.cover_values(&prefix).fold(0, |all, bits| all | bits))).collect()
 }
 
-/// Per port of the box, the intercepts whose SYNs come from it.
-pub(super) fn from_bits(intercepts: &[Intercept]) -> [u64; MAX_PORTS] {
-    let mut from = [0; MAX_PORTS];
-    for (bit, intercept) in bits().zip(intercepts) {
-        for (id, word) in (0..).map(PortId).zip(&mut from) {
-            if intercept.from.contains(id) {
-                *word |= bit;
-            }
+/// By number of a port or VLAN.
+pub type FromBits = [u64; 1 << u8::BITS];
+
+/// Per port of the box, and VLAN of one, the intercepts whose SYNs come from it.
+pub(super) fn from_bits(intercepts: &[Intercept], vlans: &Vlans) -> FromBits {
+    let mut from = [0; 1 << u8::BITS];
+    let untagged = (0..MAX_PORTS as u8).map(|port| (PortId(port), PortId(port), None));
+    let tagged = vlans.iter().map(|(number, of)| (number, of.port, Some(&of.vlan)));
+    for (number, port, vlan) in untagged.chain(tagged) {
+        let takes = |intercept: &Intercept| intercept.from.contains(port) && intercept.vlan.takes(vlan);
+        let all = bits().zip(intercepts).filter(|(_, intercept)| takes(intercept));
+        if let Some(word) = from.get_mut(usize::from(number.0)) {
+            *word = all.fold(0, |all, (bit, _)| all | bit);
         }
     }
     from

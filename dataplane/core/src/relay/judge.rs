@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::second::HelloRetry;
-use crate::ids::{InterceptId, MAX_PORTS, Nanos, PoolId, PortId, ServerId};
+use crate::ids::{InterceptId, Nanos, PoolId, PortId, ServerId};
 use crate::inspect::{ALPN_NAMES, Alpn, Found, Inspector, Name, Outcome};
 use crate::pace::Throttle;
 use crate::policy::{Action, Cause, Decision, Facts, Handshake, Intercept, Policy, Protocol, VerifyHost};
@@ -25,10 +25,8 @@ use super::{Dispatch, Start, Towards, Unread, Verdict};
 /// a SYN came in by. Without it, or when no intercept matches there, the first intercept of any port is taken.
 pub fn find_intercept(policy: &Policy, from: Option<PortId>, server: SocketAddr) -> Option<InterceptId> {
     let (ip, port) = (server.ip().to_canonical(), server.port());
-    from.and_then(|from| policy.intercept(from, ip, port)).or_else(|| {
-        // Ports in turn, but intercepts in the order of the configuration: the lowest id wins.
-        (0..MAX_PORTS as u8).filter_map(|from| policy.intercept(PortId(from), ip, port)).min_by_key(|id| id.0)
-    })
+    from.and_then(|from| policy.intercept(from, ip, port))
+        .or_else(|| policy.intercept_from_anywhere(ip, port))
 }
 
 /// What was decided about a connection, and from what. Kept as long as the connection lives: names take the room that they need.

@@ -76,6 +76,9 @@ impl<F: Frame> Pipeline<F> {
         if !is_known(to_server) || !is_known(to_client) {
             return Err(Stay::NoWay);
         }
+        if [to_client.0, to_server.0].iter().any(|link| self.fib.vlans.get(*link).is_some()) {
+            return Err(Stay::Vlan);
+        }
         if !self.lanes.carry(to_client.0, to_server.0) || to_client.0 != flow.port {
             return Err(Stay::Off);
         }

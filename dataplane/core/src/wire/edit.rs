@@ -114,19 +114,6 @@ fn strip_options(frame: &mut [u8], meta: &Meta) {
     write_checksum(frame, meta);
 }
 
-/// Takes off a priority tag (IEEE 802.1Q, VLAN 0): to everyone but a switch such a frame is untagged.
-pub fn strip_priority_tag<F: Frame>(frame: &mut F) {
-    const TAG: usize = 4;
-    let bytes = frame.data_mut();
-    let tagged = matches!(get_u16(bytes, 12), Some(0x8100 | 0x88a8));
-    if !tagged || get_u16(bytes, 14).is_none_or(|tci| tci & 0x0fff != 0) || bytes.len() < 12 + TAG {
-        return;
-    }
-    let len = bytes.len();
-    bytes.copy_within(12 + TAG.., 12);
-    frame.set_len(len - TAG);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::layout::{Bits, Config, MAX_PORTS, Prefix4, Prefix6};
+use super::layout::{Bits, Config, MAX_LINKS, Prefix4, Prefix6};
 use super::map::Map;
 
 /// How long a run of the program that began before the switch may still read the old generation. A run takes
@@ -23,7 +23,7 @@ pub struct InterceptTable {
     pub prefixes: Vec<(IpNet, u64)>,
     /// Server TCP ports, first to last.
     pub tcp_ports: Vec<(u16, u16, u64)>,
-    /// Per ingress port (its number): the intercepts whose clients are there.
+    /// Per ingress port, or VLAN of one (its number): the intercepts whose clients are there.
     pub from: Vec<(u32, u64)>,
     /// Intercepts with handshake = relay: their flows are the kernel's.
     pub relay_mask: u64,
@@ -179,7 +179,7 @@ impl Intercepts {
     }
 
     fn write_from_ports(&self, generation: usize, table: &InterceptTable) -> io::Result<()> {
-        for port in 0..MAX_PORTS {
+        for port in 0..MAX_LINKS {
             let wanted =
                 table.from.iter().filter(|(from, _)| *from == port).fold(0, |all, (_, bits)| all | bits);
             let mut bits = self.from_ports.get(&port)?.unwrap_or_default();

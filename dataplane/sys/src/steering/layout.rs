@@ -14,6 +14,8 @@ pub const LAYOUT: u32 = 7;
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.
 pub const MAX_QUEUES: u32 = 64;
+/// Ports and VLANs of them; these are numbered from [`MAX_PORTS`] on.
+pub const MAX_LINKS: u32 = 255;
 
 /// Slots of the map `config`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +119,28 @@ pub(super) struct Prefix6 {
     pub bytes: [u8; 16],
 }
 
+/// The tags of a VLAN of a device: EtherTypes as in the frame, and numbers; an inner one of zeros is none. All zeros: the device has
+/// VLANs.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub(super) struct VlanKey {
+    pub ifindex: u32,
+    pub outer: [u8; 2],
+    pub outer_id: u16,
+    pub inner: [u8; 2],
+    pub inner_id: u16,
+}
+
+/// A VLAN: its number, and the kernel's sub-interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct VlanValue {
+    pub link: u32,
+    pub ifindex: u32,
+}
+
 /// The endpoint of a pool's server; with port 0 its address, for what has no ports.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -183,6 +207,9 @@ const _: () = {
     assert!(offset_of!(Prefix4, bytes) == 4);
     assert!(size_of::<Prefix6>() == 20);
     assert!(offset_of!(Prefix6, bytes) == 4);
+    assert!(size_of::<VlanKey>() == 12);
+    assert!(offset_of!(VlanKey, inner) == 8);
+    assert!(size_of::<VlanValue>() == 8);
     assert!(size_of::<Bits>() == 16);
 };
 
@@ -212,6 +239,7 @@ mod tests {
             ("WEIR_LAYOUT", super::LAYOUT),
             ("WEIR_MAX_PORTS", super::MAX_PORTS),
             ("WEIR_MAX_QUEUES", super::MAX_QUEUES),
+            ("WEIR_MAX_LINKS", super::MAX_LINKS),
             ("WEIR_POOL_GATEWAY", super::POOL_GATEWAY),
             ("WEIR_POOL_ADDRESS", super::POOL_ADDRESS),
             ("WEIR_COOKIE_KEYS", super::COOKIE_KEYS as u32),

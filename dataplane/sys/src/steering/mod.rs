@@ -23,6 +23,7 @@ mod pools;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod vlans;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -44,12 +45,13 @@ pub use express::{
 };
 pub use flows::{KernelFlow, KernelFlows};
 pub use intercepts::InterceptTable;
-pub use layout::{LAYOUT, MAX_PORTS, MAX_QUEUES};
+pub use layout::{LAYOUT, MAX_LINKS, MAX_PORTS, MAX_QUEUES};
 pub use look::{Found, InLane, Look, Maps, Packet};
 pub use outcome::{Counters, Outcome};
 pub use pin::{holds_lane, pins, unpin};
 pub use pools::PoolServer;
 pub use trial::Trial;
+pub use vlans::{VlanPlace, VlanTag};
 
 pub(crate) use map::Map;
 
@@ -58,6 +60,7 @@ use attach::Attachment;
 use intercepts::Intercepts;
 use layout::{Address, Config};
 use pools::Pools;
+use vlans::Vlans;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
@@ -93,6 +96,7 @@ pub struct Steering {
     port_ids: Map<u32, u32>,
     port_macs: Map<u32, u64>,
     port_socks: Map<u32, u32>,
+    vlans: Vlans,
     flows: KernelFlows,
     express: Express,
     intercepts: Intercepts,
@@ -170,6 +174,7 @@ impl Steering {
             port_ids: map_of(&ebpf, "port_ids")?,
             port_macs: map_of(&ebpf, "port_macs")?,
             port_socks: map_of(&ebpf, "port_socks")?,
+            vlans: Vlans::new(map_of(&ebpf, "vlans")?, map_of(&ebpf, "port_macs")?),
             flows: KernelFlows::new(map_of(&ebpf, "kernel_flows")?),
             express: Express::new(&ebpf, is_adopted)?,
             intercepts,
@@ -276,8 +281,16 @@ impl Steering {
     /// # Errors
     /// [`SteeringError::Map`].
     pub fn set_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<(), SteeringError> {
-        let [a, b, c, d, e, f] = mac;
-        set(&self.port_macs, "port_macs", &ifindex, &u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+        set(&self.port_macs, "port_macs", &ifindex, &mac_word(mac))
+    }
+
+    /// Says which tagged frames are of VLANs of the box, and which: all others pass. Compared with those before: only differences
+    /// are written, and one that stays is never missing.
+    ///
+    /// # Errors
+    /// [`SteeringError::PortNumber`] of a number that is none of a VLAN's, before anything is changed; [`SteeringError::Map`].
+    pub fn set_vlans(&mut self, places: &[VlanPlace]) -> Result<(), SteeringError> {
+        self.vlans.set(places)
     }
 
     /// Sends what is intercepted on a port's queue to an AF_XDP socket. The kernel takes it out when the socket closes.
@@ -485,6 +498,11 @@ impl fmt::Debug for Steering {
             .field("pinned", &self.pinned)
             .finish_non_exhaustive()
     }
+}
+
+/// As the map `port_macs` has it.
+const fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 fn set<K, V>(map: &Map<K, V>, name: &'static str, key: &K, value: &V) -> Result<(), SteeringError>

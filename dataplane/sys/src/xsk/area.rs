@@ -7,7 +7,7 @@ use std::sync::Arc;
 use afxdp::mmap_area::{MmapArea, MmapAreaOptions};
 
 use super::error::XskError;
-use super::frame::{Buf, Frame};
+use super::frame::{Buf, Frame, Mark};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -33,7 +33,7 @@ impl FrameSize {
 
 /// The memory of all frames. It lives as long as the process: frames are `'static`.
 pub struct Area {
-    mmap: Arc<MmapArea<'static, ()>>,
+    mmap: Arc<MmapArea<'static, Mark>>,
     /// A copy of every frame as it was at first, from which a frame that a lost ring held is made again.
     templates: Box<[MaybeUninit<Buf>]>,
     frame_size: usize,
@@ -66,7 +66,7 @@ impl Area {
 
     fn map(frames: usize, frame_size: usize, huge: bool) -> Result<(Arc<Self>, Vec<Frame>), XskError> {
         let options = MmapAreaOptions { huge_tlb: huge };
-        let (mmap, bufs) = MmapArea::<'static, ()>::new(frames, frame_size, options).map_err(|_| {
+        let (mmap, bufs) = MmapArea::<'static, Mark>::new(frames, frame_size, options).map_err(|_| {
             XskError::Memory { bytes: frames * frame_size, source: std::io::Error::last_os_error() }
         })?;
         // Frames are 'static, so the mapping must never go: one reference is kept for good.
@@ -91,7 +91,7 @@ impl Area {
         self.huge
     }
 
-    pub(super) fn mmap(&self) -> Arc<MmapArea<'static, ()>> {
+    pub(super) fn mmap(&self) -> Arc<MmapArea<'static, Mark>> {
         self.mmap.clone()
     }
 

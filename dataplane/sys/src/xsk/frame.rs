@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use afxdp::buf::Buf as _;
 use afxdp::buf_mmap::BufMmap;
 
+/// What the owner of a frame notes with it.
+pub(super) type Mark = u8;
+
 /// What the afxdp crate calls a frame.
-pub(super) type Buf = BufMmap<'static, ()>;
+pub(super) type Buf = BufMmap<'static, Mark>;
 
 /// Bytes at the start of every chunk that the kernel keeps for drivers (XDP_PACKET_HEADROOM).
 pub(super) const HEADROOM: usize = 256;
@@ -82,6 +85,18 @@ impl Frame {
         let len = len.min(self.capacity());
         // A chunk is at most a page (Area::new), so this fits and the crate does not panic.
         self.buf.set_len(u16::try_from(len).unwrap_or(0));
+    }
+
+    /// What was noted with the packet; 0 of one that was received and of which nobody has noted anything.
+    #[inline]
+    pub fn mark(&self) -> Mark {
+        *self.buf.get_user()
+    }
+
+    /// Notes something with the packet.
+    #[inline]
+    pub fn set_mark(&mut self, mark: Mark) {
+        *self.buf.get_user_mut() = mark;
     }
 
     /// The most bytes a packet in this frame can have.

@@ -148,7 +148,7 @@ impl Queue {
     /// Appends up to `max` received packets to `out`, oldest first; returns how many. When there is none and the driver
     /// sleeps for want of frames, wakes it.
     pub fn recv(&mut self, out: &mut Vec<Frame>, max: usize) -> usize {
-        let got = self.rings.rx.try_recv(&mut self.batch, max.min(PENDING_LEN), ()).unwrap_or(0);
+        let got = self.rings.rx.try_recv(&mut self.batch, max.min(PENDING_LEN), 0).unwrap_or(0);
         if got == 0 {
             if self.rings.fill.needs_wakeup() {
                 self.note(&socket::kick_rx(self.rings.fd));

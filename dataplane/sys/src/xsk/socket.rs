@@ -11,6 +11,7 @@ use afxdp::umem::{Umem, UmemCompletionQueue, UmemFillQueue, UmemNewError};
 
 use super::area::Area;
 use super::error::{XskError, from_libbpf, socket_hint, umem_hint};
+use super::frame::Mark;
 use super::queue::RingSizes;
 
 /// `XDP_MAX_TX_SKB_BUDGET` of linux/if_xdp.h (6.17): packets that one send call may move in copy mode.
@@ -57,11 +58,11 @@ pub struct QueueStats {
 /// The crate's parts of one socket. Dropping it takes them down in the only order that is sound.
 pub(super) struct Rings {
     /// First, so that it is dropped first: libbpf unmaps the rings below through pointers into them.
-    socket: Arc<Socket<'static, ()>>,
-    pub rx: ManuallyDrop<SocketRx<'static, ()>>,
-    pub tx: ManuallyDrop<SocketTx<'static, ()>>,
-    pub completion: UmemCompletionQueue<'static, ()>,
-    pub fill: UmemFillQueue<'static, ()>,
+    socket: Arc<Socket<'static, Mark>>,
+    pub rx: ManuallyDrop<SocketRx<'static, Mark>>,
+    pub tx: ManuallyDrop<SocketTx<'static, Mark>>,
+    pub completion: UmemCompletionQueue<'static, Mark>,
+    pub fill: UmemFillQueue<'static, Mark>,
     pub fd: RawFd,
 }
 

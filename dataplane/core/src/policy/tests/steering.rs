@@ -1,7 +1,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
+use crate::fib::{Link, VlanLink, Vlans};
 use crate::ids::{InterceptId, PortId, PortSet};
+use crate::vlan::Vlan;
 
 /// What the steering program does: longest prefix of the address, then three words and-ed.
 fn as_the_program_does(table: &SteeringTable, from: PortId, server: IpAddr, port: u16) -> u64 {
@@ -48,7 +50,7 @@ fn prefix(random: &mut Random) -> IpNet {
 
 fn spec(random: &mut Random) -> InterceptSpec {
     let mut spec = InterceptSpec::new("i");
-    spec.from = PortSet(random.below(1 << 32) as u32 & random.below(1 << 32) as u32);
+    spec.from = PortSet::of_bits(random.below(1 << 32) as u32 & random.below(1 << 32) as u32);
     spec.to = (0..=random.below(6)).map(|_| prefix(random)).collect();
     spec.tcp = (0..=random.below(3))
         .map(|_| {
@@ -111,4 +113,46 @@ fn overlapping_intercepts_first_in_the_list_wins() {
         policy.steering().v4,
         [("0.0.0.0/0".parse().unwrap(), 0b10), ("10.1.0.0/16".parse().unwrap(), 0b11)]
     );
+}
+
+#[test]
+fn vlans_of_a_port_are_an_intercepts_as_it_chooses_and_when_they_are_there() {
+    let choose =
+        |vlan| InterceptSpec { vlan, ..InterceptSpec::new("i").from_port(PortId(0)).to_any().tcp([80]) };
+    let link = |port, vlan| VlanLink {
+        port: PortId(port),
+        vlan,
+        link: Link { mac: [2; 6], mtu: 1500, up: true, v4: None, v6: None },
+    };
+    let mut vlans = Vlans::default();
+    vlans.insert(PortId(32), link(0, Vlan::new(10)));
+    vlans.insert(PortId(40), link(0, Vlan::stacked(100, 10)));
+    vlans.insert(PortId(254), link(1, Vlan::new(10)));
+    vlans.insert(PortId(255), link(0, Vlan::new(11)));
+    vlans.insert(PortId(31), link(0, Vlan::new(12)));
+    let ids = |ids: &[u16]| ids.iter().map(|id| *id..=*id).collect::<Vec<_>>();
+    let tagged = |numbers: &[u16], stacked: &[(u16, u16)]| VlanChoice {
+        ids: ids(numbers),
+        stacked: stacked.to_vec(),
+        ..VlanChoice::NONE
+    };
+    for (choice, takes) in [
+        (VlanChoice::default(), [0_u8].as_slice()),
+        (VlanChoice::ALL, &[0, 32, 40]),
+        (tagged(&[10], &[]), &[32]),
+        (tagged(&[10, 20], &[(100, 10)]), &[32, 40]),
+        (tagged(&[11, 12, 100], &[(10, 100)]), &[]),
+    ] {
+        let without = PolicyBuilder::new(1).intercept(choose(choice.clone())).build().unwrap();
+        let with = without.with_vlans(&vlans);
+        for from in 0..=u8::MAX {
+            let expected = takes.contains(&from).then_some(InterceptId(0));
+            let at = format!("{choice:?} from {from}");
+            assert_eq!(with.intercept(PortId(from), ip("192.0.2.1"), 80), expected, "{at}");
+            assert_eq!(with.is_from(InterceptId(0), PortId(from)), expected.is_some(), "{at}");
+            let early = expected.filter(|_| from < 32);
+            assert_eq!(without.intercept(PortId(from), ip("192.0.2.1"), 80), early, "{at}, before they came");
+            assert_eq!(with.steering().from[usize::from(from)], u64::from(expected.is_some()), "{at}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod look;
 mod packets;
 mod pools;
 mod table;
+mod vlans;
 
 use std::net::SocketAddr;
 
