@@ -66,9 +66,9 @@ bench-flood: build
 bench-outage: build
 	$(CARGO) run --release --quiet --package weir-benches --bin outage -- $(ARGS)
 
-# The relay against HAProxy and nginx.
+# The relay against HAProxy and nginx, where packets cost what they cost by themselves.
 bench-relay:
-	$(MAKE) bench ARGS="--contenders nginx,haproxy,relay,forwarding $(ARGS)"
+	$(MAKE) bench ARGS="--contenders nginx,haproxy,relay,forwarding --single --moderated $(ARGS)"
 
 # A traffic generator and receiver for any box between two ports: ARGS="--tx DEV --rx DEV ..."; ARGS=--help tells the rest.
 bench-nic: deps

@@ -26,8 +26,19 @@ struct {
 	__type(value, struct template);
 } templates SEC(".maps");
 
-/* Slots of `state`: the device to send by, what was sent, what has arrived. Only one thread at a time runs each program. */
-enum { STATE_DEVICE, STATE_SENT, STATE_ARRIVED, STATE_SLOTS };
+/*
+ * No more are under way than this: less than an AF_XDP socket's ring holds. A sender that knows no bounds shows how a gateway
+ * behaves under too much, not what it can carry: on one CPU, receiving what is thrown away leaves no time to send.
+ */
+#define WINDOW 1024
+/* Without an arrival for so long in ns, what is under way is lost. */
+#define LOST 1000000
+
+/*
+ * Slots of `state`: the device to send by, what was sent and not given up, what has arrived, and the last of these that the sender
+ * has seen, and when. Only one thread at a time runs each program.
+ */
+enum { STATE_DEVICE, STATE_SENT, STATE_ARRIVED, STATE_SEEN, STATE_SEEN_NS, STATE_SLOTS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -41,16 +52,41 @@ static __always_inline __u64 *slot(__u32 index)
 	return bpf_map_lookup_elem(&state, &index);
 }
 
+/* Whether there is room in the window. */
+static __always_inline int may_send(void)
+{
+	__u64 *sent = slot(STATE_SENT), *arrived = slot(STATE_ARRIVED), *seen = slot(STATE_SEEN), *since = slot(STATE_SEEN_NS);
+	__u64 now, here;
+
+	if (!sent || !arrived || !seen || !since)
+		return 0;
+	here = *(volatile __u64 *)arrived;
+	if (*sent - here < WINDOW) {
+		*sent += 1;
+		return 1;
+	}
+	now = bpf_ktime_get_ns();
+	if (here != *seen) {
+		*seen = here;
+		*since = now;
+	} else if (now - *since > LOST) {
+		*sent = here;
+	}
+	return 0;
+}
+
 SEC("xdp")
 int small(struct xdp_md *ctx)
 {
 	__u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u64 *device = slot(STATE_DEVICE), *sent = slot(STATE_SENT);
+	__u64 *device = slot(STATE_DEVICE);
 	struct template *from;
 	__u32 first = 0;
 
+	if (!may_send())
+		return XDP_DROP;
 	from = bpf_map_lookup_elem(&templates, &first);
-	if (!from || !device || !sent)
+	if (!from || !device)
 		return XDP_ABORTED;
 	if (data + LEN6 <= end)
 		__builtin_memcpy(data, from->octets, LEN6);
@@ -58,7 +94,6 @@ int small(struct xdp_md *ctx)
 		__builtin_memcpy(data, from->octets, LEN4);
 	else
 		return XDP_ABORTED;
-	*sent += 1;
 	return bpf_redirect(*device, 0);
 }
 

@@ -20,6 +20,8 @@ pub const NICE: i32 = -20;
 /// for the other CPU wakes it, and in a virtual machine that costs more than all that a gateway does to it.
 const MODERATE: &str = "cd /sys/class/net/$device; echo 1 > threaded; \
                         echo 50000 > gro_flush_timeout; echo 100 > napi_defer_hard_irqs";
+/// NAPI in a thread that each packet wakes.
+const AT_ONCE: &str = "cd /sys/class/net/$device; echo 1 > threaded";
 
 /// The kernel threads whose time is the gateway's.
 #[derive(Debug)]
@@ -54,14 +56,15 @@ impl Cpus {
     }
 
     /// Puts the NAPI of all devices into threads and binds those. To be called when the contender has done to the devices what it
-    /// will do.
+    /// will do. With `moderated` they look for packets in intervals, else each packet wakes them.
     ///
     /// # Errors
     /// A script fails, or the threads are not there.
-    pub fn bind_threads(&self, lab: &Lab) -> Result<GatewayThreads, Failure> {
-        shell(&lab.gateway, &format!("for device in lan0 wan0; do {MODERATE}; done"))?;
+    pub fn bind_threads(&self, lab: &Lab, moderated: bool) -> Result<GatewayThreads, Failure> {
+        let script = if moderated { MODERATE } else { AT_ONCE };
+        shell(&lab.gateway, &format!("for device in lan0 wan0; do {script}; done"))?;
         for (namespace, device) in [(&lab.client, "client0"), (&lab.server, "server0")] {
-            outside(namespace, &format!("device={device}; {MODERATE}"))?;
+            outside(namespace, &format!("device={device}; {script}"))?;
         }
         let (mut gateway, mut outer) = (Vec::new(), Vec::new());
         for (thread, name) in cpu::threads_named("napi/")? {

@@ -1,4 +1,4 @@
-//! Small packets of one established connection, as many as the gateway takes: 60 octets over IPv4 (64 with the checksum of a wire), 74 over
+//! Small packets of one established connection, as many as the gateway carries: 60 octets over IPv4 (64 with the checksum of a wire), 74 over
 //! IPv6. benches/bpf/small.bpf.c sends and counts them.
 
 use std::net::{IpAddr, TcpStream};

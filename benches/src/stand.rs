@@ -2,7 +2,7 @@
 //!
 //! `client | gateway | server` as three namespaces, joined by veth. The gateway has CPU 1 for itself: its ports' NAPI are kernel
 //! threads (threaded NAPI) bound to it, and so is the contender's process, which has one worker. Clients and servers, with one thread
-//! each, have CPU 0. IPv4 and IPv6 in turn. CPU time of the gateway is that of its NAPI threads, of the contender's threads, and of
+//! each, have CPU 0. IPv4 and IPv6 in turn. Offloads are off, so that packets are of the MTU, and GRO is on ([`Arrangement`]). CPU time of the gateway is that of its NAPI threads, of the contender's threads, and of
 //! ksoftirqd on its CPU.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,9 +17,11 @@ use crate::ends::origin::Origin;
 use crate::{Failure, cpu};
 
 /// From the start of a load to its first reading.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_millis(300);
 /// Connections from which memory is counted: what the first ones need is not theirs alone.
 const IDLE_FROM: usize = 500;
+/// Buffers that are not used any more are back by then.
+const GIVEN_BACK: Duration = Duration::from_secs(1);
 /// How long so many connections may take to be there.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -31,12 +33,24 @@ pub enum Packets {
     Large,
     /// Of the MTU. A veth device has its NAPI from GRO, which therefore stays on, and puts nothing together.
     Mtu,
+    /// Of the MTU, and GRO puts them together where they arrive, as on a host that nobody has touched.
+    Merged,
+}
+
+/// How the lab is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrangement {
+    /// How packets cross the links where nothing else is said.
+    pub packets: Packets,
+    /// As of [`Cpus::bind_threads`].
+    pub moderated: bool,
 }
 
 /// A contender in its lab. Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Stand {
     pub running: Running,
+    pub packets: Packets,
     pub threads: GatewayThreads,
     _origin: Origin,
     pub lab: Lab,
@@ -52,19 +66,19 @@ pub struct Window {
 }
 
 impl Stand {
-    /// Builds the lab and starts the contender in it; packets are of the MTU.
+    /// Builds the lab and starts the contender in it.
     ///
     /// # Errors
     /// The machine refuses, or the contender does not serve.
-    pub fn new(contender: Contender, programs: &Programs) -> Result<Self, Failure> {
+    pub fn new(contender: Contender, programs: &Programs, how: Arrangement) -> Result<Self, Failure> {
         let cpus = Cpus::take()?;
         let lab = Lab::new(&LabOptions { forwarding: Some(true), ..LabOptions::default() })?;
         let origin = Origin::start(&lab)?;
         // Devices are as they will be before a program or a rule looks at them.
-        Packets::Mtu.set(&lab)?;
+        how.packets.set(&lab)?;
         let running = contender.start(&lab, programs)?;
-        let threads = cpus.bind_threads(&lab)?;
-        Ok(Self { running, threads, _origin: origin, lab })
+        let threads = cpus.bind_threads(&lab, how.moderated)?;
+        Ok(Self { running, packets: how.packets, threads, _origin: origin, lab })
     }
 
     /// CPU time of the gateway so far, in ns.
@@ -144,8 +158,8 @@ impl Stand {
         let first = clients.done.answers.load(Relaxed);
         let (process, kernel) = (resident(&self.running.processes())?, slab()?);
         wait_for(idle * 98 / 100)?;
-        // Buffers that are given back after a while are no connection's; and who is late may still come.
-        std::thread::sleep(Duration::from_secs(2));
+        // They are no connection's; and who is late may still come.
+        std::thread::sleep(GIVEN_BACK);
         let count = (clients.done.answers.load(Relaxed) - first) as f64;
         let grown = |now: u64, before: u64| (now as f64 - before as f64) / count;
         let result = (grown(resident(&self.running.processes())?, process), grown(slab()?, kernel));
@@ -169,6 +183,7 @@ impl Packets {
         let (offloads, gro, load, gateway) = match self {
             Self::Large => ("tx on tso on gso on gro on", 65536, 1 << LOAD_CPU, 1 << GATEWAY_CPU),
             Self::Mtu => ("tx off tso off gso off gro on", 1000, 0, 0),
+            Self::Merged => ("tx off tso off gso off gro on", 65536, 0, 0),
         };
         let script = |device, cpus| {
             format!(

@@ -1,7 +1,7 @@
 //! Who carries the connections in the gateway: the kernel, proxies, and weir's roads.
 //!
 //! All carry IPv4 and IPv6, ports 80 and 443, and keep the client's address. weir inspects the first octets of each connection (a rule
-//! by host is in its way) on every road; HAProxy in tcp mode with `option splice-auto` looks at nothing; nginx's stream module with
+//! by host is in its way) on every road; HAProxy in tcp mode with `option splice-auto` looks at nothing, or with rules by TLS name; nginx's stream module with
 //! ssl_preread looks for a TLS name. nginx has no transparent listener: a NAT rule brings it the connections. The kernel's own forwarding,
 //! with nobody in between, shows what clients, servers and links can do. Two more do less than any gateway can, as ceilings: an
 //! XDP program that only redirects, and weir's AF_XDP driver without its pipeline.
@@ -56,6 +56,8 @@ pub enum Contender {
     Nginx,
     /// HAProxy, mode tcp: nothing is inspected.
     Haproxy,
+    /// The same with rules by name: it waits for a ClientHello or a request.
+    HaproxyInspects,
     /// weir, `handshake = "relay"`.
     Relay,
     /// The kernel forwards: nobody is in between.
@@ -186,6 +188,7 @@ impl Contender {
         match self {
             Self::Forwarding => "forwarding",
             Self::Haproxy => "haproxy",
+            Self::HaproxyInspects => "haproxy-inspects",
             Self::Nginx => "nginx",
             Self::Relay => "relay",
             Self::Through => "through",
@@ -209,7 +212,12 @@ impl Contender {
     /// `[workers]` and intercept of weir's configuration, where it is weir.
     const fn settings(self) -> Option<(&'static str, &'static str)> {
         let (express, handshake) = match self {
-            Self::Forwarding | Self::Haproxy | Self::Nginx | Self::Redirect | Self::Bypass => return None,
+            Self::Forwarding
+            | Self::Haproxy
+            | Self::HaproxyInspects
+            | Self::Nginx
+            | Self::Redirect
+            | Self::Bypass => return None,
             Self::Relay => ("", "handshake = \"relay\""),
             Self::Through => ("express = \"always\"", "handshake = \"through\""),
             Self::ThroughWorker => ("express = \"never\"", "handshake = \"through\""),
@@ -237,9 +245,9 @@ impl Contender {
             Self::Bypass => {
                 command.arg(std::env::current_exe()?).arg("bypass");
             }
-            Self::Haproxy => {
+            Self::Haproxy | Self::HaproxyInspects => {
                 shell(&lab.gateway, &(texts::ROUTES.to_owned() + texts::TPROXY))?;
-                std::fs::write(&config, texts::HAPROXY)?;
+                std::fs::write(&config, texts::haproxy(self == Self::HaproxyInspects))?;
                 command.args(["haproxy", "-db", "-f"]).arg(&config);
             }
             Self::Nginx => {
@@ -280,7 +288,7 @@ impl Contender {
                 return Err("it is not ready".into());
             }
             Self::Bypass => {}
-            Self::Haproxy | Self::Nginx => listens(lab, ":5000")?,
+            Self::Haproxy | Self::HaproxyInspects | Self::Nginx => listens(lab, ":5000")?,
             Self::Relay => listens(lab, ":12377")?,
             _ => drop(ask(lab, Request::Status)?),
         }

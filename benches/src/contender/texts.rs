@@ -50,7 +50,18 @@ table inet bench {
 END
 ";
 
-pub const HAPROXY: &str = "global
+/// HAProxy's; with `inspects` it waits for a ClientHello or a request, and refuses by name.
+pub fn haproxy(inspects: bool) -> String {
+    HAPROXY.replace("INSPECTION", if inspects { INSPECTION } else { "" })
+}
+
+const INSPECTION: &str = "    tcp-request inspect-delay 5s
+    tcp-request content reject if { req.ssl_sni -i denied.example }
+    tcp-request content accept if { req.ssl_hello_type 1 }
+    tcp-request content accept if HTTP
+";
+
+const HAPROXY: &str = "global
     nbthread 1
     maxconn 8500
     maxpipes 1000
@@ -64,11 +75,11 @@ defaults
 
 frontend four
     bind 0.0.0.0:5000 transparent
-    default_backend four
+INSPECTION    default_backend four
 
 frontend six
     bind :::5000 v6only transparent
-    default_backend six
+INSPECTION    default_backend six
 
 backend four
     source 0.0.0.0 usesrc client

@@ -66,6 +66,8 @@ pub fn heading() -> String {
 
 const KERNEL: &[Contender] = &[Contender::Forwarding];
 const HAPROXY: &[Contender] = &[Contender::Haproxy];
+/// Who is held against weir where connections are inspected.
+const INSPECTING: &[Contender] = &[Contender::HaproxyInspects];
 const REDIRECT: &[Contender] = &[Contender::Redirect];
 const BYPASS: &[Contender] = &[Contender::Bypass];
 /// The better of them counts.
@@ -74,10 +76,10 @@ const PROXIES: &[Contender] = &[Contender::Haproxy, Contender::Nginx];
 /// Of the express lane, for each way to answer a SYN.
 const LANE: [(&str, &[Contender], Limit); 15] = [
     (load::HELLO, KERNEL, AtLeast(0.9)),
-    (load::HELLO, HAPROXY, AtLeast(4.0)),
-    (load::HELLO_CPU, HAPROXY, AtMost(0.2)),
+    (load::HELLO, INSPECTING, AtLeast(4.0)),
+    (load::HELLO_CPU, INSPECTING, AtMost(0.2)),
     (load::CLOSE, KERNEL, AtLeast(0.9)),
-    (load::CLOSE, HAPROXY, AtLeast(4.0)),
+    (load::CLOSE, INSPECTING, AtLeast(4.0)),
     (load::REQUESTS, KERNEL, AtLeast(1.0)),
     (load::REQUESTS, HAPROXY, AtLeast(2.4)),
     (load::BULK, KERNEL, AtLeast(1.0)),
@@ -92,8 +94,8 @@ const LANE: [(&str, &[Contender], Limit); 15] = [
 
 /// Without it.
 const WORKER: [(&str, &[Contender], Limit); 3] = [
-    (load::HELLO, HAPROXY, AtLeast(3.0)),
-    (load::HELLO_CPU, HAPROXY, AtMost(0.2)),
+    (load::HELLO, INSPECTING, AtLeast(3.0)),
+    (load::HELLO_CPU, INSPECTING, AtMost(0.2)),
     (load::SMALL, BYPASS, AtLeast(0.95)),
 ];
 

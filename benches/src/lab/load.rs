@@ -72,13 +72,17 @@ impl Load {
     /// Whether a contender is measured under it. A program in XDP takes no packets larger than a frame; a proxy passes no segments on;
     /// who carries nothing itself needs no memory for connections, and ceilings carry what is given to them.
     pub fn suits(self, contender: Contender) -> bool {
-        let is_proxy = matches!(contender, Contender::Nginx | Contender::Haproxy | Contender::Relay);
+        let inspects = contender == Contender::HaproxyInspects;
+        let is_proxy =
+            inspects || matches!(contender, Contender::Nginx | Contender::Haproxy | Contender::Relay);
+        let is_worker = matches!(contender, Contender::ThroughWorker | Contender::AnswerWorker);
         let is_ceiling = matches!(contender, Contender::Redirect | Contender::Bypass);
         match self {
-            Self::BulkLarge => is_proxy || contender == Contender::Forwarding,
+            Self::BulkLarge => !inspects && (is_proxy || contender == Contender::Forwarding),
             Self::Small => !is_proxy,
-            Self::Flood => !is_ceiling,
-            Self::Idle => !is_ceiling && contender != Contender::Forwarding,
+            Self::Flood => !is_ceiling && !inspects,
+            // Of an idle connection there is the same in memory with and without the lane, or rules.
+            Self::Idle => !is_ceiling && !inspects && !is_worker && contender != Contender::Forwarding,
             Self::Crowd | Self::Gap => matches!(contender, Contender::Through | Contender::Answer),
             _ => true,
         }

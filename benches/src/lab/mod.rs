@@ -30,7 +30,7 @@ use crate::contender::{Contender, Programs};
 use crate::machine::Machine;
 use crate::plot;
 use crate::report::Report;
-use crate::stand::Stand;
+use crate::stand::{Arrangement, Packets, Stand};
 
 use load::Load;
 use trial::{Amounts, Trial};
@@ -51,17 +51,23 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// How long each load is watched.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.7)]
     seconds: f64,
     /// Shorter loads, and fewer idle connections: for a look, not for figures.
     #[arg(long)]
     quick: bool,
-    /// Connections whose memory is measured.
+    /// Connections whose memory is measured; fewer where a process may not have so many open files.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
     /// Requests per second where latency is measured; else half of what the first contender can do.
     #[arg(long)]
     rate: Option<f64>,
+    /// GRO puts no packets together, neither at the ends nor in the gateway: what each packet costs by itself.
+    #[arg(long)]
+    single: bool,
+    /// Ports look for packets every 50 us while there are any, as NICs moderate their interrupts; else each packet wakes them.
+    #[arg(long)]
+    moderated: bool,
     /// weir's binary; else the `weir` beside this one.
     #[arg(long)]
     weir: Option<PathBuf>,
@@ -95,9 +101,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         loads.filter(|load| arguments.loads.is_empty() || arguments.loads.contains(load)).collect();
     let mut bench = Bench {
         programs,
+        how: Arrangement {
+            packets: if arguments.single { Packets::Mtu } else { Packets::Merged },
+            moderated: arguments.moderated,
+        },
         amounts: Amounts {
             seconds: if arguments.quick { arguments.seconds / 2.0 } else { arguments.seconds },
-            idle: if arguments.quick { arguments.idle / 5 } else { arguments.idle },
+            idle: affordable(if arguments.quick { arguments.idle / 5 } else { arguments.idle }),
             crowd: if arguments.quick { CROWD / 5 } else { CROWD },
             rate: arguments.rate,
         },
@@ -130,6 +140,12 @@ pub fn plot_stored(json: &Path, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A proxy needs two descriptors for each connection, and some besides.
+fn affordable(connections: usize) -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    files.map_or(connections, |files| connections.min(files as usize * 5 / 12))
+}
+
 fn finish(report: &Report, arguments: &Arguments) -> Result<(), Failure> {
     let machine = Machine::this();
     println!("{machine}\n{}", table::table(report)?);
@@ -156,6 +172,7 @@ fn progress(runs: usize, contenders: &[Contender], loads: &[Load]) -> ProgressBa
 
 struct Bench {
     programs: Programs,
+    how: Arrangement,
     amounts: Amounts,
     report: Report,
     progress: ProgressBar,
@@ -170,13 +187,13 @@ impl Bench {
         for load in shared {
             let stand = match &mut stand {
                 Some(stand) => stand,
-                None => stand.insert(Stand::new(contender, &self.programs)?),
+                None => stand.insert(Stand::new(contender, &self.programs, self.how)?),
             };
             self.put(*load, contender, stand)?;
         }
         drop(stand);
         for load in fresh {
-            self.put(*load, contender, &mut Stand::new(contender, &self.programs)?)?;
+            self.put(*load, contender, &mut Stand::new(contender, &self.programs, self.how)?)?;
         }
         Ok(())
     }

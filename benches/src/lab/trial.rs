@@ -29,7 +29,7 @@ const FLOOD_RATE: f64 = 50_000.0;
 /// From the start of a generator to the first reading.
 const SETTLE: Duration = Duration::from_millis(300);
 /// Until connections that say nothing are in the express lane, and nobody has anything left to do for them.
-const CALM: Duration = Duration::from_secs(3);
+const CALM: Duration = Duration::from_secs(2);
 /// How long a connection is watched after something has happened to weir.
 const WATCHED: Duration = Duration::from_millis(300);
 /// Requests per second where nothing was measured that a rate follows from.
@@ -69,7 +69,7 @@ impl Trial<'_> {
                 Ok(())
             }
             Load::Latency => self.latency(),
-            Load::Bulk => self.bulk(Packets::Mtu, BULK, BULK_CPU),
+            Load::Bulk => self.bulk(self.stand.packets, BULK, BULK_CPU),
             Load::BulkLarge => self.bulk(Packets::Large, LARGE, LARGE_CPU),
             Load::Small => {
                 self.small(IPV4.servers[0], SMALL, SMALL_CPU)?;
@@ -112,7 +112,7 @@ impl Trial<'_> {
     fn bulk(&mut self, packets: Packets, measure: &'static str, cpu: &'static str) -> Result<(), Failure> {
         packets.set(&self.stand.lab)?;
         let window = self.stand.watch(Work::Bulk(STREAMS), self.amounts.seconds)?;
-        Packets::Mtu.set(&self.stand.lab)?;
+        self.stand.packets.set(&self.stand.lab)?;
         self.add(measure, "Gbit/s", window.octets * 8.0 / window.seconds / 1e9);
         self.add(cpu, "ns/KiB", window.cpu_ns / (window.octets / 1024.0));
         Ok(())

@@ -26,6 +26,6 @@ impl Bed {
 
     /// As [`Cpus::bind_threads`].
     pub fn bind_threads(&self) -> Result<GatewayThreads, Failure> {
-        self.cpus.bind_threads(&self.lab)
+        self.cpus.bind_threads(&self.lab, true)
     }
 }
