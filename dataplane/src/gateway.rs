@@ -16,6 +16,7 @@ use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::policy::Policy;
 use weir_core::reevaluate::Tally;
+use weir_core::sources::{SOURCES, Sources};
 use weir_core::tcp::cookie::Cookies;
 use weir_core::verify::Answer;
 use weir_core::view::FlowView;
@@ -30,7 +31,7 @@ use crate::express::{Feeder, Ways};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
-use crate::needs::{frame_size, pipeline_config};
+use crate::needs::{frame_size, pipeline_config, rooms};
 use crate::punt::Punt;
 use crate::questions::Questions;
 use crate::random;
@@ -214,6 +215,7 @@ impl Dataplane {
             punt,
             first,
             seed: random::seed(),
+            sources: Arc::new(Sources::new(SOURCES, random::seed())),
             secret: random::secret(),
             failures: spec.failures.clone(),
         };
@@ -492,6 +494,7 @@ struct Make<'a> {
     punt: &'a Punt,
     first: &'a Snapshot,
     seed: u64,
+    sources: Arc<Sources>,
     /// Of SYN cookies: a client's SYN and its ACK meet the same worker, and still all have one.
     secret: [u8; 32],
     cookies_until: Arc<AtomicU64>,
@@ -508,6 +511,7 @@ impl Make<'_> {
         let now = Nanos(clock::monotonic_ns());
         let (policy, fib) = (self.first.policy.clone(), self.first.fib.clone());
         let mut pipeline = Pipeline::with_memory(&config, policy, fib, now, prefer_huge_pages);
+        pipeline.share_sources(self.sources.clone());
         self.adopt(&mut pipeline, id, workers, now);
         pipeline
     }
@@ -540,12 +544,6 @@ impl Make<'_> {
         }
         senders
     }
-}
-
-/// What each of so many workers can hold.
-fn rooms(spec: &Spec, frames: usize, workers: usize) -> Rooms<XskFrame> {
-    let config = pipeline_config(spec, 0, frames, workers);
-    Rooms::new(workers, (config.holds, config.hold_bytes), config.flows.fast)
 }
 
 fn open_queues(

@@ -10,6 +10,7 @@ use weir_core::pipeline::Config;
 
 use crate::driver::afxdp::XskFrame;
 use crate::gateway::{FRAMES_PER_QUEUE, HEADROOM, PortSpec, Spec, StartError};
+use crate::rooms::Rooms;
 
 /// What a dataplane takes of memory: its frames, and all workers' tables.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +60,12 @@ pub(crate) fn pipeline_config(spec: &Spec, id: usize, frames: usize, workers: us
         secret: [0; 32],
         is_replay: false,
     }
+}
+
+/// What each of so many workers can hold.
+pub(crate) fn rooms(spec: &Spec, frames: usize, workers: usize) -> Rooms<XskFrame> {
+    let config = pipeline_config(spec, 0, frames, workers);
+    Rooms::new(workers, (config.holds, config.hold_bytes), config.flows.fast)
 }
 
 /// Octets that a frame can have: the smaller where every port's packets fit it.

@@ -18,7 +18,9 @@ fn limited(handshake: &'static str, limits: &str) -> Settings {
 #[test]
 fn source_with_as_many_connections_as_allowed_gets_no_more_and_others_do() {
     for handshake in ["answer", "through"] {
-        play(&limited(handshake, "source_flows = 2\nsource_over = \"reset\""), |world| {
+        // Whichever workers they come to.
+        let limited = limited(handshake, "source_flows = 2\nsource_over = \"reset\"");
+        play(&Settings { queues: 2, ..limited }, |world| {
             for family in Family::BOTH {
                 let mut open = [world.connect(family, HTTP), world.connect(family, HTTP)];
                 open.iter_mut().for_each(|stream| fetch_intact(stream, 1000));

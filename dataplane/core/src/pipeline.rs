@@ -27,7 +27,7 @@ use crate::parse::FragmentMeta;
 use crate::policy::{Intercept, Policy};
 use crate::ports::PortAllocator;
 use crate::rewrite::HopCache;
-use crate::sources::Sources;
+use crate::sources::{SOURCES, Sources};
 use crate::stage::timers;
 use crate::tcp::cookie::Cookies;
 use crate::tcp::grants::Grants;
@@ -38,9 +38,6 @@ use crate::wire::edit;
 
 pub use crate::output::{KernelOp, LegOp, Output, PuntTo, Punted, ServerFailed};
 pub use crate::totals::Totals;
-
-/// Source prefixes whose connections are counted at once.
-const SOURCES: usize = 65_536;
 
 /// Different lists of ALPN names that are kept: clients have few.
 const ALPNS: usize = 1024;
@@ -86,7 +83,7 @@ pub struct Pipeline<F> {
     pub(crate) hops: Hops,
     pub(crate) legs: Legs,
     pub(crate) ports: PortAllocator,
-    pub(crate) sources: Sources,
+    pub(crate) sources: Arc<Sources>,
     pub(crate) grants: Grants,
     pub(crate) cookies: Cookies,
     pub(crate) answers: Answers,
@@ -140,7 +137,7 @@ impl<F: Frame> Pipeline<F> {
         Self {
             legs: Legs::new(config.flows.fast, hasher.clone()),
             ports,
-            sources: Sources::new(SOURCES, config.seed),
+            sources: Arc::new(Sources::new(if config.workers > 1 { 1 } else { SOURCES }, config.seed)),
             grants: Grants::new(hasher.clone()),
             cookies: Cookies::new(config.secret),
             answers: Answers::new(&config.secret),
@@ -364,6 +361,11 @@ impl<F: Frame> Pipeline<F> {
     /// Source ports of the gateway in use toward servers of pools.
     pub fn ports_in_use(&self) -> u64 {
         self.ports.total()
+    }
+
+    /// Counts connections of sources together with the other workers, from the first on.
+    pub fn share_sources(&mut self, sources: Arc<Sources>) {
+        self.sources = sources;
     }
 
     /// Connections that are counted with a source's.

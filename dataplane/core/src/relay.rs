@@ -18,6 +18,7 @@
 mod commands;
 mod completions;
 mod dispatch;
+pub mod doors;
 mod event;
 mod judge;
 mod pipe;
@@ -172,6 +173,7 @@ impl Relay {
             Event::Received { from, len } => self.received(now, from, len),
             Event::Eof(from) => self.end_of_stream(now, from),
             Event::NoRoom(from) => self.pipe_from(from).starved(),
+            Event::HoldFull(from) => self.pipe_from(from).full(),
             Event::RecvFailed(from, failure) => {
                 if self.pipe_from(from).recv_failed() {
                     self.failed(from, failure);
@@ -221,6 +223,16 @@ impl Relay {
                 Verdict::Pass | Verdict::Wait | Verdict::Send { .. } => {}
             }
         }
+    }
+
+    /// There is no room to hold what the client sends, and it is not to wait for some.
+    pub fn handle_no_hold(&mut self, now: Nanos, refusal: Verdict) {
+        if self.is_held() { self.handle_verdict(now, refusal) } else { self.handle_second(now, refusal) }
+    }
+
+    /// There may be room for what comes from a side by now.
+    pub fn handle_room(&mut self, from: Side) {
+        self.pipe_from(from).room();
     }
 
     /// From now on octets pass within this bandwidth.

@@ -93,6 +93,12 @@ impl Connection {
         self.legs[side as usize].socket.as_ref()
     }
 
+    /// What the ring calls the watch of a leg now.
+    pub fn token(&self, key: Key, side: Side) -> u64 {
+        let attempt = if side == Side::Client { 0 } else { self.attempts };
+        Task::Leg(side, attempt).token(key)
+    }
+
     pub fn client(&self) -> SocketAddr {
         self.judge.client()
     }

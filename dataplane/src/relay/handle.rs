@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::reevaluate::Tally;
 use weir_core::relay::Limits;
+use weir_core::sources::{SOURCES, Sources};
 use weir_core::verify::Answer;
 use weir_sys::gate::{Gate, GatePulse};
 use weir_sys::keeper::SignPlace;
@@ -27,6 +28,7 @@ use super::stats::{Counters, Stats};
 use crate::gateway::Failures;
 use crate::heartbeat::{self, Heartbeat, Sign, Stalls};
 use crate::questions::Questions;
+use crate::random;
 use crate::snapshot::{Publisher, Snapshot};
 
 /// How long a worker may take to answer a question.
@@ -185,6 +187,7 @@ impl RelayHandle {
             backlog: config.backlog,
             guard: Mutex::new(gate),
         };
+        let sources = Arc::new(Sources::new(SOURCES, random::seed()));
         let signs: Vec<Sign> = (0..workers).map(|_| Sign::default()).collect();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (requests, inbox) = unbounded();
@@ -192,7 +195,8 @@ impl RelayHandle {
                 number,
                 config: config.clone(),
                 connections: config.connections.div_ceil(workers as u32).max(1),
-                workers: workers as u32,
+                workers,
+                sources: sources.clone(),
                 takes_over,
                 listeners,
                 snapshot: snapshot.clone(),

@@ -1,5 +1,6 @@
 //! Carries out what a connection's machine wants, and answers what it asks.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use weir_core::flow::second::HelloRetry;
 use weir_core::ids::Nanos;
 use weir_core::inspect::{Next, Said};
+use weir_core::policy::HeldFull;
 use weir_core::proxy::MAX_PROXY_HEADER;
 use weir_core::relay::{Ask, Command, Event, Failure, LocalEnd, Side, Span, Towards, Verdict};
 use weir_core::verify::{Answer, Answers, HostCheck, Verified};
@@ -51,6 +53,10 @@ pub(super) struct Pump {
     pub(super) stocks: Stocks,
     /// Connections that have more to do than one turn may take.
     pub again: Vec<Key>,
+    /// Connections that wait for room for what is to be held, and for how much, in the order in which they get it.
+    pub hungry: VecDeque<(Key, usize)>,
+    /// What becomes of the others.
+    pub held_full: HeldFull,
     /// Octets sent in this batch.
     bytes: [u64; 2],
 }
@@ -66,7 +72,22 @@ impl Pump {
     ) -> Self {
         let (failures, upkeep) = (config.failures.clone(), config.upkeep);
         let (stocks, again, now, bytes) = (Stocks::new(), Vec::new(), Nanos(0), [0; 2]);
-        Self { ring, timers, stats, hooks, failures, upkeep, asking, now, stocks, again, bytes }
+        let (hungry, held_full) = (VecDeque::new(), HeldFull::Wait);
+        Self {
+            ring,
+            timers,
+            stats,
+            hooks,
+            failures,
+            upkeep,
+            asking,
+            now,
+            stocks,
+            again,
+            hungry,
+            held_full,
+            bytes,
+        }
     }
 
     /// Tells the machine, then does what it wants until it waits. True: the connection is over.

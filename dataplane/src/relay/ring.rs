@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender};
 use weir_core::ids::{Nanos, PortId};
 use weir_core::reevaluate::Tally;
+use weir_core::relay::doors::{Came, DoorOp, Doors};
 use weir_core::relay::{Event, Judge, Limits, Relay, Side};
 use weir_core::sources::Sources;
 use weir_core::verify::{Answer, Answers};
@@ -20,20 +21,20 @@ use super::handle::{Hooks, RelayConfig};
 use super::listener::{is_gone, is_own};
 use super::pump::{Asking, Pump};
 use super::stats::{Counter, Stats};
+use super::stock::CHUNK;
 use super::timers::Timers;
 use crate::heartbeat::{BREATH, Sign};
 use crate::random;
 use crate::snapshot::{Snapshot, Subscriber};
 
-/// How long accepting pauses when descriptors or memory are short.
-const BACKOFF: Nanos = Nanos::from_millis(100);
 /// Operations that are submitted in one system call.
 const ENTRIES: u32 = 1024;
 /// How often accepting begins anew while another process accepts, too; and how long it may.
 const ANEW: Nanos = Nanos::from_millis(500);
 const BESIDE: Nanos = Nanos::from_secs(60);
-/// Sources that each thread can count.
-const SOURCES: usize = 65_536;
+/// Completions, and connections where all are gone through, between two signs of life: a thread that works does not hang.
+const BREATHS: usize = 4;
+const BREATHS_OF_ALL: usize = 256;
 /// How long connections that were reset at the end may take to close.
 const LAST: Nanos = Nanos::from_secs(2);
 
@@ -42,8 +43,9 @@ pub(super) struct Setup {
     pub number: usize,
     pub config: RelayConfig,
     pub connections: u32,
-    /// How many threads share the sources.
-    pub workers: u32,
+    /// So many threads share what is bounded for all.
+    pub workers: usize,
+    pub sources: Arc<Sources>,
     /// Another process serves the listeners until [`Request::Accept`].
     pub takes_over: bool,
     pub listeners: Vec<OwnedFd>,
@@ -94,23 +96,20 @@ pub(super) struct Worker {
     config: RelayConfig,
     limits: Arc<Limits>,
     connections: usize,
-    workers: u32,
-    sources: Sources,
-    listeners: Vec<OwnedFd>,
+    sources: Arc<Sources>,
+    workers: usize,
+    listeners: Vec<Option<OwnedFd>>,
     table: Slab<Connection>,
     pump: Pump,
     snapshot: Arc<Snapshot>,
     subscriber: Subscriber,
     inbox: Receiver<Request>,
     sign: Sign,
-    /// Accepting pauses until then, on these listeners.
-    paused: Option<(Nanos, Vec<usize>)>,
+    doors: Doors,
     /// Accepting has not begun.
     waits: bool,
     /// When the listeners are closed.
     closing: Option<Nanos>,
-    /// Accepts under way: until they have ended, a connection may come of them.
-    accepting: usize,
     /// While another process may accept beside this one: when accepting begins anew, and until when it does. A client's coming wakes one
     /// of the two, and that may be the one which is about to leave.
     anew: Option<(Nanos, Nanos)>,
@@ -120,7 +119,7 @@ pub(super) struct Worker {
 impl Worker {
     /// On the thread that will run it.
     pub fn new(setup: Setup) -> Result<Self, UringError> {
-        let Setup { number, config, connections, workers, listeners, .. } = setup;
+        let Setup { number, config, connections, listeners, .. } = setup;
         pin(number, &config.cores);
         affinity::favour();
         setup.sign.begin();
@@ -137,19 +136,18 @@ impl Worker {
             limits: Arc::new(config.limits),
             config,
             connections: connections as usize,
-            workers,
-            sources: Sources::new(SOURCES, random::seed()),
-            listeners,
+            sources: setup.sources,
+            workers: setup.workers,
+            doors: Doors::new(listeners.len()),
+            listeners: listeners.into_iter().map(Some).collect(),
             table: Slab::new(),
             pump,
             snapshot: setup.snapshot,
             subscriber: setup.subscriber,
             inbox: setup.inbox,
             sign: setup.sign,
-            paused: None,
             waits: setup.takes_over,
             closing: None,
-            accepting: 0,
             anew: None,
             ending: Ending::No,
         })
@@ -161,25 +159,40 @@ impl Worker {
 
     /// Until it is told to stop, or the ring fails.
     pub fn run(&mut self) {
+        self.share_hold_room();
         if !self.waits {
-            (0..self.listeners.len()).for_each(|number| self.accept(number));
+            self.doors.open();
+            self.at_doors();
         }
         let mut completions = Vec::new();
         while !self.is_over() {
-            self.sign.breathe(clock::monotonic_ns());
+            self.breathe();
             if let Err(error) = self.pump.ring.wait(Some(self.timeout()), &mut completions) {
                 tracing::error!(%error, "the relay's ring failed: this thread of the relay ends");
                 return;
             }
             self.pump.now = self.now();
             self.take_snapshot();
-            for completion in completions.drain(..) {
+            for (completion, done) in completions.drain(..).zip(1..) {
                 self.completed(completion);
+                self.breathe_at(done, BREATHS);
             }
             self.go_on();
+            self.feed();
             self.timers();
             self.requests();
             self.pump.publish();
+        }
+    }
+
+    fn breathe(&self) {
+        self.sign.breathe(clock::monotonic_ns());
+    }
+
+    /// In the midst of much to do.
+    fn breathe_at(&self, done: usize, each: usize) {
+        if done.is_multiple_of(each) {
+            self.breathe();
         }
     }
 
@@ -197,25 +210,80 @@ impl Worker {
         let Completion { token, outcome, more } = completion;
         match (Task::of_token(token), outcome) {
             (_, Outcome::Woken) => {}
-            ((Task::Accept, key), outcome) => self.accepted(key.index as usize, outcome, more),
+            (_, Outcome::Lost) => self.lost(),
+            ((Task::Accept, key), outcome) => self.accepted(key, outcome, more),
             ((Task::Leg(side, attempt), key), Outcome::Ready(ready)) => {
                 self.ready(key, side, attempt, ready, more);
             }
-            // The watch was ended with its leg, or memory was short.
-            ((Task::Leg(side, attempt), key), _) => {
-                self.ready(key, side, attempt, Readiness::default(), more);
+            // The watch was ended with its leg, or for another one.
+            ((Task::Leg(..), _), Outcome::Failed(Errno::CANCELED)) => {}
+            ((Task::Leg(side, _), key), _) => {
+                if self.table.get(key).is_some_and(|conn| conn.token(key, side) == token) {
+                    self.pump.stats.add(Counter::WatchBackoff, 1);
+                    self.doors.handle_unwatched(self.pump.now, token);
+                }
             }
+        }
+    }
+
+    /// What is to be done at the listeners, and watches that are tried again.
+    fn at_doors(&mut self) {
+        while let Some(op) = self.doors.poll() {
+            match op {
+                DoorOp::Accept { number, turn } => {
+                    if let Some(Some(listener)) = self.listeners.get(number as usize) {
+                        self.pump.ring.accept(listener, accept_token(number, turn));
+                    }
+                }
+                DoorOp::Cancel { number, turn } => self.pump.ring.cancel_accept(accept_token(number, turn)),
+                DoorOp::Close { number, turn } => {
+                    if let Some(listener) = self.listeners.get_mut(number as usize).and_then(Option::take) {
+                        self.pump.ring.close_listener(listener, accept_token(number, turn));
+                    }
+                }
+                DoorOp::Watch(token) => self.watch_again(token),
+            }
+        }
+    }
+
+    /// A watch that found no memory. Its leg may have gone meanwhile.
+    fn watch_again(&mut self, token: u64) {
+        let (Task::Leg(side, _), key) = Task::of_token(token) else { return };
+        let Some(conn) = self.table.get(key) else { return };
+        let is_its = conn.token(key, side) == token;
+        if let Some(socket) = conn.socket(side).filter(|_| is_its) {
+            self.pump.ring.watch(socket, token);
+        }
+    }
+
+    /// The kernel had no memory for what it had to say: everything is asked anew.
+    fn lost(&mut self) {
+        tracing::warn!(
+            "the kernel was out of memory and has lost what it had to tell the relay: all is asked anew"
+        );
+        self.pump.stats.add(Counter::Lost, 1);
+        self.doors.handle_lost();
+        self.at_doors();
+        for ((key, conn), done) in self.table.iter().zip(1..) {
+            for side in [Side::Client, Side::Server] {
+                if let Some(socket) = conn.socket(side) {
+                    let token = conn.token(key, side);
+                    self.pump.ring.unwatch(token);
+                    self.pump.ring.watch(socket, token);
+                }
+            }
+            self.breathe_at(done, BREATHS_OF_ALL);
         }
     }
 
     /// A leg is ready for something. One that is gone, is not.
     fn ready(&mut self, key: Key, side: Side, attempt: u8, ready: Readiness, more: bool) {
         let Some(conn) = self.table.get_mut(key) else { return };
-        let late = side == Side::Server
-            && Task::Leg(side, conn.attempts).token(key) != Task::Leg(side, attempt).token(key);
+        let token = Task::Leg(side, attempt).token(key);
+        let late = conn.token(key, side) != token;
         let Some(socket) = conn.socket(side).filter(|_| !late) else { return };
         if !more {
-            self.pump.ring.watch(socket, Task::Leg(side, attempt).token(key));
+            self.pump.ring.watch(socket, token);
         }
         let leg = conn.leg(side);
         leg.ready.add(ready);
@@ -226,11 +294,12 @@ impl Worker {
 
     /// Connections that had more to do than their turn allowed.
     fn go_on(&mut self) {
-        for key in std::mem::take(&mut self.pump.again) {
+        for (key, done) in std::mem::take(&mut self.pump.again).into_iter().zip(1..) {
             let Some(conn) = self.table.get_mut(key) else { continue };
             if self.pump.ready(key, conn) {
                 self.remove(key);
             }
+            self.breathe_at(done, BREATHS);
         }
     }
 
@@ -267,11 +336,11 @@ impl Worker {
             match request {
                 Request::Flows { limit, reply } => {
                     let now = self.pump.now;
-                    let flows = self
-                        .table
-                        .iter()
-                        .take(limit)
-                        .map(|(_, conn)| RelayFlow::of(conn, self.pump.answers(), now));
+                    let all = self.table.iter().take(limit).zip(1..);
+                    let flows = all.map(|((_, conn), done)| {
+                        self.breathe_at(done, BREATHS_OF_ALL);
+                        RelayFlow::of(conn, self.pump.answers(), now)
+                    });
                     let _ = reply.send(flows.collect());
                 }
                 Request::Reevaluate { reply } => {
@@ -290,6 +359,31 @@ impl Worker {
     fn take_snapshot(&mut self) {
         if let Some(snapshot) = self.subscriber.take() {
             self.snapshot = snapshot;
+            self.share_hold_room();
+        }
+    }
+
+    /// What is held for verdicts is bounded for all threads together: each has its part, of a receive at least.
+    fn share_hold_room(&mut self) {
+        let limits = &self.snapshot.policy.limits;
+        self.pump.held_full = limits.held_full;
+        if let Some(held) = limits.held {
+            let share = usize::try_from(held).unwrap_or(usize::MAX).div_ceil(self.workers);
+            self.pump.stocks.set_hold_room(share.max(CHUNK));
+        }
+    }
+
+    /// Connections that wait for room to hold what their clients send, as far as there is some.
+    fn feed(&mut self) {
+        for _ in 0..self.pump.hungry.len() {
+            let stocks = &self.pump.stocks;
+            let next = self.pump.hungry.pop_front_if(|(_, octets)| stocks.has_hold_room(*octets));
+            let Some((key, _)) = next else { return };
+            let Some(conn) = self.table.get_mut(key) else { continue };
+            conn.machine.handle_room(Side::Client);
+            if self.pump.drive(key, conn, None) {
+                self.remove(key);
+            }
         }
     }
 
@@ -299,7 +393,8 @@ impl Worker {
         let policy = self.snapshot.policy.clone();
         let mut tally = Tally::default();
         let keys: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
-        for key in keys {
+        for (key, done) in keys.into_iter().zip(1..) {
+            self.breathe_at(done, BREATHS_OF_ALL);
             let Some(conn) = self.table.get_mut(key) else { continue };
             if conn.judge_again(self.pump.now, &policy, self.pump.answers(), &mut tally)
                 && self.pump.drive(key, conn, None)
@@ -316,45 +411,37 @@ impl Worker {
     /// Begins, while another process still accepts from the same listeners.
     fn accept_beside(&mut self) {
         if std::mem::take(&mut self.waits) {
-            (0..self.listeners.len()).for_each(|number| self.accept(number));
+            self.doors.open();
+            self.at_doors();
             let now = self.pump.now;
             self.anew = Some((now.saturating_add(ANEW), now.saturating_add(BESIDE)));
         }
     }
 
-    fn accept(&mut self, number: usize) {
-        if let Some(listener) = self.listeners.get(number) {
-            self.pump.ring.accept(listener, accept_token(number));
-            self.accepting += 1;
-        }
-    }
-
-    fn accepted(&mut self, number: usize, outcome: Outcome, more: bool) {
-        let mut again = !more;
-        self.accepting -= usize::from(!more);
-        match outcome {
-            Outcome::Accepted(socket) => self.opened(socket),
-            // The listeners are closed.
-            Outcome::Failed(_) if self.listeners.is_empty() => {}
-            Outcome::Failed(Errno::CANCELED) => {}
-            Outcome::Failed(errno) if is_gone(errno) => self.pump.stats.add(Counter::AcceptGone, 1),
+    fn accepted(&mut self, key: Key, outcome: Outcome, more: bool) {
+        let came = match outcome {
+            Outcome::Accepted(socket) => {
+                self.opened(socket);
+                Came::Client
+            }
+            Outcome::Failed(Errno::CANCELED) => Came::Cancelled,
+            // Its listener is closed.
+            Outcome::Failed(_) if self.listeners.get(key.index as usize).is_none_or(Option::is_none) => {
+                Came::Cancelled
+            }
+            Outcome::Failed(errno) if is_gone(errno) => {
+                self.pump.stats.add(Counter::AcceptGone, 1);
+                Came::Client
+            }
             Outcome::Failed(errno) => {
                 tracing::debug!(%errno, "accepting pauses");
-                again = false;
-                self.pause(number);
+                self.pump.stats.add(Counter::AcceptBackoff, 1);
+                Came::Short
             }
-            Outcome::Ready(_) | Outcome::Woken => {}
-        }
-        if again && !self.listeners.is_empty() {
-            self.accept(number);
-        }
-    }
-
-    fn pause(&mut self, number: usize) {
-        self.pump.stats.add(Counter::AcceptBackoff, 1);
-        let until = self.pump.now.saturating_add(BACKOFF);
-        let (_, numbers) = self.paused.get_or_insert_with(|| (until, Vec::new()));
-        numbers.push(number);
+            Outcome::Ready(_) | Outcome::Woken | Outcome::Lost => return,
+        };
+        self.doors.handle(self.pump.now, key.index, key.generation, came, more);
+        self.at_doors();
     }
 
     fn opened(&mut self, socket: OwnedFd) {
@@ -375,7 +462,7 @@ impl Worker {
         }
         let (limits, source) = (self.snapshot.policy.limits.source, client.ip().into());
         let now = self.pump.now;
-        if self.sources.admit(now, &source, &limits.part_of(self.workers)).is_err() {
+        if self.sources.admit(now, &source, &limits).is_err() {
             stats.add(Counter::RefusedSource, 1);
             return refuse(socket);
         }
@@ -423,17 +510,12 @@ impl Worker {
                 self.happened(key, Event::Timer);
             }
         }
-        if let Some((_, numbers)) = self.paused.take_if(|(until, _)| *until <= now) {
-            for number in numbers {
-                self.accept(number);
-            }
-        }
+        self.doors.handle_time(now);
         if let Some((_, until)) = self.anew.take_if(|(at, _)| *at <= now) {
-            for number in 0..self.listeners.len() {
-                self.pump.ring.cancel_accept(accept_token(number));
-            }
+            self.doors.again();
             self.anew = (now < until).then(|| (now.saturating_add(ANEW), until));
         }
+        self.at_doors();
         self.end(now);
     }
 
@@ -451,17 +533,16 @@ impl Worker {
 
     fn end(&mut self, now: Nanos) {
         if self.closing.take_if(|at| *at <= now).is_some() {
-            for (number, listener) in self.listeners.drain(..).enumerate() {
-                self.pump.ring.close_listener(listener, accept_token(number));
-            }
-            self.paused = None;
+            self.doors.close();
+            self.at_doors();
         }
         if !matches!(self.ending, Ending::Draining(until) if until <= now) {
             return;
         }
         self.ending = Ending::Resetting(now.saturating_add(LAST));
         let keys: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
-        for key in keys {
+        for (key, done) in keys.into_iter().zip(1..) {
+            self.breathe_at(done, BREATHS_OF_ALL);
             let Some(conn) = self.table.get_mut(key) else { continue };
             conn.machine.handle_stop();
             if self.pump.drive(key, conn, None) {
@@ -472,7 +553,7 @@ impl Worker {
 
     /// Nothing is there, and nothing can come.
     fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.accepting == 0
+        self.table.is_empty() && self.doors.is_over()
     }
 
     fn is_over(&self) -> bool {
@@ -484,8 +565,8 @@ impl Worker {
     }
 }
 
-fn accept_token(number: usize) -> u64 {
-    Task::Accept.token(Key { index: number as u32, generation: 0 })
+fn accept_token(number: u32, turn: u32) -> u64 {
+    Task::Accept.token(Key { index: number, generation: turn })
 }
 
 /// RST rather than FIN: the client knows at once that nobody serves it.

@@ -26,6 +26,9 @@ pub enum Counter {
     RefusedOwn,
     AcceptGone,
     AcceptBackoff,
+    WatchBackoff,
+    Lost,
+    HoldFull,
     HostAsked,
     HostUnasked,
     HostMismatch,
@@ -39,7 +42,7 @@ pub enum Counter {
 
 impl Counter {
     /// In the order of their declaration.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::Accepted,
         Self::Closed,
         Self::Finished,
@@ -58,6 +61,9 @@ impl Counter {
         Self::RefusedOwn,
         Self::AcceptGone,
         Self::AcceptBackoff,
+        Self::WatchBackoff,
+        Self::Lost,
+        Self::HoldFull,
         Self::HostAsked,
         Self::HostUnasked,
         Self::HostMismatch,
@@ -89,6 +95,9 @@ impl Counter {
             Self::RefusedOwn => "refused-own",
             Self::AcceptGone => "accept-gone",
             Self::AcceptBackoff => "accept-backoff",
+            Self::WatchBackoff => "watch-backoff",
+            Self::Lost => "lost",
+            Self::HoldFull => "hold-full",
             Self::HostAsked => "host-asked",
             Self::HostUnasked => "host-unasked",
             Self::HostMismatch => "host-mismatch",
@@ -128,6 +137,11 @@ impl Counter {
             Self::RefusedOwn => "connections made to the relay's own listener, reset",
             Self::AcceptGone => "connections that were reset before the relay could look at them",
             Self::AcceptBackoff => "pauses in accepting for want of file descriptors or memory",
+            Self::WatchBackoff => "sockets that were not watched for a moment for want of memory",
+            Self::HoldFull => "receives before a verdict that found no room (`held` in [limits])",
+            Self::Lost => {
+                "times that the kernel lost what it had to tell for want of memory, and all was asked anew"
+            }
             Self::HostAsked => {
                 "connections whose name was looked up, to be compared with where they go (verify_host)"
             }

@@ -37,6 +37,19 @@ pub(super) enum Stock {
 pub(super) struct Kept {
     bytes: Vec<u8>,
     start: usize,
+    /// The room that it has among what is held until there is a verdict: as much as may be, whatever has come.
+    held: usize,
+}
+
+impl Kept {
+    /// Gives back the memory of what was sent; how many octets that were.
+    fn shrink(&mut self) -> usize {
+        let before = self.bytes.capacity();
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.shrink_to_fit();
+        before - self.bytes.capacity()
+    }
 }
 
 /// Octets in a pipe.
@@ -58,6 +71,8 @@ pub(super) enum Taken {
     Nothing,
     /// There may be something, and no room for it.
     NoRoom,
+    /// Likewise, among what is held by all until there is a verdict.
+    HoldFull,
     Failed(io::Error),
 }
 
@@ -67,8 +82,15 @@ pub(super) struct Stocks {
     chunks: [Box<[u8]>; 2],
     /// The part that is yet to be sent, by side: from, to.
     loose: [(usize, usize); 2],
-    /// Octets kept in connections.
+    /// What may be held of it, where there is no verdict yet.
+    held_loose: [usize; 2],
+    /// Memory of what is kept in connections, in octets.
     kept: usize,
+    /// From so much on there is little for each.
+    plenty: usize,
+    /// The room that connections without a verdict have, and that all may have.
+    held: usize,
+    may_hold: usize,
     pipes: Vec<Pipe>,
     /// Pipes that there are, in connections or not.
     made: usize,
@@ -77,7 +99,28 @@ pub(super) struct Stocks {
 impl Stocks {
     pub fn new() -> Self {
         let chunk = || vec![0; CHUNK].into_boxed_slice();
-        Self { chunks: [chunk(), chunk()], loose: [(0, 0); 2], kept: 0, pipes: Vec::new(), made: 0 }
+        Self {
+            chunks: [chunk(), chunk()],
+            loose: [(0, 0); 2],
+            held_loose: [0; 2],
+            kept: 0,
+            plenty: PLENTY,
+            held: 0,
+            may_hold: PLENTY,
+            pipes: Vec::new(),
+            made: 0,
+        }
+    }
+
+    /// So many octets may wait for verdicts. Each connection has the room for all that it may bring, so that none waits for another
+    /// that waits for it.
+    pub fn set_hold_room(&mut self, octets: usize) {
+        self.may_hold = octets;
+    }
+
+    /// Whether there is room for so many more octets that wait for verdicts.
+    pub const fn has_hold_room(&self, octets: usize) -> bool {
+        self.held + octets <= self.may_hold
     }
 
     /// Receives at most `most` octets; in bulk through a pipe, if there is one and nothing waits.
@@ -111,7 +154,14 @@ impl Stocks {
         }
         self.keep(stock, from);
         let mut most = most.min(CHUNK);
-        if self.kept >= PLENTY && wish != Wish::Held {
+        let mut reserves = 0;
+        if wish == Wish::Held {
+            let has_room = matches!(stock, Stock::Kept(kept) if kept.held > 0);
+            if !has_room && !self.has_hold_room(most) {
+                return Taken::HoldFull;
+            }
+            reserves = if has_room { 0 } else { most };
+        } else if self.kept >= self.plenty {
             if !matches!(stock, Stock::Nothing) {
                 return Taken::NoRoom;
             }
@@ -122,6 +172,7 @@ impl Stocks {
             Ok(0) => Taken::End,
             Ok(len) => {
                 self.loose[from as usize] = (0, len);
+                self.held_loose[from as usize] = reserves;
                 Taken::Octets { len: len as u32, all: len < most }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
@@ -149,9 +200,11 @@ impl Stocks {
                 let end = kept.bytes.len().min(kept.start + most);
                 let sent = sockopt::send_now(socket, &kept.bytes[kept.start..end], false)?;
                 kept.start += sent;
-                self.kept -= sent;
+                self.held -= std::mem::take(&mut kept.held);
                 if kept.start == kept.bytes.len() {
-                    *stock = Stock::Nothing;
+                    self.give_back(stock);
+                } else if kept.start >= LITTLE && kept.start > kept.bytes.len() / 2 {
+                    self.kept -= kept.shrink();
                 }
                 Ok(sent)
             }
@@ -208,13 +261,13 @@ impl Stocks {
             *stock = Stock::Kept(Box::default());
         }
         let Stock::Kept(kept) = stock else { return };
-        if kept.start > kept.bytes.len() / 2 {
-            kept.bytes.drain(..kept.start);
-            kept.start = 0;
-        }
+        let before = kept.bytes.capacity();
         kept.bytes.reserve_exact(loose.len());
         kept.bytes.extend_from_slice(loose);
-        self.kept += loose.len();
+        self.kept += kept.bytes.capacity() - before;
+        let held = std::mem::take(&mut self.held_loose[from as usize]);
+        kept.held += held;
+        self.held += held;
     }
 
     fn take_pipe(&mut self) -> Stock {
@@ -229,7 +282,10 @@ impl Stocks {
     fn give_back(&mut self, stock: &mut Stock) {
         match std::mem::take(stock) {
             Stock::Nothing => {}
-            Stock::Kept(kept) => self.kept -= kept.bytes.len() - kept.start,
+            Stock::Kept(kept) => {
+                self.kept -= kept.bytes.capacity();
+                self.held -= kept.held;
+            }
             Stock::Piped(piped) if piped.level == 0 => self.pipes.push(piped.pipe),
             // What is in it is another connection's no more than anybody's.
             Stock::Piped(_) => self.made -= 1,

@@ -1,11 +1,13 @@
 //! Moves octets: what a connection's machine asks for, as soon as its sockets are ready for it.
 
-use weir_core::relay::{Event, Side};
+use weir_core::policy::HeldFull;
+use weir_core::relay::{Event, Side, Verdict};
 use weir_sys::uring::{Errno, Key};
 
 use super::conn::{Connection, Leg, failure_of};
 use super::pump::{Pump, Turn};
-use super::stock::{Stock, Taken, Wish};
+use super::stats::Counter;
+use super::stock::{CHUNK, Stock, Taken, Wish};
 
 /// After so many octets others have their turn.
 const TURN: u32 = 1 << 20;
@@ -73,6 +75,15 @@ impl Pump {
                 return None;
             }
             Taken::NoRoom => Event::NoRoom(from),
+            Taken::HoldFull => {
+                self.stats.add(Counter::HoldFull, 1);
+                match self.held_full {
+                    HeldFull::Wait => self.hungry.push_back((key, CHUNK.min(most as usize))),
+                    HeldFull::Reset => machine.handle_no_hold(self.now, Verdict::Reset),
+                    HeldFull::Drop => machine.handle_no_hold(self.now, Verdict::Drop),
+                }
+                Event::HoldFull(from)
+            }
             Taken::Failed(error) => Event::RecvFailed(from, failure_of(&error)),
         };
         leg.receives = None;

@@ -28,6 +28,8 @@ pub use wake::Waker;
 /// Completions of removals, which tell only of their failure: what was to be removed had ended.
 const REMOVED: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+/// The removal of the waker's watch, which begins anew if there is none any more.
+const REWAKE: u64 = u64::MAX - 2;
 /// Tells an accept from a watch of the same token.
 const ACCEPT: u64 = 1 << 62;
 /// What a caller's token may use.
@@ -51,6 +53,9 @@ pub enum Outcome {
     Failed(Errno),
     /// [`Waker::wake`]; the token is 0.
     Woken,
+    /// Memory was short, and the kernel has thrown completions away: nobody knows of what. Everything that was under way may have
+    /// ended. The token is 0.
+    Lost,
 }
 
 /// What a socket is ready for.
@@ -145,6 +150,11 @@ impl Ring {
     pub fn close(&mut self, socket: OwnedFd, token: u64) {
         // A watch not yet submitted may be about another file by then: the removal that follows ends that, too.
         drop(socket);
+        self.unwatch(token);
+    }
+
+    /// Ends the watch of this token, if there is one. Completions of it may still come.
+    pub fn unwatch(&mut self, token: u64) {
         self.push(
             opcode::PollRemove::new(token & TOKEN).build().user_data(REMOVED).flags(Flags::SKIP_SUCCESS),
         );

@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
+use weir_core::ids::Nanos;
 use weir_core::pace::{Rate, Rates};
-use weir_core::policy::{Action, InterceptSpec, Limits, PolicyBuilder, RuleSpec};
+use weir_core::policy::{Action, HeldFull, InterceptSpec, Limits, PolicyBuilder, RuleSpec};
 use weir_core::relay::Failure;
 use weir_core::sources::SourceLimits;
 use weir_dataplane::relay::{Counter, Hooks, RelayConfig, RelayHandle};
@@ -67,6 +69,101 @@ fn connect_from(own: SocketAddr, to: SocketAddr) -> TcpStream {
     socket.connect_timeout(&to.into(), SOON).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket.into()
+}
+
+#[test]
+fn source_has_its_connections_whichever_threads_they_come_to() {
+    const ALLOWED: u32 = 8;
+    let lab = Lab::new();
+    let limits = Limits {
+        source: SourceLimits { flows: Some(ALLOWED), rate: None },
+        source_over: Action::Reset,
+        ..Limits::default()
+    };
+    let policy = PolicyBuilder::new(1).limits(limits).intercept(by_rule());
+    let config = RelayConfig { workers: 4, ..lab::config() };
+    let relay = lab.relay_of(policy, &config, Hooks::default());
+    for server in SERVERS {
+        let origin = waiting(&lab, server);
+        let _all: Vec<TcpStream> = (0..ALLOWED).map(|_| open(&lab, origin)).collect();
+        for _ in 0..4 {
+            assert!(is_refused(&lab, origin), "{server}: one more");
+        }
+    }
+    counted(&relay, Counter::RefusedSource, 8);
+}
+
+#[test]
+fn threads_that_have_much_to_do_are_not_taken_for_hung() {
+    const CLIENTS_AT_ONCE: usize = 120;
+    let lab = Lab::new();
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let waits = gate.clone();
+    // Each connection takes a moment, and the first one until all of them wait.
+    let opened = move |_, _| {
+        let (all_wait, told) = &*waits;
+        drop(told.wait_while(all_wait.lock().unwrap(), |all_wait| !*all_wait).unwrap());
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let hooks = Hooks { opened: Box::new(opened), ..Hooks::default() };
+    let config = RelayConfig { heartbeat: Duration::from_millis(100), ..lab::config() };
+    let relay = lab.relay_hooked(by_rule(), &config, hooks);
+    let origin = waiting(&lab, SERVERS[1]);
+    // The first one makes the thread wait; what the gate thinks of that does not matter.
+    let mut all = vec![lab.connect(origin)];
+    all.extend((1..CLIENTS_AT_ONCE).map(|_| lab.connect(origin)));
+    let open_gate = || {
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+    };
+    open_gate();
+    lab::until("the first batch has begun", || relay.counters().get(Counter::Accepted) > 0);
+    let before = relay.stalls();
+    for stream in &mut all {
+        stream.read_exact(&mut [0; 1]).expect("served");
+    }
+    // The wait of the first one ends in this time, and is one.
+    assert!(relay.stalls().count <= before.count + 1, "{before:?} {:?}", relay.stalls());
+}
+
+#[test]
+fn clients_that_say_half_a_hello_hold_no_more_than_all_may_and_the_others_get_their_turn() {
+    const HALF: usize = 12_000;
+    const MANY: usize = 12;
+    let lab = Lab::new();
+    for server in SERVERS {
+        for held_full in [HeldFull::Wait, HeldFull::Reset] {
+            let limits = Limits { held: Some(64 << 10), held_full, ..Limits::default() };
+            let mut spec = everything();
+            spec.hold_time = Nanos::from_secs(60);
+            let policy = PolicyBuilder::new(1).limits(limits).intercept(spec);
+            let relay = lab.relay_of(policy, &lab::config(), Hooks::default());
+            let origin = lab.serve(server, |mut stream| {
+                let mut hello = vec![0; 1];
+                let _ = stream.read_exact(&mut hello).and_then(|()| stream.write_all(b"x"));
+                let _ = stream.read(&mut hello);
+            });
+            let hello = lab::client_hello("www.example", 14_000);
+            let mut streams: Vec<TcpStream> = (0..MANY).map(|_| lab.connect(origin)).collect();
+            for stream in &mut streams {
+                // Of a connection that was reset meanwhile it may fail.
+                let _ = stream.write_all(&hello[..HALF]);
+            }
+            lab::until("there is no room", || relay.counters().get(Counter::HoldFull) > 0);
+            let held: u64 = relay.flows(100).iter().map(|flow| u64::from(flow.buffered)).sum();
+            assert!(held <= 64 << 10, "{server}: {held} octets");
+            if held_full == HeldFull::Reset {
+                lab::until("some are denied", || relay.counters().get(Counter::Denied) > 0);
+                continue;
+            }
+            for stream in &mut streams {
+                stream.write_all(&hello[HALF..]).expect("it is received when there is room");
+            }
+            for stream in &mut streams {
+                stream.read_exact(&mut [0; 1]).expect("everybody gets an answer");
+            }
+        }
+    }
 }
 
 #[test]

@@ -150,6 +150,10 @@ pub enum Event {
     /// There was no memory to receive into; the receive is over. May only follow where octets of that direction wait to be
     /// sent: once some are, it is asked for again.
     NoRoom(Side),
+    /// A receive found no room among what all connections hold before their verdicts: [`Relay::handle_room`] follows when there is.
+    ///
+    /// [`Relay::handle_room`]: super::Relay::handle_room
+    HoldFull(Side),
     RecvFailed(Side, Failure),
     /// `len` octets of [`Command::Send`] are with the kernel; may be fewer than asked.
     Sent {

@@ -126,6 +126,16 @@ impl Pipe {
         self.starved = std::mem::take(&mut self.receiving) > 0 && self.level() > 0;
     }
 
+    /// The receive under way came to nothing, and the next one comes after [`Self::room`], or a send.
+    pub fn full(&mut self) {
+        self.starved |= std::mem::take(&mut self.receiving) > 0;
+    }
+
+    /// There may be room again.
+    pub fn room(&mut self) {
+        self.starved = false;
+    }
+
     /// The receive under way came to nothing. False when there was none.
     pub fn recv_failed(&mut self) -> bool {
         std::mem::take(&mut self.receiving) > 0

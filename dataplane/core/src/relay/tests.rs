@@ -1,3 +1,4 @@
+mod doors;
 mod judged;
 mod second;
 mod sent;

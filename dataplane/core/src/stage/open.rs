@@ -140,8 +140,7 @@ impl<F: Frame> Pipeline<F> {
         if !limits.any() {
             return Ok(packet);
         }
-        let share = limits.part_of(self.workers as u32);
-        match self.sources.admit(self.now, &packet.meta.tuple.src.addr, &share) {
+        match self.sources.admit(self.now, &packet.meta.tuple.src.addr, &limits) {
             Ok(()) => Ok(packet),
             Err(_) => Err(packet),
         }

@@ -74,6 +74,7 @@ impl Direction {
             Taken::Octets { len, .. } => self.level += len as usize,
             Taken::Nothing => {}
             Taken::NoRoom => assert!(self.level > 0, "there is always room for a little"),
+            Taken::HoldFull => assert!(wish == Wish::Held && !stocks.has_hold_room(most.min(CHUNK))),
             Taken::End | Taken::Failed(_) => panic!("nobody closes"),
         }
     }
@@ -116,6 +117,7 @@ fn run(seed: u64, stocks: &mut Stocks) {
         }
         stocks.leave(&mut direction.stock, Side::Client);
         direction.read(rng.below(80_000));
+        assert!(stocks.held <= stocks.may_hold, "{} held", stocks.held);
     }
     for mut direction in directions {
         if rng.below(4) == 0 {
@@ -136,8 +138,12 @@ fn run(seed: u64, stocks: &mut Stocks) {
 fn octets_leave_in_their_order_and_nothing_stays_behind() {
     let mut stocks = Stocks::new();
     for seed in 0..40 {
+        // By turns in plenty, and where hardly anything may be kept.
+        let scarce = seed % 2 == 1;
+        stocks.plenty = if scarce { 100_000 } else { PLENTY };
+        stocks.set_hold_room(if scarce { 70_000 } else { PLENTY });
         run(seed, &mut stocks);
-        assert_eq!(stocks.kept, 0, "seed {seed}");
+        assert_eq!((stocks.kept, stocks.held), (0, 0), "seed {seed}");
         assert_eq!(stocks.pipes.len(), stocks.made, "every pipe is free again, seed {seed}");
     }
     assert!((1..=PIPES).contains(&stocks.made));

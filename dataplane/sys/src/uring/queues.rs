@@ -5,11 +5,15 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::cqueue;
+use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::{SubmitArgs, Timespec};
 use rustix::io::Errno;
 
-use super::{ACCEPT, Completion, Outcome, REMOVED, Readiness, Ring, TOKEN, WAKE};
+use super::{ACCEPT, Completion, Outcome, REMOVED, REWAKE, Readiness, Ring, TOKEN, WAKE};
+
+/// How long is waited where the kernel cannot.
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl Ring {
     /// Submits what was begun and waits for completions: at least one, unless `timeout` passes or a signal comes.
@@ -24,12 +28,26 @@ impl Ring {
             }
             None => self.ring.submitter().submit_and_wait(1),
         };
+        self.after(entered.map(drop), out)
+    }
+
+    /// What io_uring_enter(2) has left, and what it says.
+    pub(super) fn after(&mut self, entered: io::Result<()>, out: &mut Vec<Completion>) -> io::Result<()> {
+        let mut is_short = false;
         match entered {
-            Ok(_) => {}
-            Err(e) if is_passing(&e) => {}
+            Ok(()) => {}
+            Err(e) if is_loss(&e) => {
+                self.push(opcode::PollRemove::new(WAKE).build().user_data(REWAKE));
+                out.push(Completion { token: 0, outcome: Outcome::Lost, more: false });
+            }
+            Err(e) if is_passing(&e) => is_short = is_shortage(&e),
             Err(e) => return Err(e),
         }
         self.collect(out);
+        if is_short && out.is_empty() {
+            // It did not wait, and will not the next time.
+            std::thread::sleep(PAUSE);
+        }
         Ok(())
     }
 
@@ -47,6 +65,12 @@ impl Ring {
         let more = cqueue::more(entry.flags());
         let outcome = match (word, u32::try_from(result)) {
             (REMOVED, _) => return None,
+            (REWAKE, _) => {
+                if result == -libc::ENOENT {
+                    self.watch_waker();
+                }
+                return None;
+            }
             (WAKE, _) => {
                 self.waker.clear();
                 self.watch_waker();
@@ -92,6 +116,17 @@ impl Drop for Ring {
     }
 }
 
+/// Completions found no place, not even in the list of those that wait for one (`IO_CHECK_CQ_DROPPED_BIT` of io_uring/io_uring.c). It is
+/// said once.
+fn is_loss(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADR)
+}
+
+/// Memory is short.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM))
+}
+
 /// What passes by itself: the completion queue is full or memory is short, for which collecting completions is the cure.
 fn is_passing(error: &io::Error) -> bool {
     let passing = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN, libc::ENOMEM];
@@ -100,7 +135,7 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// The descriptor that an accept brought, once for each completion.
 fn accepted(entry: &cqueue::Entry) -> Option<OwnedFd> {
-    let accepts = ![REMOVED, WAKE].contains(&entry.user_data()) && entry.user_data() & ACCEPT != 0;
+    let accepts = ![REMOVED, WAKE, REWAKE].contains(&entry.user_data()) && entry.user_data() & ACCEPT != 0;
     // SAFETY: a successful accept gives a new descriptor that nobody else owns, and each completion is taken from the queue once.
     (accepts && entry.result() >= 0).then(|| unsafe { OwnedFd::from_raw_fd(entry.result()) })
 }

@@ -197,6 +197,32 @@ fn wake_ends_the_wait_once_for_many_calls() {
 }
 
 #[test]
+fn completions_that_the_kernel_lost_are_said_to_be_and_the_waker_still_wakes() {
+    for mut ring in rings() {
+        let waker = ring.waker();
+        for lost in [libc::EBADR, libc::ENOMEM, libc::EBADR] {
+            let mut out = Vec::new();
+            ring.after(Err(std::io::Error::from_raw_os_error(lost)), &mut out).unwrap();
+            let is_lost = matches!(out[..], [Completion { outcome: Outcome::Lost, .. }]);
+            assert_eq!(is_lost, lost == libc::EBADR, "{out:?}");
+            // Its watch is there, or began anew.
+            for _ in 0..2 {
+                nothing_comes_but_wakes(&mut ring);
+                waker.wake();
+                assert!(matches!(next(&mut ring).outcome, Outcome::Woken));
+            }
+        }
+        nothing_comes(&mut ring);
+    }
+}
+
+fn nothing_comes_but_wakes(ring: &mut Ring) {
+    let mut out = Vec::new();
+    ring.wait(Some(Duration::from_millis(30)), &mut out).unwrap();
+    assert!(out.iter().all(|completion| matches!(completion.outcome, Outcome::Woken)), "{out:?}");
+}
+
+#[test]
 fn more_operations_than_entries_all_complete() {
     let mut ring = Ring::new(4).unwrap();
     let pairs: Vec<_> = (0..64).map(|_| pair()).collect();

@@ -14,7 +14,7 @@ struct Second {
 }
 
 /// SplitMix64: a run is its seed.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
@@ -24,10 +24,10 @@ impl Rng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    fn below(&mut self, n: u32) -> u32 {
+    pub fn below(&mut self, n: u32) -> u32 {
         (self.next() % u64::from(n.max(1))) as u32
     }
-    fn chance(&mut self, percent: u32) -> bool {
+    pub fn chance(&mut self, percent: u32) -> bool {
         self.below(100) < percent
     }
 }
@@ -89,6 +89,8 @@ struct World {
     faults: bool,
     /// Receives that found no memory.
     starved: u32,
+    /// There was no room to hold what the client sends.
+    hungry: bool,
     /// The most octets that wait in a direction, and that are held.
     buffer: u32,
     budget: u32,
@@ -182,6 +184,7 @@ impl World {
             cancelled: false,
             faults,
             starved: 0,
+            hungry: false,
             buffer,
             budget: bytes.min(buffer),
             hello,
@@ -368,6 +371,10 @@ impl World {
             self.stray();
         }
         let able: Vec<usize> = (0..self.ops.len()).filter(|&i| self.can_complete(self.ops[i])).collect();
+        if self.hungry && (able.is_empty() || self.rng.chance(20)) {
+            self.hungry = false;
+            return self.relay.handle_room(Side::Client);
+        }
         if able.is_empty() || (self.faults && self.timer.is_some() && self.rng.chance(1)) {
             let at = self.timer.take().unwrap_or_else(|| panic!("stuck with {:?}", self.ops));
             self.now = self.now.max(at);
@@ -378,6 +385,10 @@ impl World {
         self.now.0 += u64::from(self.rng.below(1_000));
         let event = match op {
             Op::Recv(from, _) if self.waiting(from) > 0 && self.rng.chance(10) => Event::NoRoom(from),
+            Op::Recv(Side::Client, _) if self.relay.holds(Side::Client) && self.rng.chance(5) => {
+                self.hungry = true;
+                Event::HoldFull(Side::Client)
+            }
             _ => self.complete(op),
         };
         self.starved += u32::from(matches!(event, Event::NoRoom(_)));
