@@ -10,7 +10,7 @@ TEST_PACKAGES := bpftool iptables procps
 # A server that is not ours and understands PROXY headers. It is not installed, only put there.
 NGINX := $(CURDIR)/target/nginx
 
-.PHONY: build demo test soak soak-kernel bench bench-steps bench-micro check-micro baseline-micro bench-flood bench-lists bench-nic bench-outage bench-relay lint deps nginx clean
+.PHONY: build demo test soak soak-kernel bench bench-steps bench-micro check-micro baseline-micro bench-flood bench-lists bench-nic bench-outage bench-relay test-nic nic-shell nic-cache lint deps nginx clean
 
 build: deps
 	$(CARGO) build --release
@@ -73,6 +73,21 @@ bench-relay:
 # A traffic generator and receiver for any box between two ports: ARGS="--tx DEV --rx DEV ..."; ARGS=--help tells the rest.
 bench-nic: deps
 	$(CARGO) run --release --quiet --package weir-benches --bin weir-bench -- nic $(ARGS)
+
+# weir on the drivers of real NICs, which QEMU emulates: no hardware and no KVM is needed, but Debian's packages are. Not part of
+# `make test`. ARGS="--only igb" for one driver; make nic-shell ARGS="--nic igb -- ip link" runs a command in such a guest.
+NIC_CACHE := $(or $(WEIR_NIC_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weir/nic)
+NIC := $(CARGO) run --quiet --package weir-tests --bin nic --
+
+test-nic: build nginx nic-cache
+	$(NIC) matrix --cache $(NIC_CACHE) --save tests/nic/README.md $(ARGS)
+
+nic-shell: build nginx nic-cache
+	@$(NIC) shell --cache $(NIC_CACHE) $(ARGS)
+
+nic-cache:
+	@.ci/packages binutils
+	@.ci/nic $(NIC_CACHE)
 
 lint: deps
 	$(CARGO) fmt --all --check

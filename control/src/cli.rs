@@ -16,6 +16,7 @@ use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::explain;
 use crate::host::{self, Host, Paths, sub_interface};
+use crate::lab::Devices;
 use crate::replay;
 use crate::run::{self, convert};
 use crate::shadow;
@@ -215,6 +216,17 @@ struct DemoArgs {
     /// Another configuration; its devices must be lan0 and wan0
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    devices: DeviceArgs,
+    /// How both ports are driven: auto, zero-copy, copy or generic
+    #[arg(long, conflicts_with = "config", value_parser = mode)]
+    mode: Option<config::Mode>,
+    /// MTU of all devices
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    mtu: Option<u32>,
+    /// MiB of the large body, less for slow machines
+    #[arg(long, value_name = "MIB", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    body: u64,
     /// Keep the lab after the scenarios, with weir running, until interrupted
     #[arg(long)]
     keep: bool,
@@ -223,6 +235,35 @@ struct DemoArgs {
     verbose: bool,
     #[command(flatten)]
     output: JsonArgs,
+}
+
+/// NICs in the places of the demo's own devices: they are in its namespaces while it runs, and lose their addresses.
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// NIC that the gateway has towards the clients; name all four
+    #[arg(long, value_name = "DEVICE", requires_all = ["wan", "client", "server"])]
+    lan: Option<String>,
+    /// NIC that the gateway has towards the servers
+    #[arg(long, value_name = "DEVICE", requires = "lan")]
+    wan: Option<String>,
+    /// NIC of the clients, joined to that of --lan
+    #[arg(long, value_name = "DEVICE", requires = "lan")]
+    client: Option<String>,
+    /// NIC of the servers, joined to that of --wan
+    #[arg(long, value_name = "DEVICE", requires = "lan")]
+    server: Option<String>,
+}
+
+impl DeviceArgs {
+    fn all(&self) -> Option<Devices> {
+        let DeviceArgs { lan, wan, client, server } = self;
+        Some(Devices {
+            lan: lan.clone()?,
+            wan: wan.clone()?,
+            client: client.clone()?,
+            server: server.clone()?,
+        })
+    }
 }
 
 /// How long what runs may take to finish when the box drains.
@@ -373,6 +414,12 @@ fn protocol(name: &str) -> Result<Protocol, String> {
     found.ok_or_else(|| "must be tls, http or other".to_owned())
 }
 
+fn mode(name: &str) -> Result<config::Mode, String> {
+    let all = [config::Mode::Auto, config::Mode::ZeroCopy, config::Mode::Copy, config::Mode::Generic];
+    let found = all.into_iter().find(|mode| mode.name() == name);
+    found.ok_or_else(|| "must be auto, zero-copy, copy or generic".to_owned())
+}
+
 /// Exits 0 when it is answered, whatever the answer is: what is asked for is the way, not whether it is good.
 fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
     let config = args.at.config.as_deref().map(load).transpose()?;
@@ -434,6 +481,10 @@ fn demo(args: &DemoArgs) -> ExitCode {
         weir,
         config: args.config.clone(),
         workers: args.workers,
+        devices: args.devices.all(),
+        mode: args.mode,
+        mtu: args.mtu,
+        body_bytes: args.body << 20,
         keep: args.keep,
         verbose: args.verbose,
         json: args.output.json,

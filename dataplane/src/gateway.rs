@@ -23,9 +23,10 @@ use weir_core::view::FlowView;
 use weir_sys::memory::prefer_huge_pages;
 use weir_sys::steering::{CookieSwitch, Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
-use weir_sys::xsk::{Area, Mode, Queue, RingSizes, XskError};
+use weir_sys::xsk::{Area, Mode, Queue, XskError};
 use weir_sys::{affinity, clock};
 
+use crate::driver::Driver as _;
 use crate::driver::afxdp::{AfXdp, XskFrame};
 use crate::express::{Feeder, Ways};
 use crate::flood::{self, Flood};
@@ -37,6 +38,7 @@ use crate::questions::Questions;
 use crate::random;
 use crate::rooms::Rooms;
 use crate::snapshot::{Publisher, Snapshot};
+use crate::sockets::{open_queue, open_queues, port_states};
 use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
@@ -44,9 +46,7 @@ use crate::worker::{Command, Parts, Worker};
 pub use crate::needs::{FRAME_SIZES, Needs, largest_packet};
 
 /// Entries of each ring.
-const RING: u32 = 2048;
-/// How long the kernel may take to give back the queue of a socket that is closed: it does so later, when it is at leisure.
-const GIVEN_BACK: Duration = Duration::from_secs(3);
+pub(crate) const RING: u32 = 2048;
 /// Frames for each queue: what fills its receive ring, and as many on their way.
 pub const FRAMES_PER_QUEUE: usize = 2 * RING as usize;
 /// Crossings that wait for a worker at most.
@@ -69,6 +69,8 @@ pub struct PortSpec {
     pub partial_checksums: bool,
     /// Largest IP packet.
     pub mtu: u32,
+    /// Octets of the steps in which the driver counts the size of a frame that it receives into.
+    pub grain: usize,
 }
 
 /// A server of a pool that did not take a connection.
@@ -185,7 +187,7 @@ impl Dataplane {
         let mut ports = port_states(&spec.ports);
         let mut drivers = Vec::new();
         for queue in &queues {
-            drivers.push(open_queues(spec, steering, &area, *queue, &mut ports)?);
+            drivers.push(open_queues(spec, steering, &area, *queue, &mut ports, &mut pool)?);
         }
         let waiters: Vec<Waiter> =
             drivers.iter().map(|_| Waiter::new()).collect::<Result<_, _>>().map_err(StartError::Thread)?;
@@ -221,15 +223,9 @@ impl Dataplane {
         };
         let share = frames / drivers.len();
         for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
-            let own = pool.split_off(pool.len().saturating_sub(share));
-            plane.start_worker(
-                &make,
-                id,
-                driver,
-                waiter,
-                own.into_iter().map(XskFrame).collect(),
-                publisher,
-            )?;
+            let rest = pool.len().saturating_sub(share.saturating_sub(driver.in_rings().fill));
+            let own = pool.split_off(rest).into_iter().map(XskFrame).collect();
+            plane.start_worker(&make, id, driver, waiter, own, publisher)?;
         }
         plane.start_flood(spec, steering.cookies(), Cookies::new(make.secret), cookies_until)?;
         plane.start_heartbeat(spec.heartbeat, steering.pulse())?;
@@ -267,7 +263,7 @@ impl Dataplane {
         let answers = Arc::new(ArrayQueue::new(ANSWERS));
         let parts = Parts {
             id,
-            pipeline: make.pipeline(id, frames.len(), self.handoff.workers()),
+            pipeline: make.pipeline(id, frames.len() + driver.in_rings().fill, self.handoff.workers()),
             driver,
             hasher: FlowHasher::new(make.seed),
             handoff: self.handoff.clone(),
@@ -312,29 +308,49 @@ impl Dataplane {
     /// # Errors
     /// [`StartError`]; then the port stays as it was.
     pub fn reopen(&self, port: PortId, spec: &PortSpec, steering: &Steering) -> Result<(), StartError> {
-        self.check_mtu(&spec.device, spec.mtu)?;
+        self.check_mtu(&spec.device, spec.mtu, spec.grain)?;
         let mut opened = Vec::new();
         for (worker, queue) in self.queues.iter().enumerate().filter(|(_, q)| spec.queues.contains(q)) {
-            opened.push((worker, *queue, open_queue(&self.area, spec, *queue)?));
+            let mut supply: Vec<_> =
+                self.handoff.take(RING as usize).into_iter().map(|frame| frame.0).collect();
+            let socket = open_queue(&self.area, spec, *queue, &mut supply);
+            self.handoff.put(supply.into_iter().map(XskFrame));
+            match socket {
+                Ok(socket) => opened.push((worker, *queue, socket)),
+                Err(error) => {
+                    opened.into_iter().for_each(|(_, _, socket)| self.take_back(socket));
+                    return Err(error.into());
+                }
+            }
         }
         if opened.is_empty() {
             return Err(StartError::NoQueue);
         }
+        let mut result = Ok(());
         for (worker, number, socket) in opened {
-            steering.set_socket(u32::from(port.0), number, socket.fd())?;
-            if self.arrivals.get(worker).is_some_and(|arrivals| arrivals.push((port, socket)).is_ok()) {
-                self.handoff.wake(worker);
+            // One that steering was not told of goes to its worker all the same: it looks after the frames in it.
+            let told = steering.set_socket(u32::from(port.0), number, socket.fd());
+            result = result.and(told);
+            let Some(arrivals) = self.arrivals.get(worker) else { continue };
+            match arrivals.push((port, socket)) {
+                Ok(()) => self.handoff.wake(worker),
+                Err((_, socket)) => self.take_back(socket),
             }
         }
-        Ok(())
+        Ok(result?)
     }
 
-    /// Whether packets of this size (of IP, in octets) fit the frames that there are.
+    /// Closes a socket that no worker has; its frames are free.
+    fn take_back(&self, socket: Queue) {
+        self.handoff.put(socket.close().into_iter().map(XskFrame));
+    }
+
+    /// Whether packets of this size (of IP, in octets) fit the frames that there are, for a driver with buffers of that grain.
     ///
     /// # Errors
     /// [`StartError::Mtu`] with the largest that would.
-    pub fn check_mtu(&self, device: &str, mtu: u32) -> Result<(), StartError> {
-        let most = largest_packet(self.area.frame_size());
+    pub fn check_mtu(&self, device: &str, mtu: u32, grain: usize) -> Result<(), StartError> {
+        let most = largest_packet(self.area.frame_size(), grain);
         if mtu as usize <= most {
             return Ok(());
         }
@@ -544,55 +560,4 @@ impl Make<'_> {
         }
         senders
     }
-}
-
-fn open_queues(
-    spec: &Spec,
-    steering: &Steering,
-    area: &Arc<Area>,
-    queue: u32,
-    states: &mut [PortState],
-) -> Result<AfXdp, StartError> {
-    let mut opened = Vec::new();
-    for (at, port) in spec.ports.iter().enumerate().filter(|(_, p)| p.queues.contains(&queue)) {
-        let is_busy = |error: &XskError| matches!(error, XskError::Socket { source, .. } if source.kind() == io::ErrorKind::ResourceBusy);
-        let begun = Instant::now();
-        let socket = loop {
-            match open_queue(area, port, queue) {
-                Err(error) if is_busy(&error) && begun.elapsed() < GIVEN_BACK => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                other => break other?,
-            }
-        };
-        if let Some(state) = states.get_mut(at) {
-            state.zero_copy &= socket.zero_copy();
-        }
-        steering.set_socket(at as u32, queue, socket.fd())?;
-        opened.push((PortId(at as u8), socket));
-    }
-    Ok(AfXdp::new(opened))
-}
-
-/// Asked for zero-copy where the driver has none, the port runs in copy mode: [`PortState::zero_copy`] tells.
-fn open_queue(area: &Arc<Area>, port: &PortSpec, queue: u32) -> Result<Queue, XskError> {
-    let open = |mode| Queue::open(area, &port.device, port.ifindex, queue, mode, RingSizes::all(RING));
-    match open(port.mode) {
-        Err(XskError::Socket { source, .. })
-            if port.mode == Mode::ZeroCopy && source.kind() == io::ErrorKind::Unsupported =>
-        {
-            open(Mode::Copy)
-        }
-        other => other,
-    }
-}
-
-fn port_states(ports: &[PortSpec]) -> Vec<PortState> {
-    let state = |p: &PortSpec| PortState {
-        device: p.device.clone(),
-        queues: p.queues.clone(),
-        asked: p.asked,
-        zero_copy: !p.queues.is_empty(),
-    };
-    ports.iter().map(state).collect()
 }

@@ -115,6 +115,19 @@ impl<F> Handoff<F> {
         }
     }
 
+    /// Takes up to `count` free frames that no worker has.
+    pub fn take(&self, count: usize) -> Vec<F> {
+        std::iter::from_fn(|| self.reservoir.pop()).take(count).collect()
+    }
+
+    /// Gives frames back.
+    pub fn put(&self, frames: impl IntoIterator<Item = F>) {
+        for frame in frames {
+            // There is room for all frames that there are.
+            let _ = self.reservoir.push(frame);
+        }
+    }
+
     /// Free frames that no worker has.
     pub fn in_reservoir(&self) -> usize {
         self.reservoir.len()

@@ -17,6 +17,7 @@ mod random;
 pub mod relay;
 pub mod rooms;
 pub mod snapshot;
+mod sockets;
 pub mod stats;
 pub mod thread;
 pub mod worker;

@@ -71,20 +71,58 @@ pub(crate) fn rooms(spec: &Spec, frames: usize, workers: usize) -> Rooms<XskFram
 /// Octets that a frame can have: the smaller where every port's packets fit it.
 pub const FRAME_SIZES: [usize; 2] = [2048, 4096];
 
-/// The largest IP packet that a frame of `frame` octets holds, with as many tags as it may have.
-pub const fn largest_packet(frame: usize) -> usize {
-    frame - HEADROOM - weir_core::wire::ETH_LEN - weir_core::vlan::MAX_TAGS * weir_core::vlan::TAG_LEN
+/// The largest IP packet that a frame of `frame` octets holds, with as many tags as it may have, where a driver takes so many multiples of
+/// `grain` octets of it as there are to receive into.
+pub const fn largest_packet(frame: usize, grain: usize) -> usize {
+    let tags = weir_core::vlan::MAX_TAGS * weir_core::vlan::TAG_LEN;
+    (frame - HEADROOM) / grain * grain - weir_core::wire::ETH_LEN - tags
 }
 
 /// The smallest frame that every port's packets fit.
 pub(crate) fn frame_size(ports: &[PortSpec]) -> Result<usize, StartError> {
     let [small, large] = FRAME_SIZES;
-    let beyond = |frame: usize| ports.iter().find(move |p| p.mtu as usize > largest_packet(frame));
+    let most = |p: &PortSpec, frame| largest_packet(frame, p.grain);
+    let beyond = |frame: usize| ports.iter().find(move |p| p.mtu as usize > most(p, frame));
     match (beyond(small), beyond(large)) {
         (None, _) => Ok(small),
         (Some(_), None) => Ok(large),
-        (_, Some(p)) => {
-            Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most: largest_packet(large) })
+        (_, Some(p)) => Err(StartError::Mtu { device: p.device.clone(), mtu: p.mtu, most: most(p, large) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_sys::xsk::Mode;
+
+    use super::*;
+
+    fn port(mtu: u32, grain: usize) -> PortSpec {
+        PortSpec {
+            device: "eth1".into(),
+            ifindex: 1,
+            queues: vec![0],
+            asked: "auto",
+            mode: Mode::Auto,
+            partial_checksums: false,
+            mtu,
+            grain,
+        }
+    }
+
+    #[test]
+    fn frames_are_as_large_as_the_packets_and_the_steps_of_the_drivers_buffers_ask_for() {
+        for (mtu, grain, size) in [
+            (1500, 1, Some(2048)),
+            (1770, 1, Some(2048)),
+            (1771, 1, Some(4096)),
+            (3818, 1, Some(4096)),
+            (3819, 1, None),
+            (1500, 1024, Some(4096)),
+            (3050, 1024, Some(4096)),
+            (3051, 1024, None),
+        ] {
+            let ports = [port(1500, 1), port(mtu, grain)];
+            assert_eq!(frame_size(&ports).ok(), size, "MTU {mtu}, in steps of {grain}");
         }
     }
 }

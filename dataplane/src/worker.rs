@@ -118,7 +118,7 @@ pub struct Worker<D: Driver> {
 
 impl<D: Driver> Worker<D> {
     pub fn new(mut parts: Parts<D>) -> Self {
-        let share = parts.frames.len();
+        let share = parts.frames.len() + parts.driver.in_rings().fill;
         let out = Output { free: std::mem::take(&mut parts.frames), ..Output::default() };
         Self {
             parts,

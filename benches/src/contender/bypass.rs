@@ -47,8 +47,8 @@ fn open() -> Result<(Steering, AfXdp, Vec<XskFrame>), Failure> {
         let index = ethtool::index_of(side.device)?;
         steering.attach(side.device, index, AttachMode::Native)?;
         steering.set_port(index, port)?;
-        let mut queue = Queue::open(&area, side.device, index, 0, Mode::Auto, RingSizes::default())?;
-        queue.fill(&mut free);
+        let rings = RingSizes::default();
+        let queue = Queue::open(&area, side.device, index, 0, Mode::Auto, rings, &mut free)?;
         steering.set_socket(port, 0, queue.fd())?;
         queues.push((PortId(port as u8), queue));
     }

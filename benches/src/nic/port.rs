@@ -62,7 +62,8 @@ impl Port {
         let index = ethtool::index_of(device).map_err(|error| format!("device {device}: {error}"))?;
         let channels = ethtool::channels_of(device).map_or(1, |channels| channels.receiving());
         let count = channels.clamp(1, MAX_QUEUES) as usize;
-        let (area, mut free) = Area::new(count * 2 * RING as usize, FrameSize::Half as usize, true)?;
+        // Drivers that count in KiB (igb, igc, ixgbe) would use 1024 octets of a frame of half a page.
+        let (area, mut free) = Area::new(count * 2 * RING as usize, FrameSize::Page as usize, true)?;
         let mut ebpf = EbpfLoader::new().load(OBJECT)?;
         program(&mut ebpf, "nic")?.load()?;
         let xdp = if mode == Asked::Generic { XdpMode::Skb } else { XdpMode::Driver };
@@ -74,11 +75,9 @@ impl Port {
         let mut sockets = XskMap::try_from(map(&mut ebpf, "xsks_map")?)?;
         let mut queues = Vec::new();
         for number in 0..count as u32 {
-            let mut queue = Queue::open(&area, device, index, number, mode.into(), RingSizes::all(RING))?;
             // Half of the frames are for sending.
-            let mut share = free.split_off(free.len().saturating_sub(RING as usize));
-            queue.fill(&mut share);
-            free.append(&mut share);
+            let rings = RingSizes::all(RING);
+            let queue = Queue::open(&area, device, index, number, mode.into(), rings, &mut free)?;
             sockets.set(number, queue.fd(), 0)?;
             queues.push(queue);
         }

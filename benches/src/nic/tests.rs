@@ -22,7 +22,7 @@ fn line(options: &str) -> Arguments {
 
 /// A lab that forwards between the tester's ports, of so many queues.
 fn tester(queues: u32) -> Option<(Tester, Lab)> {
-    let lab = Lab::for_test(&LabOptions { queues, forwarding: Some(true) })?;
+    let lab = Lab::for_test(&LabOptions { queues, forwarding: Some(true), ..LabOptions::default() })?;
     shell(&lab.gateway, ROUTES).unwrap();
     let tx = lab.client.run(|| Port::open(CLIENT_DEVICE, Asked::Auto)).unwrap();
     let rx = lab.server.run(|| Port::open(SERVER_DEVICE, Asked::Auto)).unwrap();

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{DemoError, DemoOptions, gateway};
-use crate::lab::Lab;
+use crate::config::Mode;
+use crate::lab::{LAN_DEVICE, Lab, WAN_DEVICE};
 
 /// The file that the repository ships for the demo.
 const BUILT_IN: &str = include_str!("../../../configs/demo.toml");
@@ -24,7 +25,21 @@ pub(super) fn prepare(lab: &Lab, options: &DemoOptions) -> Result<PathBuf, DemoE
             "cannot run {workers} workers on {cores} cores: choose --workers from 1 to {cores}"
         )));
     }
-    gateway::install_config(lab, &with_workers(BUILT_IN, options.workers))
+    let mut text = with_workers(BUILT_IN, options.workers);
+    if let Some(mode) = options.mode {
+        text = with_mode(&text, mode);
+    }
+    gateway::install_config(lab, &text)
+}
+
+/// Gives both ports a `mode`, and takes as many of the lines of comment from the top: rules keep their lines.
+fn with_mode(text: &str, mode: Mode) -> String {
+    let mode = format!("mode = \"{}\"\n", mode.name());
+    let text = [LAN_DEVICE, WAN_DEVICE].into_iter().fold(text.to_owned(), |text, device| {
+        let line = format!("device = \"{device}\"\n");
+        text.replacen(&line, &format!("{line}{mode}"), 1)
+    });
+    text.splitn(3, '\n').last().unwrap_or_default().to_owned()
 }
 
 /// Puts `cores` into the section `[workers]`, in place of an empty line before it where there is one, so that
@@ -43,10 +58,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_are_put_in_without_moving_the_rules() {
+    fn workers_and_modes_are_put_in_without_moving_the_rules() {
         let text = with_workers(BUILT_IN, 2);
         let parsed: toml::Table = toml::from_str(&text).expect("still TOML");
         assert_eq!(parsed["workers"]["cores"].as_array().map(Vec::len), Some(2));
+        let text = with_mode(&text, Mode::ZeroCopy);
+        let parsed: toml::Table = toml::from_str(&text).expect("still TOML");
+        for port in 0..2 {
+            assert_eq!(parsed["port"][port]["mode"].as_str(), Some("zero-copy"));
+        }
         let rule = |text: &str| text.lines().position(|line| line.contains("denied.example"));
         assert_eq!(rule(&text), rule(BUILT_IN));
     }

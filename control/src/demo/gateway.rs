@@ -173,6 +173,15 @@ impl<'lab> Gateway<'lab> {
         serde_json::from_str(&finished.output).map_err(|error| format!("weir flows --json: {error}"))
     }
 
+    /// What `weir status` tells.
+    ///
+    /// # Errors
+    /// A sentence for the report, when weir does not answer.
+    pub fn status(&self) -> Result<serde_json::Value, String> {
+        let finished = self.ask("status").map_err(|error| error.to_string())?;
+        serde_json::from_str(&finished.output).map_err(|error| format!("weir status --json: {error}"))
+    }
+
     /// The last lines that weir wrote.
     pub fn log(&self) -> Vec<String> {
         self.log.lines()

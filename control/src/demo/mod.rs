@@ -17,7 +17,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::lab::{Lab, LabError, LabOptions, differences, host_state};
+use crate::config::Mode;
+use crate::lab::{Devices, Lab, LabError, LabOptions, differences, host_state};
 use gateway::Gateway;
 use origin::OriginError;
 use report::{Report, Row, Table};
@@ -33,6 +34,14 @@ pub struct DemoOptions {
     pub config: Option<PathBuf>,
     /// Workers, and queues of each device. With `config`, the queues alone: the file says the workers.
     pub workers: u32,
+    /// Devices that there are, in place of the lab's own.
+    pub devices: Option<Devices>,
+    /// `mode` of both ports, in place of what the configuration says.
+    pub mode: Option<Mode>,
+    /// MTU of all devices.
+    pub mtu: Option<u32>,
+    /// Bytes of the large body that scenarios ask for.
+    pub body_bytes: u64,
     /// After the scenarios, run weir again in the lab and wait to be interrupted.
     pub keep: bool,
     /// Pass on what weir writes.
@@ -118,9 +127,14 @@ fn print(progress: &Progress<'_>, json: bool, table: &mut Table) -> std::io::Res
 /// [`DemoError`] when it cannot go on; rows that merely differ are in the report.
 pub fn run(options: &DemoOptions, tell: &mut dyn FnMut(Progress<'_>)) -> Result<Report, DemoError> {
     // The flow that is older than weir needs a gateway that forwards before weir does.
-    let lab = Lab::new(&LabOptions { queues: options.workers, forwarding: Some(true) })?;
+    let lab_options = LabOptions { queues: options.workers, forwarding: Some(true), mtu: options.mtu };
+    let lab = match &options.devices {
+        None => Lab::new(&lab_options)?,
+        Some(devices) => Lab::over(&lab_options, devices)?,
+    };
     let config = config::prepare(&lab, options)?;
     let mut stage = Stage::new(&lab)?;
+    stage.body_bytes = options.body_bytes;
     let state_before = host_state(&lab.gateway)?;
     stage.start_nginx(NGINX_NAME);
     let early = cases(Variant::DIRECT)
@@ -134,6 +148,7 @@ pub fn run(options: &DemoOptions, tell: &mut dyn FnMut(Progress<'_>)) -> Result<
     let mut rows = Rows { report: Report::default(), tell };
     rows.play_early(&stage, early);
     rows.play_table(&stage);
+    rows.report.status = stage.gateway.as_ref().and_then(|gateway| gateway.status().ok());
     rows.play_kill(&mut stage);
     rows.play_clean(&stage, &state_before)?;
     if let (false, Some(gateway)) = (rows.report.is_ok(), &stage.gateway) {

@@ -36,6 +36,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// The last lines that the gateway wrote, when something differed.
     pub gateway_log: Vec<String>,
+    /// `weir status --json` before weir was killed.
+    pub status: Option<serde_json::Value>,
 }
 
 impl Report {

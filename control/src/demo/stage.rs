@@ -13,6 +13,9 @@ use super::gateway::Gateway;
 use super::origin::{Authority, Nginx, Origin, Records};
 use crate::lab::{Addresses, Capture, CapturedFrame, IPV4, IPV6, Lab, LabError, Namespace, TcpFrame};
 
+/// Bytes of the large body, where nobody says another number.
+pub const BODY_BYTES: u64 = 10 << 20;
+
 /// An IP version; everything in the demo is played on both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -90,6 +93,8 @@ pub struct Stage<'lab> {
     pub origin: Origin,
     /// The weir between them; `None`: the kernel of the gateway namespace just forwards.
     pub gateway: Option<Gateway<'lab>>,
+    /// Of the large body that scenarios ask for.
+    pub body_bytes: u64,
     /// An origin that wants PROXY headers, or why there is none.
     pub nginx: Result<Nginx, Differs>,
     tls: Arc<ClientConfig>,
@@ -105,7 +110,8 @@ impl<'lab> Stage<'lab> {
         let authority = Authority::new().map_err(super::origin::OriginError::from)?;
         let tls = authority.client_config().map_err(super::origin::OriginError::from)?;
         let origin = Origin::start(&lab.server, &authority)?;
-        Ok(Self { lab, origin, gateway: None, nginx: Err("nginx was not started".into()), tls, authority })
+        let nginx = Err("nginx was not started".into());
+        Ok(Self { lab, origin, gateway: None, body_bytes: BODY_BYTES, nginx, tls, authority })
     }
 
     /// Starts nginx beside the origins, with a certificate for `name`. Where that cannot be, scenarios say why.

@@ -4,7 +4,10 @@ use super::*;
 /// passes, and what only weir would refuse is not refused.
 #[test]
 fn lab_without_weir_forwards() {
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 2, forwarding: Some(true) }) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 2, forwarding: Some(true), ..LabOptions::default() })
+    else {
+        return;
+    };
     let stage = Stage::new(&lab).expect("origins");
     for scenario in SCENARIOS {
         for case in cases(scenario.variants).filter(|case| !case.variant.to_pool()) {
@@ -23,7 +26,10 @@ fn lab_without_weir_forwards() {
 
 #[test]
 fn downloads_without_weir_are_intact_and_early_connections_live() {
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true), ..LabOptions::default() })
+    else {
+        return;
+    };
     let mut stage = Stage::new(&lab).expect("origins");
     let early = cases(Variant::DIRECT).map(|case| EarlyConnection::open(&stage, case).expect("open"));
     let early: Vec<_> = early.collect();
@@ -48,6 +54,10 @@ fn weir_that_ends_at_once_is_reported_with_its_last_words() {
     let options = DemoOptions {
         weir: script.clone(),
         config: None,
+        devices: None,
+        mode: None,
+        mtu: None,
+        body_bytes: stage::BODY_BYTES,
         workers: 1,
         keep: false,
         verbose: false,
@@ -66,6 +76,10 @@ fn more_workers_than_cores_are_refused_with_the_limit() {
     let options = DemoOptions {
         weir: PathBuf::from("weir"),
         config: None,
+        devices: None,
+        mode: None,
+        mtu: None,
+        body_bytes: stage::BODY_BYTES,
         workers: 10_000,
         keep: false,
         verbose: false,
@@ -102,7 +116,10 @@ fn connection_on_another_road_differs_though_it_worked() {
 #[test]
 fn nginx_names_the_ends_that_a_proxy_header_names() {
     use std::io::{Read as _, Write as _};
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true), ..LabOptions::default() })
+    else {
+        return;
+    };
     let mut stage = Stage::new(&lab).expect("origins");
     stage.start_nginx(NGINX_NAME);
     if let Err(why) = &stage.nginx {

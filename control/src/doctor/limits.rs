@@ -10,8 +10,8 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use crate::config::{Fail, Queues};
-use crate::host::preflight;
-use crate::run::convert::{self, SPARE_FILES};
+use crate::host::{LinkInfo, preflight};
+use crate::run::convert::{self, SPARE_FILES, buffer_grain};
 use weir_dataplane::gateway::{FRAME_SIZES, FRAMES_PER_QUEUE, largest_packet};
 use weir_sys::ethtool;
 
@@ -34,9 +34,9 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 /// Octets of the memory area.
 fn memory(ground: &Ground<'_>) -> u64 {
     let sockets: usize = ground.config.ports.iter().map(|port| queues(port).len()).sum();
-    let largest = ground.ports().map(|(_, link)| link.mtu).max().unwrap_or(0);
     let [small, large] = FRAME_SIZES;
-    let frame = if largest as usize <= largest_packet(small) { small } else { large };
+    let fits = |link: &LinkInfo| link.mtu as usize <= largest_packet(small, buffer_grain(&link.name));
+    let frame = if ground.ports().all(|(_, link)| fits(link)) { small } else { large };
     (sockets * FRAMES_PER_QUEUE * frame) as u64
 }
 

@@ -6,10 +6,8 @@ use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use crate::config::Port;
 use crate::host::{LinkInfo, port_device, sysctl};
+use crate::run::convert::buffer_grain;
 use crate::run::devices;
-
-/// The largest IP packet that the largest frame holds.
-const LARGEST: u32 = largest_packet(FRAME_SIZES[1]) as u32;
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -131,15 +129,16 @@ fn program(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
 
 fn mtu(link: &LinkInfo, found: &mut Findings) {
     let (device, mtu) = (&link.name, link.mtu);
+    let largest = largest_packet(FRAME_SIZES[1], buffer_grain(device));
     found.push(
-        if mtu > LARGEST {
+        if mtu as usize > largest {
             Finding::bad(
                 "mtu",
                 device,
-                format!("has an MTU of {mtu}, and a frame holds a packet of {LARGEST} octets"),
+                format!("has an MTU of {mtu}, and a frame holds a packet of {largest} octets"),
                 "weir does not start: a packet must fit one frame",
             )
-            .mend(format!("ip link set dev {device} mtu {LARGEST}"))
+            .mend(format!("ip link set dev {device} mtu {largest}"))
         } else {
             Finding::good("mtu", device, format!("an MTU of {mtu} fits a frame"))
         }

@@ -164,7 +164,9 @@ fn sockets(port: &Port, link: &LinkInfo) -> Result<bool, XskError> {
 }
 
 fn open(area: &Arc<Area>, link: &LinkInfo, queue: u32, mode: xsk::Mode) -> Result<Queue, XskError> {
-    Queue::open(area, &link.name, link.ifindex, queue, mode, RingSizes::all(RING))
+    // Nothing is to be received.
+    let none = &mut Vec::new();
+    Queue::open(area, &link.name, link.ifindex, queue, mode, RingSizes::all(RING), none)
 }
 
 /// `generic`: it runs in the kernel's stack, and why.

@@ -59,6 +59,30 @@ fn end<T>(builder: LinkMessageBuilder<T>, end: &DeviceEnd, queues: u32) -> LinkM
         .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
 }
 
+/// Moves a device to another namespace, under another name. It is down there, and has no addresses.
+pub(super) fn move_to(device: &str, name: &str, namespace: BorrowedFd<'_>) -> Result<(), LabError> {
+    with_netlink(async |handle| {
+        let index = index_of(&handle, device).await?;
+        let down = LinkUnspec::new_with_index(index).down().build();
+        handle.link().set(down).execute().await.map_err(refused(&format!("take {device} down")))?;
+        let message = LinkUnspec::new_with_index(index)
+            .name(name.to_owned())
+            .setns_by_fd(namespace.as_raw_fd())
+            .build();
+        handle.link().set(message).execute().await.map_err(refused(&format!("move {device} to a namespace")))
+    })
+}
+
+/// Sets the MTU of a device.
+pub(super) fn set_mtu(device: &str, mtu: u32) -> Result<(), LabError> {
+    with_netlink(async |handle| {
+        let index = index_of(&handle, device).await?;
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        let request = handle.link().set(message).execute().await;
+        request.map_err(refused(&format!("set the MTU of {device} to {mtu}")))
+    })
+}
+
 /// Gives a device its addresses and brings it up.
 pub(super) fn configure(device: &str, addresses: &[Address]) -> Result<(), LabError> {
     with_netlink(async |handle| {

@@ -14,7 +14,7 @@
 //!
 //! ```no_run
 //! use weir_control::lab::{Lab, LabOptions};
-//! let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true) })?;
+//! let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true), ..LabOptions::default() })?;
 //! let listener = lab.server.run(|| std::net::TcpListener::bind("192.0.2.10:80"))?;
 //! let capture = lab.capture(&lab.gateway, "wan0")?;
 //! let stream = lab.client.run(|| std::net::TcpStream::connect("192.0.2.10:80"))?;
@@ -24,6 +24,7 @@
 
 mod capture;
 mod frame;
+mod given;
 mod links;
 mod namespace;
 mod state;
@@ -34,10 +35,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use capture::{Capture, CapturedFrame};
 pub use frame::{Checksums, TcpFrame};
+pub use given::Devices;
 pub use namespace::{Namespace, NamespaceChild};
 pub use state::{current_state, differences, host_state};
 pub use wire::{Badness, Carried, Wire};
 
+use given::Borrowed;
 use links::{Address, DeviceEnd};
 
 /// Device in the client namespace.
@@ -143,17 +146,21 @@ pub struct LabOptions {
     pub queues: u32,
     /// Forwarding in the gateway for both families; `None` leaves it as the kernel made it.
     pub forwarding: Option<bool>,
+    /// Of all devices, instead of the one that they have.
+    pub mtu: Option<u32>,
 }
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { queues: 1, forwarding: None }
+        Self { queues: 1, forwarding: None, mtu: None }
     }
 }
 
 /// Three namespaces, joined and addressed as the module's picture shows. Dropping it ends its children.
 #[derive(Debug)]
 pub struct Lab {
+    /// Devices of the host that are in the lab. They go home before the namespaces go.
+    borrowed: Vec<Borrowed>,
     /// Where the clients are.
     pub client: Namespace,
     /// Where weir runs.
@@ -162,6 +169,14 @@ pub struct Lab {
     pub server: Namespace,
     /// What carries the frames of both links, where they are bad ones.
     wires: Option<Wires>,
+}
+
+/// What joins the namespaces.
+#[derive(Clone, Copy, Debug)]
+enum Links<'a> {
+    Own,
+    Given(&'a Devices),
+    Bad([Badness; 2]),
 }
 
 /// Bad links: a namespace between the others, where a wire carries the frames of each.
@@ -179,7 +194,16 @@ impl Lab {
     /// # Errors
     /// [`LabError`] says which step was refused; nothing remains of what was built before it.
     pub fn new(options: &LabOptions) -> Result<Self, LabError> {
-        Self::build(options, None)
+        Self::build(options, Links::Own)
+    }
+
+    /// As [`Self::new`], with devices that there are, in the calling thread's namespace, instead of veth pairs. They have the queues that
+    /// they have.
+    ///
+    /// # Errors
+    /// As of [`Self::new`]; and when there is no such device, or it cannot be moved.
+    pub fn over(options: &LabOptions, devices: &Devices) -> Result<Self, LabError> {
+        Self::build(options, Links::Given(devices))
     }
 
     /// As [`Self::new`], with links that are as bad as said: that of the clients, that of the servers. All devices at
@@ -188,7 +212,7 @@ impl Lab {
     /// # Errors
     /// As of [`Self::new`].
     pub fn with_bad_links(options: &LabOptions, lan: Badness, wan: Badness) -> Result<Self, LabError> {
-        Self::build(options, Some([lan, wan]))
+        Self::build(options, Links::Bad([lan, wan]))
     }
 
     /// Ends both wires of [`Self::with_bad_links`]: what that of the clients and that of the servers has carried. The
@@ -197,8 +221,9 @@ impl Lab {
         self.wires.take().map(|wires| [wires.lan.stop(), wires.wan.stop()])
     }
 
-    fn build(options: &LabOptions, bad: Option<[Badness; 2]>) -> Result<Self, LabError> {
+    fn build(options: &LabOptions, links: Links<'_>) -> Result<Self, LabError> {
         let mut lab = Self {
+            borrowed: Vec::new(),
             client: Namespace::new("client")?,
             gateway: Namespace::with_private_mounts("gateway")?,
             server: Namespace::with_private_mounts("server")?,
@@ -213,31 +238,53 @@ impl Lab {
         if let Some(on) = options.forwarding {
             lab.set_forwarding(on)?;
         }
-        match bad {
-            None => {
-                lab.join(&LAN_LINK, &lab.client, options.queues)?;
-                lab.join(&WAN_LINK, &lab.server, options.queues)?;
+        lab.make_links(options, links)?;
+        lab.wait_for_links()?;
+        Ok(lab)
+    }
+
+    fn make_links(&mut self, options: &LabOptions, links: Links<'_>) -> Result<(), LabError> {
+        match links {
+            Links::Own => {
+                self.join(&LAN_LINK, &self.client, options)?;
+                self.join(&WAN_LINK, &self.server, options)
             }
-            Some([lan, wan]) => {
+            Links::Given(devices) => {
+                for (device, here) in devices.pairs() {
+                    let namespace = match here {
+                        CLIENT_DEVICE => &self.client,
+                        SERVER_DEVICE => &self.server,
+                        _ => &self.gateway,
+                    };
+                    self.borrowed.push(Borrowed::take(device, here, namespace)?);
+                }
+                self.configure(&LAN_LINK, &self.client, options)?;
+                self.configure(&WAN_LINK, &self.server, options)
+            }
+            Links::Bad([lan, wan]) => {
                 let between = Namespace::new("wire")?;
                 // It carries, and says nothing itself.
                 between.write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-                let lan = lab.join_over(&between, &LAN_LINK, &lab.client, options.queues, lan)?;
-                let wan = lab.join_over(&between, &WAN_LINK, &lab.server, options.queues, wan)?;
-                lab.wires = Some(Wires { lan, wan, _namespace: between });
+                let lan = self.join_over(&between, &LAN_LINK, &self.client, options, lan)?;
+                let wan = self.join_over(&between, &WAN_LINK, &self.server, options, wan)?;
+                self.wires = Some(Wires { lan, wan, _namespace: between });
+                Ok(())
             }
         }
+    }
+
+    /// Waits until all devices are usable, and adds the default routes of both ends.
+    fn wait_for_links(&self) -> Result<(), LabError> {
         let devices = [LAN_DEVICE, WAN_DEVICE];
-        lab.gateway.run(|| devices.into_iter().try_for_each(links::wait_until_usable))?;
-        lab.client.run(|| {
+        self.gateway.run(|| devices.into_iter().try_for_each(links::wait_until_usable))?;
+        self.client.run(|| {
             links::wait_until_usable(CLIENT_DEVICE)?;
             links::add_default_routes(&[IPV4, IPV6].map(|family| (family.lan_gateway, family.client)))
         })?;
-        lab.server.run(|| {
+        self.server.run(|| {
             links::wait_until_usable(SERVER_DEVICE)?;
             links::add_default_routes(&[IPV4, IPV6].map(|family| (family.wan_gateway, family.servers[0])))
-        })?;
-        Ok(lab)
+        })
     }
 
     /// A lab for a test, or `None` where namespaces are refused: then the reason is printed and the test
@@ -290,9 +337,10 @@ impl Lab {
     }
 
     /// Makes one veth pair between the gateway and a namespace beside it, with addresses.
-    fn join(&self, link: &Link, neighbour: &Namespace, queues: u32) -> Result<(), LabError> {
-        self.gateway.run(|| links::create_veth(&link.inner(), &link.outer(), neighbour.net_fd(), queues))?;
-        self.configure(link, neighbour)
+    fn join(&self, link: &Link, neighbour: &Namespace, options: &LabOptions) -> Result<(), LabError> {
+        let (inner, outer) = (link.inner(), link.outer());
+        self.gateway.run(|| links::create_veth(&inner, &outer, neighbour.net_fd(), options.queues))?;
+        self.configure(link, neighbour, options)
     }
 
     /// Makes a link of two veth pairs with a wire between them.
@@ -301,24 +349,28 @@ impl Lab {
         between: &Namespace,
         link: &Link,
         neighbour: &Namespace,
-        queues: u32,
+        options: &LabOptions,
         badness: Badness,
     ) -> Result<Wire, LabError> {
         for (namespace, end, (name, mac)) in
             [(neighbour, link.outer(), link.wire_ends[0]), (&self.gateway, link.inner(), link.wire_ends[1])]
         {
             let far = DeviceEnd { name, mac };
-            namespace.run(|| links::create_veth(&end, &far, between.net_fd(), queues))?;
+            namespace.run(|| links::create_veth(&end, &far, between.net_fd(), options.queues))?;
             let plain = namespace.run(|| weir_sys::ethtool::set_tx_checksums(end.name, false));
             plain.map_err(namespace::system(&format!("switch the offloads of {} off", end.name)))?;
             between.run(|| links::set_up(name))?;
         }
-        self.configure(link, neighbour)?;
+        self.configure(link, neighbour, options)?;
         Wire::join(between, link.wire_ends.map(|(name, _)| name), badness)
     }
 
-    /// Gives both ends of a link their addresses.
-    fn configure(&self, link: &Link, neighbour: &Namespace) -> Result<(), LabError> {
+    /// Gives both ends of a link their MTU and their addresses.
+    fn configure(&self, link: &Link, neighbour: &Namespace, options: &LabOptions) -> Result<(), LabError> {
+        if let Some(mtu) = options.mtu {
+            neighbour.run(|| links::set_mtu(link.outer_device, mtu))?;
+            self.gateway.run(|| links::set_mtu(link.gateway_device, mtu))?;
+        }
         let gateway_addresses: Vec<Address> = link.gateway.iter().map(|ip| address(*ip)).collect();
         let outer_addresses: Vec<Address> = (link.outer)().into_iter().map(address).collect();
         neighbour.run(|| links::configure(link.outer_device, &outer_addresses))?;

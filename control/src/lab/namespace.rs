@@ -62,6 +62,16 @@ impl Namespace {
         }
     }
 
+    /// The same namespaces once more: for work in them, after the first value of them has gone, too. It starts no children.
+    ///
+    /// # Errors
+    /// [`LabError::System`] when there are no more descriptors.
+    pub(super) fn same(&self) -> Result<Self, LabError> {
+        let again = |fd: &OwnedFd| fd.try_clone().map_err(system("duplicate a descriptor"));
+        let mounts = self.mounts.as_ref().map(again).transpose()?;
+        Ok(Self { name: self.name, net: again(&self.net)?, mounts, keeper: None })
+    }
+
     /// The name given at creation.
     pub fn name(&self) -> &'static str {
         self.name

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 fn forwarding() -> LabOptions {
-    LabOptions { queues: 2, forwarding: Some(true) }
+    LabOptions { queues: 2, forwarding: Some(true), ..LabOptions::default() }
 }
 
 /// Both families with a name for messages.
@@ -35,7 +35,11 @@ fn client_reaches_every_server_address_through_gateway() {
 
 #[test]
 fn gateway_without_forwarding_passes_nothing() {
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(false) }) else { return };
+    let Some(lab) =
+        Lab::for_test(&LabOptions { queues: 1, forwarding: Some(false), ..LabOptions::default() })
+    else {
+        return;
+    };
     for (family, addresses) in FAMILIES {
         let listener = lab.server.run(|| TcpListener::bind((addresses.servers[0], 0))).expect(family);
         let target = listener.local_addr().expect("bound");
@@ -46,7 +50,10 @@ fn gateway_without_forwarding_passes_nothing() {
 
 #[test]
 fn devices_have_the_queues_that_were_asked_for() {
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 3, forwarding: None }) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 3, forwarding: None, ..LabOptions::default() })
+    else {
+        return;
+    };
     // The gateway has its own /sys, where each queue of a device is a folder.
     for device in [LAN_DEVICE, WAN_DEVICE] {
         for (kind, expected) in [("rx-", 3), ("tx-", 3)] {

@@ -289,7 +289,18 @@ pub fn port_spec(port: &Port, link: &LinkInfo) -> Result<PortSpec, Failure> {
         },
         partial_checksums: may_send_partial_checksums(device),
         mtu: link.mtu,
+        grain: buffer_grain(device),
     })
+}
+
+/// Octets of the steps in which the device's driver tells its NIC how much room a frame has. Of a frame of 2048 octets, of which 256 are
+/// the headroom, those of Intel's that count in KiB use 1024, and cut what is longer.
+pub fn buffer_grain(device: &str) -> usize {
+    const IN_KIB: [&str; 3] = ["igb", "igc", "ixgbe"];
+    match ethtool::driver_of(device).is_ok_and(|driver| IN_KIB.contains(&driver.as_str())) {
+        true => 1024,
+        false => 1,
+    }
 }
 
 /// Virtual devices hand over packets whose sender left the checksum to a NIC that there is not.

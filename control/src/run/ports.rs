@@ -258,7 +258,8 @@ fn obstacle(known: &Known, state: &State) -> Option<String> {
         return Some(format!("takes the kernel road: {why}"));
     }
     let plane = state.dataplane.ask();
-    let error = plane.as_ref()?.check_mtu(&known.port.device, known.link.mtu).err()?;
+    let device = &known.port.device;
+    let error = plane.as_ref()?.check_mtu(device, known.link.mtu, convert::buffer_grain(device)).err()?;
     Some(format!("has packets that do not fit, and takes the kernel road: {error}; or start weir again"))
 }
 

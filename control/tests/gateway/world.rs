@@ -43,7 +43,7 @@ pub fn play(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
 
 /// As [`play`], and weir is not started. What `test` leaves running is ended.
 pub fn prepare(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
-    let options = LabOptions { queues: settings.queues, forwarding: Some(true) };
+    let options = LabOptions { queues: settings.queues, forwarding: Some(true), ..LabOptions::default() };
     let Some(lab) = Lab::for_test(&options) else { return };
     let stage = Stage::new(&lab).expect("origins can be started");
     let before = host_state(&lab.gateway).expect("the gateway can be looked at");

@@ -58,7 +58,7 @@ fn connections_over_bad_links_arrive_whole_and_without_a_reset() {
 }
 
 fn play(variant: &Variant, size: Size) {
-    let options = LabOptions { queues: 1, forwarding: Some(true) };
+    let options = LabOptions { queues: 1, forwarding: Some(true), ..LabOptions::default() };
     // A bit more on one wire and a bit less on the other may leave the sum right (RFC 1071): one of them damages.
     let wan = Badness { seed: BAD.seed + 1, damages: 0, ..BAD };
     let Some(mut lab) = Lab::with_bad_links_for_test(&options, BAD, wan) else { return };

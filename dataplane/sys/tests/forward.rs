@@ -192,11 +192,13 @@ fn device_set_down_and_up_goes_on() {
 fn queue_that_cannot_be_says_device_queue_and_what_to_do() {
     let link = Link::new(1);
     let gateway = || {
-        let (area, free) = Area::new(64, 4096, false).unwrap();
-        std::mem::forget(free);
+        let (area, mut free) = Area::new(64, 4096, false).unwrap();
         let index = weir_sys::ethtool::index_of("port").unwrap();
-        let open = |device: &str, index, queue, mode, entries| {
-            Queue::open(&area, device, index, queue, mode, RingSizes::all(entries)).map(drop)
+        let mut open = |device: &str, index, queue, mode, entries| {
+            let queue = Queue::open(&area, device, index, queue, mode, RingSizes::all(entries), &mut free);
+            let opened = queue.map(|queue| free.extend(queue.close()));
+            assert_eq!(free.len(), 64, "none is lost where there is no queue");
+            opened
         };
         let error = open("port", index, 0, Mode::Auto, 64).unwrap_err();
         assert!(matches!(error, XskError::NoProgram { .. }), "{error}");
@@ -211,7 +213,8 @@ fn queue_that_cannot_be_says_device_queue_and_what_to_do() {
             let error = result.unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
-        let first = Queue::open(&area, "port", index, 0, Mode::Copy, RingSizes::all(64)).unwrap();
+        let (all, mut none) = (RingSizes::all(64), Vec::new());
+        let first = Queue::open(&area, "port", index, 0, Mode::Copy, all, &mut none).unwrap();
         let error = open("port", index, 0, Mode::Auto, 64).unwrap_err().to_string();
         assert!(error.starts_with("device port queue 0: ") && error.contains("another process"), "{error}");
         assert!(first.close().is_empty());
@@ -221,6 +224,7 @@ fn queue_that_cannot_be_says_device_queue_and_what_to_do() {
             assert!(clock::monotonic_ns() < until);
             std::thread::sleep(Duration::from_millis(1));
         }
+        std::mem::forget(free);
         drop(steering);
     };
     link.inside.run(gateway).unwrap();

@@ -149,7 +149,7 @@ fn weir_answers_a_tagged_syn_by_the_vlan_that_it_came_by() {
 fn packet_of_the_full_mtu_gets_two_tags() {
     let (from, to) = (LAN, LINKS[2]);
     let mut bed = Bed::new(Family::V4, from, to, VlanChoice::ALL);
-    let most = weir_dataplane::gateway::largest_packet(weir_dataplane::gateway::FRAME_SIZES[1]);
+    let most = weir_dataplane::gateway::largest_packet(weir_dataplane::gateway::FRAME_SIZES[1], 1);
     let mut fib = bed.fib.clone();
     fib.links[0].as_mut().unwrap().mtu = most as u16;
     let mut link = *fib.vlans.get(to).unwrap();

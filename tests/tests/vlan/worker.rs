@@ -37,7 +37,7 @@ pub const TRUNK_LINK: PortId = PortId(35);
 
 const FRAMES: usize = 64;
 /// As a UMEM chunk of 4096 octets.
-const CAPACITY: usize = largest_packet(4096) + 14 + 8;
+const CAPACITY: usize = largest_packet(4096, 1) + 14 + 8;
 /// After the grace time.
 const NOW: Nanos = Nanos(START.0 + 61_000_000_000);
 

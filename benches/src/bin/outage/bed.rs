@@ -31,7 +31,7 @@ pub struct Bed {
 
 impl Bed {
     pub fn new() -> Result<Self, Failure> {
-        let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true) })?;
+        let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true), ..LabOptions::default() })?;
         for family in Family::BOTH {
             let listener = lab.server.run(|| TcpListener::bind(family.origin(PORT)))?;
             // Ends with the process: nobody else can reach it.

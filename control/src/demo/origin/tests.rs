@@ -78,7 +78,10 @@ fn what_is_not_http_ends_the_connection_without_an_answer() {
 
 #[test]
 fn records_tell_each_client_and_what_it_sent() {
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true), ..LabOptions::default() })
+    else {
+        return;
+    };
     let authority = Authority::new().expect("an authority");
     let origin = Origin::start(&lab.server, &authority).expect("origins");
     for addresses in [IPV4, IPV6] {
@@ -98,7 +101,10 @@ fn records_tell_each_client_and_what_it_sent() {
 
 #[test]
 fn dropped_origin_ends_its_connections_at_once() {
-    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true) }) else { return };
+    let Some(lab) = Lab::for_test(&LabOptions { queues: 1, forwarding: Some(true), ..LabOptions::default() })
+    else {
+        return;
+    };
     let origin = Origin::start(&lab.server, &Authority::new().expect("an authority")).expect("origins");
     let target = SocketAddr::new(IPV6.servers[0], HTTP_PORT);
     let source = SocketAddr::new(IPV6.client, 0);

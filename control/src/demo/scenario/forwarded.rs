@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::atomic::AtomicU64;
 
-use super::{BODY_BYTES, Case};
+use super::Case;
 use crate::demo::client::{self, Response, TlsClient};
 use crate::demo::origin::{GREETING, HTTPS_PORTS, SERVER_FIRST_PORTS};
 use crate::demo::stage::{Differs, Seen, Stage, own_address, plainly};
@@ -16,7 +16,7 @@ const SEGMENT_BYTES: usize = 1460;
 /// A large body over TLS arrives as it was sent.
 pub(super) fn play_https(stage: &Stage<'_>, case: Case) -> Result<Seen, Differs> {
     let mut tls = greet(stage, case)?;
-    let response = fetch(&mut tls, case.name(), BODY_BYTES)?;
+    let response = fetch(&mut tls, case.name(), stage.body_bytes)?;
     let road = stage.road_of(tls.tcp())?;
     case.check_server(stage, own_address(tls.tcp())?, HTTPS_PORTS[0])?;
     let by = if case.variant.to_pool() { " from the pool's server" } else { "" };

@@ -6,14 +6,16 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use super::forwarded::greet;
-use super::{ALLOWED_NAME, BODY_BYTES, Case, Variant};
+use super::{ALLOWED_NAME, Case, Variant};
 use crate::demo::client::{self, Response};
-use crate::demo::stage::{Differs, Family, Road, Seen, Stage, plainly};
+use crate::demo::stage::{BODY_BYTES, Differs, Family, Road, Seen, Stage, plainly};
 
 /// Bytes per second that the origin sends: slow enough to be in the middle when weir dies.
 const RATE: u64 = 3 << 20;
-/// Weir is killed when both clients have this much.
-const KILL_AT: u64 = 2 << 20;
+/// Seconds that a smaller body takes, at least: who asks for such has a slow machine.
+const LEAST_SECONDS: u64 = 10;
+/// Weir is killed when both clients have this many tenths.
+const KILL_AT: u64 = 2;
 /// How long that may take.
 const HALFWAY_LIMIT: Duration = Duration::from_secs(20);
 
@@ -21,7 +23,7 @@ const HALFWAY_LIMIT: Duration = Duration::from_secs(20);
 pub type KillOutcome = Vec<(Family, Result<Seen, Differs>)>;
 
 /// What is asked, for the report.
-pub const ASKED: &str = "HTTPS: 10 MiB, and SIGKILL of weir in the middle";
+pub const ASKED: &str = "HTTPS: a large body, and SIGKILL of weir in the middle";
 /// What should happen, for the report.
 pub const EXPECTED: &str = "the download ends intact";
 /// The road before the kill, for the report.
@@ -37,6 +39,7 @@ struct Download<'scope> {
 /// Starts a download per family, calls `kill` when both have begun to flow, and waits for their ends.
 pub fn play_kill(stage: &mut Stage<'_>) -> KillOutcome {
     let progress = [AtomicU64::new(0), AtomicU64::new(0)];
+    let body = stage.body_bytes;
     std::thread::scope(|scope| {
         let mut downloads = Vec::new();
         let mut outcome = KillOutcome::new();
@@ -49,11 +52,11 @@ pub fn play_kill(stage: &mut Stage<'_>) -> KillOutcome {
                 }
             };
             let road = tls.tcp().try_clone();
-            let path = format!("/bytes/{BODY_BYTES}?rate={RATE}");
+            let path = format!("/bytes/{body}?rate={}", rate(body));
             let thread = scope.spawn(move || {
                 client::get(&mut tls, ALLOWED_NAME, &path, progress).map_err(|error| plainly(&error))
             });
-            wait_for(progress, &thread);
+            wait_for(progress, body * KILL_AT / 10, &thread);
             let road = road.map_err(|error| error.to_string()).and_then(|stream| stage.road_of(&stream));
             downloads.push(Download { family, road, thread });
         }
@@ -63,7 +66,7 @@ pub fn play_kill(stage: &mut Stage<'_>) -> KillOutcome {
             let family = download.family;
             let at_kill = at_kill[family as usize];
             let result = match &killed {
-                Ok(()) => judge(download, at_kill),
+                Ok(()) => judge(download, body, at_kill),
                 Err(error) => Err(error.to_string()),
             };
             outcome.push((family, result));
@@ -72,23 +75,28 @@ pub fn play_kill(stage: &mut Stage<'_>) -> KillOutcome {
     })
 }
 
-fn wait_for<T>(progress: &AtomicU64, thread: &ScopedJoinHandle<'_, T>) {
+/// Bytes per second of a body of so many.
+fn rate(body: u64) -> u64 {
+    if body < BODY_BYTES { body / LEAST_SECONDS } else { RATE }
+}
+
+fn wait_for<T>(progress: &AtomicU64, bytes: u64, thread: &ScopedJoinHandle<'_, T>) {
     let deadline = Instant::now() + HALFWAY_LIMIT;
-    while progress.load(Ordering::Relaxed) < KILL_AT && !thread.is_finished() && Instant::now() < deadline {
+    while progress.load(Ordering::Relaxed) < bytes && !thread.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn judge(download: Download<'_>, at_kill: u64) -> Result<Seen, Differs> {
+fn judge(download: Download<'_>, body: u64, at_kill: u64) -> Result<Seen, Differs> {
     let finished = download.thread.join();
     let response = finished.map_err(|_| "the client panicked".to_owned())?;
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let response = response.map_err(|error| format!("{error}, with {} at the kill", mib(at_kill)))?;
     let road = download.road?;
-    if at_kill == 0 || at_kill >= BODY_BYTES {
-        return Err(format!("weir died with {at_kill} of {BODY_BYTES} bytes there: not in the middle"));
+    if at_kill == 0 || at_kill >= body {
+        return Err(format!("weir died with {at_kill} of {body} bytes there: not in the middle"));
     }
-    if !response.is_intact() || response.length != BODY_BYTES {
+    if !response.is_intact() || response.length != body {
         return Err(format!("wrong hash, with {} at the kill", mib(at_kill)));
     }
     let what = format!("{} at the kill, {} in the end, hash equal", mib(at_kill), mib(response.length));

@@ -94,8 +94,11 @@ impl Queue {
     /// Opens the socket in the calling thread's network namespace. weir's XDP program must be attached already, and
     /// `Steering::set_socket` comes next. With [`Mode::Auto`] ask [`Queue::zero_copy`] what it became.
     ///
+    /// Takes from the end of `supply` what its fill ring has room for, before the driver sees it: a zero-copy driver that finds
+    /// none then waits to be woken, and not every one wakes (igb rings for the queue that sends, whatever it is asked for).
+    ///
     /// # Errors
-    /// [`XskError`]: each names the device and the queue and says what to do.
+    /// [`XskError`]: each names the device and the queue and says what to do. `supply` has all its frames then.
     pub fn open(
         area: &Arc<Area>,
         device: &str,
@@ -103,9 +106,11 @@ impl Queue {
         queue: u32,
         mode: Mode,
         sizes: RingSizes,
+        supply: &mut Vec<Frame>,
     ) -> Result<Self, XskError> {
         sizes.check()?;
         quiet::install();
+        let unread = |source| XskError::Option { device: device.into(), queue, what: "the mode", source };
         let failed = |source: io::Error| {
             let hint = socket_hint(&source);
             XskError::Socket { device: device.into(), queue, mode, source, hint }
@@ -119,13 +124,28 @@ impl Queue {
             // libbpf would attach a program of its own, and leave it there.
             return Err(XskError::NoProgram { device: device.into() });
         }
-        let rings = Rings::open(area, device, queue, mode, sizes)?;
-        let zero_copy = socket::is_zero_copy(rings.fd).map_err(|source| XskError::Option {
-            device: device.into(),
-            queue,
-            what: "the mode",
-            source,
-        })?;
+        let (mut scratch, mut rx_held) = (Vec::with_capacity(PENDING_LEN), Held::new(area.frames()));
+        let first = supply.len().saturating_sub(sizes.fill as usize);
+        for frame in supply.drain(first..) {
+            rx_held.add(area.index_of(frame.address()));
+            scratch.push(frame.into_buf());
+        }
+        let opened = Rings::open(area, device, queue, mode, sizes, &mut scratch);
+        let opened = opened.and_then(|rings| Ok((socket::is_zero_copy(rings.fd).map_err(unread)?, rings)));
+        // What did not fit, or all, where no ring got so far.
+        for buf in scratch.drain(..) {
+            let frame = Frame::new(buf);
+            rx_held.remove(area.index_of(frame.address()));
+            supply.push(frame);
+        }
+        let (zero_copy, rings) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                // SAFETY: marked is what the fill ring took, and that is gone with its socket, which no driver has.
+                supply.extend(rx_held.drain().filter_map(|frame| unsafe { area.remake(frame) }));
+                return Err(error);
+            }
+        };
         if !zero_copy {
             socket::widen_send(rings.fd, sizes.tx);
         }
@@ -139,8 +159,8 @@ impl Queue {
             zero_copy,
             is_alive: true,
             batch: Box::new(Batch::new()),
-            scratch: Vec::with_capacity(PENDING_LEN),
-            rx_held: Held::new(area.frames()),
+            scratch,
+            rx_held,
             tx_held: Held::new(area.frames()),
         })
     }

@@ -11,7 +11,7 @@ use afxdp::umem::{Umem, UmemCompletionQueue, UmemFillQueue, UmemNewError};
 
 use super::area::Area;
 use super::error::{XskError, from_libbpf, socket_hint, umem_hint};
-use super::frame::Mark;
+use super::frame::{Buf, Mark};
 use super::queue::RingSizes;
 
 /// `XDP_MAX_TX_SKB_BUDGET` of linux/if_xdp.h (6.17): packets that one send call may move in copy mode.
@@ -67,15 +67,17 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// A UMEM over the area, and a socket on it bound to the queue of the device.
+    /// A UMEM over the area, and a socket on it bound to the queue of the device. `supply` goes into the fill ring before that;
+    /// what does not fit stays.
     pub fn open(
         area: &Area,
         device: &str,
         queue: u32,
         mode: Mode,
         sizes: RingSizes,
+        supply: &mut Vec<Buf>,
     ) -> Result<Self, XskError> {
-        let (umem, completion, fill) =
+        let (umem, completion, mut fill) =
             Umem::new(area.mmap(), sizes.completion, sizes.fill).map_err(|error| {
                 let source = match error {
                     UmemNewError::Create(error) => from_libbpf(error),
@@ -87,6 +89,8 @@ impl Rings {
         // SAFETY: the pointer is of a live xsk_umem; the call reads one field of it. The first socket of a UMEM, and
         // ours is the only one, has the UMEM's own descriptor.
         let fd = unsafe { libbpf_sys::xsk_umem__fd(umem.get_ptr()) };
+        let asked = supply.len();
+        let _ = fill.fill(supply, asked);
         let options = SocketOptions {
             zero_copy_mode: mode == Mode::ZeroCopy,
             copy_mode: mode == Mode::Copy,

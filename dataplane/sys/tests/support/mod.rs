@@ -100,8 +100,7 @@ pub fn open(
     entries: u32,
 ) -> Queue {
     let index = ethtool::index_of("port").unwrap();
-    let mut opened = Queue::open(area, "port", index, queue, Mode::Auto, RingSizes::all(entries)).unwrap();
-    opened.fill(free);
+    let opened = Queue::open(area, "port", index, queue, Mode::Auto, RingSizes::all(entries), free).unwrap();
     steering.set_socket(0, queue, opened.fd()).unwrap();
     opened
 }

@@ -1,0 +1,76 @@
+//! Opens the sockets of the ports, at the start and when a device comes back.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_core::ids::PortId;
+use weir_sys::steering::Steering;
+use weir_sys::xsk::{Area, Frame, Mode, Queue, RingSizes, XskError};
+
+use crate::driver::afxdp::AfXdp;
+use crate::gateway::{PortSpec, PortState, RING, Spec, StartError};
+
+/// How long the kernel may take to give back the queue of a socket that is closed: it does so later, when it is at leisure.
+const GIVEN_BACK: Duration = Duration::from_secs(3);
+
+/// Opens the sockets of one queue number on every port that has it, and tells steering of them. Frames for their fill rings come
+/// from `pool`.
+pub fn open_queues(
+    spec: &Spec,
+    steering: &Steering,
+    area: &Arc<Area>,
+    queue: u32,
+    states: &mut [PortState],
+    pool: &mut Vec<Frame>,
+) -> Result<AfXdp, StartError> {
+    let mut opened = Vec::new();
+    for (at, port) in spec.ports.iter().enumerate().filter(|(_, p)| p.queues.contains(&queue)) {
+        let is_busy = |error: &XskError| matches!(error, XskError::Socket { source, .. } if source.kind() == io::ErrorKind::ResourceBusy);
+        let begun = Instant::now();
+        let socket = loop {
+            match open_queue(area, port, queue, pool) {
+                Err(error) if is_busy(&error) && begun.elapsed() < GIVEN_BACK => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => break other?,
+            }
+        };
+        if let Some(state) = states.get_mut(at) {
+            state.zero_copy &= socket.zero_copy();
+        }
+        steering.set_socket(at as u32, queue, socket.fd())?;
+        opened.push((PortId(at as u8), socket));
+    }
+    Ok(AfXdp::new(opened))
+}
+
+/// Asked for zero-copy where the driver has none, the port runs in copy mode: [`PortState::zero_copy`] tells.
+pub fn open_queue(
+    area: &Arc<Area>,
+    port: &PortSpec,
+    queue: u32,
+    supply: &mut Vec<Frame>,
+) -> Result<Queue, XskError> {
+    let mut open =
+        |mode| Queue::open(area, &port.device, port.ifindex, queue, mode, RingSizes::all(RING), supply);
+    match open(port.mode) {
+        Err(XskError::Socket { source, .. })
+            if port.mode == Mode::ZeroCopy && source.kind() == io::ErrorKind::Unsupported =>
+        {
+            open(Mode::Copy)
+        }
+        other => other,
+    }
+}
+
+/// Of ports whose sockets are yet to be opened.
+pub fn port_states(ports: &[PortSpec]) -> Vec<PortState> {
+    let state = |p: &PortSpec| PortState {
+        device: p.device.clone(),
+        queues: p.queues.clone(),
+        asked: p.asked,
+        zero_copy: !p.queues.is_empty(),
+    };
+    ports.iter().map(state).collect()
+}
