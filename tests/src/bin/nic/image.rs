@@ -13,7 +13,7 @@ use crate::Outcome;
 const INIT: &str = include_str!("init.sh");
 
 /// Modules that are put into the image, below `kernel/`: single ones, and folders with all that is in them.
-const MODULES: [&str; 33] = [
+const MODULES: [&str; 34] = [
     "net/802",
     "net/8021q",
     "net/9p",
@@ -43,6 +43,7 @@ const MODULES: [&str; 33] = [
     "drivers/net/ethernet/intel/e1000e",
     "drivers/net/ethernet/intel/igb",
     "drivers/net/vmxnet3",
+    "drivers/net/vxlan",
     "drivers/net/virtio_net.ko.xz",
     "drivers/net/tun.ko.xz",
     "drivers/net/veth.ko.xz",
@@ -50,8 +51,8 @@ const MODULES: [&str; 33] = [
 ];
 
 /// Programs of the host that the guest has, too, where the host has them.
-const TOOLS: [&str; 10] =
-    ["bash", "ip", "tc", "bridge", "nft", "ethtool", "iptables", "ip6tables", "ss", "bpftool"];
+const TOOLS: [&str; 11] =
+    ["bash", "ip", "tc", "bridge", "nft", "ethtool", "iptables", "ip6tables", "ss", "bpftool", "setpriv"];
 
 /// What an image is made of, and where it goes.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,8 @@
 //! Addresses that the box got a moment ago: the kernel has them, and nobody has told the program yet.
 
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use super::packets::{FAMILIES, Family, Flags};
 use super::*;
 
@@ -26,6 +29,16 @@ fn change(what: &str, family: &Family) {
     let address = format!("{}/{}", new_address(family), if family.is_v6() { 128 } else { 32 });
     let nodad = if family.is_v6() && what == "add" { &["nodad"][..] } else { &[] };
     ip(&[&["addr", what, &address, "dev", WAN], nodad].concat());
+    // An IPv6 address is the kernel's own when a work queue has come to it (net/ipv6/addrconf.c, addrconf_dad_work).
+    let is_local = || {
+        let found = Command::new("ip").args(["route", "get", new_address(family)]).output().unwrap();
+        found.stdout.starts_with(b"local")
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while is_local() != (what == "add") {
+        assert!(Instant::now() < deadline, "{what} {address}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
