@@ -25,6 +25,7 @@ struct {
 	__type(value, struct weir_express);
 } express_flows SEC(".maps");
 
+/* Of user space alone: what is known of flows, by the direction to the server. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
