@@ -155,9 +155,10 @@ impl Ring {
 
     /// Ends the watch of this token, if there is one. Completions of it may still come.
     pub fn unwatch(&mut self, token: u64) {
-        self.push(
-            opcode::PollRemove::new(token & TOKEN).build().user_data(REMOVED).flags(Flags::SKIP_SUCCESS),
-        );
+        // Not IORING_OP_POLL_REMOVE: where the socket has news that were not told yet that fails (EALREADY), and the watch would
+        // keep the socket for as long as the ring is there.
+        let entry = opcode::AsyncCancel::new(token & TOKEN).build();
+        self.push(entry.user_data(REMOVED).flags(Flags::SKIP_SUCCESS));
     }
 
     /// Closes a listener and ends the accept of this token, which completes once more.

@@ -135,6 +135,26 @@ fn closed_socket_is_gone_at_once_and_its_watch_ends() {
 }
 
 #[test]
+fn socket_closed_before_its_news_were_told_is_gone_at_once() {
+    for mut ring in rings() {
+        let (mut theirs, ours) = pair();
+        ring.watch(&ours, 7);
+        assert!(ready(&mut ring).writable);
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(sockopt::recv_now(&ours, &mut [0; 1]).unwrap(), 1);
+        ring.close(ours, 7);
+        let mut out = Vec::new();
+        while !out.iter().any(|completion: &Completion| !completion.more) {
+            let before = out.len();
+            ring.wait(SECOND, &mut out).unwrap();
+            assert!(out.len() > before, "the watch has not ended: {out:?}");
+        }
+        theirs.set_read_timeout(SECOND).unwrap();
+        assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+    }
+}
+
+#[test]
 fn accept_goes_on_until_its_listener_is_closed() {
     for mut ring in rings() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
