@@ -70,6 +70,11 @@ fn request() -> Vec<u8> {
     head.into_iter().chain((0..64).step_by(2).map(octet)).chain(tail).collect()
 }
 
+/// Whether a record of TLS (RFC 8446, section 5.1) is there to its end.
+fn record_is_whole(octets: &[u8]) -> bool {
+    matches!(*octets, [_, _, _, high, low, ref rest @ ..] if rest.len() >= usize::from(u16::from_be_bytes([high, low])))
+}
+
 fn serve_careless(listener: TcpListener) -> Received {
     let received = Received::default();
     let told = received.clone();
@@ -79,18 +84,19 @@ fn serve_careless(listener: TcpListener) -> Received {
             std::thread::spawn(move || {
                 let peer = stream.peer_addr().expect("a client");
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                let mut room = [0; 4096];
-                let mut asked = false;
+                // A hello can take more than a segment: the first one has ended when its record is whole.
+                let (mut room, mut asked) = ([0; 4096], false);
                 while let Ok(got @ 1..) = stream.read(&mut room) {
                     told.lock().unwrap().push((peer, room[..got].to_vec()));
-                    if !std::mem::replace(&mut asked, true) {
+                    if asked {
+                        let _ = stream.write_all(GREETING);
+                    } else if record_is_whole(&of(&told, peer)) {
+                        asked = true;
                         // In two segments, cut in the middle of what tells it.
                         let request = request();
                         stream.set_nodelay(true).expect("an option");
                         stream.write_all(&request[..20]).expect("room");
                         stream.write_all(&request[20..]).expect("room");
-                    } else {
-                        let _ = stream.write_all(GREETING);
                     }
                 }
             });
