@@ -3,6 +3,9 @@
 
 use std::net::SocketAddr;
 
+use rustix::io::Errno;
+use seccompiler::{BpfMap, BpfProgram, apply_filter, compile_from_json};
+use serde_json::json;
 use weir_control::demo::stage::Family;
 
 use super::*;
@@ -88,6 +91,89 @@ fn kernel_that_is_too_old_is_found() {
         assert_eq!(ended.code(), 1);
         assert_noted(&report, "kernel-version", "bad", "is older than 5.19");
     });
+}
+
+/// A kernel that answers one system call with an error (linux/seccomp.h), be it for one value of an argument alone.
+fn kernel_without(call: &str, argument: Option<(u8, u64)>, errno: Errno) -> BpfProgram {
+    let args =
+        argument.map(|(index, val)| json!([{ "index": index, "type": "dword", "op": "eq", "val": val }]));
+    let rule = match args {
+        Some(args) => json!({ "syscall": call, "args": args }),
+        None => json!({ "syscall": call }),
+    };
+    let filter = json!({
+        "mismatch_action": "allow", "match_action": { "errno": errno.raw_os_error() }, "filter": [rule],
+    });
+    let text = json!({ "weir": filter }).to_string();
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture that the filter knows");
+    let mut filters: BpfMap = compile_from_json(text.as_bytes(), arch).expect("a filter");
+    filters.remove("weir").expect("the filter")
+}
+
+#[test]
+fn kernel_without_a_feature_is_found_and_weir_refuses_it() {
+    const PROG_LOAD: u64 = 5;
+    const AF_XDP: u64 = 44;
+    for (filter, id, subject, words, mend) in [
+        (
+            kernel_without("io_uring_setup", None, Errno::PERM),
+            "io-uring",
+            "kernel.io_uring_disabled",
+            "not permitted",
+            json!("sysctl -w kernel.io_uring_disabled=0"),
+        ),
+        (
+            kernel_without("io_uring_setup", None, Errno::NOSYS),
+            "io-uring",
+            "kernel",
+            "CONFIG_IO_URING",
+            Value::Null,
+        ),
+        (
+            kernel_without("socket", Some((0, AF_XDP)), Errno::AFNOSUPPORT),
+            "af-xdp",
+            "kernel",
+            "gives no AF_XDP socket",
+            Value::Null,
+        ),
+        (
+            kernel_without("bpf", Some((0, PROG_LOAD)), Errno::INVAL),
+            "steering-program",
+            "kernel",
+            "syscall returned Invalid argument (os error 22); weir needs",
+            Value::Null,
+        ),
+    ] {
+        prepare(&Settings::default(), |world| {
+            let run = |what: &str, more: &[&str]| {
+                let command = world.weir.command(what);
+                let mut bounded = Command::new("timeout");
+                bounded
+                    .args(["-k", "1", "20"])
+                    .arg(command.get_program())
+                    .args(command.get_args())
+                    .args(more);
+                // Of this one thread, and of what it starts.
+                world.lab.gateway.run(|| {
+                    apply_filter(&filter).expect("a filter of one's own");
+                    bounded.output().expect("a command of weir's")
+                })
+            };
+            let ended = run("doctor", &["--json"]);
+            let report: Value =
+                serde_json::from_slice(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+            assert_eq!(ended.status.code(), Some(1), "{report:#}");
+            assert_noted(&report, id, "bad", words);
+            let found = &noted(&report, id)[0];
+            assert_eq!((&found["subject"], &found["mend"]), (&subject.into(), &mend), "{found:#}");
+            assert_eq!(found["why"].to_string().contains("weir does not start"), id != "af-xdp", "{found:#}");
+            let ended = run("run", &[]);
+            assert_eq!(ended.status.code(), Some(3), "{id}: {ended:?}");
+            world.assert_as_before();
+            let (_, healthy) = examine(world);
+            assert!(healthy, "with a kernel that has it");
+        });
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub enum SteeringError {
     )]
     NotPermitted { action: String, reason: String },
     #[error(
-        "the kernel did not take the XDP program: {reason}; weir needs Linux 5.15 or newer with BPF_SYSCALL and \
+        "the kernel did not take the XDP program: {reason}; weir needs Linux 5.19 or newer with BPF_SYSCALL and \
              XDP_SOCKETS"
     )]
     Load { reason: String },

@@ -564,13 +564,18 @@ pub(crate) fn load_error(error: EbpfError) -> SteeringError {
         | EbpfError::ProgramError(ProgramError::LoadError { io_error, .. }) => io_error.raw_os_error(),
         _ => None,
     };
-    // A chain of sources: aya's own sentence leaves the kernel's out.
+    // A chain of sources: some sentences of aya's leave the kernel's out, others say it already.
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
-        reason = format!("{reason}: {cause}");
+        let words = cause.to_string();
+        if !reason.contains(&words) {
+            reason = format!("{reason}: {words}");
+        }
         source = cause.source();
     }
+    // The verifier says nothing about what the kernel does not even read.
+    reason.truncate(reason.trim_end().trim_end_matches(". Verifier output:").len());
     match code {
         Some(libc::EPERM | libc::EACCES) if !reason.contains("processed") => {
             SteeringError::NotPermitted { action: "load the XDP program".into(), reason }
