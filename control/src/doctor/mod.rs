@@ -47,7 +47,6 @@ pub fn examine(config: &Config) -> Result<Report, Failure> {
         leftovers::probe,
         listeners::probe,
         port::probe,
-        trial::probe,
         queues::probe,
         rss::probe,
         offloads::probe,
@@ -57,6 +56,8 @@ pub fn examine(config: &Config) -> Result<Report, Failure> {
         conntrack::probe,
         rehearsal::probe,
         cpu::probe,
+        // Last: it is the only one that changes something of the ports for a moment.
+        trial::probe,
     ];
     for probe in probes {
         probe(&ground, &mut found);

@@ -45,18 +45,28 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 /// `runs`: a weir that switches off what hides tags.
 fn of_features(device: &str, features: &[Feature], (vlans, runs): (&[&str], bool)) -> Vec<Finding> {
     let on = |name: &str| features.iter().any(|feature| feature.name == name && feature.active);
+    let stays = |name: &str| features.iter().any(|f| f.name == name && f.active && !f.changeable);
     let mut findings: Vec<Finding> = MERGING
         .iter()
-        .map(|(id, feature, option, words)| match on(feature) {
-            true => Finding::bad(
-                id,
-                device,
-                format!("{words} ({feature}) is on"),
-                "the NIC merges segments to packets larger than a frame: they are dropped, and forwarded ones would break \
-                 the path's MTU",
-            )
-            .mend(format!("ethtool -K {device} {option} off")),
-            false => Finding::good(id, device, format!("{words} is off")),
+        .map(|(id, feature, option, words)| {
+            let what = format!("{words} ({feature}) is on");
+            let why = "the NIC merges segments to packets larger than a frame: they are dropped, and forwarded ones would break \
+                       the path's MTU";
+            match on(feature) {
+                true if stays(feature) => {
+                    Finding::bad(id, device, what, format!("{why}; its driver does not let go of it"))
+                }
+                true if !runs => Finding::note(
+                    id,
+                    device,
+                    what,
+                    "the NIC merges segments to packets larger than a frame: weir switches that off when it starts, and on again \
+                     at its end",
+                ),
+                true => Finding::bad(id, device, what, why)
+                    .mend(format!("ethtool -K {device} {option} off")),
+                false => Finding::good(id, device, format!("{words} is off")),
+            }
         })
         .collect();
     let hides = VLAN_OFFLOADS.into_iter().find(|name| on(name));
@@ -141,6 +151,21 @@ fn unfinished(ground: &Ground<'_>, subject: &str) -> Option<Finding> {
 mod tests {
     use super::super::finding::Severity;
     use super::*;
+
+    #[test]
+    fn merging_is_bad_before_a_start_only_where_the_driver_keeps_it() {
+        for (changeable, severity, words) in
+            [(true, Severity::Note, "on again at its end"), (false, Severity::Bad, "does not let go")]
+        {
+            for (name, id) in [("rx-lro", "lro"), ("rx-gro-hw", "gro-hw")] {
+                let features = [Feature { name: name.into(), active: true, changeable }];
+                let findings = of_features("eth1", &features, (&[], false));
+                let found = findings.iter().find(|finding| finding.id == id).unwrap();
+                assert_eq!((found.severity, &found.mend), (severity, &None));
+                assert!(found.why.contains(words), "{found:?}");
+            }
+        }
+    }
 
     fn features(on: &[&str]) -> Vec<Feature> {
         let feature =

@@ -60,9 +60,7 @@ fn foretold(subject: &str, hashes: &[(&String, Rss)], ports: usize, found: &mut 
                    instead when weir runs";
         return found.skip(ID, subject, why);
     }
-    let told = |rss: &Rss| rss.function == TOEPLITZ && !rss.indirection.is_empty() && !rss.key.is_empty();
-    if let Some((device, rss)) = hashes.iter().find(|(_, rss)| !told(rss)) {
-        let why = format!("its hash function ({}) is not one whose result can be foretold", rss.function);
+    if let Some((device, why)) = hashes.iter().find_map(|(device, rss)| Some((device, untold(rss)?))) {
         return found.skip(ID, device.as_str(), why);
     }
     let pairs = hashes.iter().flat_map(|(_, a)| hashes.iter().map(move |(_, b)| crossing(a, b)));
@@ -76,6 +74,20 @@ fn foretold(subject: &str, hashes: &[(&String, Rss)], ports: usize, found: &mut 
         }
     };
     found.push(Finding::good(ID, subject, format!("{what}; {OWN_HASH}")));
+}
+
+/// Why nobody can say which queue a NIC puts a packet on.
+fn untold(rss: &Rss) -> Option<String> {
+    match rss {
+        Rss { function, .. } if *function != TOEPLITZ => {
+            Some(format!("its hash function ({function}) is not one whose result can be foretold"))
+        }
+        Rss { key, .. } if key.is_empty() => Some("its driver does not show the key of its hash".to_owned()),
+        Rss { indirection, .. } if indirection.is_empty() => {
+            Some("its driver does not show the table that its hash leads to".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Whether every queue that is taken gets its share.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weir_sys::ethtool;
 use weir_sys::steering::{AttachMode, Sizes, Steering, SteeringError};
 use weir_sys::xsk::{self, Area, Queue, RingSizes, XskError};
 
@@ -14,6 +15,7 @@ use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use super::limits::queues;
 use crate::config::{Mode, Port};
+use crate::host::sysctl::Key;
 use crate::host::{self, Host, HostError, LinkInfo, Paths, port_device};
 use crate::run::convert;
 
@@ -58,6 +60,11 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         },
     };
     found.push(Finding::good("steering-program", "kernel", "takes the steering program"));
+    let before: Vec<Settings> = ground
+        .ports()
+        .filter(|(_, link)| hindrance(link).is_none())
+        .map(|(port, _)| Settings::of(&port.device))
+        .collect();
     let tried: Vec<&str> = ground
         .ports()
         .filter(|(_, link)| hindrance(link).is_none())
@@ -68,6 +75,44 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         .collect();
     drop(steering);
     wait_until_free(&ground.paths, &tried);
+    before.iter().for_each(Settings::put_back);
+}
+
+/// What a device may lose when an XDP program comes: XDP in the kernel's stack and some drivers switch off that segments are
+/// merged, and others make their queues anew, and with them the hash's table.
+struct Settings {
+    device: String,
+    merging: Vec<(Key, Option<String>)>,
+    table: Vec<u32>,
+}
+
+impl Settings {
+    fn of(device: &str) -> Self {
+        let merging = Key::of_merging(device).into_iter().map(|key| {
+            let value = key.read().ok().flatten();
+            (key, value)
+        });
+        let table = ethtool::rss_of(device).map(|rss| rss.indirection).unwrap_or_default();
+        Self { device: device.to_owned(), merging: merging.collect(), table }
+    }
+
+    fn put_back(&self) {
+        for (key, value) in &self.merging {
+            let now = key.read().ok().flatten();
+            if let Some(value) = value.as_ref().filter(|_| now != *value)
+                && let Err(error) = key.write(value)
+            {
+                tracing::warn!(%error, "{} was not put back: {}", key, key.command(value));
+            }
+        }
+        let now = ethtool::rss_of(&self.device).map(|rss| rss.indirection).unwrap_or_default();
+        if !self.table.is_empty()
+            && now != self.table
+            && let Err(error) = ethtool::set_indirection(&self.device, &self.table)
+        {
+            tracing::warn!(%error, "the table of the hash of {} was not put back", self.device);
+        }
+    }
 }
 
 /// The kernel does not take the program; none: not from this user.

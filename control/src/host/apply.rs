@@ -41,6 +41,14 @@ impl Host {
         self.apply_chosen(spec, &mut |_| Ok(true)).await
     }
 
+    /// The part of [`Self::apply`] that must come before the XDP program does.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn stop_merging(&self, spec: &HostSpec) -> Result<(), HostError> {
+        self.apply_chosen(spec, &mut |step| Ok(step.action.is_merging_offload())).await.map(drop)
+    }
+
     /// As [`Self::apply`], of the due steps for which `chosen` says so, and without what belongs to a device that is missing.
     /// It is asked before each, in their order; an error of its ends the work as a refusal of the kernel's does.
     ///

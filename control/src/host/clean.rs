@@ -17,6 +17,7 @@ use super::nft::{self, TABLE};
 use super::plan::DUMMY_ADDRESS;
 use super::rule::{SeenRoute, SeenRule};
 use super::spec::Family;
+use super::sysctl::Key;
 use super::{Host, HostError, PROTOCOL, PUNT_TUN, RELAY_TUN};
 
 /// What was removed: as the commands that it came to, in their order.
@@ -56,9 +57,13 @@ impl Host {
             keep(remove_routes(&self.netlink, family).await);
         }
         keep(self.remove_addresses().await);
-        keep(Journal::load(&self.paths.journal).and_then(|mut j| j.restore(&self.paths.journal)));
+        keep(self.restore(|key| !key.is_merging()));
         keep(instance::remove_crashed(&self.paths.instance));
         first.map(|()| removed)
+    }
+
+    fn restore(&self, chosen: impl Fn(&Key) -> bool) -> Result<Vec<String>, HostError> {
+        Journal::load(&self.paths.journal)?.restore(&self.paths.journal, chosen)
     }
 
     /// What `weir clean` does: [`Self::remove`], and what a crash or a closed failure mode left: pinned programs and maps,
@@ -69,9 +74,12 @@ impl Host {
         let tuns = self.remove_tuns().await;
         let mut removed = removed?;
         let pins = pins?;
-        if !pins.is_empty() {
+        let merged = Journal::load(&self.paths.journal)?.has(Key::is_merging);
+        if merged || !pins.is_empty() {
             self.wait_for_detachment().await?;
         }
+        // No driver merges segments while it has an XDP program.
+        removed.commands.extend(self.restore(Key::is_merging)?);
         removed.commands.extend(pins);
         removed.commands.extend(tuns?);
         Ok(removed)

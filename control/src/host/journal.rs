@@ -119,6 +119,11 @@ impl Journal {
         }
     }
 
+    /// Whether something is to be restored of whose key `chosen` says so.
+    pub fn has(&self, chosen: impl Fn(&Key) -> bool) -> bool {
+        self.entries.iter().any(|entry| chosen(&entry.key))
+    }
+
     /// Notes what the kernel made of the keys that go with `key`, now that it is written. Whether there are any.
     pub(super) fn note_side_effects(&mut self, key: &Key) -> Result<bool, HostError> {
         let Some(entry) = self.entries.iter_mut().find(|e| e.key == *key) else { return Ok(false) };
@@ -163,13 +168,14 @@ impl Journal {
         written.map_err(|e| HostError::file("write", path, e))
     }
 
-    /// Restores everything, last change first, and forgets it. Returns the commands that it came to, with a remark where
+    /// Restores what `chosen` says of its key, last change first, and forgets it. Returns the commands that it came to, with a remark where
     /// somebody else's value was left alone, and for each line of the file that cannot be read.
-    pub fn restore(&mut self, path: &Path) -> Result<Vec<String>, HostError> {
+    pub fn restore(&mut self, path: &Path, chosen: impl Fn(&Key) -> bool) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
-        while let Some(entry) = self.entries.last().cloned() {
-            restore(&entry, &mut done)?;
-            self.entries.pop();
+        while let Some(at) = self.entries.iter().rposition(|entry| chosen(&entry.key)) {
+            let Some(entry) = self.entries.get(at) else { break };
+            restore(entry, &mut done)?;
+            self.entries.remove(at);
             self.store(path)?;
         }
         done.extend(self.damaged.drain(..).map(|line| {

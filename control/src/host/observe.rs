@@ -108,6 +108,7 @@ fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
     }
     let offloads = |device: &String| VLAN_OFFLOADS.map(|name| Key::of_offload(device, name));
     keys.extend(spec.trunks.iter().flat_map(offloads));
+    keys.extend(spec.steered.iter().flat_map(|device| Key::of_merging(device)));
     keys.extend(spec.tuns().map(|device| Key::of_device(6, device, "disable_ipv6")));
     keys.extend(ra.iter().map(|device| Key::of_device(6, device, "accept_ra")));
     keys

@@ -18,7 +18,7 @@ use super::nft::{Ruleset, SeenTable, TABLE};
 use super::observe::Observed;
 use super::rule::{LocalRoute, MarkRule, SeenRoute, SeenRule};
 use super::spec::Family;
-use super::sysctl::{Key, VLAN_OFFLOADS};
+use super::sysctl::{Key, MERGING_OFFLOADS, VLAN_OFFLOADS};
 
 /// The address of the TUN devices: the IPv4 dummy address of RFC 7600.
 ///
@@ -133,6 +133,11 @@ impl Action {
             Self::DeleteRule(rule) => vec![rule.command("del")],
             Self::DeleteRoute(route) => vec![route.command("del")],
         }
+    }
+
+    /// Whether it switches off that a device merges segments.
+    pub fn is_merging_offload(&self) -> bool {
+        matches!(self, Self::SetSysctl { key, .. } if key.is_merging())
     }
 
     /// What it is about.
@@ -300,8 +305,10 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
             want(key, "0", now == Some("0"));
         }
     }
-    // What is not in the frame the XDP program cannot see, and would take for what has no tag.
-    for (device, name) in spec.trunks.iter().flat_map(|device| VLAN_OFFLOADS.map(|name| (device, name))) {
+    // What is not in the frame the XDP program cannot see, and would take for what has no tag; and merged segments are no frame.
+    let tags = spec.trunks.iter().flat_map(|device| VLAN_OFFLOADS.map(|name| (device, name)));
+    let merging = spec.steered.iter().flat_map(|device| MERGING_OFFLOADS.map(|name| (device, name)));
+    for (device, name) in tags.chain(merging) {
         let key = Key::of_offload(device, name);
         if value(&key) == Some("on") {
             want(key, "off", false);

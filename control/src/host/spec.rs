@@ -68,6 +68,8 @@ pub struct HostSpec {
     pub vlans: Vec<String>,
     /// Ports of the fast road that have VLANs: tags must be left in their frames.
     pub trunks: Vec<String>,
+    /// Devices of ports that get the XDP program.
+    pub steered: Vec<String>,
     /// Some pool's servers see the gateway's own address.
     pub gateway_source: bool,
     pub fail: Fail,
@@ -91,6 +93,7 @@ impl Default for HostSpec {
             ports: Vec::new(),
             vlans: Vec::new(),
             trunks: Vec::new(),
+            steered: Vec::new(),
             gateway_source: false,
             fail: Fail::Open,
             lost: Vec::new(),

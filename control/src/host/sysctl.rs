@@ -12,6 +12,10 @@ use weir_sys::ethtool;
 /// The offloads by which a device takes VLAN tags out of frames before anybody sees them, by the kernel's names.
 pub const VLAN_OFFLOADS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
+/// The offloads by which a device merges segments before anybody sees them. Large packets are not for the XDP program, so XDP in the
+/// kernel's stack (net/core/dev.c, dev_xdp_install) and some drivers switch these off when it comes, and nobody on again.
+pub const MERGING_OFFLOADS: [&str; 2] = ["rx-lro", "rx-gro-hw"];
+
 /// Where keys of offloads begin.
 const OFFLOAD: &str = "ethtool/";
 
@@ -34,6 +38,18 @@ impl Key {
     /// An offload of a device; its values are `on` and `off`.
     pub fn of_offload(device: &str, name: &str) -> Self {
         Self(format!("{OFFLOAD}{device}/{name}"))
+    }
+
+    /// The [`MERGING_OFFLOADS`] that the driver of a device lets go of.
+    pub fn of_merging(device: &str) -> Vec<Self> {
+        let features = ethtool::features_of(device).unwrap_or_default();
+        let can = |name: &&str| features.iter().any(|of| of.name == *name && of.changeable);
+        MERGING_OFFLOADS.into_iter().filter(can).map(|name| Self::of_offload(device, name)).collect()
+    }
+
+    /// Whether this is one of [`MERGING_OFFLOADS`].
+    pub fn is_merging(&self) -> bool {
+        self.offload().is_some_and(|(_, name)| MERGING_OFFLOADS.contains(&name))
     }
 
     /// Device and name of an offload.

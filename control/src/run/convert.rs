@@ -51,6 +51,7 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
         reject_quic: intercept.quic == Quic::Reject,
     });
     let fast = has_fast_road(config);
+    let devices_of_ports: Vec<String> = config.ports.iter().map(|port| port.device.clone()).collect();
     HostSpec {
         mark: config.fallback.mark.value,
         mask: config.fallback.mark.mask,
@@ -60,9 +61,10 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
         intercepts: intercepts.collect(),
         relay_tun: fast.then(|| host::RELAY_TUN.to_owned()),
         punt_tun: fast.then(|| host::PUNT_TUN.to_owned()),
-        ports: config.ports.iter().map(|port| port.device.clone()).collect(),
+        ports: devices_of_ports.clone(),
         vlans: vlans.iter().map(|sub| sub.link.name.clone()).collect(),
         trunks: ports(config).into_iter().filter(|(at, _)| fast && is_trunk(*at)).map(|(_, of)| of).collect(),
+        steered: if fast { devices_of_ports } else { Vec::new() },
         gateway_source: config.pools.iter().any(|pool| pool.spec.source == Source::Gateway),
         fail: match config.gateway.fail {
             Fail::Open => host::Fail::Open,

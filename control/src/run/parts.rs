@@ -105,8 +105,8 @@ impl Parts {
             Watch::start(convert::ports(config), Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
         let compiled = Arc::new(config.compile(FIRST_EPOCH).with_vlans(&view.fib.vlans));
+        let spec = spec_before_steering(config, host, &view).await?;
         let mut road = attach(config, &links, paths, &compiled, (&view, &found))?;
-        let spec = convert::host_spec(config, view.vlans.iter().map(|(_, sub)| sub));
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let (snapshot, adopted) = beginning(&compiled, &view.fib, road.as_ref())?;
         let mut publisher = Publisher::new();
@@ -461,6 +461,14 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
             None => return Err(Failure::refused("the kernel's routes cannot be followed")),
         }
     }
+}
+
+/// The kernel's side, of which is done what must be before the XDP program comes.
+async fn spec_before_steering(config: &Config, host: &Host, view: &View) -> Result<HostSpec, Failure> {
+    let spec = convert::host_spec(config, view.vlans.iter().map(|(_, sub)| sub));
+    // The program's coming switches them off by itself, and then nobody knows that they were on.
+    host.stop_merging(&spec).await.map_err(Failure::refused)?;
+    Ok(spec)
 }
 
 /// The fast road's program, where the configuration has one.

@@ -15,6 +15,7 @@ const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_SRXFHINDIR: u32 = 0x39;
 const ETHTOOL_GRSSH: u32 = 0x46;
 /// The sets of the names of statistics and of features.
 const ETH_SS_STATS: u32 = 1;
@@ -224,6 +225,17 @@ pub fn features_of(device: &str) -> io::Result<Vec<Feature>> {
             changeable: bit(place, available) && !bit(place, never_changed),
         })
         .collect())
+}
+
+/// Sets the table by which the device's hash leads to queues, as `ethtool -X`.
+///
+/// # Errors
+/// ENODEV; EINVAL: not as many entries as the device has, or a queue that it has not; EOPNOTSUPP; EPERM without CAP_NET_ADMIN.
+pub fn set_indirection(device: &str, table: &[u32]) -> io::Result<()> {
+    // struct ethtool_rxfh_indir: cmd, size, the table.
+    let size = u32::try_from(table.len()).map_err(io::Error::other)?;
+    let mut raw = [&[ETHTOOL_SRXFHINDIR, size], table].concat();
+    ethtool(device, &mut raw)
 }
 
 /// Switches a feature, by the kernel's name.

@@ -13,7 +13,7 @@ use crate::Outcome;
 const INIT: &str = include_str!("init.sh");
 
 /// Modules that are put into the image, below `kernel/`: single ones, and folders with all that is in them.
-const MODULES: [&str; 34] = [
+const MODULES: [&str; 35] = [
     "net/802",
     "net/8021q",
     "net/9p",
@@ -39,6 +39,7 @@ const MODULES: [&str; 34] = [
     "drivers/pps",
     "drivers/virtio",
     "drivers/net/bonding",
+    "drivers/net/ipvlan",
     "drivers/net/ethernet/intel/e1000",
     "drivers/net/ethernet/intel/e1000e",
     "drivers/net/ethernet/intel/igb",
