@@ -93,6 +93,10 @@ fn kernel_that_is_too_old_is_found() {
     });
 }
 
+/// BPF_PROG_LOAD (linux/bpf.h) and AF_XDP (linux/socket.h).
+const PROG_LOAD: u64 = 5;
+const AF_XDP: u64 = 44;
+
 /// A kernel that answers one system call with an error (linux/seccomp.h), be it for one value of an argument alone.
 fn kernel_without(call: &str, argument: Option<(u8, u64)>, errno: Errno) -> BpfProgram {
     let args =
@@ -112,8 +116,6 @@ fn kernel_without(call: &str, argument: Option<(u8, u64)>, errno: Errno) -> BpfP
 
 #[test]
 fn kernel_without_a_feature_is_found_and_weir_refuses_it() {
-    const PROG_LOAD: u64 = 5;
-    const AF_XDP: u64 = 44;
     for (filter, id, subject, words, mend) in [
         (
             kernel_without("io_uring_setup", None, Errno::PERM),
