@@ -68,7 +68,7 @@ bench-outage: build
 
 # The relay against HAProxy and nginx, where packets cost what they cost by themselves.
 bench-relay:
-	$(MAKE) bench ARGS="--contenders nginx,haproxy,relay,forwarding --single --moderated $(ARGS)"
+	$(MAKE) bench ARGS="--contenders nginx,haproxy,relay,forwarding --single --moderated --json target/bench/relay.json $(ARGS)"
 
 # A traffic generator and receiver for any box between two ports: ARGS="--tx DEV --rx DEV ..."; ARGS=--help tells the rest.
 bench-nic: deps
