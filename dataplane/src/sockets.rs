@@ -52,16 +52,26 @@ pub fn open_queue(
     queue: u32,
     supply: &mut Vec<Frame>,
 ) -> Result<Queue, XskError> {
-    let mut open =
-        |mode| Queue::open(area, &port.device, port.ifindex, queue, mode, RingSizes::all(RING), supply);
+    let sizes = sizes(port.grain);
+    let mut open = |mode| Queue::open(area, &port.device, port.ifindex, queue, mode, sizes, supply);
     match open(port.mode) {
-        Err(XskError::Socket { source, .. })
-            if port.mode == Mode::ZeroCopy && source.kind() == io::ErrorKind::Unsupported =>
-        {
-            open(Mode::Copy)
-        }
+        // Drivers say it in their own ways: virtio-net without iommu_platform calls it an invalid argument.
+        Err(error) if port.mode == Mode::ZeroCopy && has_none(&error) => open(Mode::Copy).map_err(|_| error),
         other => other,
     }
+}
+
+/// igb and its kin ring for the queue that sends when they are asked to look for frames to receive into, so that a port whose NIC
+/// has run out of them stands still. A worker that reads nothing for a while must leave the NIC some: what waits to be read is
+/// less than what was given.
+fn sizes(grain: usize) -> RingSizes {
+    let all = RingSizes::all(RING);
+    if grain > 1 { RingSizes { rx: RING / 2, ..all } } else { all }
+}
+
+fn has_none(error: &XskError) -> bool {
+    use io::ErrorKind::{InvalidInput, Unsupported};
+    matches!(error, XskError::Socket { source, .. } if matches!(source.kind(), InvalidInput | Unsupported))
 }
 
 /// Of ports whose sockets are yet to be opened.

@@ -15,7 +15,7 @@ use crate::heartbeat::Sign;
 /// Fields of [`Totals`].
 const TOTALS: usize = 26;
 /// Fields of [`Gauges`].
-const GAUGES: usize = 9;
+const GAUGES: usize = 11;
 /// The place of [`Gauges::pressed`].
 const PRESSED: usize = 7;
 
@@ -47,6 +47,9 @@ pub struct Gauges {
     pub frames_transmit: u64,
     pub frames_held: u64,
     pub handed_over: u64,
+    /// Frames that went from port to port by descriptor, and those of them that nobody copied.
+    pub crossed: u64,
+    pub crossed_zero_copy: u64,
     /// Workers with as many half-open connections as they may have.
     pub pressed: u64,
     /// Connections that the program carries.
@@ -156,6 +159,8 @@ const fn gauges_array(g: &Gauges) -> [u64; GAUGES] {
         g.handed_over,
         g.pressed,
         g.flows_express,
+        g.crossed,
+        g.crossed_zero_copy,
     ]
 }
 
@@ -217,7 +222,8 @@ impl Summary {
     }
 
     pub fn gauges(&self) -> Gauges {
-        let [fast, kernel, pool, fill, transmit, held, handed_over, pressed, express] = self.gauges;
+        let [fast, kernel, pool, fill, transmit, held, handed_over, pressed, express, crossed, uncopied] =
+            self.gauges;
         Gauges {
             flows_fast: fast,
             flows_kernel: kernel,
@@ -226,6 +232,8 @@ impl Summary {
             frames_transmit: transmit,
             frames_held: held,
             handed_over,
+            crossed,
+            crossed_zero_copy: uncopied,
             pressed,
             flows_express: express,
         }

@@ -571,6 +571,8 @@ impl<D: Driver> Worker<D> {
         let held = self.parts.pipeline.frames_held();
         let mut gauges = Gauges::new(self.parts.pipeline.flow_counts(), self.out.free.len(), rings, held);
         gauges.handed_over = self.handed_over;
+        let crossed = self.parts.driver.crossed();
+        (gauges.crossed, gauges.crossed_zero_copy) = (crossed.frames, crossed.zero_copy);
         let pipeline = &self.parts.pipeline;
         gauges.pressed = u64::from(pipeline.is_pressed());
         gauges.flows_express = pipeline.express_flows();

@@ -16,6 +16,7 @@ use weir_dataplane::gateway::{Dataplane, PortState};
 use weir_dataplane::heartbeat::Stalls;
 use weir_dataplane::questions::Asker;
 use weir_dataplane::relay::{Counters, RelayFlow, RelayHandle};
+use weir_dataplane::stats::Gauges;
 use weir_sys::steering::Steering;
 
 use super::repairs::{Contested, Repairs};
@@ -273,7 +274,7 @@ impl State {
             lanes: LanePackets::of(&steering),
             flows_kernel: gauges.flows_kernel,
             flows_relay: relay.active(),
-            flows: totals(&summary.totals(), gauges.handed_over),
+            flows: totals(&summary.totals(), &gauges),
             drops: counts(DropReason::ALL, &summary.counters.dropped, DropReason::name, DropReason::sentence),
             punts: counts(PuntReason::ALL, &summary.counters.punted, PuntReason::name, PuntReason::sentence),
             steering,
@@ -518,7 +519,7 @@ fn counts<R: Copy>(
         .collect()
 }
 
-fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
+fn totals(t: &weir_core::pipeline::Totals, gauges: &Gauges) -> Vec<Count> {
     [
         ("opened", t.opened, "Connections whose SYN was taken by an intercept."),
         ("allowed", t.allowed, "Connections allowed by a verdict."),
@@ -574,11 +575,20 @@ fn totals(t: &weir_core::pipeline::Totals, handed_over: u64) -> Vec<Count> {
             t.hello_refused,
             "Connections ended since the rules judge the second hello otherwise, or no server had asked for one.",
         ),
-        ("handed-over", handed_over, "Frames that crossed from one worker to another."),
     ]
     .into_iter()
+    .chain(crossings(gauges))
     .map(|(name, count, meaning)| Count { name, count, meaning })
     .collect()
+}
+
+/// Frames that went from one worker or port to another.
+const fn crossings(gauges: &Gauges) -> [(&'static str, u64, &'static str); 3] {
+    [
+        ("handed-over", gauges.handed_over, "Frames that crossed from one worker to another."),
+        ("crossed", gauges.crossed, "Frames that went from port to port by descriptor: weir copied none."),
+        ("crossed-zero-copy", gauges.crossed_zero_copy, "Of these, those that nobody copied."),
+    ]
 }
 
 #[cfg(test)]

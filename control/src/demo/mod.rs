@@ -237,6 +237,7 @@ impl Rows<'_> {
         };
         let started = Instant::now();
         let finished = gateway.clean()?;
+        stage.lab.wait_for_gateway()?;
         let difference = differences(before, &host_state(&stage.lab.gateway)?);
         let result = match (finished.status.success(), difference.is_empty()) {
             (true, true) => Ok(Seen { what: "all as before".into(), road: Road::default() }),

@@ -8,6 +8,7 @@
 
 mod conntrack;
 mod cpu;
+mod driver;
 pub mod finding;
 pub(crate) mod ground;
 mod kernel;
@@ -41,12 +42,13 @@ use ground::Ground;
 pub fn examine(config: &Config) -> Result<Report, Failure> {
     let ground = Ground::gather(config)?;
     let mut found = Findings::default();
-    let probes: [fn(&Ground<'_>, &mut Findings); 15] = [
+    let probes: [fn(&Ground<'_>, &mut Findings); 16] = [
         kernel::probe,
         limits::probe,
         leftovers::probe,
         listeners::probe,
         port::probe,
+        driver::probe,
         queues::probe,
         rss::probe,
         offloads::probe,

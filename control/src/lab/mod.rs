@@ -275,8 +275,7 @@ impl Lab {
 
     /// Waits until all devices are usable, and adds the default routes of both ends.
     fn wait_for_links(&self) -> Result<(), LabError> {
-        let devices = [LAN_DEVICE, WAN_DEVICE];
-        self.gateway.run(|| devices.into_iter().try_for_each(links::wait_until_usable))?;
+        self.wait_for_gateway()?;
         self.client.run(|| {
             links::wait_until_usable(CLIENT_DEVICE)?;
             links::add_default_routes(&[IPV4, IPV6].map(|family| (family.lan_gateway, family.client)))
@@ -285,6 +284,14 @@ impl Lab {
             links::wait_until_usable(SERVER_DEVICE)?;
             links::add_default_routes(&[IPV4, IPV6].map(|family| (family.wan_gateway, family.servers[0])))
         })
+    }
+
+    /// Waits until the gateway's devices are usable again: that of a NIC whose XDP program went away may come up anew.
+    ///
+    /// # Errors
+    /// [`LabError::System`] when they are not within 10 s.
+    pub fn wait_for_gateway(&self) -> Result<(), LabError> {
+        self.gateway.run(|| [LAN_DEVICE, WAN_DEVICE].into_iter().try_for_each(links::wait_until_usable))
     }
 
     /// A lab for a test, or `None` where namespaces are refused: then the reason is printed and the test

@@ -15,6 +15,10 @@ pub trait Frame {
     fn priority(&self) -> u8;
     /// Says what that is. Of a frame that is received anew it is 0.
     fn set_priority(&mut self, priority: u8);
+    /// Another packet begins in it, one that the gateway makes: what was noted of the one before counts no more.
+    fn begin(&mut self) {
+        self.set_priority(0);
+    }
 }
 
 /// A frame of ordinary memory: the in-memory driver's, and the tests'.

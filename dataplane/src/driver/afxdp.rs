@@ -3,14 +3,38 @@
 
 use std::os::fd::BorrowedFd;
 
-use weir_core::ids::PortId;
+use weir_core::ids::{MAX_PORTS, PortId};
 use weir_sys::xsk::{self, Closing, Queue};
 
-use super::{Driver, RingFrames};
+use super::{Crossed, Driver, RingFrames};
 
-/// A UMEM chunk.
+/// A UMEM chunk. Its mark is the packet's priority in the low eight bits, and above it how the packet came: [`ZERO_COPY`], and the
+/// port's number and one; nothing of one that the gateway made.
 #[derive(Debug)]
 pub struct XskFrame(pub xsk::Frame);
+
+/// The mark of packets that a NIC wrote into the frame itself.
+const ZERO_COPY: u16 = 1 << 15;
+const PRIORITY: u16 = 0xff;
+
+/// The mark of what comes by a port.
+fn arrival(port: PortId, zero_copy: bool) -> u16 {
+    const { assert!(MAX_PORTS < 0x7f, "a port's number and one fit seven bits") };
+    (u16::from(port.0) + 1) << 8 | if zero_copy { ZERO_COPY } else { 0 }
+}
+
+/// Frames that go on by another port than they came by: all, and those that are copied nowhere if this port copies nothing.
+fn crossing(frames: &[xsk::Frame], by: PortId) -> Crossed {
+    let mut crossed = Crossed::default();
+    for mark in frames.iter().map(xsk::Frame::mark) {
+        let came_by = (mark & !ZERO_COPY) >> 8;
+        if came_by != 0 && came_by != u16::from(by.0) + 1 {
+            crossed.frames += 1;
+            crossed.zero_copy += u64::from(mark & ZERO_COPY != 0);
+        }
+    }
+    crossed
+}
 
 impl weir_core::frame::Frame for XskFrame {
     #[inline]
@@ -29,10 +53,13 @@ impl weir_core::frame::Frame for XskFrame {
         self.0.set_len(len);
     }
     fn priority(&self) -> u8 {
-        self.0.mark()
+        (self.0.mark() & PRIORITY) as u8
     }
     fn set_priority(&mut self, priority: u8) {
-        self.0.set_mark(priority);
+        self.0.set_mark(self.0.mark() & !PRIORITY | u16::from(priority));
+    }
+    fn begin(&mut self) {
+        self.0.set_mark(0);
     }
 }
 
@@ -45,13 +72,20 @@ pub struct AfXdp {
     closing: Vec<Closing>,
     /// Frames on their way between the two frame types.
     scratch: Vec<xsk::Frame>,
+    crossed: Crossed,
 }
 
 impl AfXdp {
     /// A driver of these queues; each port at most once.
     pub fn new(queues: Vec<(PortId, Queue)>) -> Self {
         let (ports, queues) = queues.into_iter().map(|(port, queue)| (port, Some(queue))).unzip();
-        Self { ports, queues, closing: Vec::new(), scratch: Vec::with_capacity(4096) }
+        Self {
+            ports,
+            queues,
+            closing: Vec::new(),
+            scratch: Vec::with_capacity(4096),
+            crossed: Crossed::default(),
+        }
     }
 
     /// Descriptors that become readable when packets arrive.
@@ -130,7 +164,12 @@ impl Driver for AfXdp {
 
     fn receive(&mut self, port: PortId, batch: &mut Vec<XskFrame>, max: usize) -> usize {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let got = self.queue(port).map_or(0, |queue| queue.recv(&mut scratch, max));
+        let (mut got, mut mark) = (0, 0);
+        if let Some(queue) = self.queue(port) {
+            got = queue.recv(&mut scratch, max);
+            mark = arrival(port, queue.zero_copy());
+        }
+        scratch.iter_mut().for_each(|frame| frame.set_mark(mark));
         batch.extend(scratch.drain(..).map(XskFrame));
         self.scratch = scratch;
         got
@@ -144,7 +183,17 @@ impl Driver for AfXdp {
     fn send(&mut self, port: PortId, frames: &mut Vec<XskFrame>) -> usize {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.extend(frames.drain(..).map(|frame| frame.0));
-        let sent = self.queue(port).map_or(0, |queue| queue.send(&mut scratch));
+        let before = crossing(&scratch, port);
+        let (mut sent, mut zero_copy) = (0, false);
+        if let Some(queue) = self.queue(port) {
+            sent = queue.send(&mut scratch);
+            zero_copy = queue.zero_copy();
+        }
+        let left = crossing(&scratch, port);
+        self.crossed.frames += before.frames - left.frames;
+        if zero_copy {
+            self.crossed.zero_copy += before.zero_copy - left.zero_copy;
+        }
         frames.extend(scratch.drain(..).map(XskFrame));
         self.scratch = scratch;
         sent
@@ -175,5 +224,9 @@ impl Driver for AfXdp {
             fill: self.queues.iter().flatten().map(Queue::in_fill).sum(),
             transmit: self.outstanding(),
         }
+    }
+
+    fn crossed(&self) -> Crossed {
+        self.crossed
     }
 }

@@ -28,6 +28,17 @@ pub trait Driver {
 
     /// Frames that are with the driver: waiting to be received into, and on their way out.
     fn in_rings(&self) -> RingFrames;
+
+    /// Frames that went on by another port than they came by, since the start.
+    fn crossed(&self) -> Crossed;
+}
+
+/// Frames that one port received and another sent, by their descriptors: the worker's code copies none of their octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crossed {
+    pub frames: u64,
+    /// Of these, those that the kernel did not copy either: both ports are zero-copy.
+    pub zero_copy: u64,
 }
 
 /// Frames in rings.

@@ -16,6 +16,7 @@ const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_SRXFHINDIR: u32 = 0x39;
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
 const ETHTOOL_GRSSH: u32 = 0x46;
 /// The sets of the names of statistics and of features.
 const ETH_SS_STATS: u32 = 1;
@@ -44,6 +45,15 @@ impl Channels {
     pub const fn receiving(&self) -> u32 {
         self.rx + self.combined
     }
+}
+
+/// Descriptors of each ring of a device (`struct ethtool_ringparam`), and the most there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings {
+    pub rx: u32,
+    pub tx: u32,
+    pub max_rx: u32,
+    pub max_tx: u32,
 }
 
 /// A feature (offload) and its state.
@@ -167,6 +177,19 @@ pub fn channels_of(device: &str) -> io::Result<Channels> {
     }
     let [_, max_rx, max_tx, _, max_combined, rx, tx, _, combined] = raw;
     Ok(Channels { rx, tx, combined, max_rx, max_tx, max_combined })
+}
+
+/// The device's rings.
+///
+/// # Errors
+/// EOPNOTSUPP: it does not say. ENODEV.
+pub fn rings_of(device: &str) -> io::Result<Rings> {
+    // struct ethtool_ringparam: cmd, rx_max, rx_mini_max, rx_jumbo_max, tx_max, rx, rx_mini, rx_jumbo, tx.
+    let mut raw = [0u32; 9];
+    raw[0] = ETHTOOL_GRINGPARAM;
+    ethtool(device, &mut raw)?;
+    let [_, max_rx, _, _, max_tx, rx, _, _, tx] = raw;
+    Ok(Rings { rx, tx, max_rx, max_tx })
 }
 
 /// How the device spreads packets over its queues.
@@ -349,6 +372,7 @@ mod tests {
         assert_eq!(code(mac_of("weir-none").unwrap_err()), Some(libc::ENODEV));
         assert_eq!(code(driver_of("weir-none").unwrap_err()), Some(libc::ENODEV));
         assert_eq!(code(channels_of("weir-none").unwrap_err()), Some(libc::ENODEV));
+        assert_eq!(code(rings_of("weir-none").unwrap_err()), Some(libc::ENODEV));
         assert_eq!(code(features_of("weir-none").unwrap_err()), Some(libc::ENODEV));
     }
 

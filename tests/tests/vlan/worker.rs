@@ -13,7 +13,7 @@ use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::pipeline::Pipeline;
 use weir_core::policy::{Policy, VlanChoice};
 use weir_core::vlan::{self, Vlan};
-use weir_dataplane::driver::{Driver, RingFrames};
+use weir_dataplane::driver::{Crossed, Driver, RingFrames};
 use weir_dataplane::gateway::largest_packet;
 use weir_dataplane::handoff::Handoff;
 use weir_dataplane::punt::Punt;
@@ -99,6 +99,10 @@ impl Driver for Memory {
 
     fn in_rings(&self) -> RingFrames {
         RingFrames::default()
+    }
+
+    fn crossed(&self) -> Crossed {
+        Crossed::default()
     }
 }
 

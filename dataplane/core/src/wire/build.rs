@@ -108,7 +108,7 @@ pub fn segment<F: Frame>(frame: &mut F, segment: &Segment, payload: &[u8]) -> Op
         reassembled: false,
     };
     frame.set_len(end);
-    frame.set_priority(0);
+    frame.begin();
     let bytes = frame.data_mut();
     bytes.get_mut(..data)?.fill(0);
     ip_header(bytes, &meta)?;

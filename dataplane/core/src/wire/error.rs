@@ -55,7 +55,7 @@ pub fn build<F: Frame>(frame: &mut F, about: (&[u8], &Meta), from: &Addr, error:
         return None;
     }
     frame.set_len(end);
-    frame.set_priority(0);
+    frame.begin();
     let out = frame.data_mut();
     out.get_mut(..l4 + ICMP_LEN)?.fill(0);
     let to = meta.tuple.src.addr;

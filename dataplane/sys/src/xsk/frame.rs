@@ -8,7 +8,7 @@ use afxdp::buf::Buf as _;
 use afxdp::buf_mmap::BufMmap;
 
 /// What the owner of a frame notes with it.
-pub(super) type Mark = u8;
+pub(super) type Mark = u16;
 
 /// What the afxdp crate calls a frame.
 pub(super) type Buf = BufMmap<'static, Mark>;

@@ -16,6 +16,8 @@ use crate::job::{Answer, Demo, Job, Task, answer_file, job_file};
 const SHARE: &str = "/share";
 /// How long a demo may take. Emulated machines are slow.
 const DEMO_LIMIT: Duration = Duration::from_secs(400);
+/// How long a script may take.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(400);
 /// How long anything else may take: who asked for it has a limit of their own.
 const COMMAND_LIMIT: Duration = Duration::from_secs(3600);
 /// Octets of standard error that are answered.
@@ -32,6 +34,7 @@ pub fn main() -> Outcome<()> {
         let started = Instant::now();
         let mut answer = match task {
             Task::Demo(demo) => play(demo),
+            Task::Script { text, .. } => finish(Command::new("bash").arg("-c").arg(text), SCRIPT_LIMIT, true),
             Task::Command { command } => finish(&mut program(command), COMMAND_LIMIT, false),
         }
         .unwrap_or_else(|error| Answer { errors: error.to_string(), ..Answer::default() });

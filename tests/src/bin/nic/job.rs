@@ -16,6 +16,8 @@ pub struct Job {
 pub enum Task {
     /// `weir demo` over the four NICs.
     Demo(Demo),
+    /// A script of bash that prints a report like the demo's.
+    Script { name: String, text: String },
     /// Any command.
     Command { command: Vec<String> },
 }
@@ -25,6 +27,7 @@ impl Task {
     pub fn name(&self) -> String {
         match self {
             Self::Demo(Demo { mode, queues, mtu }) => format!("{mode}, {queues} queues, MTU {mtu}"),
+            Self::Script { name, .. } => name.clone(),
             Self::Command { command } => command.join(" "),
         }
     }

@@ -112,7 +112,11 @@ impl Machine<'_> {
     fn command(&self, pairing: &Pairing, share: &Path) -> Outcome<Command> {
         let root = self.cache.join("root");
         let own = root.join("usr/bin/qemu-system-x86_64");
-        let mut command = Command::new(if own.exists() { own } else { "qemu-system-x86_64".into() });
+        let qemu = if own.exists() { own } else { "qemu-system-x86_64".into() };
+        let mut command = match pairing.taps {
+            0 => Command::new(qemu),
+            _ => behind_bridges(&qemu),
+        };
         command.env("LD_LIBRARY_PATH", library_path(&root)).arg("-L").arg(root.join("usr/share/qemu"));
         for folder in ["usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(root.join(folder));
@@ -124,13 +128,15 @@ impl Machine<'_> {
         command.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off"]);
         let share = share.display();
         command.args(["-virtfs", &format!("local,path={share},mount_tag=share,security_model=none")]);
-        for device in pairing.machine {
-            command.args(["-device", device]);
-        }
         for (number, mac) in MACS.iter().enumerate() {
             let gateway = number == 1 || number == 2;
             let device = if gateway { pairing.device } else { "virtio-net-pci" };
-            command.args(["-netdev", &format!("hubport,id=port{number},hubid={}", number / 2)]);
+            let netdev = match (pairing.taps, gateway) {
+                (0, _) => format!("hubport,id=port{number},hubid={}", number / 2),
+                (queues, true) => tap(number, queues),
+                (_, false) => tap(number, 1),
+            };
+            command.args(["-netdev", &netdev]);
             // Each behind a port of its own: igb takes more places on a bus than one.
             command
                 .args(["-device", &format!("pcie-root-port,id=slot{number},chassis={number},slot={number}")]);
@@ -140,6 +146,32 @@ impl Machine<'_> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         Ok(command)
     }
+}
+
+/// A TAP device of the namespace that [`behind_bridges`] makes. Without offloads: what a guest sends is as it is on a wire.
+fn tap(number: usize, queues: u32) -> String {
+    let queues = if queues > 1 { format!(",queues={queues}") } else { String::new() };
+    format!("tap,id=port{number},ifname=tap{number},script=no,downscript=no,vnet_hdr=off{queues}")
+}
+
+/// QEMU in a network namespace of its own, which is gone when it is: TAP devices of many queues on two bridges. Hubs have one
+/// queue for each NIC.
+fn behind_bridges(qemu: &Path) -> Command {
+    const SCRIPT: &str = r#"set -e
+sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+for hub in 0 1; do
+    ip link add hub$hub mtu 9000 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+    ip link set hub$hub up
+done
+for port in 0 1 2 3; do
+    case $port in [12]) queues=multi_queue ;; *) queues= ;; esac
+    ip tuntap add tap$port mode tap $queues
+    ip link set tap$port mtu 9000 master hub$((port / 2)) up
+done
+exec "$0" "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--", "bash", "-c", SCRIPT]).arg(qemu);
+    command
 }
 
 fn read(share: &Path, task: usize) -> Option<Answer> {

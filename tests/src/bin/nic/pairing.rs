@@ -8,8 +8,8 @@ pub struct Pairing {
     pub name: &'static str,
     /// QEMU's device with its properties.
     pub device: &'static str,
-    /// Before it, other devices of QEMU's.
-    pub machine: &'static [&'static str],
+    /// Queues of each port that QEMU can have only with TAP devices; 0: the ports are on hubs of QEMU's own.
+    pub taps: u32,
     /// Queues that the driver has on two CPUs, to be tried.
     pub queues: &'static [u32],
     /// What AF_XDP can do there: zero-copy, XDP in the driver, or neither.
@@ -26,41 +26,32 @@ pub enum Best {
     Generic,
 }
 
+/// No more than are used: of a device that has more, virtio-net takes one for each CPU when XDP comes, and QEMU gives packets to these,
+/// too.
+const VIRTIO_QUEUES: u32 = 2;
+
 /// All of them.
 pub const PAIRINGS: [Pairing; 5] = [
-    Pairing { name: "igb", device: "igb", machine: &[], queues: &[1, 2], best: Best::ZeroCopy, jumbo: false },
+    Pairing { name: "igb", device: "igb", taps: 0, queues: &[2, 1], best: Best::ZeroCopy, jumbo: true },
     Pairing {
         name: "virtio-net",
-        device: "virtio-net-pci",
-        machine: &[],
-        queues: &[1],
+        device: "virtio-net-pci,mq=on,vectors=6",
+        taps: VIRTIO_QUEUES,
+        queues: &[2, 1],
         best: Best::Native,
         jumbo: true,
     },
     Pairing {
         name: "virtio-net-iommu",
-        device: "virtio-net-pci,iommu_platform=on,disable-legacy=on",
-        machine: &[],
-        queues: &[1],
+        device: "virtio-net-pci,mq=on,vectors=6,iommu_platform=on,disable-legacy=on",
+        taps: VIRTIO_QUEUES,
+        queues: &[2, 1],
         best: Best::ZeroCopy,
         jumbo: true,
     },
-    Pairing {
-        name: "vmxnet3",
-        device: "vmxnet3",
-        machine: &[],
-        queues: &[1],
-        best: Best::Native,
-        jumbo: true,
-    },
-    Pairing {
-        name: "e1000e",
-        device: "e1000e",
-        machine: &[],
-        queues: &[1],
-        best: Best::Generic,
-        jumbo: true,
-    },
+    // As many queues as CPUs, whatever ethtool says; QEMU receives by the first.
+    Pairing { name: "vmxnet3", device: "vmxnet3", taps: 0, queues: &[2], best: Best::Native, jumbo: true },
+    Pairing { name: "e1000e", device: "e1000e", taps: 0, queues: &[1], best: Best::Generic, jumbo: true },
 ];
 
 impl Pairing {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::job::{Answer, Demo};
+use crate::matrix::TOO_LARGE;
 use crate::pairing::{Best, Pairing};
 
 /// The demo, played in one way on one driver.
@@ -25,6 +26,8 @@ pub struct Row {
     pub passed: usize,
     pub scenarios: usize,
     pub drops: BTreeMap<String, u64>,
+    /// Frames that one port received and the other sent, by descriptor; and those of them that the kernel did not copy either.
+    pub crossed: [u64; 2],
     pub seconds: f64,
     /// What is not as it should be.
     pub problems: Vec<String>,
@@ -45,7 +48,8 @@ impl Row {
             got,
             passed: good,
             scenarios: rows.len(),
-            drops: drops(status),
+            drops: counts(&status["drops"]),
+            crossed: crossed(status),
             seconds: answer.seconds,
             problems: Vec::new(),
         };
@@ -63,12 +67,19 @@ impl Row {
         if !self.got.starts_with(expected) {
             self.problems.push(format!("expected {expected}, got {}", self.got));
         }
+        if expected == "refused" && self.mtu > 1500 && !self.got.contains("MTU") {
+            self.problems.push("the refusal does not say that it is for the MTU".to_owned());
+        }
+        let [crossed, uncopied] = self.crossed;
+        if self.got == "zero-copy" && (crossed == 0 || uncopied != crossed) {
+            self.problems.push(format!("{crossed} frames crossed, {uncopied} of them without a copy"));
+        }
     }
 }
 
 /// What a driver gives when it is asked for a mode.
 fn expected(pairing: &Pairing, asked: &str, mtu: u32) -> &'static str {
-    if mtu > 1500 && !pairing.jumbo {
+    if mtu >= TOO_LARGE || mtu > 1500 && !pairing.jumbo {
         return "refused";
     }
     match (asked, pairing.best) {
@@ -108,17 +119,50 @@ fn refusal(answer: &Answer) -> String {
     format!("refused: {}", line.copied().unwrap_or("it said nothing"))
 }
 
-fn drops(status: &Value) -> BTreeMap<String, u64> {
-    let counts = status["drops"].as_array().into_iter().flatten();
+fn crossed(status: &Value) -> [u64; 2] {
+    let counts = counts(&status["flows"]);
+    ["crossed", "crossed-zero-copy"].map(|name| counts.get(name).copied().unwrap_or_default())
+}
+
+fn counts(list: &Value) -> BTreeMap<String, u64> {
+    let counts = list.as_array().into_iter().flatten();
     let named =
         counts.filter_map(|count| Some((count["name"].as_str()?.to_owned(), count["count"].as_u64()?)));
     named.filter(|(_, count)| *count > 0).collect()
 }
 
-/// The table, in Markdown.
-pub fn markdown(rows: &[Row]) -> String {
+/// What a script tried in a guest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trial {
+    pub nic: &'static str,
+    pub script: &'static str,
+    pub name: String,
+    pub ok: bool,
+    pub seen: String,
+}
+
+impl Trial {
+    /// What a script tried; that it said nothing, if so.
+    pub fn of(pairing: &Pairing, script: &'static str, answer: &Answer) -> Vec<Self> {
+        let trial = |name: String, ok, seen| Self { nic: pairing.name, script, name, ok, seen };
+        let rows = answer.report.as_ref().and_then(|report| report["rows"].as_array());
+        let Some(rows) = rows else { return vec![trial("all".into(), false, answer.brief())] };
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        rows.iter()
+            .map(|row| {
+                let family = Some(text(row, "family")).filter(|family| family != "both");
+                let name = [text(row, "scenario")].into_iter().chain(family).collect::<Vec<_>>().join(", ");
+                trial(name, row["ok"] == true, text(row, "happened"))
+            })
+            .collect()
+    }
+}
+
+/// What the demo came to in each mode, in Markdown.
+pub fn of_modes(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| driver | queues | MTU | asked | got | scenarios | drops |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+        "| driver | queues | MTU | asked | got | scenarios | crossed | of these, zero-copy | drops |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for row in rows {
         let drops: Vec<String> = row.drops.iter().map(|(name, count)| format!("{name} {count}")).collect();
@@ -126,25 +170,37 @@ pub fn markdown(rows: &[Row]) -> String {
             0 => "-".to_owned(),
             all => format!("{} of {all}", row.passed),
         };
-        let (nic, asked, got) = (row.nic, &row.asked, &row.got);
+        let Row { nic, asked, got, queues, mtu, crossed: [crossed, uncopied], .. } = row;
         let drops = if drops.is_empty() { "-".into() } else { drops.join(", ") };
-        _ = writeln!(text, "| {nic} | {} | {} | {asked} | {got} | {passed} | {drops} |", row.queues, row.mtu);
+        _ = writeln!(
+            text,
+            "| {nic} | {queues} | {mtu} | {asked} | {got} | {passed} | {crossed} | {uncopied} | {drops} |"
+        );
     }
     text
 }
 
-/// Puts the table between the marks of a file.
+/// What the scripts tried, in Markdown.
+pub fn of_trials(trials: &[Trial]) -> String {
+    let mut text = String::from("| driver | tried | as it should be | seen |\n| --- | --- | --- | --- |\n");
+    for Trial { nic, script, name, ok, seen } in trials {
+        let ok = if *ok { "yes" } else { "NO" };
+        _ = writeln!(text, "| {nic} | {script}: {name} | {ok} | {} |", seen.replace('|', "/"));
+    }
+    text
+}
+
+/// Puts a table between its marks in a file.
 ///
 /// # Errors
 /// The file or its marks are not there.
-pub fn save(file: &Path, rows: &[Row]) -> Outcome<()> {
-    const MARKS: [&str; 2] = ["<!-- matrix -->\n", "<!-- end of matrix -->"];
+pub fn save(file: &Path, name: &str, table: &str) -> Outcome<()> {
+    let [first, last] = [format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->")];
     let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let [begin, end] = MARKS.map(|mark| text.find(mark));
-    let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(format!("{}: no marks {} and {}", file.display(), MARKS[0].trim(), MARKS[1]).into());
+    let (Some(begin), Some(end)) = (text.find(&first), text.find(&last)) else {
+        return Err(format!("{}: no marks {} and {last}", file.display(), first.trim()).into());
     };
-    let (head, tail) = (text.get(..begin + MARKS[0].len()), text.get(end..));
-    let new = [head.unwrap_or_default(), &markdown(rows), tail.unwrap_or_default()].concat();
+    let (head, tail) = (text.get(..begin + first.len()), text.get(end..));
+    let new = [head.unwrap_or_default(), table, tail.unwrap_or_default()].concat();
     Ok(fs::write(file, new)?)
 }
