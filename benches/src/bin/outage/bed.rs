@@ -16,9 +16,9 @@ use weir_control::demo::stage::Family;
 use weir_control::lab::{Lab, LabOptions, NamespaceChild};
 use weir_sys::process::Frozen;
 
-use super::Failure;
+use super::{Failing, Failure};
 
-const PORT: u16 = 80;
+pub const PORT: u16 = 80;
 const PATIENCE: Duration = Duration::from_secs(20);
 const ADMIN: &str = "/run/weir/admin.sock";
 const CONFIG: &str = "/run/weir/outage.toml";
@@ -53,6 +53,21 @@ impl Bed {
             std::thread::sleep(Duration::from_millis(20));
         }
         Err("no connection is on the fast road".into())
+    }
+
+    /// Waits until a connection has gone through the relay.
+    pub fn relayed(&self, family: Family) -> Result<(), Failure> {
+        for _ in 0..50 {
+            let from = SocketAddr::new(family.addresses().client, 0);
+            talk(&mut client::connect(&self.lab.client, from, family.origin(PORT))?)?;
+            let status = self.ask(Request::Status)?;
+            let counts = status["relay"].as_array().into_iter().flatten();
+            if counts.filter(|count| count["name"] == "accepted").any(|count| count["count"] != 0) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err("no connection is on the relay".into())
     }
 
     fn ask(&self, request: Request) -> Result<serde_json::Value, Failure> {
@@ -98,13 +113,17 @@ pub struct Weir<'bed> {
 
 impl<'bed> Weir<'bed> {
     pub fn start(bed: &'bed Bed, flows: u32) -> Result<Self, Failure> {
-        let text = WEIR.replace("FLOWS", &flows.to_string());
+        Self::start_with(bed, flows, "through")
+    }
+
+    pub fn start_with(bed: &'bed Bed, flows: u32, handshake: &str) -> Result<Self, Failure> {
+        let text = WEIR.replace("FLOWS", &flows.to_string()).replace("HANDSHAKE", handshake);
         bed.lab.gateway.run(|| std::fs::write(CONFIG, text))?;
         Ok(Self { bed, child: spawn(bed, &[])?, frozen: None })
     }
 
     /// Returns when another serves in its place.
-    pub fn replace(&mut self) -> Result<(), Failure> {
+    fn replace(&mut self) -> Result<(), Failure> {
         let mut before = std::mem::replace(&mut self.child, spawn(self.bed, &["--replace"])?);
         before.inner().wait()?;
         Ok(())
@@ -118,12 +137,22 @@ impl<'bed> Weir<'bed> {
         bed.ask(Request::Status)
     }
 
+    pub fn fail(&mut self, failing: Failing) -> Result<(), Failure> {
+        match failing {
+            Failing::Killed => self.kill(),
+            Failing::Hung => self.stop(),
+            Failing::WorkerHung => self.freeze_worker(),
+            Failing::Continued => self.resume(),
+            Failing::Replaced => self.replace(),
+        }
+    }
+
     fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
         Ok(kill_process(Pid::from_child(self.child.inner()), signal)?)
     }
 
     /// Returns as soon as the signal is sent.
-    pub fn kill(&mut self) -> Result<(), Failure> {
+    fn kill(&mut self) -> Result<(), Failure> {
         self.signal(Signal::KILL)
     }
 
@@ -131,12 +160,12 @@ impl<'bed> Weir<'bed> {
         self.signal(Signal::STOP)
     }
 
-    pub fn resume(&mut self) -> Result<(), Failure> {
+    fn resume(&mut self) -> Result<(), Failure> {
         self.signal(Signal::CONT)
     }
 
     /// One worker stands still; all other threads go on.
-    pub fn freeze_worker(&mut self) -> Result<(), Failure> {
+    fn freeze_worker(&mut self) -> Result<(), Failure> {
         for entry in std::fs::read_dir(format!("/proc/{}/task", self.child.inner().id()))? {
             let path = entry?.path();
             if std::fs::read_to_string(path.join("comm"))?.trim() == "weir-worker-0" {
@@ -237,6 +266,6 @@ name = "web"
 from = "lan"
 to   = ["0.0.0.0/0", "::/0"]
 tcp  = [80]
-handshake = "through"
+handshake = "HANDSHAKE"
 rules = [{ host = ["denied.example"], action = "reset" }]
 "#;

@@ -1,15 +1,17 @@
 //! Measures for how long traffic stops when weir fails (killed, hung as a whole, or with one worker hung) and when another takes its
 //! place (`weir run --replace`), on IPv4 and IPv6.
 //!
-//!     outage [--runs N] [--load SECONDS | --repairs] [--flows N]
+//!     outage [--runs N] [--load SECONDS | --repairs | --new] [--flows N]
 //!
 //! A connection through weir (`handshake = "through"`, allowed) is open. At both its ends a packet of it is sent every
 //! millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The outage of a run is the
 //! longest time between two packets that arrive, less the millisecond that lies between two that are sent; the packets that
 //! never arrive are counted besides. With `--load`, nothing fails: the machine is kept busy, and what is counted is how often
 //! weir was wrongly taken for hung. With `--repairs`, somebody removes what weir has installed, and what is measured is how long that
-//! stays away.
+//! stays away. With `--new`, new connections are begun all the time, of each handshake, and the outage is the longest time in which none
+//! was answered at once.
 
+mod attempts;
 mod bed;
 mod repair;
 mod report;
@@ -39,6 +41,9 @@ struct Options {
     /// Instead: how long what somebody removes from the host stays away.
     #[arg(long, conflicts_with = "load")]
     repairs: bool,
+    /// Instead: how long new connections are not answered, by handshake.
+    #[arg(long, conflicts_with_all = ["load", "repairs"])]
+    new: bool,
     /// `flows` of weir's configuration: memory that a killed process has to give back first.
     #[arg(long, default_value_t = 1 << 20)]
     flows: u32,
@@ -82,6 +87,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.load {
         Some(seconds) => under_load(&options, Duration::from_secs(seconds)),
+        None if options.new => attempts::measure(&options),
         None if options.repairs => repair::measure(&options),
         None => measure(&options),
     };
@@ -124,13 +130,7 @@ fn one(options: &Options, failing: Failing, family: Family) -> Result<[Sample; 2
         std::thread::sleep(WATCHED);
     }
     let since = SystemTime::now();
-    match failing {
-        Failing::Killed => weir.kill()?,
-        Failing::Hung => weir.stop()?,
-        Failing::WorkerHung => weir.freeze_worker()?,
-        Failing::Continued => weir.resume()?,
-        Failing::Replaced => weir.replace()?,
-    }
+    weir.fail(failing)?;
     std::thread::sleep(WATCHED);
     let recorded = probes.stop();
     weir.thaw();
