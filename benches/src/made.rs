@@ -118,7 +118,7 @@ pub fn answer(bytes: &[u8], link: Link) -> Option<Vec<u8>> {
 fn frame(segment: &Segment, payload: &[u8], link: Link) -> Option<Vec<u8>> {
     let mut frame = HeapFrame::new(LONGEST);
     build::segment(&mut frame, segment, payload)?;
-    edit::set_macs(frame.data_mut(), &link.gateway, &link.own);
+    edit::set_macs(frame.data_mut(), &[link.gateway, link.own]);
     Some(frame.data().to_vec())
 }
 

@@ -6,19 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
+use weir_core::batch::Batch;
 use weir_core::drop::DropReason;
 use weir_core::express::Names;
-use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
-use weir_core::frame::Frame;
-use weir_core::hold::{Arrived, Packet};
+use weir_core::flow::key::{FlowHasher, Tuple};
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
-use weir_core::parse::{self, FragmentMeta, Parsed};
 use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
 use weir_core::reevaluate::Tally;
 use weir_core::verify::{Answer, Verified};
 use weir_core::view::FlowView;
 use weir_core::vlan;
-use weir_core::wire::icmp::IcmpMeta;
 
 use crate::driver::Driver;
 use crate::express::Feeder;
@@ -29,6 +26,8 @@ use crate::questions::{Asker, Questions};
 use crate::rooms::RoomBox;
 use crate::snapshot::Subscriber;
 use crate::stats::{Gauges, WorkerStats};
+
+mod steer;
 
 /// Frames taken from a port in one breath.
 pub const BATCH: usize = 64;
@@ -98,7 +97,7 @@ pub struct Worker<D: Driver> {
     out: Output<D::Frame>,
     batch: Vec<D::Frame>,
     /// Segments of this worker's flows that are about to be handled together.
-    arrived: Vec<Arrived<D::Frame>>,
+    arrived: Batch<D::Frame>,
     /// Finished frames by port, in the order they leave.
     leaving: Vec<Vec<D::Frame>>,
     /// Workers that got something in this breath.
@@ -124,7 +123,7 @@ impl<D: Driver> Worker<D> {
             parts,
             out,
             batch: Vec::with_capacity(BATCH),
-            arrived: Vec::with_capacity(BATCH),
+            arrived: Batch::with_capacity(BATCH),
             leaving: (0..MAX_PORTS).map(|_| Vec::new()).collect(),
             woken: 0,
             scan: None,
@@ -210,37 +209,6 @@ impl<D: Driver> Worker<D> {
         got
     }
 
-    /// Reads a frame's headers and finds the worker that owns its flow.
-    fn classify(&mut self, now: Nanos, mut port: PortId, mut frame: D::Frame) {
-        if vlan::is_tagged(frame.data()) {
-            match self.untag(port, &mut frame) {
-                Ok(link) => port = link,
-                Err(reason) => return self.discard(frame, reason),
-            }
-        }
-        match parse::parse(frame.data()) {
-            Ok(Parsed::Tcp(meta)) => self.steer(Packet { frame, port, meta }),
-            Ok(Parsed::Fragment(meta)) => {
-                // In the order in which they came.
-                self.handle_arrived(now);
-                self.steer_fragment(now, frame, port, meta);
-            }
-            Ok(Parsed::Icmp(meta)) => {
-                self.handle_arrived(now);
-                self.steer_icmp(now, frame, port, meta);
-            }
-            Ok(Parsed::NotTcp) => self.parts.pipeline.handle_other(frame, &mut self.out),
-            Err(reason) => self.discard(frame, reason),
-        }
-    }
-
-    /// Takes the tags off a frame, and says which link it came by.
-    #[inline(never)]
-    fn untag(&self, port: PortId, frame: &mut D::Frame) -> Result<PortId, DropReason> {
-        let Some(vlan) = vlan::take(frame)? else { return Ok(port) };
-        self.parts.pipeline.fib().vlans.find(port, &vlan).ok_or(DropReason::VlanLost)
-    }
-
     /// Puts the tags of a link on a frame that is to leave by it, and says which port that is.
     #[inline(never)]
     fn tag(&self, link: PortId, frame: &mut D::Frame) -> Option<PortId> {
@@ -248,55 +216,8 @@ impl<D: Driver> Worker<D> {
         vlan::put_on(frame, &of.vlan).then_some(of.port)
     }
 
-    /// A segment waits in `arrived` for the others of its batch, or goes to the worker that owns its flow.
-    fn steer(&mut self, packet: Packet<D::Frame>) {
-        let hash = self.parts.hasher.hash_of(&packet.meta.tuple);
-        let to = owner(hash, self.parts.handoff.workers());
-        if to != self.parts.id && self.parts.handoff.workers() > 1 {
-            return self.hand_over(to, Crossing::Packet(packet));
-        }
-        self.arrived.push(Arrived::new(packet, hash));
-    }
-
     fn handle_arrived(&mut self, now: Nanos) {
         self.parts.pipeline.handle_batch(now, &mut self.arrived, &mut self.out);
-    }
-
-    fn steer_fragment(&mut self, now: Nanos, frame: D::Frame, port: PortId, meta: FragmentMeta) {
-        let workers = self.parts.handoff.workers();
-        if workers > 1 {
-            let to = owner(self.parts.hasher.hash_any(&(meta.src, meta.dst, meta.id)), workers);
-            if to != self.parts.id {
-                return self.hand_over(to, Crossing::Fragment(frame, port, meta));
-            }
-        }
-        self.parts.pipeline.handle_fragment(now, frame, port, meta, &mut self.out);
-    }
-
-    /// An ICMP error belongs to the flow that it quotes.
-    fn steer_icmp(&mut self, now: Nanos, frame: D::Frame, port: PortId, meta: IcmpMeta) {
-        let workers = self.parts.handoff.workers();
-        if workers > 1 {
-            let to = owner(self.parts.hasher.hash(&FlowKey::of(&meta.quoted)), workers);
-            if to != self.parts.id {
-                return self.hand_over(to, Crossing::Icmp(frame, port, meta));
-            }
-        }
-        self.parts.pipeline.handle_icmp(now, frame, port, meta, &mut self.out);
-    }
-
-    fn hand_over(&mut self, to: usize, crossing: Crossing<D::Frame>) {
-        match self.parts.handoff.send(to, crossing) {
-            Ok(()) => {
-                self.handed_over += 1;
-                self.woken |= 1 << to.min(63);
-            }
-            Err(crossing) => {
-                if let Some(frame) = crossing.into_frame() {
-                    self.discard(frame, DropReason::HandoffFull);
-                }
-            }
-        }
     }
 
     fn receive_handed_over(&mut self, now: Nanos) -> usize {
@@ -307,8 +228,7 @@ impl<D: Driver> Worker<D> {
             got += 1;
             match crossing {
                 Crossing::Packet(packet) => {
-                    let hash = self.parts.hasher.hash_of(&packet.meta.tuple);
-                    self.arrived.push(Arrived::new(packet, hash));
+                    self.arrived.push_packet(packet, &self.parts.hasher);
                     if self.arrived.len() == BATCH {
                         self.handle_arrived(now);
                     }

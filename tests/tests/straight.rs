@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
+use weir_core::batch::Batch;
 use weir_core::flow::key::FlowHasher;
 use weir_core::flow::table::Capacity;
 use weir_core::frame::Frame as _;
-use weir_core::hold::{Arrived, Packet};
+use weir_core::hold::Packet;
 use weir_core::ids::{Nanos, PortId};
 use weir_core::parse::{Parsed, parse};
 use weir_tests::bench::{Bench, Came, LAN, Moved, Setup, WAN};
@@ -190,14 +191,13 @@ fn new_routes_under_a_running_connection_hold_for_the_next_packet() {
 fn give_together(b: &mut Bench, batch: &[(PortId, Vec<u8>)]) -> (Came, Vec<Moved>) {
     let before = b.counters();
     let hasher = FlowHasher::new(Setup::new().config.seed);
-    let mut arrived = Vec::new();
+    let mut arrived = Batch::with_capacity(batch.len());
     for (port, bytes) in batch {
         let mut frame = b.out.free.pop().expect("a frame");
         frame.set_len(bytes.len());
         frame.data_mut().copy_from_slice(bytes);
         let Ok(Parsed::Tcp(meta)) = parse(frame.data()) else { panic!("a segment") };
-        let hash = hasher.hash_of(&meta.tuple);
-        arrived.push(Arrived::new(Packet { frame, port: *port, meta }, hash));
+        arrived.push_packet(Packet { frame, port: *port, meta }, &hasher);
     }
     b.pipe.handle_batch(b.now, &mut arrived, &mut b.out);
     assert!(arrived.is_empty());

@@ -7,11 +7,12 @@ use etherparse::PacketBuilder;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, Zipf};
+use weir_core::batch::Batch;
 use weir_core::fib::{Fib, Link, Route};
 use weir_core::flow::key::{FlowHasher, Tuple};
 use weir_core::flow::table::Capacity;
 use weir_core::frame::{Frame as _, HeapFrame};
-use weir_core::hold::{Arrived, Packet};
+use weir_core::hold::Packet;
 use weir_core::ids::{Nanos, PortId, PortSet};
 use weir_core::parse::{Meta, Parsed, parse};
 use weir_core::pipeline::{Config, Output, Pipeline};
@@ -136,7 +137,7 @@ fn fib(flows: u32, v6: bool) -> Arc<Fib> {
 pub struct Bed {
     pub pipeline: Pipeline<HeapFrame>,
     pub out: Output<HeapFrame>,
-    arrived: Vec<Arrived<HeapFrame>>,
+    arrived: Batch<HeapFrame>,
     hasher: FlowHasher,
 }
 
@@ -158,7 +159,7 @@ impl Bed {
             is_replay: false,
         };
         let pipeline = Pipeline::new(&config, policy(), fib(flows, v6), Nanos(1));
-        let (arrived, hasher) = (Vec::with_capacity(crate::BATCH), FlowHasher::new(config.seed));
+        let (arrived, hasher) = (Batch::with_capacity(crate::BATCH), FlowHasher::new(config.seed));
         let mut bed = Self { pipeline, out: Output::default(), arrived, hasher };
         let after = 1001 + REQUEST.len() as u32;
         for n in 0..flows {
@@ -182,9 +183,9 @@ impl Bed {
     /// A frame from `port` waits in `arrived` for the others of its batch.
     #[inline]
     pub fn receive(&mut self, port: PortId, frame: HeapFrame) {
-        let meta = meta_of(frame.data());
-        let hash = self.hasher.hash_of(&meta.tuple);
-        self.arrived.push(Arrived::new(Packet { frame, port, meta }, hash));
+        let is_plain = self.arrived.spare().is_some_and(|seen| seen.read(frame.data(), port, &self.hasher));
+        assert!(is_plain, "a segment");
+        self.arrived.push_read(frame);
     }
 
     /// What has been received, as a worker gives it to the pipeline.
@@ -203,7 +204,7 @@ impl Bed {
 /// Numbers of connections, spread over `flows` of them: as many as there is any use for.
 pub fn numbers(flows: u32, spread: Spread) -> Vec<u32> {
     let mut random = StdRng::seed_from_u64(1);
-    let count = (flows as usize * 4).clamp(crate::BATCH, READY);
+    let count = (flows as usize * 4).clamp(crate::BATCH, READY).next_multiple_of(crate::BATCH);
     match spread {
         Spread::Uniform => (0..count).map(|_| random.random_range(0..flows)).collect(),
         Spread::Zipf => {

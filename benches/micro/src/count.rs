@@ -12,9 +12,10 @@ const WARM: usize = 200;
 const SLICE: Duration = Duration::from_millis(100);
 /// Timings of a case.
 const TIMINGS: usize = 7;
-/// Batches under callgrind: one run has so many more than another, and the difference is theirs alone.
-const FEW: u32 = 50;
-const MORE: u32 = 250;
+/// Batches under callgrind: one run has so many more than another, and the difference is theirs alone. In the fewer each of a thousand
+/// connections has had the packets that it takes until nothing has to be learnt of it.
+const FEW: u32 = 200;
+const MORE: u32 = 400;
 
 /// Nanoseconds of one unit of work, one number for each timing.
 pub fn nanoseconds(case: &Case) -> Vec<f64> {

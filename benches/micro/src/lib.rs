@@ -2,6 +2,14 @@
 //!
 //! A [`Case`] does one batch of the same work again and again. `src/main.rs` takes its time, its allocations and (by running
 //! itself under callgrind) its instructions; the criterion benchmark of weir-benches runs the same cases.
+//!
+//! Where the 366 instructions of a packet of an established connection go (`pipeline/*`; it was 634): 80 to read the headers, 24 to
+//! hash, 36 to find the connection and have its memory fetched, 110 to know it and to note the segment, 40 to rewrite and queue
+//! the frame, and some 55 for what is around it here: the copy that a NIC does, and moving frames from vector to vector.
+//!
+//! What was tried and did not win: reading headers inside the worker's loop (all registers spill: 30 more); one reader whose last part
+//! is the same code for both families (offsets in registers: 15 more); rewriting each frame as soon as its connection is known
+//! (40 more than first to note a run of segments, then to rewrite their frames).
 
 #![forbid(unsafe_code)]
 

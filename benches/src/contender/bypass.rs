@@ -73,7 +73,7 @@ fn forward(mut driver: AfXdp, mut free: Vec<XskFrame>) -> Result<(), Failure> {
             work += driver.receive(PortId(from as u8), &mut batch, BATCH);
             let Side { mac, peer, .. } = SIDES[to];
             for mut frame in batch.drain(..) {
-                edit::set_macs(frame.data_mut(), &peer, &mac);
+                edit::set_macs(frame.data_mut(), &[peer, mac]);
                 leaving[to].push(frame);
             }
         }

@@ -141,7 +141,7 @@ fn template(server: IpAddr) -> Result<[u8; LEN6], Failure> {
     let mut frame = HeapFrame::new(LEN6);
     let meta = build::segment(&mut frame, &syn, &[]).ok_or("a SYN does not fit its frame")?;
     let bytes = frame.data_mut();
-    edit::set_macs(bytes, &GATEWAY_MAC, &CLIENT_MAC);
+    edit::set_macs(bytes, &[GATEWAY_MAC, CLIENT_MAC]);
     let l4 = usize::from(meta.l4);
     // ~(~sum) is the sum.
     bytes[l4 + 16..l4 + 18].iter_mut().for_each(|octet| *octet = !*octet);

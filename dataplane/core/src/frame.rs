@@ -24,7 +24,7 @@ pub trait Frame {
 /// A frame of ordinary memory: the in-memory driver's, and the tests'.
 #[derive(Debug, Default)]
 pub struct HeapFrame {
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
     len: u32,
     priority: u8,
 }
@@ -32,7 +32,7 @@ pub struct HeapFrame {
 impl HeapFrame {
     /// An empty frame that holds up to `capacity` octets.
     pub fn new(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity], len: 0, priority: 0 }
+        Self { bytes: vec![0; capacity].into_boxed_slice(), len: 0, priority: 0 }
     }
 
     /// A frame that holds `packet` and has room for `capacity` octets.

@@ -24,22 +24,6 @@ pub struct Packet<F> {
     pub meta: Meta,
 }
 
-/// A packet, and where its connection may be.
-#[derive(Debug)]
-pub struct Arrived<F> {
-    pub packet: Packet<F>,
-    /// [`crate::flow::key::FlowHasher::hash_of`] its tuple: it has chosen the worker too.
-    pub hash: u64,
-    /// The slot to look at first.
-    pub(crate) likely: u32,
-}
-
-impl<F> Arrived<F> {
-    pub const fn new(packet: Packet<F>, hash: u64) -> Self {
-        Self { packet, hash, likely: u32::MAX }
-    }
-}
-
 /// Why a segment was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {

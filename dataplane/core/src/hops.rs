@@ -19,8 +19,13 @@ pub struct Hop {
     pub port: PortId,
     /// Largest IP packet, in octets.
     pub mtu: u16,
-    pub src_mac: Mac,
-    pub dst_mac: Mac,
+    /// Destination and source.
+    pub macs: [Mac; 2],
+}
+
+impl Hop {
+    /// No way.
+    pub const NONE: Self = Self { port: PortId(0), mtu: 0, macs: [[0; 6]; 2] };
 }
 
 /// The numbers of a connection's ways.
@@ -28,13 +33,22 @@ pub struct Hop {
 pub struct HopNumbers {
     /// The picture of the routes that they are of.
     picture: u32,
-    to_server: u16,
-    to_client: u16,
+    /// Of what the client and of what the server sends.
+    of: [u16; 2],
 }
 
 impl HopNumbers {
     /// None is known.
-    pub const NONE: Self = Self { picture: 0, to_server: 0, to_client: 0 };
+    pub const NONE: Self = Self { picture: 0, of: [0; 2] };
+}
+
+impl HopNumbers {
+    /// The number of the way of what `side` sends.
+    #[inline]
+    pub fn of(&self, side: Side) -> u16 {
+        // Looked up, not chosen: half of the packets would be guessed wrong.
+        self.of.get(side as usize).copied().unwrap_or(u16::MAX)
+    }
 }
 
 /// The ways by their numbers.
@@ -59,26 +73,35 @@ impl Hops {
         self.index.clear();
     }
 
+    /// The number of the picture, never 0.
+    #[inline]
+    pub const fn picture(&self) -> u32 {
+        self.picture
+    }
+
+    /// The way of what `side` sends, of a connection whose numbers are of this picture.
+    #[inline]
+    pub fn get_open(&self, numbers: &HopNumbers, side: Side) -> Option<&Hop> {
+        self.ways.get(usize::from(numbers.of(side)))
+    }
+
     /// The way of what `side` sends, if it is known.
     #[inline]
-    pub fn get(&self, numbers: HopNumbers, side: Side) -> Option<&Hop> {
-        let number = match side {
-            Side::Client => numbers.to_server,
-            Side::Server => numbers.to_client,
-        };
-        self.ways.get(usize::from(number)).filter(|_| numbers.picture == self.picture)
+    pub fn get(&self, numbers: &HopNumbers, side: Side) -> Option<&Hop> {
+        self.get_open(numbers, side).filter(|_| numbers.picture == self.picture)
     }
 
     /// What `side` sends goes to `hop` from now on. What cannot be sent on by a port of ours has no number.
     pub fn note(&mut self, numbers: &mut HopNumbers, side: Side, hop: &NextHop) {
         let NextHop::Forward { port, src_mac, dst_mac, mtu } = *hop else { return };
-        let Some(number) = self.number(Hop { port, mtu, src_mac, dst_mac }) else { return };
+        let Some(number) = self.number(Hop { port, mtu, macs: [dst_mac, src_mac] }) else { return };
         if numbers.picture != self.picture {
-            *numbers = HopNumbers { picture: self.picture, to_server: u16::MAX, to_client: u16::MAX };
+            *numbers = HopNumbers { picture: self.picture, of: [u16::MAX; 2] };
         }
+        let [to_server, to_client] = &mut numbers.of;
         match side {
-            Side::Client => numbers.to_server = number,
-            Side::Server => numbers.to_client = number,
+            Side::Client => *to_server = number,
+            Side::Server => *to_client = number,
         }
     }
 
@@ -109,15 +132,15 @@ mod tests {
     fn ways_of_another_picture_are_not_taken() {
         let mut hops = Hops::new(FlowHasher::new(1));
         let mut numbers = HopNumbers::default();
-        assert_eq!(hops.get(numbers, Side::Client), None);
+        assert_eq!(hops.get(&numbers, Side::Client), None);
         hops.note(&mut numbers, Side::Client, &hop(1));
-        assert_eq!(hops.get(numbers, Side::Client).unwrap().dst_mac, [6, 0, 0, 0, 0, 1]);
-        assert_eq!(hops.get(numbers, Side::Server), None, "the other direction has asked nobody yet");
+        assert_eq!(hops.get(&numbers, Side::Client).unwrap().macs[0], [6, 0, 0, 0, 0, 1]);
+        assert_eq!(hops.get(&numbers, Side::Server), None, "the other direction has asked nobody yet");
         hops.clear();
         let mut other = HopNumbers::default();
         hops.note(&mut other, Side::Server, &hop(2));
-        assert_eq!(hops.get(numbers, Side::Client), None, "its number is another's now");
-        assert_eq!(hops.get(other, Side::Server).unwrap().dst_mac, [6, 0, 0, 0, 0, 2]);
+        assert_eq!(hops.get(&numbers, Side::Client), None, "its number is another's now");
+        assert_eq!(hops.get(&other, Side::Server).unwrap().macs[0], [6, 0, 0, 0, 0, 2]);
     }
 
     #[test]
@@ -126,18 +149,18 @@ mod tests {
         for n in 0..MOST as u16 + 10 {
             let mut numbers = HopNumbers::default();
             hops.note(&mut numbers, Side::Client, &hop(n));
-            assert_eq!(hops.get(numbers, Side::Client).is_some(), n < MOST as u16, "{n}");
+            assert_eq!(hops.get(&numbers, Side::Client).is_some(), n < MOST as u16, "{n}");
         }
         assert_eq!(hops.ways.len(), MOST);
         let mut numbers = HopNumbers::default();
         hops.note(&mut numbers, Side::Client, &hop(7));
         assert_eq!(
-            hops.get(numbers, Side::Client).unwrap().dst_mac[5],
+            hops.get(&numbers, Side::Client).unwrap().macs[0][5],
             7,
             "one that is there is found again"
         );
         let mut numbers = HopNumbers::default();
         hops.note(&mut numbers, Side::Client, &NextHop::Unresolved(PortId(1)));
-        assert_eq!(hops.get(numbers, Side::Client), None);
+        assert_eq!(hops.get(&numbers, Side::Client), None);
     }
 }

@@ -19,7 +19,7 @@ use crate::flow::record::{Flow, Side, Stage};
 use crate::flow::table::{Capacity, FlowTable};
 use crate::fragments::{Fragments, Reassembly};
 use crate::frame::Frame;
-use crate::hold::{Arrived, Holds, Packet, Room};
+use crate::hold::{Holds, Packet, Room};
 use crate::hops::Hops;
 use crate::ids::{InterceptId, Nanos, PortId, PortSet};
 use crate::inspect::Found;
@@ -34,7 +34,6 @@ use crate::tcp::grants::Grants;
 use crate::tcp::shown::Shown;
 use crate::verify::Answers;
 use crate::wire::addr::Addr;
-use crate::wire::edit;
 
 pub use crate::output::{KernelOp, LegOp, Output, PuntTo, Punted, ServerFailed};
 pub use crate::totals::Totals;
@@ -110,9 +109,9 @@ pub struct Pipeline<F> {
     pub last_found: Option<Found>,
     fragments: Fragments<F>,
     pieces: Vec<F>,
-    partial: PortSet,
+    pub(crate) partial: PortSet,
     /// Whether there is any: each packet asks.
-    has_partial: bool,
+    pub(crate) has_partial: bool,
     pub(crate) is_replay: bool,
     due: Vec<u32>,
 }
@@ -202,75 +201,8 @@ impl<F: Frame> Pipeline<F> {
         self.holds.take_room(room);
     }
 
-    /// Takes one TCP segment whose connection this worker owns.
-    pub fn handle(&mut self, now: Nanos, packet: Packet<F>, out: &mut Output<F>) {
-        let hash = self.hasher.hash_of(&packet.meta.tuple);
-        let likely = self.flows.likely(hash);
-        self.now = now;
-        self.arrived(Arrived { packet, hash, likely }, out);
-    }
-
-    /// Takes segments whose connections this worker owns, in this order.
-    ///
-    /// A connection among a million is in no cache, and a processor waits for memory as long as it takes for a whole packet. So the
-    /// index is asked for all of them first, then the connections are looked at: loads that do not depend on each other are
-    /// waited for together.
-    pub fn handle_batch(&mut self, now: Nanos, batch: &mut Vec<Arrived<F>>, out: &mut Output<F>) {
-        self.now = now;
-        for arrived in &mut *batch {
-            arrived.likely = self.flows.likely(arrived.hash);
-        }
-        self.flows.touch(batch.iter().map(|arrived| arrived.likely));
-        for arrived in batch.drain(..) {
-            self.arrived(arrived, out);
-        }
-    }
-
-    #[inline]
-    fn arrived(&mut self, mut arrived: Arrived<F>, out: &mut Output<F>) {
-        let packet = &mut arrived.packet;
-        let unsummed = self.has_partial
-            && self.partial.contains(packet.port)
-            && edit::fill_partial_checksum(packet.frame.data_mut(), &packet.meta);
-        if !packet.meta.flags.is_plain() && !self.is_whole(packet) {
-            return self.discard(arrived.packet.frame, DropReason::BadChecksum, out);
-        }
-        let found = self.flows.locate(arrived.likely, arrived.hash, &packet.meta.tuple);
-        let Some((slot, side)) = found else { return self.apart(arrived.packet, unsummed, out) };
-        self.note_unsummed(slot, unsummed);
-        let Some(port) = self.straight(slot, side, packet) else {
-            return self.otherwise(slot, side, arrived.packet, out);
-        };
-        out.tx.push((port, arrived.packet.frame));
-        self.may_enter(slot, out);
-    }
-
-    /// What opens or ends a connection here must not be what a bit on the wire has made of something else. Captures have SYNs
-    /// whose checksums a NIC was to fill in.
-    fn is_whole(&self, packet: &Packet<F>) -> bool {
-        packet.meta.flags.syn() && self.is_replay || packet.meta.segment_sum(packet.frame.data()) == 0xffff
-    }
-
-    /// A segment that no connection has by its client's addresses.
-    fn apart(&mut self, packet: Packet<F>, unsummed: bool, out: &mut Output<F>) {
-        let Some(leg) = self.legs.find(&FlowKey::of(&packet.meta.tuple)) else {
-            return self.unknown(packet, out);
-        };
-        if let Some(slot) = self.legs.get(leg).map(|leg| leg.flow) {
-            self.note_unsummed(slot, unsummed);
-        }
-        self.on_leg(leg, packet, out);
-    }
-
-    /// A segment of a connection that cannot pass as it is.
-    fn otherwise(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
-        if let Some(packet) = self.straight_across(slot, side, packet, out) {
-            self.known(slot, packet, out);
-        }
-    }
-
     /// A sender that leaves checksums to others once will do so again.
-    fn note_unsummed(&mut self, slot: u32, unsummed: bool) {
+    pub(crate) fn note_unsummed(&mut self, slot: u32, unsummed: bool) {
         if unsummed && let Some(flow) = self.flows.get_mut(slot) {
             flow.unsummed = true;
         }
@@ -378,7 +310,7 @@ impl<F: Frame> Pipeline<F> {
         &self.fib
     }
 
-    fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn known(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         flow.seen = self.now;
         let (side, stage, leg) = (flow.side(&packet.meta.tuple), flow.stage, flow.leg);
@@ -406,7 +338,7 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// A packet with the addresses of a server leg that stands apart from its client's.
-    fn on_leg(&mut self, leg: u32, packet: Packet<F>, out: &mut Output<F>) {
+    pub(crate) fn on_leg(&mut self, leg: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some((slot, tuple)) = self.legs.get(leg).map(|leg| (leg.flow, leg.tuple)) else {
             return self.unknown(packet, out);
         };

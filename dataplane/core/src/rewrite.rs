@@ -105,7 +105,7 @@ impl<F: Frame> Pipeline<F> {
                 packet.frame.set_len(packet.meta.end as usize);
                 let bytes = packet.frame.data_mut();
                 edit::decrement_ttl(bytes, packet.meta.v6);
-                edit::set_macs(bytes, &dst_mac, &src_mac);
+                edit::set_macs(bytes, &[dst_mac, src_mac]);
                 out.tx.push((port, packet.frame));
             }
             NextHop::Unresolved(_) => self.punt(packet, PuntReason::NoNeighbour, out),

@@ -224,6 +224,6 @@ fn by_worker(how: &Translation, way: Way, bytes: &[u8]) -> Vec<u8> {
     let out = out.unwrap();
     frame.set_len(usize::from(out.end));
     edit::decrement_ttl(frame.data_mut(), out.v6);
-    edit::set_macs(frame.data_mut(), &NEXT[way as usize], &OWN[way as usize]);
+    edit::set_macs(frame.data_mut(), &[NEXT[way as usize], OWN[way as usize]]);
     frame.data().to_vec()
 }

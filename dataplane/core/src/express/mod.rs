@@ -52,14 +52,14 @@ pub enum Place {
     /// By the worker.
     #[default]
     Worker,
-    /// By the worker, until the program has it.
-    Entering,
-    /// By the program.
-    Express,
     /// By the worker again, and for good: it is ending.
     Back,
     /// By the worker: the program had no room.
     NoRoom,
+    /// By the worker, until the program has it.
+    Entering,
+    /// By the program.
+    Express,
 }
 
 reasons! {

@@ -1,5 +1,7 @@
 //! One connection as the dataplane remembers it.
 
+use std::hint::select_unpredictable;
+
 use crate::drop::PuntReason;
 use crate::express::Place;
 use crate::fib::Way;
@@ -107,6 +109,7 @@ impl Side {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct End {
+    pub packets: u64,
     /// The sequence number after the last octet of it that was passed on.
     pub nxt: Seq,
     /// The last acknowledgment it sent.
@@ -119,7 +122,6 @@ pub struct End {
     pub shift: u8,
     pub fin: bool,
     pub fin_acked: bool,
-    pub packets: u64,
     pub bytes: u64,
 }
 
@@ -204,13 +206,14 @@ pub struct Flow {
     pub place: Place,
     /// The end that its key names first; none: there is no connection.
     pub low: Option<Side>,
-    /// Whether a second hello is to be expected: [`Second::is_expected`], at hand.
-    pub(super) expects: bool,
+    /// A sender left a checksum to a NIC that there is not.
+    pub unsummed: bool,
     /// Where its packets leave.
     pub hops: HopNumbers,
     pub seen: Nanos,
-    /// Its hold, if it has one.
-    pub hold: u32,
+    /// The picture of the routes in which its plain segments need no thought ([`crate::hops::Hops::picture`]): it was looked at as a whole,
+    /// and nobody has had it in hand since. 0: they do.
+    pub(super) open_in: u32,
     /// Its server leg, where that is another connection than the client's.
     pub leg: u32,
     pub client: End,
@@ -229,6 +232,8 @@ pub struct Flow {
     pub epoch: u32,
     /// A hash of the ways that the program sends them out by.
     pub ways: u32,
+    /// Its hold, if it has one.
+    pub hold: u32,
     pub name: NameRef,
     /// The ALPN names that the client offered, in wire form.
     pub alpn: NameRef,
@@ -248,8 +253,6 @@ pub struct Flow {
     /// Counted with its source's connections.
     pub counted: bool,
     pub origin: Origin,
-    /// A sender left a checksum to a NIC that there is not.
-    pub unsummed: bool,
     /// An RST was passed on of which nobody knows whether it ended the connection.
     pub reset: bool,
     /// The client's SYN is signed (TCP-MD5, TCP-AO): nobody else can speak for its ends.
@@ -305,9 +308,10 @@ impl Flow {
             stage: Stage::SynSent,
             place: Place::Worker,
             low: None,
-            expects: false,
+            unsummed: false,
             hops: HopNumbers::NONE,
             seen: Nanos(0),
+            open_in: 0,
             hold: Self::NO_HOLD,
             leg: Self::NO_LEG,
             client: end,
@@ -332,7 +336,6 @@ impl Flow {
             by_weir: false,
             counted: false,
             origin: Origin::Here,
-            unsummed: false,
             reset: false,
             signed: false,
             check: HostCheck::None,
@@ -382,6 +385,20 @@ impl Flow {
         let (first, second) = if from_low { (&tuple.src, &tuple.dst) } else { (&tuple.dst, &tuple.src) };
         let side = if from_low { low } else { low.opposite() };
         (*first == self.key.low && *second == self.key.high).then_some(side)
+    }
+
+    /// The same in fewer steps: the port says which end it may be. A packet between two equal ports may not be recognized.
+    #[inline(always)]
+    pub(super) fn side_at_once(&self, tuple: &Tuple) -> Option<Side> {
+        let low = self.low?;
+        let from_low = tuple.src.port == self.key.low.port;
+        let (first, second) =
+            select_unpredictable(from_low, (&tuple.src, &tuple.dst), (&tuple.dst, &tuple.src));
+        let is_same = (first.addr == self.key.low.addr)
+            & (second.addr == self.key.high.addr)
+            & (first.port == self.key.low.port)
+            & (second.port == self.key.high.port);
+        is_same.then_some(if from_low { low } else { low.opposite() })
     }
 
     /// Its client is the other end.

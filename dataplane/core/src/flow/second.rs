@@ -86,16 +86,9 @@ impl Flow {
     /// Its second hello is another matter from now on.
     pub fn set_second(&mut self, second: Second) {
         self.second = second;
-        self.expects = second.is_expected();
     }
 
     pub fn expect(&mut self, expected: Expected) {
         self.set_second(Second { expected, ..self.second });
-    }
-
-    /// [`Second::is_expected`], without a look at the second hello.
-    #[inline]
-    pub const fn expects_second(&self) -> bool {
-        self.expects
     }
 }

@@ -101,7 +101,7 @@ impl FlowTable {
     /// Reads a word of each cache line that a packet of these connections needs: who looks at them next finds them at hand.
     #[inline]
     pub fn touch(&self, slots: impl Iterator<Item = u32>) {
-        let words = slots.filter_map(|slot| self.get(slot)).map(Flow::touch);
+        let words = slots.filter_map(|slot| self.slots.get(slot as usize)).map(Flow::touch);
         std::hint::black_box(words.fold(0, |all, word| all ^ word));
     }
 
@@ -112,14 +112,41 @@ impl FlowTable {
         side(likely).or_else(|| side(*self.index.find(hash, |&slot| side(slot).is_some())?))
     }
 
+    /// The connection in this slot and which end sent a packet, if the packet is of it and plain ones need no thought. What is done
+    /// with it does not change that.
+    #[inline(always)]
+    pub(crate) fn open(&mut self, slot: u32, tuple: &Tuple, picture: u32) -> Option<(&mut Flow, Side)> {
+        let flow = self.slots.get_mut(slot as usize).filter(|flow| flow.open_in == picture)?;
+        let side = flow.side_at_once(tuple)?;
+        Some((flow, side))
+    }
+
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&Flow> {
         self.slots.get(slot as usize).filter(|flow| flow.low.is_some())
     }
 
+    /// The connection, for whatever is to be done with it: the next packet is to look at it as a whole.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {
-        self.slots.get_mut(slot as usize).filter(|flow| flow.low.is_some())
+        let flow = self.slots.get_mut(slot as usize).filter(|flow| flow.low.is_some())?;
+        flow.open_in = 0;
+        Some(flow)
+    }
+
+    /// A sender of this connection, if it is the one of the packet, leaves checksums to others. Nothing else changes.
+    pub(crate) fn note_unsummed(&mut self, slot: u32, tuple: &Tuple) {
+        let flow = self.slots.get_mut(slot as usize);
+        if let Some(flow) = flow.filter(|flow| flow.side_of(tuple).is_some()) {
+            flow.unsummed = true;
+        }
+    }
+
+    /// As long as nobody calls [`Self::get_mut`], and in this picture of the routes, plain segments of this connection need no thought.
+    pub(crate) fn set_open(&mut self, slot: u32, picture: u32) {
+        if let Some(flow) = self.get_mut(slot) {
+            flow.open_in = picture;
+        }
     }
 
     /// Slots, in use or not.

@@ -99,6 +99,17 @@ fn agrees(bytes: &[u8], what: &str) -> bool {
         _ => None,
     };
     assert_eq!(found, expected(bytes), "{what}: {bytes:02x?}");
+    // A martian is the one thing that it does not look for.
+    let mut meta = Meta::NONE;
+    let plain = plain_into(bytes, &mut meta).then_some(meta).filter(|meta| !meta.is_martian());
+    assert!(plain.is_none() || plain == found, "{what}: {bytes:02x?}");
+    let is_common = |meta: &Meta| {
+        let is_bare = usize::from(meta.l4) == ETH_LEN + if meta.v6 { IPV6_LEN } else { IPV4_LEN };
+        is_bare
+            && meta.flags.is_plain()
+            && (!meta.v6 || [meta.tuple.src, meta.tuple.dst].iter().all(|end| end.addr.is_unicast_v6()))
+    };
+    assert_eq!(plain.is_some(), found.as_ref().is_some_and(is_common), "{what}: {bytes:02x?}");
     found.is_some()
 }
 

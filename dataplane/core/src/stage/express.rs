@@ -46,15 +46,17 @@ impl<F: Frame> Pipeline<F> {
     /// A packet of the connection has passed: it may have had enough of them.
     #[inline]
     pub(crate) fn may_enter(&mut self, slot: u32, out: &mut Output<F>) {
-        if !self.has_lanes {
-            return;
-        }
-        let Some(flow) = self.flows.get(slot) else { return };
-        if flow.place == Place::Worker
-            && flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(PACKETS)
-        {
+        if self.has_lanes && self.is_due(slot) {
             self.enter(slot, out);
         }
+    }
+
+    /// Whether it has just had so many packets that it is to be asked for.
+    pub(crate) fn is_due(&self, slot: u32) -> bool {
+        self.flows.get(slot).is_some_and(|flow| {
+            flow.place == Place::Worker
+                && flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(PACKETS)
+        })
     }
 
     /// Asks for the connection to be carried by the program, if nothing is in the way.

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod answer;
+pub mod arrive;
 pub mod closing;
 pub mod dial;
 pub mod express;

@@ -3,6 +3,7 @@
 //! It does what the road by [`super::splice`] does with such a segment, and nothing else; whatever needs a thought, or is not known
 //! yet, is left to that road, untouched. Where weir has joined the connection of two, the segment is rewritten on its way.
 
+use crate::batch::Seen;
 use crate::express::{Place, is_constant};
 use crate::flow::key::Tuple;
 use crate::flow::record::{Flow, Side, Stage};
@@ -10,6 +11,7 @@ use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::hops::Hop;
 use crate::ids::PortId;
+use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline};
 use crate::tcp::track;
 use crate::wire::edit;
@@ -23,14 +25,29 @@ impl Flow {
         self.stage == Stage::Splice
             && !matches!(self.place, Place::Entering | Place::Express)
             && self.hold == Self::NO_HOLD
-            && !self.expects_second()
+            && !self.second.is_expected()
     }
 }
 
 impl<F: Frame> Pipeline<F> {
-    /// Makes the packet ready to leave by the port that is returned. `None`: it has to take the long road, and is as it was.
-    #[inline]
-    pub(crate) fn straight(&mut self, slot: u32, side: Side, packet: &mut Packet<F>) -> Option<PortId> {
+    /// Notes a segment whose connection is the one that was looked for first and is simply running ([`Self::straight_at`] has found so),
+    /// and where it leaves: its frame is to be handed on. `None`: it has to be looked at further, and all is as it was.
+    #[inline(always)]
+    pub(crate) fn straight(&mut self, seen: &mut Seen) -> Option<()> {
+        let meta = &seen.meta;
+        let (flow, side) = self.flows.open(seen.likely, &meta.tuple, self.hops.picture())?;
+        let hop = self.hops.get_open(&flow.hops, side)?;
+        let passes = meta.flags.is_plain() && meta.ttl > 1 && meta.ip_len() <= hop.mtu;
+        if !passes || !track::note_plain(flow, side, meta) {
+            return None;
+        }
+        flow.seen = self.now;
+        seen.hop = *hop;
+        Some(())
+    }
+
+    /// The same for any plain segment of the connection in `slot`.
+    pub(crate) fn straight_at(&mut self, slot: u32, side: Side, packet: &mut Packet<F>) -> Option<PortId> {
         let meta = &packet.meta;
         let flow = self.flows.get_mut(slot).filter(|flow| meta.flags.is_plain() && flow.runs())?;
         if flow.leg != Flow::NO_LEG {
@@ -39,8 +56,9 @@ impl<F: Frame> Pipeline<F> {
         if side == Side::Client && self.now < self.cookies_until {
             return None;
         }
-        let Some(hop) = self.hops.get(flow.hops, side) else {
+        let Some(hop) = self.hops.get(&flow.hops, side) else {
             self.learn_hop(slot, side, &packet.meta.tuple);
+            self.learn_hop(slot, side.opposite(), &packet.meta.tuple.reversed());
             return None;
         };
         if meta.ttl <= 1 || meta.ip_len() > hop.mtu {
@@ -48,10 +66,12 @@ impl<F: Frame> Pipeline<F> {
         }
         flow.seen = self.now;
         track::note(flow, side, meta);
-        hand_on(packet, hop);
+        hand_on(&mut packet.frame, meta, hop);
         let port = hop.port;
         if track::is_over(flow) {
             self.close(slot, timers::LINGER);
+        } else if track::is_steady(flow) {
+            self.flows.set_open(slot, self.hops.picture());
         }
         Some(port)
     }
@@ -78,7 +98,7 @@ impl<F: Frame> Pipeline<F> {
         if meta.tuple != comes || side == Side::Client && self.now < self.cookies_until {
             return Some(packet);
         }
-        let Some(&hop) = self.hops.get(flow.hops, side) else {
+        let Some(&hop) = self.hops.get(&flow.hops, side) else {
             self.learn_hop(slot, side, &goes);
             return Some(packet);
         };
@@ -101,7 +121,7 @@ impl<F: Frame> Pipeline<F> {
         }
         match crossed {
             Ok(_) => {
-                hand_on(&mut packet, &hop);
+                hand_on(&mut packet.frame, &meta, &hop);
                 out.tx.push((hop.port, packet.frame));
                 self.may_enter(slot, out);
             }
@@ -121,10 +141,10 @@ impl<F: Frame> Pipeline<F> {
 }
 
 /// What a router does to a packet. The frame may have ended with padding.
-#[inline]
-fn hand_on<F: Frame>(packet: &mut Packet<F>, hop: &Hop) {
-    packet.frame.set_len(usize::from(packet.meta.end));
-    let bytes = packet.frame.data_mut();
-    edit::decrement_ttl(bytes, packet.meta.v6);
-    edit::set_macs(bytes, &hop.dst_mac, &hop.src_mac);
+#[inline(always)]
+pub(crate) fn hand_on<F: Frame>(frame: &mut F, meta: &Meta, hop: &Hop) {
+    frame.set_len(usize::from(meta.end));
+    let bytes = frame.data_mut();
+    edit::decrement_ttl(bytes, meta.v6);
+    edit::set_macs(bytes, &hop.macs);
 }

@@ -67,6 +67,32 @@ pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
     note_ack(flow, side, meta);
 }
 
+/// Both ends are known, and none has finished.
+pub const fn is_steady(flow: &Flow) -> bool {
+    let (client, server) = (&flow.client, &flow.server);
+    !(client.lost || client.fin || server.lost || server.fin)
+}
+
+/// As [`note`], for a plain segment of a steady connection that stays within what was allowed and sent. `false`: it does not, and
+/// nothing was noted.
+#[inline(always)]
+pub fn note_plain(flow: &mut Flow, side: Side, meta: &Meta) -> bool {
+    let (from, to) = flow.ends(side);
+    let end = meta.seq.add(meta.payload_len());
+    let allowed = to.edge.max(to.ack).add(1);
+    if end.after(allowed) && end.after(from.nxt) || meta.ack.after(to.nxt) {
+        return false;
+    }
+    from.packets += 1;
+    from.bytes += u64::from(meta.payload_len());
+    from.nxt = from.nxt.max(end);
+    if !meta.ack.before(from.ack) {
+        from.ack = meta.ack;
+        from.edge = from.edge.max(options::right_edge(meta.ack, meta.window, from.shift));
+    }
+    true
+}
+
 /// Notes only what a segment says about the other direction: its acknowledgment and its window.
 #[inline]
 pub fn note_ack(flow: &mut Flow, side: Side, meta: &Meta) {

@@ -33,8 +33,9 @@ impl Hash for Addr {
 impl Addr {
     /// From the four octets of an IPv4 address.
     #[inline]
-    pub const fn v4(o: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        // Made as two words, not as sixteen octets.
+        Self(((u32::from_le_bytes(octets) as u128) << 96 | 0xffff << 80).to_le_bytes())
     }
 
     #[inline]
@@ -52,6 +53,14 @@ impl Addr {
         }
         // Unspecified, loopback; multicast, link-local.
         bits <= 1 || bits >> 120 == 0xff || bits >> 118 == 0xfe80 >> 6
+    }
+
+    /// Whether this is an address of the kinds that nearly all unicast is of: global unicast or unique local (RFC 4291 section
+    /// 2.5.4, RFC 4193). None of them is a martian; who says no need not be one.
+    #[inline]
+    pub const fn is_unicast_v6(&self) -> bool {
+        let first = self.0[0];
+        first & 0xe0 == 0x20 || first & 0xfe == 0xfc
     }
 
     #[inline]

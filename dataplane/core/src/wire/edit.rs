@@ -5,7 +5,7 @@ use crate::parse::Meta;
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options;
 
-use super::{ETH_LEN, checksum, get_u16, put, u16_at};
+use super::{ETH_LEN, array_at, checksum, get_u16, put};
 
 /// Octets from the start of a TCP header to its checksum.
 const TCP_CHECKSUM: usize = 16;
@@ -15,27 +15,26 @@ const IPV4_CHECKSUM: usize = ETH_LEN + 10;
 const HOP_LIMIT: usize = ETH_LEN + 7;
 const HEAD: usize = ETH_LEN + 12;
 
-/// Writes the Ethernet addresses of the next hop.
+/// Writes the Ethernet addresses of the next hop: destination and source.
 #[inline]
-pub fn set_macs(frame: &mut [u8], dst: &[u8; 6], src: &[u8; 6]) {
-    if let Some(head) = frame.first_chunk_mut::<12>() {
-        let (d, s) = head.split_at_mut(6);
-        d.copy_from_slice(dst);
-        s.copy_from_slice(src);
+pub fn set_macs(frame: &mut [u8], macs: &[[u8; 6]; 2]) {
+    if let (Some(head), Some(macs)) = (frame.first_chunk_mut::<12>(), macs.as_flattened().first_chunk()) {
+        *head = *macs;
     }
 }
 
-/// Takes one from TTL (RFC 1812 section 5.3.1) or hop limit (RFC 8200 section 3).
+/// Takes one from TTL (RFC 1812 section 5.3.1) or hop limit (RFC 8200 section 3), which is more than that.
 #[inline]
 pub fn decrement_ttl(frame: &mut [u8], v6: bool) {
     let Some(head) = frame.first_chunk_mut::<HEAD>() else { return };
     if v6 {
-        head[HOP_LIMIT] = head[HOP_LIMIT].saturating_sub(1);
-    } else if head[TTL] > 0 {
-        head[TTL] -= 1;
-        // The word with the TTL has become smaller by 0x0100 (RFC 1141, with the carry of RFC 1624).
-        let sum = u32::from(u16_at(head, IPV4_CHECKSUM)) + 0x0100;
-        put(head, IPV4_CHECKSUM, &((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes());
+        head[HOP_LIMIT] = head[HOP_LIMIT].wrapping_sub(1);
+    } else {
+        head[TTL] = head[TTL].wrapping_sub(1);
+        // The word with the TTL has become smaller by 0x0100 (RFC 1141, with the carry of RFC 1624). The sum is one of words in
+        // either order of octets (RFC 1071 section 2, B).
+        let sum = u32::from(u16::from_le_bytes(array_at(head, IPV4_CHECKSUM))) + 1;
+        put(head, IPV4_CHECKSUM, &((sum + u32::from(sum >= 0xffff)) as u16).to_le_bytes());
     }
 }
 
@@ -116,20 +115,21 @@ fn strip_options(frame: &mut [u8], meta: &Meta) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::u16_at;
     use super::*;
 
     /// Each checksum and each TTL: the header is as right, or as wrong, as it was.
     #[test]
     fn decrement_ttl_mends_the_checksum_as_rfc_1624_has_it() {
         let mut frame = [0_u8; HEAD];
-        for ttl in 0..=255_u8 {
+        for ttl in 1..=255_u8 {
             for sum in (0..=u16::MAX).step_by(13).chain([0xfefe, 0xfeff, 0xff00, 0xfffe, 0xffff]) {
                 put(&mut frame, TTL, &[ttl, 6]);
                 put(&mut frame, IPV4_CHECKSUM, &sum.to_be_bytes());
                 decrement_ttl(&mut frame, false);
                 let (old, new) = (u16::from_be_bytes([ttl, 6]), u16_at(&frame, TTL));
-                let expected = if ttl == 0 { sum } else { checksum::update(sum, old, new) };
-                assert_eq!(new, u16::from_be_bytes([ttl.saturating_sub(1), 6]));
+                let expected = checksum::update(sum, old, new);
+                assert_eq!(new, u16::from_be_bytes([ttl - 1, 6]));
                 assert_eq!(u16_at(&frame, IPV4_CHECKSUM), expected, "TTL {ttl}, checksum {sum:04x}");
             }
         }
