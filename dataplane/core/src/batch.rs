@@ -75,7 +75,7 @@ impl<F> Batch<F> {
         self.seen.get_mut(at)
     }
 
-    /// A frame of which [`Self::next`] has read what it is.
+    /// A frame of which [`Self::spare`] holds what was read.
     #[inline]
     pub fn push_read(&mut self, frame: F) {
         self.frames.push(frame);
