@@ -73,15 +73,16 @@ impl Place {
         }
     }
 
-    /// Waits for a warning of the list of names, and says which.
+    /// Waits until the list of names has a warning that says `what`. One that the file is being written may come before.
     #[track_caller]
-    fn warning(&self) -> String {
+    fn warns(&self, what: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(warning) = self.board.warnings().into_iter().next() {
-                return warning;
+            let warnings = self.board.warnings();
+            if warnings.iter().any(|warning| warning.contains(what)) {
+                return;
             }
-            assert!(Instant::now() < deadline, "no warning");
+            assert!(Instant::now() < deadline, "no warning says {what:?}: {warnings:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -135,11 +136,7 @@ fn file_renamed_over_is_read_anew_time_and_again() {
 fn file_removed_and_made_again_is_read_anew() {
     let mut place = Place::plain("remade");
     fs::remove_file(place.names()).unwrap();
-    let warning = place.warning();
-    assert!(
-        warning.contains("No such file") && warning.contains("the 1 names of before stay in force"),
-        "{warning}"
-    );
+    place.warns("No such file or directory (os error 2); the 1 names of before stay in force");
     assert!(place.relisted(SETTLED).is_none(), "no rules are made of a list that is not there");
     fs::write(place.names(), "new.example\n").unwrap();
     place.resets("new.example");
@@ -176,8 +173,7 @@ fn file_half_written_keeps_the_list_of_before() {
     let mut file = fs::File::create(place.names()).unwrap();
     file.write_all(b"new.exam").unwrap();
     assert!(place.relisted(SETTLED).is_none(), "half a file was read");
-    let warning = place.warning();
-    assert!(warning.contains("is being written; the 1 names of before stay in force"), "{warning}");
+    place.warns("is being written; the 1 names of before stay in force");
     file.write_all(b"ple\n").unwrap();
     drop(file);
     place.resets("new.example");
@@ -188,8 +184,7 @@ fn file_half_written_keeps_the_list_of_before() {
 fn file_that_is_no_list_any_more_keeps_the_list_of_before() {
     let mut place = Place::plain("no-list");
     fs::write(place.names(), "<html>\n<p>502 Bad Gateway</p>\n").unwrap();
-    let warning = place.warning();
-    assert!(warning.contains("is no list of names: none of its 2 lines holds one"), "{warning}");
+    place.warns("is no list of names: none of its 2 lines holds one");
     assert!(place.relisted(SETTLED).is_none());
     let text = metrics(&place.board.views());
     assert!(text.contains("names.txt\",kind=\"names\"} 1\n") && text.contains("weir_list_stale{"), "{text}");
