@@ -56,6 +56,17 @@ struct {
 	__type(value, __u64);
 } express_ports SEC(".maps");
 
+/*
+ * Who is asked about a packet that is none of the lane's, instead of steering here: the program of a weir of another layout, which may
+ * carry it in its own lane; and from the last of these the way leads to `weir_rest` of the weir that runs. User space ties this chain.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} express_next SEC(".maps");
+
 /* The packet is none of the lane's: steering goes on. No action has this number. */
 #define NOT_EXPRESS 255
 

@@ -9,7 +9,10 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 7
+#define WEIR_LAYOUT 8
+
+/* The layout since which express_hops, express_links and express_ports are as they are: programs of several layouts share them. */
+#define WEIR_WAYS_LAYOUT 8
 
 /* Ports of a box, queues of a port. port_socks is indexed port * WEIR_MAX_QUEUES + queue. */
 #define WEIR_MAX_PORTS 32
@@ -155,28 +158,32 @@ struct weir_express_key {
 /*
  * A direction of a flow. Written whole by user space; the program writes `packets`, `bytes`, `last_seen`, `tick`, `ended` and
  * WEIR_EXPRESS_VOID. Numbers are in host order and are added modulo 2^32.
+ *
+ * What stands before `check`, the key, and the numbers of TO_CLIENT, TRANSLATED and VOID stay as they are from layout 8 on, whatever
+ * else changes: so a version of weir with another layout can tell when the last flow of this one has ended
+ * (dataplane/sys/src/steering/former.rs).
  */
 struct weir_express {
-	__u64 id;			/* of the flow, for user space */
-	__u64 packets;
-	__u64 bytes;			/* of payload */
 	struct weir_address src;	/* of the packet when it goes out */
 	struct weir_address dst;
 	__u8 sport[2];			/* network order */
 	__u8 dport[2];
-	__u32 check;			/* weir_express_check of the key: an entry may be reused while it is read */
 	__u32 last_seen;		/* ktime, units of 2^30 ns */
+	__u16 hop;			/* index in express_hops */
+	__u8 flags;
+	__u8 ended;			/* what of TCP's FIN and RST the program has sent on without the worker */
+	__u32 check;			/* weir_express_check of the key: an entry may be reused while it is read */
+	__u64 id;			/* of the flow, for user space */
+	__u64 packets;
+	__u64 bytes;			/* of payload */
 	__u32 delta;
 	__u32 clock;
 	__u32 floor;			/* the first octet of the stream that is acknowledged */
 	__u32 behind;			/* SACK edges so far before `floor`, and not further, are before it */
-	__u16 hop;			/* index in express_hops */
 	__u16 tcp_change;		/* what new addresses and ports add to TCP's checksum, as in the packet */
 	__u16 ip_change;		/* and new addresses to IPv4's */
 	__u8 link;			/* where the packet has to come in: index in express_links */
 	__s8 shift;			/* of the window field: to the left, saturating; negative: to the right */
-	__u8 flags;
-	__u8 ended;			/* what of TCP's FIN and RST the program has sent on without the worker */
 	__u16 tick;			/* when last_seen was last written: jiffies / 256 */
 };
 

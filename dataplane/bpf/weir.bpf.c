@@ -8,6 +8,7 @@
  * The order is that of `weir_steer` at the end of this file:
  *
  *  - a plain segment of a flow in the express lane: rewritten and redirected, without a sign of life too (express.h);
+ *  - of a flow in a lane that a weir of another layout has left: to the program of that one (express_next);
  *  - neither TCP nor an ICMP error that quotes TCP: PASS;
  *  - to the box itself, but for answers of a pool's server to the ports that connections to it are made from: PASS;
  *  - not enabled, or without a sign of life: PASS, or DROP on a box that fails closed; while it is not clear that the
@@ -49,10 +50,14 @@ _Static_assert(__builtin_offsetof(struct weir_cookies, clock) == 24, "cookies");
 _Static_assert(__builtin_offsetof(struct weir_cookies, window) == 44, "cookies");
 _Static_assert(sizeof(struct weir_express_key) == 36, "express key");
 _Static_assert(sizeof(struct weir_express) == 96, "express");
-_Static_assert(__builtin_offsetof(struct weir_express, src) == 24, "express");
-_Static_assert(__builtin_offsetof(struct weir_express, check) == 60, "express");
-_Static_assert(__builtin_offsetof(struct weir_express, hop) == 84, "express");
-_Static_assert(__builtin_offsetof(struct weir_express, flags) == 92, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, src) == 0, "express: for good");
+_Static_assert(__builtin_offsetof(struct weir_express, sport) == 32, "express: for good");
+_Static_assert(__builtin_offsetof(struct weir_express, last_seen) == 36, "express: for good");
+_Static_assert(__builtin_offsetof(struct weir_express, hop) == 40, "express: for good");
+_Static_assert(__builtin_offsetof(struct weir_express, flags) == 42, "express: for good");
+_Static_assert(__builtin_offsetof(struct weir_express, ended) == 43, "express: for good");
+_Static_assert(__builtin_offsetof(struct weir_express, check) == 44, "express");
+_Static_assert(__builtin_offsetof(struct weir_express, packets) == 56, "express");
 _Static_assert(__builtin_offsetof(struct weir_express, tick) == 94, "express");
 _Static_assert(sizeof(struct weir_express_note) == 160, "express note");
 _Static_assert(__builtin_offsetof(struct weir_express_note, codes) == 32, "express note");
@@ -470,22 +475,37 @@ __noinline int steer(struct xdp_md *ctx, struct packet *packet)
 	return count(action == XDP_DROP ? WEIR_NO_SOCKET_DROP : WEIR_NO_SOCKET_PASS, action);
 }
 
-SEC("xdp")
-int weir_steer(struct xdp_md *ctx)
+static __always_inline int judge(struct xdp_md *ctx)
 {
 	struct packet packet = {};
-	int action = express(ctx);
 	__u32 outcome;
 
-	/* Named here so that the program owns it: see xsks_map. */
+	/* Named here so that the programs own it: see xsks_map. */
 	asm volatile("" : : "r"(&xsks_map));
 
-	if (action != NOT_EXPRESS)
-		return action;
 	outcome = parse(ctx, &packet);
 	if (outcome != GO_ON)
 		return count(outcome, outcome == WEIR_NESTED_TAG_DROP ? XDP_DROP : XDP_PASS);
 	return steer(ctx, &packet);
+}
+
+/* What is not of this program's lane may be of one that a weir of another layout has left: see express_next. */
+SEC("xdp")
+int weir_steer(struct xdp_md *ctx)
+{
+	int action = express(ctx);
+
+	if (action != NOT_EXPRESS)
+		return action;
+	bpf_tail_call(ctx, &express_next, 0);
+	return judge(ctx);
+}
+
+/* What is of no lane: steered, by the program of the weir that runs. */
+SEC("xdp")
+int weir_rest(struct xdp_md *ctx)
+{
+	return judge(ctx);
 }
 
 char weir_license[] SEC("license") = "Dual MIT/GPL";

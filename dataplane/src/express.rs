@@ -4,6 +4,7 @@
 //! [`Ways`] knows the devices and next hops by the numbers that the program calls them by; control keeps it up to date. Each worker has
 //! a [`Feeder`].
 
+mod former;
 mod note;
 mod ways;
 
@@ -23,6 +24,7 @@ use weir_sys::steering::{
     Ends, ExpressBatch, ExpressEntry, ExpressFlow, ExpressNote, Seen, Splice, SteeringError, Sweep,
 };
 
+pub use former::Former;
 pub use ways::Ways;
 
 /// Connections that enter with one system call.
@@ -192,11 +194,29 @@ pub struct Legacy {
 }
 
 /// Connections that the program carries since a process before this one let them in. Those that are over, or of which there is only
-/// half, are removed. The next hops' numbers keep their meaning; the ways must have been told of the routes.
+/// half, are removed. The next hops' numbers keep their meaning, also those that lanes of other layouts name; the ways must have been
+/// told of the routes.
 ///
 /// # Errors
-/// The map cannot be read.
+/// A map cannot be read.
 pub fn adopt(ways: &Ways) -> io::Result<Legacy> {
+    recall_former(ways)?;
+    if ways.express().is_adopted() { adopt_flows(ways) } else { Ok(Legacy::default()) }
+}
+
+fn recall_former(ways: &Ways) -> io::Result<()> {
+    for lane in ways.former().lanes() {
+        let mut known = ways.known();
+        lane.flows(|flow| {
+            let client = if flow.is_to_client { (flow.goes.1, flow.goes.0) } else { flow.came };
+            known.recall(flow.hop, flow.goes.1.ip(), &FlowKey::of(&tuple(client)));
+        })?;
+    }
+    ways.former().look();
+    Ok(())
+}
+
+fn adopt_flows(ways: &Ways) -> io::Result<Legacy> {
     let mut found: HashMap<Ends, [Option<ExpressEntry>; 2]> = HashMap::new();
     let mut sweep = Sweep::default();
     loop {

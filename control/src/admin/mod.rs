@@ -4,6 +4,7 @@
 //! `weir reload` use; [`table`] prints for people.
 
 pub mod client;
+pub mod part;
 pub mod repairs;
 pub mod server;
 pub mod state;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -17,8 +17,9 @@ use weir_dataplane::heartbeat::Stalls;
 use weir_dataplane::questions::Asker;
 use weir_dataplane::relay::{Counters, RelayFlow, RelayHandle};
 use weir_dataplane::stats::Gauges;
-use weir_sys::steering::Steering;
+use weir_sys::steering::{Left, Steering};
 
+use super::part::Part;
 use super::repairs::{Contested, Repairs};
 use crate::health::{Board, PoolView};
 use crate::lists::board::{self as lists, ListView};
@@ -26,28 +27,6 @@ use crate::resolve::Book;
 
 /// How long workers may take to list their flows.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A part that is asked by many, until it is taken out to be stopped: whoever takes it waits for the last answer.
-#[derive(Debug)]
-pub struct Part<T>(RwLock<Option<T>>);
-
-impl<T> Part<T> {
-    pub fn new(part: Option<T>) -> Self {
-        Self(RwLock::new(part))
-    }
-
-    pub(crate) fn ask(&self) -> RwLockReadGuard<'_, Option<T>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn put(&self, part: T) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(part);
-    }
-
-    pub fn take(&self) -> Option<T> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
 
 /// The parts that can be asked. Answers may take seconds: they are not for the event loop, but for
 /// [`State::is_running`].
@@ -74,6 +53,8 @@ pub struct State {
     pub lists: Arc<lists::Board>,
     /// What is known of names (`verify_host`).
     pub names: Mutex<Book>,
+    /// What other versions of weir have left in their express lanes.
+    pub former: Mutex<Left>,
     /// What somebody removed, and weir put back.
     pub repairs: Arc<Repairs>,
     /// How the steering program sits on each port.
@@ -156,6 +137,8 @@ pub struct Status {
     pub flows_fast: u64,
     /// Of these, those that the express lane carries.
     pub flows_express: u64,
+    /// Besides, those that another version of weir has left in its own express lane, until they end.
+    pub flows_former: u64,
     /// Packets of the fast road by who carried them.
     pub lanes: LanePackets,
     pub flows_kernel: u64,
@@ -227,6 +210,14 @@ impl State {
         }
     }
 
+    pub fn set_former(&self, left: Left) {
+        *self.former.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    pub fn former(&self) -> Left {
+        *self.former.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the operator must see to; nothing when all is well.
     fn unhealthy(&self) -> Vec<String> {
         let ended = (!self.is_running()).then(|| "a thread of weir's ended: it stops".to_owned());
@@ -271,6 +262,7 @@ impl State {
             },
             flows_fast: gauges.flows_fast,
             flows_express: gauges.flows_express,
+            flows_former: self.former().flows,
             lanes: LanePackets::of(&steering),
             flows_kernel: gauges.flows_kernel,
             flows_relay: relay.active(),
@@ -404,6 +396,7 @@ impl State {
         let gauges = [
             ("weir_flows{road=\"fast\"}", status.flows_fast),
             ("weir_express_flows", status.flows_express),
+            ("weir_former_flows", status.flows_former),
             ("weir_lane_packets_total{lane=\"express\"}", status.lanes.express),
             ("weir_lane_packets_total{lane=\"worker\"}", status.lanes.worker),
             ("weir_flows{road=\"kernel\"}", status.flows_kernel),

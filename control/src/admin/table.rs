@@ -44,6 +44,10 @@ pub fn status(value: &Value) -> String {
         plain(&frames["sending"]),
         plain(&frames["lost"]),
     );
+    if value["flows_former"].as_u64().is_some_and(|flows| flows > 0) {
+        let flows = text("flows_former");
+        let _ = writeln!(out, "lane of another version  {flows} flows, until they end");
+    }
     for port in value["ports"].as_array().into_iter().flatten() {
         let gone = if port["lost"] == true { "GONE, was " } else { "" };
         let copy = if port["zero_copy"] == true { "zero-copy" } else { "copy" };

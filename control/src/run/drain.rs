@@ -131,11 +131,12 @@ impl Draining {
 async fn needing(parts: &Parts, policy: &Arc<Policy>) -> Option<u64> {
     let (state, policy) = (parts.state.clone(), policy.clone());
     let count = move || match state.leaning(QUICK)? {
-        0 => Some(0),
+        0 => Some(state.former().translated),
         // Those that have ended and linger for what comes late are no loss.
         _ => state.dataplane.ask().as_ref().map(|plane| {
             let flows = plane.flows(LISTING);
-            flows.iter().filter(|flow| needs_weir(flow, &policy)).count() as u64
+            let needing = flows.iter().filter(|flow| needs_weir(flow, &policy)).count() as u64;
+            needing + state.former().translated
         }),
     };
     spawn_blocking(count).await.ok().flatten()

@@ -94,6 +94,16 @@ impl LaneKeeper {
         }));
     }
 
+    /// Looks after what other versions of weir have left in their lanes: called about once a second. Layouts of which nothing is left.
+    pub fn look_after_former(&self) -> Vec<u32> {
+        if self.ways.former().wants_look() {
+            let ways = self.ways.clone();
+            // Such a lane may be large, too.
+            drop(spawn_blocking(move || ways.former().look()));
+        }
+        self.ways.former().take_ended()
+    }
+
     /// Whether frames that are redirected to the device leave it.
     fn sends(&mut self, port: &Candidate) -> bool {
         match xdp_features::takes_frames(port.ifindex) {

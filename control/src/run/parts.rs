@@ -33,8 +33,9 @@ use super::repair::Repair;
 use super::road::{Found, Pins, Road, hooks};
 use super::steer::Steer;
 use super::vlans::VlanList;
+use crate::admin::part::Part;
 use crate::admin::repairs::Repairs;
-use crate::admin::state::{Part, State};
+use crate::admin::state::State;
 use crate::config::{Config, Mode, Pool};
 use crate::exit::Failure;
 use crate::health::{self, Board, Passive};
@@ -295,9 +296,29 @@ impl Parts {
         let candidates = self.ports.candidates(plane.as_ref().map(Dataplane::ports).unwrap_or_default());
         drop(plane);
         lanes.free_numbers();
+        let ended = lanes.look_after_former();
+        self.state.set_former(lanes.ways().former().left());
+        self.end_former(&ended);
+        let Some(lanes) = &mut self.lanes else { return };
         if lanes.look(&candidates) {
             self.pin_lane();
             self.publish();
+        }
+    }
+
+    /// The last connection of the lane of another layout has ended.
+    fn end_former(&self, layouts: &[u32]) {
+        let mut steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(steering) = steering.as_mut() else { return };
+        for layout in layouts {
+            match steering.end_former_lane(&self.folder, *layout) {
+                Ok(()) => tracing::info!(
+                    "express lane: the last connection that another version of weir has left has ended"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "express lane: of another version; weir clean removes it")
+                }
+            }
         }
     }
 
@@ -422,6 +443,7 @@ fn state(
         attached: Mutex::new(attached),
         health: Arc::new(Board::new(&config.pools, FIRST_EPOCH)),
         lists: Arc::new(board::Board::new(&config.lists)),
+        former: Mutex::default(),
         lasting_warnings,
         lost: Mutex::default(),
         names: Mutex::default(),

@@ -16,7 +16,7 @@ use weir_dataplane::punt::Punt;
 use weir_dataplane::relay::Hooks;
 use weir_dataplane::snapshot::{Publisher, Snapshot};
 use weir_sys::clock;
-use weir_sys::steering::{self, KernelFlows, Sizes, Steering, SteeringError};
+use weir_sys::steering::{self, FormerLane, KernelFlows, Left, Sizes, Steering, SteeringError};
 use weir_sys::tun::Tun;
 
 use super::convert;
@@ -75,6 +75,12 @@ impl Pins {
             (Self::None, _) | (Self::Kept, None) => {}
             (Self::Kept, Some(steering)) => {
                 for pin in steering.unpin_others(folder)? {
+                    if steering::is_lane(&pin) {
+                        tracing::warn!(
+                            "express lane: that of another version of weir is gone; of the connections that were in it, those that \
+                             are translated end, and the others are the kernel's"
+                        );
+                    }
                     tracing::info!(pin = %pin.display(), "removed: of what the configuration has no more");
                 }
             }
@@ -145,6 +151,7 @@ impl Road {
             // There is no heartbeat yet.
             set_limits(&steering, config)?;
         }
+        let former = tie_former_lanes(&mut steering)?;
         let mut attached = BTreeMap::new();
         for ((port, link), number) in config.ports.iter().zip(links).zip(0..) {
             let mode = convert::attach_mode(port.mode);
@@ -162,7 +169,7 @@ impl Road {
         let (relay, forward) = (found.tun(host::RELAY_TUN)?, found.tun(host::PUNT_TUN)?);
         let tuns = vec![relay.clone(), forward.clone()];
         let punt = Punt::new(relay, forward, steering.kernel_flows());
-        let ways = (express_flows > 0).then(|| Arc::new(Ways::new(steering.express())));
+        let ways = (express_flows > 0).then(|| Arc::new(Ways::new(steering.express(), former)));
         let pins = match is_pinned {
             true if closed || ways.is_some() => Pins::Kept,
             true => Pins::Removed,
@@ -178,16 +185,24 @@ impl Road {
 
     /// Connections that the express lane has gone on carrying since a weir before let them in.
     pub fn legacy(&self, fib: &Arc<Fib>) -> Result<Legacy, Failure> {
-        let Some(ways) = self.ways.as_ref().filter(|ways| ways.express().is_adopted()) else {
-            return Ok(Legacy::default());
-        };
+        let Some(ways) = &self.ways else { return Ok(Legacy::default()) };
         ways.follow(fib);
         let legacy = adopt(ways).map_err(|error| {
             Failure::refused(format!(
                 "the express lane that an earlier weir left cannot be read: {error}; weir clean removes it"
             ))
         })?;
-        tracing::info!(connections = legacy.flows.len(), "express lane: taken over from an earlier weir");
+        if ways.express().is_adopted() {
+            tracing::info!(connections = legacy.flows.len(), "express lane: taken over from an earlier weir");
+        }
+        if !ways.former().lanes().is_empty() {
+            let Left { flows, translated } = ways.former().left();
+            tracing::warn!(
+                connections = flows,
+                translated,
+                "express lane: connections that another version of weir has left go on in its own program until they end"
+            );
+        }
         Ok(legacy)
     }
 
@@ -218,6 +233,15 @@ impl Road {
         }
         Ok(dataplane)
     }
+}
+
+/// What a weir of another version has left in its lane goes on behind this one's.
+fn tie_former_lanes(steering: &mut Steering) -> Result<Vec<FormerLane>, Failure> {
+    let (lanes, refused) = steering.tie_former_lanes().map_err(Failure::refused)?;
+    for (layout, reason) in refused {
+        tracing::warn!(layout, reason, "express lane: that of another version of weir cannot be carried on");
+    }
+    Ok(lanes)
 }
 
 fn set_limits(steering: &Steering, config: &Config) -> Result<(), Failure> {

@@ -18,6 +18,7 @@ mod explain;
 mod express;
 mod failing;
 mod flood;
+mod former;
 mod fragments;
 mod frames;
 mod handover;

@@ -47,7 +47,7 @@ impl Transfer {
 }
 
 /// RSTs that came in at both ends since [`count_resets`].
-fn resets(world: &World<'_>) -> Vec<u64> {
+pub fn resets(world: &World<'_>) -> Vec<u64> {
     let count = |namespace| {
         let listed: serde_json::Value =
             serde_json::from_str(&world.sh(namespace, "nft -j list counter inet resets seen")).expect("JSON");
@@ -56,7 +56,7 @@ fn resets(world: &World<'_>) -> Vec<u64> {
     [&world.lab.client, &world.lab.server].map(count).to_vec()
 }
 
-fn count_resets(world: &World<'_>) {
+pub fn count_resets(world: &World<'_>) {
     let table = "table inet resets { counter seen { }; chain input { type filter hook input priority 0; \
                  tcp flags & rst == rst counter name seen; }; }";
     for namespace in [&world.lab.client, &world.lab.server] {

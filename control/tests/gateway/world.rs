@@ -235,12 +235,18 @@ impl Download {
 
     /// As [`Self::start`], on a connection that is there.
     #[track_caller]
-    pub fn start_on(mut stream: TcpStream, bytes: u64, rate: u64) -> Self {
+    pub fn start_on(stream: TcpStream, bytes: u64, rate: u64) -> Self {
+        Self::start_from(stream, ALLOWED, bytes, rate)
+    }
+
+    /// As [`Self::start_on`], of `host`.
+    #[track_caller]
+    pub fn start_from(mut stream: TcpStream, host: &'static str, bytes: u64, rate: u64) -> Self {
         let client = stream.local_addr().expect("connected");
         let progress = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&progress);
         let path = format!("/bytes/{bytes}?rate={rate}");
-        let thread = std::thread::spawn(move || client::get(&mut stream, ALLOWED, &path, &counter));
+        let thread = std::thread::spawn(move || client::get(&mut stream, host, &path, &counter));
         let download = Self { client, bytes, progress, thread };
         until("the download begins", || download.progress() > bytes / 8);
         download

@@ -16,7 +16,9 @@ use weir_core::express::WayOut;
 use weir_core::fib::{Fib, Way};
 use weir_core::flow::key::FlowKey;
 use weir_core::ids::{MAX_PORTS, PortId};
-use weir_sys::steering::{Express, ExpressHop, Sweep};
+use weir_sys::steering::{Express, ExpressHop, FormerLane, Sweep};
+
+use super::former::Former;
 
 /// Numbers that there are.
 const NUMBERS: usize = 1 << u16::BITS;
@@ -30,6 +32,7 @@ const REST: u32 = 60;
 #[derive(Debug)]
 pub struct Ways {
     express: Express,
+    former: Former,
     known: Mutex<Known>,
     /// Written with the lock held (Release); workers read it (Acquire) without.
     period: AtomicU32,
@@ -74,8 +77,15 @@ impl Default for Search {
 }
 
 impl Ways {
-    pub fn new(express: Express) -> Self {
-        Self { express, known: Mutex::default(), period: AtomicU32::new(0) }
+    /// `former`: lanes of other layouts, which may name next hops as well.
+    pub fn new(express: Express, former: Vec<FormerLane>) -> Self {
+        let former = Former::new(former);
+        Self { express, former, known: Mutex::default(), period: AtomicU32::new(0) }
+    }
+
+    /// Lanes of other layouts.
+    pub const fn former(&self) -> &Former {
+        &self.former
     }
 
     /// The program's maps.
@@ -196,14 +206,18 @@ impl Ways {
     /// Of each number, whether an entry names it.
     fn named(&self) -> io::Result<Vec<bool>> {
         let mut named = vec![false; NUMBERS];
+        let mut name = |hop: u16| {
+            if let Some(named) = named.get_mut(usize::from(hop)) {
+                *named = true;
+            }
+        };
+        for lane in self.former.lanes() {
+            lane.flows(|flow| name(flow.hop))?;
+        }
         let mut sweep = Sweep::default();
         loop {
             let more = self.express.sweep(&mut sweep)?;
-            for entry in sweep.entries() {
-                if let Some(named) = named.get_mut(usize::from(entry.hop)) {
-                    *named = true;
-                }
-            }
+            sweep.entries().for_each(|entry| name(entry.hop));
             if !more {
                 return Ok(named);
             }

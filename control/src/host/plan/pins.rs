@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use weir_sys::steering::LAYOUT;
+use weir_sys::steering::{LAYOUT, WAYS_LAYOUT};
 
 use super::script::Line;
 use super::{Observed, Status};
@@ -22,9 +22,11 @@ fn line(pin: &Path, seen: &Observed) -> Option<Line> {
             let of = device.unwrap_or_else(|| format!("a device that is gone (index {index})"));
             ("link", format!("the steering program on {of}"))
         }
+        _ if name == "steer" => ("prog", "the express lane: the program that carries it".to_owned()),
         _ => ("map", map(name).to_owned()),
     };
-    if version.parse() != Ok(LAYOUT) {
+    let is_of_ways = matches!(name, "express_hops" | "express_links" | "express_ports");
+    if version.parse() != Ok(if is_of_ways { WAYS_LAYOUT } else { LAYOUT }) {
         what += ", of another version of weir";
     }
     let command = format!("bpftool {object} show pinned {}", pin.display());
@@ -36,6 +38,7 @@ fn map(name: &str) -> &'static str {
         "kernel_flows" => "connections that are the kernel's",
         "express_flows" => "the express lane: its connections",
         "express_notes" => "the express lane: what is known of its connections",
+        "express_next" => "the express lane: who has what is not of it",
         "express_hops" => "the express lane: its next hops",
         _ => "the express lane: its devices",
     }

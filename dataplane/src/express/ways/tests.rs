@@ -18,7 +18,7 @@ fn neighbour(n: u32) -> WayOut {
 
 fn ways() -> (Steering, Ways) {
     let steering = Steering::load(&Sizes { express_flows: 16, ..Sizes::default() }).unwrap();
-    let ways = Ways::new(steering.express());
+    let ways = Ways::new(steering.express(), Vec::new());
     ways.set_link(PortId(0), Some(3));
     (steering, ways)
 }

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
+/// The layout since which the lane's devices and next hops are as they are; part of the names of their pins.
+pub const WAYS_LAYOUT: u32 = 8;
 /// Ports of a box.
 pub const MAX_PORTS: u32 = 32;
 /// Queues of a port.
@@ -237,6 +239,7 @@ mod tests {
         let header = include_str!("../../../bpf/maps.h");
         for (name, value) in [
             ("WEIR_LAYOUT", super::LAYOUT),
+            ("WEIR_WAYS_LAYOUT", super::WAYS_LAYOUT),
             ("WEIR_MAX_PORTS", super::MAX_PORTS),
             ("WEIR_MAX_QUEUES", super::MAX_QUEUES),
             ("WEIR_MAX_LINKS", super::MAX_LINKS),

@@ -164,6 +164,112 @@ where
     }
 }
 
+/// A map of another layout: keys `K`, and values that begin with a `V` and may be longer.
+#[derive(Debug)]
+pub(crate) struct Headed<K, V> {
+    fd: Arc<OwnedFd>,
+    value_size: usize,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K, V> Clone for Headed<K, V> {
+    fn clone(&self) -> Self {
+        Self { fd: self.fd.clone(), value_size: self.value_size, types: PhantomData }
+    }
+}
+
+/// Room for entries of a [`Headed`] map, and those that were read last.
+#[derive(Debug)]
+pub(crate) struct Room<K, V> {
+    keys: Vec<K>,
+    values: Vec<u8>,
+    value_size: usize,
+    read: usize,
+    types: PhantomData<fn() -> V>,
+}
+
+impl<K: Copy, V: FromBytes> Room<K, V> {
+    /// What was read.
+    pub fn entries(&self) -> impl Iterator<Item = (K, V)> + '_ {
+        let values = self.values.chunks_exact(self.value_size);
+        let heads = values.filter_map(|value| V::read_from_prefix(value).ok().map(|(head, _)| head));
+        self.keys.iter().copied().zip(heads).take(self.read)
+    }
+}
+
+impl<K, V> Headed<K, V>
+where
+    K: IntoBytes + FromBytes + Immutable + Clone,
+    V: FromBytes,
+{
+    /// A second descriptor of a hash map.
+    pub fn new(name: &'static str, data: &MapData) -> Result<Self, SteeringError> {
+        let failed = |source| SteeringError::Map { map: name, action: "opening", source };
+        let info = data.info().map_err(|error| failed(io::Error::other(error)))?;
+        let value_size = info.value_size() as usize;
+        if info.key_size() as usize != size_of::<K>() || value_size < size_of::<V>() {
+            return Err(SteeringError::Layout { map: name });
+        }
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(failed)?;
+        Ok(Self { fd: Arc::new(fd), value_size, types: PhantomData })
+    }
+
+    /// The head of the value at a key.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = vec![0_u8; self.value_size];
+        let place = value.as_mut_ptr().cast();
+        // SAFETY: the key is initialized and as long as the map's (compared in `new`); `value` has room for what the call writes.
+        let code = unsafe { libbpf_sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), as_bytes(key), place) };
+        let head = || V::read_from_prefix(&value).ok().map(|(head, _)| head);
+        Ok(found(code)?.then(head).flatten())
+    }
+
+    /// Removes a key; whether it was there.
+    pub fn remove(&self, key: &K) -> io::Result<bool> {
+        // SAFETY: as in `get`.
+        found(unsafe { libbpf_sys::bpf_map_delete_elem(self.fd.as_raw_fd(), as_bytes(key)) })
+    }
+
+    /// Room for so many entries: at least 4,096, since the kernel reads whole buckets.
+    pub fn room(&self, entries: usize) -> Room<K, V> {
+        let values = vec![0; entries * self.value_size];
+        Room {
+            keys: vec![K::new_zeroed(); entries],
+            values,
+            value_size: self.value_size,
+            read: 0,
+            types: PhantomData,
+        }
+    }
+
+    /// Reads on from `at` (from the start: `None`); where to go on, if there may be more.
+    pub fn read(&self, at: Option<u32>, room: &mut Room<K, V>) -> io::Result<Option<u32>> {
+        room.read = 0;
+        if room.value_size != self.value_size {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let mut from = at.unwrap_or_default();
+        let mut next = 0_u32;
+        let mut count = room.keys.len() as u32;
+        let from = at.map_or(std::ptr::null_mut(), |_| std::ptr::from_mut(&mut from).cast());
+        // SAFETY: the room has `count` keys and values of the map's sizes (compared in `new`, and above), of any bytes; a cursor of a hash map is a u32.
+        let code = unsafe {
+            libbpf_sys::bpf_map_lookup_batch(
+                self.fd.as_raw_fd(),
+                from,
+                std::ptr::from_mut(&mut next).cast(),
+                room.keys.as_mut_ptr().cast(),
+                room.values.as_mut_ptr().cast(),
+                &mut count,
+                std::ptr::null(),
+            )
+        };
+        let has_more = found(code)?;
+        room.read = count as usize;
+        Ok(has_more.then_some(next))
+    }
+}
+
 fn as_bytes<T: IntoBytes + Immutable>(value: &T) -> *const libc::c_void {
     value.as_bytes().as_ptr().cast()
 }

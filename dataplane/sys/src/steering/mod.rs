@@ -13,6 +13,7 @@ mod cookies;
 mod error;
 mod express;
 mod flows;
+mod former;
 mod intercepts;
 mod layout;
 mod look;
@@ -29,7 +30,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::maps::{Map as AyaMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, Xdp};
@@ -44,11 +45,12 @@ pub use express::{
     ExpressNote, Seen, Splice, Sweep,
 };
 pub use flows::{KernelFlow, KernelFlows};
+pub use former::{FormerFlow, FormerLane, FormerTimes, Left, Refused};
 pub use intercepts::InterceptTable;
-pub use layout::{LAYOUT, MAX_LINKS, MAX_PORTS, MAX_QUEUES};
+pub use layout::{LAYOUT, MAX_LINKS, MAX_PORTS, MAX_QUEUES, WAYS_LAYOUT};
 pub use look::{Found, InLane, Look, Maps, Packet};
 pub use outcome::{Counters, Outcome};
-pub use pin::{holds_lane, pins, unpin};
+pub use pin::{holds_lane, is_lane, pins, unpin};
 pub use pools::PoolServer;
 pub use trial::Trial;
 pub use vlans::{VlanPlace, VlanTag};
@@ -65,6 +67,8 @@ use vlans::Vlans;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
 const PROGRAM: &str = "weir_steer";
+/// What of it comes after every lane.
+const REST: &str = "weir_rest";
 
 /// What is decided when the program is loaded.
 #[derive(Clone, Debug)]
@@ -73,7 +77,8 @@ pub struct Sizes {
     pub kernel_flows: u32,
     /// Flows that the express lane has room for; 0: there is none, and none is taken over.
     pub express_flows: u32,
-    /// A folder of pins: links, kernel flows and the express lane that a process before left there are taken over.
+    /// A folder of pins: links, kernel flows and the express lane that a process before left there are taken over. Of lanes of other
+    /// layouts see [`Steering::tie_former_lanes`].
     pub adopt: Option<PathBuf>,
 }
 
@@ -89,6 +94,8 @@ pub struct Steering {
     attached: Vec<Attachment>,
     adopt: Option<PathBuf>,
     pinned: Option<PathBuf>,
+    /// Lanes of other layouts that are tied behind this one's, in their order.
+    former: Vec<FormerLane>,
     config: Map<u32, u64>,
     own: Map<Address, u32>,
     own_written: BTreeSet<Address>,
@@ -151,8 +158,8 @@ impl Steering {
             loader.map_pin_path(map, path.clone());
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| short_of_memory(error, sizes))?;
-        xdp(&mut ebpf)?.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
-        let is_adopted = pinned.iter().any(|(map, _)| pin::is_of_lane(map));
+        xdp(&mut ebpf, PROGRAM)?.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
+        let is_adopted = pinned.iter().any(|(map, _)| *map == "express_flows");
         let intercepts = Intercepts::new(
             map_of(&ebpf, "config")?,
             [map_of(&ebpf, "prefixes4_0")?, map_of(&ebpf, "prefixes4_1")?],
@@ -183,6 +190,7 @@ impl Steering {
             attached: Vec::new(),
             adopt: sizes.adopt.clone(),
             pinned: None,
+            former: Vec::new(),
             ebpf,
         })
     }
@@ -198,7 +206,7 @@ impl Steering {
         ifindex: u32,
         mode: AttachMode,
     ) -> Result<AttachedMode, SteeringError> {
-        let program = xdp(&mut self.ebpf)?;
+        let program = xdp(&mut self.ebpf, PROGRAM)?;
         let adopted = match &self.adopt {
             Some(folder) => Attachment::adopt(program, device, ifindex, folder),
             None => None,
@@ -237,7 +245,7 @@ impl Steering {
     /// # Errors
     /// [`SteeringError::Load`]: there is no program; not expected.
     pub fn detached(&mut self) -> Result<Vec<(String, u32)>, SteeringError> {
-        let program = xdp(&mut self.ebpf)?;
+        let program = xdp(&mut self.ebpf, PROGRAM)?;
         let off = self.attached.iter().filter(|at| at.is_off(program));
         Ok(off.map(|at| (at.device.clone(), at.ifindex)).collect())
     }
@@ -248,7 +256,7 @@ impl Steering {
     /// # Errors
     /// As [`Steering::attach`] and [`Steering::pin`]; [`SteeringError::NoDevice`] when it never was on that device.
     pub fn reattach(&mut self, ifindex: u32) -> Result<(), SteeringError> {
-        let program = xdp(&mut self.ebpf)?;
+        let program = xdp(&mut self.ebpf, PROGRAM)?;
         let Some(attachment) = self.attached.iter_mut().find(|at| at.ifindex == ifindex) else {
             return Err(SteeringError::NoDevice { device: format!("with index {ifindex}") });
         };
@@ -433,62 +441,6 @@ impl Steering {
         }
         Ok(counters)
     }
-
-    /// Pins links, kernel flows and the express lane in a folder of a BPF file system, so that the program stays on its devices
-    /// when the process ends: for boxes that fail closed, and for the express lane. Again after each `attach`.
-    ///
-    /// # Errors
-    /// [`SteeringError::Pin`]. What was pinned before the error stays pinned.
-    pub fn pin(&mut self, folder: &Path) -> Result<(), SteeringError> {
-        pin::prepare(folder)?;
-        self.pinned = Some(folder.into());
-        for map in self.lasting_maps() {
-            let path = pin::map_path(folder, map);
-            if !path.exists() {
-                pin::pin_map(map_data(&self.ebpf, map)?.fd().as_fd().as_raw_fd(), &path)?;
-            }
-        }
-        for attachment in &mut self.attached {
-            attachment.pin(folder)?;
-        }
-        Ok(())
-    }
-
-    /// The maps that are pinned: those of the express lane only if there is one.
-    fn lasting_maps(&self) -> impl Iterator<Item = &'static str> {
-        let has_lane = self.express.capacity() > 0;
-        pin::MAPS.into_iter().filter(move |map| has_lane || !pin::is_of_lane(map))
-    }
-
-    /// Removes pins in a folder that are of no device that the program is on: of ports that were taken out of the
-    /// configuration, of devices that are gone, of kernel flows in another layout. Returns what was removed.
-    ///
-    /// # Errors
-    /// [`SteeringError::Pin`].
-    pub fn unpin_others(&self, folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
-        let mut ours: Vec<PathBuf> =
-            self.attached.iter().map(|at| pin::link_path(folder, at.ifindex)).collect();
-        ours.extend(self.lasting_maps().map(|map| pin::map_path(folder, map)));
-        let others: Vec<PathBuf> = pins(folder)?.into_iter().filter(|path| !ours.contains(path)).collect();
-        for path in &others {
-            pin::remove(path)?;
-        }
-        Ok(others)
-    }
-
-    /// Removes the pins: the program leaves its devices with the process again.
-    ///
-    /// # Errors
-    /// [`SteeringError::Pin`].
-    pub fn unpin(&mut self) -> Result<(), SteeringError> {
-        for attachment in &mut self.attached {
-            attachment.unpin()?;
-        }
-        match self.pinned.take() {
-            Some(folder) => pin::unpin(&folder).map(drop),
-            None => Ok(()),
-        }
-    }
 }
 
 impl fmt::Debug for Steering {
@@ -513,10 +465,10 @@ where
     map.set(key, value).map_err(SteeringError::of_map(name, "storing in"))
 }
 
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, SteeringError> {
-    ebpf.program_mut(PROGRAM)
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, SteeringError> {
+    ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or_else(|| SteeringError::Load { reason: format!("the object has no XDP program {PROGRAM}") })
+        .ok_or_else(|| SteeringError::Load { reason: format!("the object has no XDP program {name}") })
 }
 
 fn map_of<K, V>(ebpf: &Ebpf, name: &'static str) -> Result<Map<K, V>, SteeringError>
@@ -535,6 +487,7 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Steer
             | AyaMap::LruHashMap(data)
             | AyaMap::LpmTrie(data)
             | AyaMap::DevMap(data)
+            | AyaMap::ProgramArray(data)
             | AyaMap::XskMap(data),
         ) => Ok(data),
         _ => Err(SteeringError::NoMap { map: name }),

@@ -1,16 +1,21 @@
 //! Pins: what keeps the program on its devices without the process, for `fail = "closed"`.
 //!
-//! A folder on a BPF file system holds one file per link (`link-IFINDEX-vN`), the kernel map (`kernel_flows-vN`) and the maps of
-//! the express lane (`express_flows-vN` and so on), N being the version of the layout (a BPF file system has no names with
-//! dots). There is none unless `Steering::pin` was called.
+//! A folder on a BPF file system holds one file per link (`link-IFINDEX-vN`), the kernel map (`kernel_flows-vN`), the maps of
+//! the express lane (`express_flows-vN` and so on) and the program that carries them (`steer-vN`), N being the version of the layout (a
+//! BPF file system has no names with dots). There is none unless `Steering::pin` was called. What of another version is found there is
+//! for [`super::former`].
 
 use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::EbpfError;
+
 use super::error::SteeringError;
-use super::layout::LAYOUT;
+use super::layout::{LAYOUT, WAYS_LAYOUT};
+use super::{PROGRAM, Steering, former, load_error, map_data, xdp};
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -34,12 +39,34 @@ pub(super) fn take_link(folder: &Path, ifindex: u32) -> Option<PathBuf> {
 }
 
 /// The maps that outlive the process: flows that were given to the kernel, and those in the express lane, with what these need.
-pub(super) const MAPS: [&str; 6] =
-    ["kernel_flows", "express_flows", "express_notes", "express_hops", "express_links", "express_ports"];
+pub(super) const MAPS: [&str; 7] = [
+    "kernel_flows",
+    "express_flows",
+    "express_notes",
+    NEXT,
+    "express_hops",
+    "express_links",
+    "express_ports",
+];
+/// The lane's way on.
+pub(super) const NEXT: &str = "express_next";
+/// The program's pin, which is no map's.
+const STEER: &str = "steer";
 
 /// The pin of a map.
 pub(super) fn map_path(folder: &Path, map: &str) -> PathBuf {
-    folder.join(format!("{map}-v{LAYOUT}"))
+    let layout = if is_of_ways(map) { WAYS_LAYOUT } else { LAYOUT };
+    path_of(folder, map, layout)
+}
+
+/// The pin of the program of a layout.
+pub(super) fn program_path(folder: &Path, layout: u32) -> PathBuf {
+    path_of(folder, STEER, layout)
+}
+
+/// The pin of a map of a layout.
+pub(super) fn path_of(folder: &Path, map: &str, layout: u32) -> PathBuf {
+    folder.join(format!("{map}-v{layout}"))
 }
 
 /// Whether a map is one of the express lane's.
@@ -47,20 +74,33 @@ pub(super) fn is_of_lane(map: &str) -> bool {
     map.starts_with("express_")
 }
 
-/// The maps of this layout that a process before left pinned. Those of the express lane make sense together, or not at all.
+/// Whether that is the pin of an express lane's flows.
+pub fn is_lane(pin: &Path) -> bool {
+    pin.file_name().is_some_and(|name| name.as_bytes().starts_with(b"express_flows-v"))
+}
+
+/// Whether it is of the lane's devices and next hops.
+fn is_of_ways(map: &str) -> bool {
+    matches!(map, "express_hops" | "express_links" | "express_ports")
+}
+
+/// The maps of this layout that a process before left pinned. Those of the express lane make sense together, or not at all; but for
+/// devices and next hops, which a lane of another layout may name as well.
 pub(super) fn whole(folder: &Path) -> Vec<(&'static str, PathBuf)> {
     let mut found: Vec<_> =
         MAPS.into_iter().map(|map| (map, map_path(folder, map))).filter(|(_, path)| path.exists()).collect();
-    let parts = |maps: &[(&str, PathBuf)]| maps.iter().filter(|(map, _)| is_of_lane(map)).count();
-    if parts(&found) < MAPS.into_iter().filter(|map| is_of_lane(map)).count() {
-        found.retain(|(map, _)| !is_of_lane(map));
-    }
+    let has_all = |is: fn(&str) -> bool| {
+        MAPS.into_iter().filter(|map| is(map)).all(|map| found.iter().any(|(name, _)| *name == map))
+    };
+    let (has_lane, has_ways) = (has_all(is_of_lane), has_all(is_of_ways));
+    let shares_ways = has_ways && !former::layouts(folder).is_empty();
+    found.retain(|(map, _)| has_lane || !is_of_lane(map) || shares_ways && is_of_ways(map));
     found
 }
 
-/// Whether a process before has left its express lane there, in this layout.
+/// Whether a process before has left its express lane there, in this layout or in one whose flows can be carried on.
 pub fn holds_lane(folder: &Path) -> bool {
-    whole(folder).iter().any(|(map, _)| is_of_lane(map))
+    whole(folder).iter().any(|(map, _)| is_of_lane(map)) || !former::layouts(folder).is_empty()
 }
 
 /// Makes the folder, and sees to it that it is on a BPF file system.
@@ -117,7 +157,7 @@ pub fn pins(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let is_of = |map: &str| name.strip_prefix(map).is_some_and(|rest| rest.starts_with("-v"));
-            name.starts_with("link-") || MAPS.into_iter().any(is_of)
+            name.starts_with("link-") || is_of(STEER) || MAPS.into_iter().any(is_of)
         })
         .map(|entry| entry.path())
         .collect();
@@ -125,16 +165,92 @@ pub fn pins(folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
     Ok(found)
 }
 
-/// Pins a map.
-pub(super) fn pin_map(fd: i32, path: &Path) -> Result<(), SteeringError> {
+/// Pins a map or a program.
+pub(super) fn pin_object(fd: i32, path: &Path) -> Result<(), SteeringError> {
     let name = CString::new(path.as_os_str().as_bytes())
         .map_err(|_| error(path, "naming the pin", io::Error::from_raw_os_error(libc::EINVAL)))?;
     // SAFETY: the name is a terminated string that outlives the call; the kernel checks the descriptor.
     let code = unsafe { libbpf_sys::bpf_obj_pin(fd, name.as_ptr()) };
     if code < 0 {
-        return Err(error(path, "pinning the map", io::Error::last_os_error()));
+        return Err(error(path, "pinning", io::Error::last_os_error()));
     }
     Ok(())
+}
+
+impl Steering {
+    /// Pins links, kernel flows and the express lane in a folder of a BPF file system, so that the program stays on its devices
+    /// when the process ends: for boxes that fail closed, and for the express lane. Again after each `attach`.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`]. What was pinned before the error stays pinned.
+    pub fn pin(&mut self, folder: &Path) -> Result<(), SteeringError> {
+        prepare(folder)?;
+        self.pinned = Some(folder.into());
+        for map in self.lasting_maps() {
+            let path = map_path(folder, map);
+            if !path.exists() {
+                pin_object(map_data(&self.ebpf, map)?.fd().as_fd().as_raw_fd(), &path)?;
+            }
+        }
+        if self.express.capacity() > 0 {
+            self.pin_program(folder)?;
+        }
+        for attachment in &mut self.attached {
+            attachment.pin(folder)?;
+        }
+        Ok(())
+    }
+
+    /// In the place of the one that a process before has pinned, in one step.
+    fn pin_program(&mut self, folder: &Path) -> Result<(), SteeringError> {
+        let fresh = folder.join(format!("{STEER}-v{LAYOUT}-fresh"));
+        let _ = std::fs::remove_file(&fresh);
+        let program = xdp(&mut self.ebpf, PROGRAM)?;
+        let fd = program.fd().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
+        pin_object(fd.as_fd().as_raw_fd(), &fresh)?;
+        let path = program_path(folder, LAYOUT);
+        std::fs::rename(&fresh, &path).map_err(|source| error(&path, "naming the pin", source))
+    }
+
+    /// The maps that are pinned: those of the express lane only if there is one.
+    fn lasting_maps(&self) -> impl Iterator<Item = &'static str> {
+        let has_lane = self.express.capacity() > 0;
+        MAPS.into_iter().filter(move |map| has_lane || !is_of_lane(map))
+    }
+
+    /// Removes pins in a folder that are of no device that the program is on: of ports that were taken out of the
+    /// configuration, of devices that are gone, of what is in another layout and cannot be
+    /// carried on. Returns what was removed.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`].
+    pub fn unpin_others(&self, folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
+        let mut ours: Vec<PathBuf> = self.attached.iter().map(|at| link_path(folder, at.ifindex)).collect();
+        ours.extend(self.lasting_maps().map(|map| map_path(folder, map)));
+        if self.express.capacity() > 0 {
+            ours.push(program_path(folder, LAYOUT));
+            ours.extend(self.former.iter().flat_map(|lane| former::pins_of(folder, lane.layout)));
+        }
+        let others: Vec<PathBuf> = pins(folder)?.into_iter().filter(|path| !ours.contains(path)).collect();
+        for path in &others {
+            remove(path)?;
+        }
+        Ok(others)
+    }
+
+    /// Removes the pins: the program leaves its devices with the process again.
+    ///
+    /// # Errors
+    /// [`SteeringError::Pin`].
+    pub fn unpin(&mut self) -> Result<(), SteeringError> {
+        for attachment in &mut self.attached {
+            attachment.unpin()?;
+        }
+        match self.pinned.take() {
+            Some(folder) => unpin(&folder).map(drop),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An error with a path and what to do.

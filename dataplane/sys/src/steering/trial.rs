@@ -6,7 +6,7 @@ use aya::TestRun as _;
 use aya::programs::TestRunOptions;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::{Steering, SteeringError, xdp};
+use super::{PROGRAM, Steering, SteeringError, xdp};
 
 /// What a frame may grow by.
 const TAILROOM: usize = 64;
@@ -51,8 +51,8 @@ impl Steering {
             ctx_in: Some(context.as_bytes()),
             ..TestRunOptions::new()
         };
-        let result = xdp(&mut self.ebpf)?.test_run(options).map_err(|error| SteeringError::Load {
-            reason: format!("it cannot be run on a packet: {error}"),
+        let result = xdp(&mut self.ebpf, PROGRAM)?.test_run(options).map_err(|error| {
+            SteeringError::Load { reason: format!("it cannot be run on a packet: {error}") }
         })?;
         out.truncate(result.data_size_out as usize);
         Ok(Trial { action: result.return_value, frame: out })

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::layout::{
-    CLEAR_ECN, Entry, Key, READDRESS, SACK_MAP, SACK_REMOVE, TIMESTAMPS, TO_CLIENT, TRANSLATED,
+    CLEAR_ECN, Entry, Head, Key, READDRESS, SACK_MAP, SACK_REMOVE, TIMESTAMPS, TO_CLIENT, TRANSLATED,
 };
 use crate::steering::layout::Address;
 
@@ -99,23 +99,23 @@ impl ExpressFlow {
         let translated = if self.is_translated() { TRANSLATED } else { 0 };
         let s = &self.splice;
         let mut up = self.entry(&to_server, self.server, seen);
-        up.flags |= translated | self.flags_to_server();
+        up.head.flags |= translated | self.flags_to_server();
         up.delta = s.delta.wrapping_neg();
         up.clock = s.clock.wrapping_neg();
         up.floor = s.base;
         up.behind = BEHIND;
         up.shift = s.shift_to_server.clamp(-14, 14);
         up.link = self.client_link;
-        up.hop = self.server_hop;
+        up.head.hop = self.server_hop;
         let mut down = self.entry(&to_client, (self.client.1, self.client.0), seen);
-        down.flags |= translated | self.flags_to_client();
+        down.head.flags |= translated | self.flags_to_client();
         down.delta = s.delta;
         down.clock = s.clock;
         down.floor = s.start;
         down.behind = u32::from(s.prefix);
         down.shift = s.shift_to_client.clamp(-14, 14);
         down.link = self.server_link;
-        down.hop = self.client_hop;
+        down.head.hop = self.client_hop;
         (keys, [up, down])
     }
 
@@ -145,27 +145,22 @@ impl ExpressFlow {
         let new = Key { src, dst, sport, dport };
         let addresses = change(&[key.src.0, key.dst.0].concat(), &[src.0, dst.0].concat());
         let ports = change(&[key.sport, key.dport].concat(), &[sport, dport].concat());
+        let mut head = Head::new(&new, last_seen);
+        head.flags = if *key == new { 0 } else { READDRESS };
         Entry {
+            head,
+            check: key.check(),
             id: self.id,
             packets: 0,
             bytes: 0,
-            src,
-            dst,
-            sport,
-            dport,
-            check: key.check(),
-            last_seen,
             delta: 0,
             clock: 0,
             floor: 0,
             behind: 0,
-            hop: 0,
             tcp_change: folded(u32::from(addresses) + u32::from(ports)),
             ip_change: addresses,
             link: 0,
             shift: 0,
-            flags: if *key == new { 0 } else { READDRESS },
-            ended: 0,
             tick: 0,
         }
     }

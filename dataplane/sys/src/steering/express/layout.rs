@@ -79,38 +79,56 @@ fn endpoints(src: &Address, sport: [u8; 2], dst: &Address, dport: [u8; 2]) -> (S
     (end(src, sport), end(dst, dport))
 }
 
-/// A direction of a flow.
+/// What an entry begins with, in every layout from 8 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(in crate::steering) struct Entry {
-    pub id: u64,
-    pub packets: u64,
-    pub bytes: u64,
-    pub src: Address,
-    pub dst: Address,
-    pub sport: [u8; 2],
-    pub dport: [u8; 2],
-    pub check: u32,
+pub(in crate::steering) struct Head {
+    src: Address,
+    dst: Address,
+    sport: [u8; 2],
+    dport: [u8; 2],
     pub last_seen: u32,
-    pub delta: u32,
-    pub clock: u32,
-    pub floor: u32,
-    pub behind: u32,
     pub hop: u16,
-    pub tcp_change: u16,
-    pub ip_change: u16,
-    pub link: u8,
-    pub shift: i8,
     pub flags: u8,
     pub ended: u8,
-    pub tick: u16,
 }
 
-impl Entry {
+impl Head {
+    /// Of packets that go out so.
+    pub fn new(goes: &Key, last_seen: u32) -> Self {
+        let Key { src, dst, sport, dport } = *goes;
+        Self { src, dst, sport, dport, last_seen, hop: 0, flags: 0, ended: 0 }
+    }
+
     /// Source and destination of the packets as they go out.
     pub fn endpoints(&self) -> (SocketAddr, SocketAddr) {
         endpoints(&self.src, self.sport, &self.dst, self.dport)
     }
+
+    /// The key of the flow's other direction.
+    pub const fn back(&self) -> Key {
+        Key { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+}
+
+/// A direction of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(in crate::steering) struct Entry {
+    pub head: Head,
+    pub check: u32,
+    pub id: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    pub delta: u32,
+    pub clock: u32,
+    pub floor: u32,
+    pub behind: u32,
+    pub tcp_change: u16,
+    pub ip_change: u16,
+    pub link: u8,
+    pub shift: i8,
+    pub tick: u16,
 }
 
 /// A way out.
@@ -138,10 +156,14 @@ const _: () = {
     assert!(HOPS == 1 << u16::BITS, "a hop is named in 16 bits");
     assert!(size_of::<Key>() == 36);
     assert!(size_of::<Entry>() == 96);
-    assert!(offset_of!(Entry, src) == 24);
-    assert!(offset_of!(Entry, check) == 60);
-    assert!(offset_of!(Entry, hop) == 84);
-    assert!(offset_of!(Entry, flags) == 92);
+    assert!(size_of::<Head>() == 44);
+    assert!(offset_of!(Head, sport) == 32);
+    assert!(offset_of!(Head, last_seen) == 36);
+    assert!(offset_of!(Head, hop) == 40);
+    assert!(offset_of!(Head, flags) == 42);
+    assert!(offset_of!(Head, ended) == 43);
+    assert!(offset_of!(Entry, check) == 44);
+    assert!(offset_of!(Entry, packets) == 56);
     assert!(offset_of!(Entry, tick) == 94);
     assert!(size_of::<HopValue>() == 16);
     assert!(size_of::<LinkValue>() == 12);

@@ -117,10 +117,10 @@ impl From<&Entry> for Seen {
         Self {
             packets: entry.packets,
             bytes: entry.bytes,
-            last_seen: u64::from(entry.last_seen) << SEEN_SHIFT,
-            fin: entry.ended & FIN != 0,
-            rst: entry.ended & RST != 0,
-            is_void: entry.flags & VOID != 0,
+            last_seen: u64::from(entry.head.last_seen) << SEEN_SHIFT,
+            fin: entry.head.ended & FIN != 0,
+            rst: entry.head.ended & RST != 0,
+            is_void: entry.head.flags & VOID != 0,
         }
     }
 }

@@ -62,12 +62,12 @@ impl Sweep {
     pub fn entries(&self) -> impl Iterator<Item = ExpressEntry> + '_ {
         self.keys.iter().zip(&self.values).take(self.read).map(|(key, entry)| ExpressEntry {
             id: entry.id,
-            is_to_client: entry.flags & TO_CLIENT != 0,
-            is_translated: entry.flags & TRANSLATED != 0,
+            is_to_client: entry.head.flags & TO_CLIENT != 0,
+            is_translated: entry.head.flags & TRANSLATED != 0,
             came: key.endpoints(),
-            goes: entry.endpoints(),
+            goes: entry.head.endpoints(),
             link: entry.link,
-            hop: entry.hop,
+            hop: entry.head.hop,
             seen: Seen::from(entry),
             change: Change {
                 delta: entry.delta,
@@ -75,8 +75,8 @@ impl Sweep {
                 floor: entry.floor,
                 behind: entry.behind,
                 shift: entry.shift,
-                removes_sack: entry.flags & SACK_REMOVE != 0,
-                clears_ecn: entry.flags & CLEAR_ECN != 0,
+                removes_sack: entry.head.flags & SACK_REMOVE != 0,
+                clears_ecn: entry.head.flags & CLEAR_ECN != 0,
             },
         })
     }

@@ -53,12 +53,12 @@ impl LaneMaps {
     /// The entry of a packet; none where the program would take it for one of no lane.
     pub fn look(&self, packet: &Packet) -> Result<Option<InLane>, SteeringError> {
         let entry = |from, to| get(&self.flows, "express_flows", &Key::new(from, to));
-        let Some(found) = entry(packet.from, packet.to)?.filter(|entry| entry.flags & VOID == 0) else {
+        let Some(found) = entry(packet.from, packet.to)?.filter(|entry| entry.head.flags & VOID == 0) else {
             return Ok(None);
         };
-        let goes = found.endpoints();
+        let goes = found.head.endpoints();
         let back = entry(goes.1, goes.0)?;
-        let hop = get(&self.hops, "express_hops", &u32::from(found.hop))?.unwrap_or_default();
+        let hop = get(&self.hops, "express_hops", &u32::from(found.head.hop))?.unwrap_or_default();
         let out = get(&self.ports, "express_ports", &u32::from(hop.link))?.map(|[ifindex, _]| ifindex);
         let link = get(&self.links, "express_links", &u32::from(found.link))?.unwrap_or_default();
         let seen = Seen::from(&found);
@@ -68,7 +68,7 @@ impl LaneMaps {
         });
         Ok(Some(InLane {
             goes,
-            is_translated: found.flags & TRANSLATED != 0,
+            is_translated: found.head.flags & TRANSLATED != 0,
             by_its_device: link.ifindex == packet.ifindex,
             hop: out.filter(|_| hop.up != 0).map(|ifindex| (ifindex, hop.dst_mac)),
             is_over,
@@ -85,7 +85,7 @@ impl LaneMaps {
         if let Some(back) = back {
             set(&self.flows, "express_flows", &Key::new(lane.goes.1, lane.goes.0), &back)?;
         }
-        set(&self.hops, "express_hops", &u32::from(entry.hop), &hop)?;
+        set(&self.hops, "express_hops", &u32::from(entry.head.hop), &hop)?;
         set(&self.links, "express_links", &u32::from(entry.link), &link)?;
         match lane.hop {
             Some((ifindex, _)) => set(&self.ports, "express_ports", &u32::from(hop.link), &[ifindex, 0]),

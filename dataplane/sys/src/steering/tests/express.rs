@@ -168,7 +168,7 @@ fn lane_pinned_outlives_its_process_and_is_taken_over() {
         assert!(note.put(0, b"www.example"));
         first.express().note(&mut ExpressBatch::new(1), [(flow(2).client, note)]).unwrap();
         first.pin(folder).unwrap();
-        assert_eq!(pins(folder).unwrap().len(), 6);
+        assert_eq!(pins(folder).unwrap().len(), 8);
         drop(first);
 
         let second = Steering::load(&adopting(20)).unwrap();
@@ -181,7 +181,7 @@ fn lane_pinned_outlives_its_process_and_is_taken_over() {
 
         let without = Steering::load(&adopting(0)).unwrap();
         assert_eq!(entries(&without).len(), 0);
-        assert_eq!(without.unpin_others(folder).unwrap().len(), 5);
+        assert_eq!(without.unpin_others(folder).unwrap().len(), 7);
         drop((without, bench));
         assert_eq!(unpin(folder).unwrap().len(), 1);
     });

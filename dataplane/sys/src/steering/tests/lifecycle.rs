@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use super::packets::{FAMILIES, Flags, ipv4_fragment};
 use super::*;

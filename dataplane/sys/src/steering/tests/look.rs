@@ -144,7 +144,7 @@ fn maps_of_an_attached_program_are_found_by_its_id() {
     with_bench(|bench| {
         let index = ethtool::index_of(LAN).unwrap();
         bench.steering.attach(LAN, index, AttachMode::Auto).unwrap();
-        let id = xdp(&mut bench.steering.ebpf).unwrap().info().unwrap().id();
+        let id = xdp(&mut bench.steering.ebpf, PROGRAM).unwrap().info().unwrap().id();
         for family in FAMILIES {
             let what = packet(LAN, family.at(family.client, 40_000), family.at(family.server, 80));
             let maps = Maps::of_program(id).unwrap().expect("weir's");

@@ -3,6 +3,7 @@
 
 mod chains;
 mod express;
+mod former;
 mod icmp;
 mod lifecycle;
 mod local;
@@ -57,10 +58,19 @@ impl Bench {
     }
 
     fn of(sizes: &Sizes) -> Self {
+        Self::devices();
+        Self::with_devices(sizes)
+    }
+
+    fn devices() {
         for (device, peer) in [(LAN, "lan-peer"), (WAN, "wan-peer"), (STRAY, "stray-peer")] {
             ip(&["link", "add", device, "type", "veth", "peer", "name", peer]);
             ethtool::set_up(device, true).unwrap();
         }
+    }
+
+    /// With the devices that are there.
+    fn with_devices(sizes: &Sizes) -> Self {
         let mut steering = Steering::load(sizes).unwrap();
         let mut sockets = Vec::new();
         for (port, device) in [LAN, WAN].into_iter().enumerate() {

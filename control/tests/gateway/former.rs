@@ -1,0 +1,134 @@
+//! A weir of another layout has left connections in the express lane: its program carries them on beside the lane of the weir that comes
+//! after it. It is played by this version, whose pins are given another number when it has been killed; what is in them is read
+//! no further than every layout allows (dataplane/sys/src/steering/former.rs).
+
+use std::fs;
+use std::path::PathBuf;
+
+use weir_control::demo::stage::Family;
+use weir_control::host::Paths;
+
+use crate::config::{ALLOWED, Settings};
+use crate::express::{always, assert_empty, into_the_lane, ready};
+use crate::idle::assert_idle;
+use crate::send::{POOLED, sending, servers};
+use crate::survival::{count_resets, resets};
+use crate::weir::until;
+use crate::world::{Download, HTTP, World, exchange_intact, play};
+
+const KIB: u64 = 1 << 10;
+/// Octets of a download, and how many of them a second.
+const BODY: u64 = 6000 * KIB;
+const RATE: u64 = 600 * KIB;
+
+/// Downloads of both families, where the client wanted and from a pool's server, that the program carries.
+fn downloads(world: &World<'_>, hosts: &[&'static str]) -> Vec<Download> {
+    let of = |(family, host)| {
+        let mut stream = world.connect(family, HTTP);
+        into_the_lane(world, &mut stream, host);
+        Download::start_from(stream, host, BODY, RATE)
+    };
+    Family::BOTH
+        .into_iter()
+        .flat_map(|family| hosts.iter().map(move |host| (family, *host)))
+        .map(of)
+        .collect()
+}
+
+fn pins(world: &World<'_>) -> Vec<PathBuf> {
+    let paths = world.lab.gateway.run(Paths::of_this_namespace).expect("a network namespace");
+    world.lab.gateway.run(|| weir_sys::steering::pins(&paths.pins)).expect("the folder can be read")
+}
+
+fn of_another(world: &World<'_>) -> usize {
+    pins(world).iter().filter(|pin| pin.to_str().is_some_and(|pin| pin.ends_with("-v99"))).count()
+}
+
+/// Kills weir; what it leaves is of another layout. Next hops and devices are those of both.
+fn kill_as_another(world: &mut World<'_>) {
+    world.weir.kill();
+    for pin in pins(world) {
+        let (what, _) = pin.to_str().and_then(|name| name.rsplit_once("-v")).expect("a pin's name");
+        if !["hops", "links", "ports"].iter().any(|ways| what.ends_with(ways)) {
+            world.lab.gateway.run(|| fs::rename(&pin, format!("{what}-v99"))).expect("renamed");
+        }
+    }
+    assert!(of_another(world) >= 6);
+}
+
+#[test]
+fn connections_that_another_version_left_finish_and_then_its_program_is_gone() {
+    for handshake in ["answer", "through"] {
+        let settings = Settings { express: "always", ..sending(handshake, &servers(1, HTTP), "") };
+        play(&settings, |world| {
+            ready(world);
+            let downloads = downloads(world, &[ALLOWED, POOLED]);
+            count_resets(world);
+            kill_as_another(world);
+            world.weir.start();
+            let left = |world: &World<'_>| world.weir.status()["flows_former"].as_u64();
+            assert_eq!(left(world), Some(4));
+            assert!(world.weir.logged().contains("go on in its own program until they end"));
+            // New connections have the lane of the weir that runs.
+            let mut own = Family::BOTH.map(|family| world.connect(family, HTTP));
+            own.iter_mut().for_each(|stream| into_the_lane(world, stream, ALLOWED));
+            downloads.iter().for_each(|download| download.goes_on(100 * KIB));
+            // It is killed, too, and taken over.
+            world.weir.kill();
+            downloads.iter().for_each(|download| download.goes_on(100 * KIB));
+            world.weir.start();
+            assert_eq!(left(world), Some(4), "{handshake}: too slow a machine for this test");
+            downloads.into_iter().for_each(Download::finish);
+            own.iter_mut().for_each(|stream| exchange_intact(stream, ALLOWED, 1000 * KIB));
+            drop(own);
+            assert_eq!(resets(world), [0, 0], "{handshake}");
+            until("nothing of the other version is left", || {
+                left(world) == Some(0) && of_another(world) == 0
+            });
+            until("it is said", || {
+                world.weir.logged().contains("another version of weir has left has ended")
+            });
+            assert_empty(world);
+            assert_idle(&world.weir);
+        });
+    }
+}
+
+#[test]
+fn stop_and_clean_end_the_lane_of_another_version_with_everything_else() {
+    for is_stopped in [true, false] {
+        play(&always(), |world| {
+            ready(world);
+            let downloads = downloads(world, &[ALLOWED]);
+            kill_as_another(world);
+            world.weir.start();
+            assert_eq!(world.weir.status()["flows_former"], 2);
+            if is_stopped {
+                assert_eq!(world.weir.stop().code(), 0);
+            } else {
+                world.weir.kill();
+                downloads.iter().for_each(|download| download.goes_on(100 * KIB));
+                assert_eq!(world.weir.clean().code(), 0);
+            }
+            assert_eq!(pins(world), Vec::<PathBuf>::new());
+            world.assert_as_before();
+            // Nothing of them is translated: the kernel carries them.
+            downloads.into_iter().for_each(Download::finish);
+        });
+    }
+}
+
+#[test]
+fn lane_of_another_version_of_which_something_is_missing_is_removed_and_that_is_said() {
+    play(&always(), |world| {
+        ready(world);
+        let downloads = downloads(world, &[ALLOWED]);
+        kill_as_another(world);
+        let next = pins(world).into_iter().find(|pin| pin.ends_with("express_next-v99")).expect("pinned");
+        world.lab.gateway.run(|| fs::remove_file(next)).expect("removed");
+        world.weir.start();
+        assert_eq!((world.weir.status()["flows_former"].as_u64(), of_another(world)), (Some(0), 0));
+        assert!(world.weir.logged().contains("that of another version of weir is gone"));
+        downloads.into_iter().for_each(Download::finish);
+    });
+}
