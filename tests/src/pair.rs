@@ -9,10 +9,12 @@ use std::collections::BinaryHeap;
 
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpAddress;
+use weir_core::frame::HeapFrame;
 use weir_core::ids::{Nanos, PortId};
+use weir_core::pipeline::{Output, Pipeline};
 use weir_core::verify::{Answer, Verified};
 
-use crate::bench::{Bench, Came, LAN, WAN, pool_server};
+use crate::bench::{Bench, Came, LAN, Moved, WAN, pool_server};
 use crate::host::{Host, Kind};
 use crate::packet::{FIN, Family, RST, SYN, Seen};
 use crate::random::Random;
@@ -97,15 +99,28 @@ pub struct Outcome {
     pub server: State,
     /// Frames with payload seen on the server's wire.
     pub payload_to_server: u64,
+    /// Why payload did not pass that came after the lane first had the connection.
+    pub lost: Vec<Moved>,
     /// Virtual time it took, in microseconds.
     pub took: u64,
     /// When a host last sent something that is to be acknowledged.
     pub spoke: u64,
 }
 
+/// An express lane beside the pipeline.
+pub trait Express {
+    /// Sends a packet that has come in by a port on, if it is one of the lane's: by which port, and as what.
+    fn carry(&mut self, now: Nanos, port: PortId, frame: &[u8]) -> Option<(PortId, Vec<u8>)>;
+    /// Does what the pipeline has asked for.
+    fn carry_out(&mut self, now: Nanos, pipe: &mut Pipeline<HeapFrame>, out: &mut Output<HeapFrame>);
+}
+
 /// The hosts, the wires, and the gateway between them.
 pub struct Pair<'a> {
     bench: &'a mut Bench,
+    lane: Option<&'a mut dyn Express>,
+    /// Why payload did not pass that came after the lane first had the connection.
+    lost: Vec<Moved>,
     client: Host,
     server: Host,
     pool: Host,
@@ -181,6 +196,8 @@ impl<'a> Pair<'a> {
         socket.connect(client.interface.context(), (IpAddress::from(s.0), s.1), c.1).expect("connects");
         Self {
             bench,
+            lane: None,
+            lost: Vec::new(),
             client,
             server,
             pool,
@@ -199,6 +216,11 @@ impl<'a> Pair<'a> {
             request: Stream { octets: play.request.clone(), first: None },
             response: Stream { octets: play.response.clone(), first: None },
         }
+    }
+
+    /// With a lane beside the pipeline.
+    pub fn beside(self, lane: &'a mut dyn Express) -> Self {
+        Self { lane: Some(lane), ..self }
     }
 
     /// Runs until both ends are closed, nothing flies, or the time is over.
@@ -230,6 +252,7 @@ impl<'a> Pair<'a> {
             self.bench.out = out;
             let came = self.bench.collect();
             self.leave(came);
+            self.work_lane();
         }
         let serving = if self.is_sent { self.pool } else { self.server };
         let (header, at_server) = split_header(&serving.received);
@@ -240,6 +263,7 @@ impl<'a> Pair<'a> {
             at_server,
             at_client: self.client.received,
             payload_to_server: self.payload_to_server,
+            lost: self.lost,
             took: self.now,
             spoke: self.spoke,
         }
@@ -315,12 +339,44 @@ impl<'a> Pair<'a> {
                 To::Client => self.client.receive(packet),
                 To::Server => self.server.receive(packet),
                 To::Pool => self.pool.receive(packet),
-                To::Gateway(port) => {
-                    let (came, _) = self.bench.give_any(PortId(port), &framed(&packet));
-                    self.leave(came);
-                }
+                To::Gateway(port) => self.receive(PortId(port), &framed(&packet)),
             }
         }
+    }
+
+    /// A frame comes to the gateway: to the lane first. Once the lane has had the connection, payload that comes in goes out, once, whoever
+    /// has it now; or it is counted why not.
+    fn receive(&mut self, port: PortId, frame: &[u8]) {
+        let now = self.bench.now;
+        let is_past_thought = self.bench.pipe.totals.express_entered > 0;
+        let (came, moved) = match self.lane.as_mut().and_then(|lane| lane.carry(now, port, frame)) {
+            Some(sent) => (Came { tx: vec![sent], ..Came::default() }, Vec::new()),
+            None => self.bench.give_any(port, frame),
+        };
+        if is_past_thought && self.wire.damages == 0 {
+            let payload = Seen::read(frame).payload;
+            let sent = came
+                .tx
+                .iter()
+                .filter(|(_, frame)| is_tcp(frame) && Seen::read(frame).payload == payload)
+                .count();
+            match (payload.is_empty(), sent) {
+                (true, _) | (false, 1) => {}
+                (false, 0) if !moved.is_empty() => self.lost.extend(moved),
+                (false, n) => panic!("payload that came in went out {n} times, and {moved:?} were counted"),
+            }
+        }
+        self.leave(came);
+        self.work_lane();
+    }
+
+    fn work_lane(&mut self) {
+        let Some(lane) = self.lane.as_mut() else { return };
+        let mut out = std::mem::take(&mut self.bench.out);
+        lane.carry_out(self.bench.now, &mut self.bench.pipe, &mut out);
+        self.bench.out = out;
+        let came = self.bench.collect();
+        self.leave(came);
     }
 
     /// Frames leave the gateway; each is held against the invariants.

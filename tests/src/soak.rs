@@ -4,14 +4,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use smoltcp::socket::tcp::State;
+use weir_core::express::Lanes;
 use weir_core::ids::Nanos;
 use weir_core::policy::{Handshake, PoolSpec, ProxyVersion, Source, SynCookies};
 
-use crate::bench::{Bench, Setup};
+use crate::bench::{Bench, LAN, Setup, WAN};
 use crate::hello::{client_hello, http_request};
 use crate::host::Kind;
 use crate::packet::Family;
-use crate::pair::{Outcome, Pair, Play, wire};
+use crate::pair::{Express, Outcome, Pair, Play, wire};
 use crate::random::{Random, bytes};
 
 /// How a connection comes to its server.
@@ -128,15 +129,31 @@ impl Case {
     }
 
     /// Plays it. What is wrong is said, or panics.
-    fn play(&self) -> Result<End, String> {
+    fn play(&self, mut lane: Option<&mut dyn Express>) -> Result<End, String> {
         let mut bench = self.bench();
-        let outcome = Pair::new(&mut bench, &self.play).run();
+        let pair = |bench| Pair::new(bench, &self.play);
+        let outcome = match &mut lane {
+            Some(lane) => {
+                bench.pipe.set_lanes(all_lanes());
+                pair(&mut bench).beside(&mut **lane).run()
+            }
+            None => pair(&mut bench).run(),
+        };
         let failed = bench.pipe.totals.failed;
         let end = self.judge(&bench, &outcome)?;
-        empty_after_timers(&mut bench)?;
+        self.judge_losses(&outcome)?;
+        empty_after_timers(&mut bench, lane)?;
         match end {
             End::Whole if failed > 0 => Err(format!("{failed} server legs failed, and all arrived")),
             _ => Ok(end),
+        }
+    }
+
+    /// What the gateway lost of a connection that had been in the lane is of none that goes on.
+    fn judge_losses(&self, outcome: &Outcome) -> Result<(), String> {
+        match &outcome.lost[..] {
+            [] => Ok(()),
+            lost => Err(format!("the gateway lost payload: {lost:?}")),
         }
     }
 
@@ -179,13 +196,29 @@ impl Case {
     }
 }
 
+/// Between both ports.
+fn all_lanes() -> Lanes {
+    let mut lanes = Lanes::NONE;
+    for (from, to) in [(LAN, WAN), (WAN, LAN)] {
+        lanes.between[usize::from(from.0)].insert(to);
+    }
+    lanes
+}
+
 /// After the timers nothing is left of a connection.
-fn empty_after_timers(bench: &mut Bench) -> Result<(), String> {
+fn empty_after_timers(bench: &mut Bench, mut lane: Option<&mut dyn Express>) -> Result<(), String> {
     for _ in 0..200 {
         bench.now = bench.now.saturating_add(Nanos::from_secs(60));
         let now = bench.now;
         bench.pipe.poll_timers(now, &mut bench.out);
         bench.collect();
+        if let Some(lane) = &mut lane {
+            lane.carry_out(now, &mut bench.pipe, &mut bench.out);
+            bench.collect();
+        }
+    }
+    if bench.pipe.express_flows() > 0 {
+        return Err("the lane has a connection after the timers".to_owned());
     }
     match (bench.pipe.flow_counts(), bench.pipe.leg_count(), bench.pipe.frames_held()) {
         ((0, 0), 0, 0) => Ok(()),
@@ -195,8 +228,13 @@ fn empty_after_timers(bench: &mut Bench) -> Result<(), String> {
 
 /// Plays the connection of a seed; an invariant that breaks is an error.
 pub fn run(seed: u64) -> Result<End, String> {
+    run_beside(seed, None)
+}
+
+/// The same, with an express lane beside the pipeline.
+pub fn run_beside(seed: u64, lane: Option<&mut dyn Express>) -> Result<End, String> {
     let case = Case::new(seed);
-    let played = catch_unwind(AssertUnwindSafe(|| case.play())).unwrap_or_else(|panic| {
+    let played = catch_unwind(AssertUnwindSafe(|| case.play(lane))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         Err(text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
     });

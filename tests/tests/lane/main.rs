@@ -2,6 +2,7 @@
 //! octet; it takes every plain segment; and all else goes to the worker as it came.
 
 mod random;
+mod simulation;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};
