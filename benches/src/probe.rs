@@ -1,14 +1,14 @@
 //! The packet counters at both ends of a connection: a packet of it every millisecond each way, and what arrives of them.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
-use weir_control::lab::{Capture, CapturedFrame, Lab, Namespace};
+use weir_control::lab::{Capture, CapturedFrame, Lab, Namespace, TcpFrame};
 use weir_sys::affinity;
 use weir_sys::packet::PacketSocket;
 
@@ -67,31 +67,23 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Begins to send, and to count. The packets look like keep-alives of the connection, whose ends ignore them.
+    /// Begins to send, and to count. The packets look like acknowledgments of the connection, which tell its ends nothing new.
     ///
     /// # Errors
     /// The connection is not answered, or packet sockets are refused.
     pub fn start(lab: &Lab, connection: &TcpStream) -> Result<Self, Failure> {
         let (client, server) = (connection.local_addr()?, connection.peer_addr()?);
-        let capture = lab.capture(&lab.client, "client0")?;
+        let (at_client, at_server) =
+            (lab.capture(&lab.client, "client0")?, lab.capture(&lab.server, "server0")?);
         let mut stream = connection.try_clone()?;
         stream.write_all(KEEP)?;
         if stream.read(&mut [0; 1024])? == 0 {
             return Err("the origin hung up".into());
         }
         std::thread::sleep(LAST_WORD);
-        let frames = capture.stop();
-        let last = |outgoing| {
-            let is_it = |frame: &&CapturedFrame| {
-                let tcp = frame.tcp();
-                frame.outgoing == outgoing
-                    && tcp.is_some_and(|tcp| {
-                        [tcp.source, tcp.destination].iter().all(|a| [client, server].contains(a))
-                    })
-            };
-            frames.iter().rfind(is_it).ok_or("the connection says nothing")
-        };
-        let (up, down) = (Template::of(last(true)?, true)?, Template::of(last(false)?, false)?);
+        // Where weir translates, the two ends know each other by other numbers, and the client its server by another address.
+        let up = last(&at_client.stop(), |tcp| (tcp.source, tcp.destination) == (client, server))?;
+        let down = last(&at_server.stop(), |tcp| tcp.destination == client)?;
         let end = Arc::<AtomicBool>::default();
         let at_client = lab.capture(&lab.client, "client0")?;
         let at_server = lab.capture(&lab.server, "server0")?;
@@ -140,6 +132,12 @@ fn send(
     Ok(std::thread::spawn(body))
 }
 
+/// The last frame that was sent of a connection, as a template.
+fn last(frames: &[CapturedFrame], is_it: impl Fn(&TcpFrame) -> bool) -> Result<Template, Failure> {
+    let sent = |frame: &&CapturedFrame| frame.outgoing && frame.tcp().as_ref().is_some_and(&is_it);
+    Template::of(frames.iter().rfind(sent).ok_or("the connection says nothing")?)
+}
+
 /// A frame of the connection without payload, to be numbered.
 struct Template {
     ethernet: [u8; 14],
@@ -148,24 +146,20 @@ struct Template {
     number: u16,
 }
 
-/// The numbers of probes are in the identification of IPv4 and the low bits of IPv6's flow label, under this mark: a window
-/// that no kernel sends.
-const MARK: u16 = 0x7e57;
+/// The numbers of probes are in the identification of IPv4 and the low bits of IPv6's flow label, under this mark: a traffic class
+/// (DSCP 43, no ECN) that nobody else has here.
+const MARK: u8 = 43 << 2;
 
 impl Template {
-    /// From a frame seen at the client. One to the client gets the server's link-layer addresses.
-    fn of(frame: &CapturedFrame, to_server: bool) -> Result<Self, Failure> {
+    fn of(frame: &CapturedFrame) -> Result<Self, Failure> {
         let headers = PacketHeaders::from_ethernet_slice(&frame.bytes)?;
         let (Some(net), Some(TransportHeader::Tcp(mut tcp))) = (headers.net, headers.transport) else {
             return Err("a frame without headers".into());
         };
-        let mut ethernet: [u8; 14] = frame.bytes.get(..14).ok_or("a short frame")?.try_into()?;
-        if !to_server {
-            // wan0 and server0 of the lab.
-            ethernet[..6].copy_from_slice(&[0x02, 0x77, 0, 0, 0, 3]);
-            ethernet[6..12].copy_from_slice(&[0x02, 0x77, 0, 0, 0, 4]);
-        }
-        (tcp.psh, tcp.ack, tcp.window_size) = (false, true, MARK);
+        let ethernet = frame.bytes.get(..14).ok_or("a short frame")?.try_into()?;
+        // Behind what was sent last.
+        tcp.sequence_number = tcp.sequence_number.wrapping_add(headers.payload.slice().len() as u32);
+        (tcp.psh, tcp.ack) = (false, true);
         Ok(Self { ethernet, net, tcp, number: 0 })
     }
 
@@ -177,6 +171,7 @@ impl Template {
         match &mut self.net {
             NetHeaders::Ipv4(ip, _) => {
                 ip.identification = self.number;
+                ip.dscp = etherparse::IpDscp::try_new(MARK >> 2).unwrap_or_default();
                 ip.time_to_live = 64;
                 ip.total_len = (ip.header_len() + length) as u16;
                 ip.header_checksum = ip.calc_header_checksum();
@@ -186,6 +181,7 @@ impl Template {
             NetHeaders::Ipv6(ip, _) => {
                 ip.flow_label =
                     etherparse::Ipv6FlowLabel::try_new(u32::from(self.number)).unwrap_or_default();
+                ip.traffic_class = MARK;
                 ip.hop_limit = 64;
                 ip.payload_length = length as u16;
                 tcp.checksum = tcp.calc_checksum_ipv6(ip, &[]).unwrap_or(0);
@@ -198,17 +194,25 @@ impl Template {
     }
 }
 
-/// A probe's number.
-fn number(frame: &CapturedFrame) -> Option<u16> {
-    let headers = PacketHeaders::from_ethernet_slice(&frame.bytes).ok()?;
-    match headers.transport? {
-        TransportHeader::Tcp(tcp) if tcp.window_size == MARK => {}
-        _ => return None,
-    }
-    match headers.net? {
-        NetHeaders::Ipv4(ip, _) => Some(ip.identification),
-        NetHeaders::Ipv6(ip, _) => u16::try_from(ip.flow_label.value()).ok(),
-        NetHeaders::Arp(_) => None,
+/// A probe, as it arrived: its time and number, and what its receiver knows the connection by.
+struct Arrived {
+    time: SystemTime,
+    number: u16,
+    known_by: (SocketAddr, SocketAddr, u32, u32),
+}
+
+impl Arrived {
+    fn of(frame: &CapturedFrame) -> Option<Self> {
+        let number = match PacketHeaders::from_ethernet_slice(&frame.bytes).ok()?.net? {
+            NetHeaders::Ipv4(ip, _) if ip.dscp.value() == MARK >> 2 => ip.identification,
+            NetHeaders::Ipv6(ip, _) if ip.traffic_class == MARK => {
+                u16::try_from(ip.flow_label.value()).ok()?
+            }
+            _ => return None,
+        };
+        let tcp = frame.tcp()?;
+        let known_by = (tcp.source, tcp.destination, tcp.sequence, tcp.acknowledgment);
+        Some(Self { time: frame.time, number, known_by })
     }
 }
 
@@ -219,20 +223,25 @@ fn sample(
     since: SystemTime,
     until: SystemTime,
 ) -> Result<Sample, Failure> {
-    let probes = |frames: &[CapturedFrame], outgoing: bool, until: SystemTime| -> Vec<(SystemTime, u16)> {
-        let of = |frame: &CapturedFrame| Some((frame.time, number(frame)?));
+    let probes = |frames: &[CapturedFrame], outgoing: bool, until: SystemTime| -> Vec<Arrived> {
         let frames = frames.iter().filter(|frame| frame.outgoing == outgoing && frame.time < until);
-        frames.filter_map(of).collect()
+        frames.filter_map(Arrived::of).collect()
     };
-    let sent = probes(from, true, until);
-    let sent: Vec<_> = sent.into_iter().filter(|(time, _)| *time >= since).collect();
-    let arrived = probes(to, false, until + UNDER_WAY);
-    let before = arrived.iter().rposition(|(time, _)| *time < since).unwrap_or(0);
+    let mut sent = probes(from, true, until);
+    sent.retain(|probe| probe.time >= since);
+    let mut arrived = probes(to, false, until + UNDER_WAY);
+    // One that comes untranslated is as good as lost: its receiver does not know it.
+    let first = arrived.first().map(|probe| probe.known_by);
+    arrived.retain(|probe| Some(probe.known_by) == first);
+    let before = arrived.iter().rposition(|probe| probe.time < since).unwrap_or(0);
     let watched = arrived.get(before..).unwrap_or_default();
-    let lost = sent.iter().filter(|(_, number)| !watched.iter().any(|(_, other)| other == number)).count();
-    let pause = watched.windows(2).filter_map(|pair| pair[1].0.duration_since(pair[0].0).ok()).max();
+    let is_lost = |probe: &&Arrived| !watched.iter().any(|other| other.number == probe.number);
+    let lost = sent.iter().filter(is_lost).count();
+    let pause =
+        watched.windows(2).filter_map(|pair| pair[1].time.duration_since(pair[0].time.max(since)).ok());
+    let pause = pause.max();
     let end = match (watched.last(), sent.last()) {
-        (Some(arrived), Some(sent)) => sent.0.duration_since(arrived.0).unwrap_or_default(),
+        (Some(arrived), Some(sent)) => sent.time.duration_since(arrived.time.max(since)).unwrap_or_default(),
         _ => return Err("no packet was seen".into()),
     };
     let pause = pause.unwrap_or_default().max(end);

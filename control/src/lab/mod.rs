@@ -280,6 +280,10 @@ impl Lab {
             links::wait_until_usable(CLIENT_DEVICE)?;
             links::add_default_routes(&[IPV4, IPV6].map(|family| (family.lan_gateway, family.client)))
         })?;
+        self.wait_for_servers()
+    }
+
+    fn wait_for_servers(&self) -> Result<(), LabError> {
         self.server.run(|| {
             links::wait_until_usable(SERVER_DEVICE)?;
             links::add_default_routes(&[IPV4, IPV6].map(|family| (family.wan_gateway, family.servers[0])))
@@ -348,6 +352,16 @@ impl Lab {
         let (inner, outer) = (link.inner(), link.outer());
         self.gateway.run(|| links::create_veth(&inner, &outer, neighbour.net_fd(), options.queues))?;
         self.configure(link, neighbour, options)
+    }
+
+    /// Makes the link between gateway and servers of [`Self::new`] again, after it was removed; it is usable when this returns.
+    ///
+    /// # Errors
+    /// [`LabError::System`] when it is there still.
+    pub fn make_servers_link(&self, options: &LabOptions) -> Result<(), LabError> {
+        self.join(&WAN_LINK, &self.server, options)?;
+        self.wait_for_gateway()?;
+        self.wait_for_servers()
     }
 
     /// Makes a link of two veth pairs with a wire between them.

@@ -11,16 +11,16 @@ use weir_control::demo::stage::Family;
 use weir_sys::affinity;
 
 use super::bed::{Bed, PORT, Weir};
-use super::{Failing, Failure, Options, WATCHED};
+use super::{Failing, Failure, Handshake, Options, WATCHED, report};
 
 /// Between the beginnings of two connections.
 const INTERVAL: Duration = Duration::from_millis(2);
 /// An answer that takes longer came by a packet that was sent again: TCP waits a second for the first SYN.
 const AT_ONCE: Duration = Duration::from_millis(200);
+/// How long is waited for the first answer after a device has come back.
+const BACK: Duration = Duration::from_millis(2500);
 /// Until the first failure.
 const CALM: Duration = Duration::from_millis(200);
-
-pub const HANDSHAKES: [&str; 3] = ["through", "answer", "relay"];
 
 /// One connection: when it was begun, and whether it was answered at once.
 type Attempt = (Instant, bool);
@@ -36,65 +36,44 @@ struct Seen {
 
 /// Whether nine of ten outages are below the bar everywhere.
 pub fn measure(options: &Options) -> Result<bool, Failure> {
-    println!(
+    report::heading(&format!(
         "new connections are not answered for (ms, one is begun every {INTERVAL:?}; an answer counts within {AT_ONCE:?})"
-    );
-    println!(
-        "{:<9} {:<22} {:<5} {:>5} {:>8} {:>8} {:>8} {:>8} {:>12} {:>8}",
-        "handshake", "weir", "IP", "runs", "median", "p90", "longest", "bar", "lost median", "most"
-    );
+    ));
     let mut all = true;
-    for handshake in HANDSHAKES {
-        // The relay has other threads than workers; and one that goes on has hung.
-        let is_of = |failing: &Failing| match failing {
-            Failing::WorkerHung => handshake != "relay",
-            Failing::Continued => false,
-            _ => true,
-        };
-        for failing in Failing::ALL.into_iter().filter(is_of) {
+    for handshake in options.handshakes() {
+        for failing in Failing::ALL.into_iter().filter(|failing| failing.is_met(*handshake)) {
             for family in Family::BOTH {
                 let one = |run| {
-                    let told = |error| {
-                        format!("{handshake}, {}, {}, run {run}: {error}", failing.name(), family.name())
-                    };
-                    one(options, handshake, failing, family).map_err(told)
+                    let one = one(options, *handshake, failing, family);
+                    one.map_err(|e| report::of_run(*handshake, failing, family, run, &e))
                 };
                 let seen = (0..options.runs).map(one).collect::<Result<Vec<Seen>, _>>()?;
-                all &= print(handshake, failing, family, &seen);
+                let times = seen.iter().map(|seen| seen.outage.as_secs_f64() * 1e3).collect();
+                let lost = seen.iter().map(|seen| seen.lost).collect();
+                all &= report::row(*handshake, failing, family, options.bar(failing), times, lost);
             }
         }
     }
     Ok(all)
 }
 
-fn print(handshake: &str, failing: Failing, family: Family, seen: &[Seen]) -> bool {
-    let mut times: Vec<f64> = seen.iter().map(|seen| seen.outage.as_secs_f64() * 1e3).collect();
-    let mut lost: Vec<usize> = seen.iter().map(|seen| seen.lost).collect();
-    times.sort_by(f64::total_cmp);
-    lost.sort_unstable();
-    let Some(last) = times.len().checked_sub(1) else { return true };
-    let (bar, most) = (failing.bar().as_secs_f64() * 1e3, times[last * 9 / 10]);
-    println!(
-        "{handshake:<9} {:<22} {:<5} {:>5} {:>8.1} {most:>8.1} {:>8.1} {bar:>8} {:>12} {:>8}",
-        failing.name(),
-        family.name(),
-        times.len(),
-        times[last / 2],
-        times[last],
-        lost[last / 2],
-        lost[last]
-    );
-    most < bar
-}
-
-fn one(options: &Options, handshake: &str, failing: Failing, family: Family) -> Result<Seen, Failure> {
-    let bed = Bed::new()?;
-    let mut weir = Weir::start_with(&bed, options.flows, handshake)?;
-    if handshake == "relay" {
+fn one(options: &Options, handshake: Handshake, failing: Failing, family: Family) -> Result<Seen, Failure> {
+    let bed = Bed::new(options)?;
+    let mut weir = Weir::start(&bed, options, handshake)?;
+    if handshake == Handshake::Relay {
         bed.relayed(family)?;
     } else {
         drop(bed.connect(family)?);
     }
+    if failing == Failing::Device {
+        // Its absence is no outage of weir's.
+        weir.prepare(failing)?;
+        weir.fail(failing)?;
+        let (attempts, since) = (Attempts::start(&bed, family)?, Instant::now());
+        std::thread::sleep(BACK);
+        return seen_since(&attempts.stop()?, since).ok_or_else(|| "no connection was answered".into());
+    }
+    weir.prepare(failing)?;
     let attempts = Attempts::start(&bed, family)?;
     std::thread::sleep(CALM);
     weir.fail(failing)?;
@@ -168,4 +147,10 @@ fn seen(attempts: &[Attempt]) -> Option<Seen> {
     let end = if last + 1 < attempts.len() { attempts.last()?.0 - attempts[last].0 } else { Duration::ZERO };
     let lost = attempts.iter().skip(first).filter(|(_, answered)| !answered).count();
     Some(Seen { outage: between.max(end).saturating_sub(INTERVAL), lost })
+}
+
+/// Until the first connection that was answered.
+fn seen_since(attempts: &[Attempt], since: Instant) -> Option<Seen> {
+    let lost = attempts.iter().position(|(_, answered)| *answered)?;
+    Some(Seen { outage: attempts[lost].0 - since, lost })
 }

@@ -10,43 +10,68 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use weir_benches::contender::REQUESTS_TO_ENTER;
 use weir_control::admin::{self, Request};
 use weir_control::demo::client;
 use weir_control::demo::stage::Family;
-use weir_control::lab::{Lab, LabOptions, NamespaceChild};
+use weir_control::lab::{CLIENT_DEVICE, Lab, LabOptions, NamespaceChild, SERVER_DEVICE, WAN_DEVICE};
 use weir_sys::process::Frozen;
 
-use super::{Failing, Failure};
+use super::{Failing, Failure, Handshake, Options, WATCHED};
 
 pub const PORT: u16 = 80;
 const PATIENCE: Duration = Duration::from_secs(20);
 const ADMIN: &str = "/run/weir/admin.sock";
+/// From the removal of a device until it is made again.
+const GONE: Duration = Duration::from_millis(300);
 const CONFIG: &str = "/run/weir/outage.toml";
+
+const OPTIONS: LabOptions = LabOptions { queues: 2, forwarding: Some(true), mtu: None };
 
 /// The lab, with origins that answer a line with a line.
 #[derive(Debug)]
 pub struct Bed {
     pub lab: Lab,
+    /// Connections that are decided enter the express lane.
+    has_lane: bool,
 }
 
 impl Bed {
-    pub fn new() -> Result<Self, Failure> {
-        let lab = Lab::new(&LabOptions { queues: 2, forwarding: Some(true), ..LabOptions::default() })?;
-        for family in Family::BOTH {
-            let listener = lab.server.run(|| TcpListener::bind(family.origin(PORT)))?;
-            // Ends with the process: nobody else can reach it.
-            std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+    pub fn new(options: &Options) -> Result<Self, Failure> {
+        let lab = Lab::new(&OPTIONS)?;
+        // What the express lane asks of the other ends of veth devices.
+        for (namespace, device) in [(&lab.client, CLIENT_DEVICE), (&lab.server, SERVER_DEVICE)] {
+            let mut command = Command::new("ethtool");
+            command.args(["-K", device, "gro", "on", "tx", "off"]).stdout(Stdio::null());
+            namespace.run(|| command.status())?;
         }
-        Ok(Self { lab })
+        for family in Family::BOTH {
+            // That of the pool, too.
+            for server in &family.addresses().servers[..2] {
+                let listener = lab.server.run(|| TcpListener::bind((*server, PORT)))?;
+                // Ends with the process: nobody else can reach it.
+                std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+            }
+        }
+        Ok(Self { lab, has_lane: options.express != "never" })
     }
 
-    /// A connection that has been allowed.
+    /// A connection on which one request was answered.
+    pub fn open(&self, family: Family) -> Result<TcpStream, Failure> {
+        let from = SocketAddr::new(family.addresses().client, 0);
+        let mut stream = client::connect(&self.lab.client, from, family.origin(PORT))?;
+        talk(&mut stream)?;
+        Ok(stream)
+    }
+
+    /// A connection that has been allowed, on the fast road, and in the express lane if there is one.
     pub fn connect(&self, family: Family) -> Result<TcpStream, Failure> {
-        // Twice: until the neighbours are known, the kernel forwards.
+        // Until the neighbours are known, the kernel forwards.
         for _ in 0..50 {
-            let from = SocketAddr::new(family.addresses().client, 0);
-            let mut stream = client::connect(&self.lab.client, from, family.origin(PORT))?;
-            talk(&mut stream)?;
+            let mut stream = self.open(family)?;
+            for _ in 0..REQUESTS_TO_ENTER {
+                talk(&mut stream)?;
+            }
             if self.is_fast(&stream)? {
                 return Ok(stream);
             }
@@ -58,8 +83,7 @@ impl Bed {
     /// Waits until a connection has gone through the relay.
     pub fn relayed(&self, family: Family) -> Result<(), Failure> {
         for _ in 0..50 {
-            let from = SocketAddr::new(family.addresses().client, 0);
-            talk(&mut client::connect(&self.lab.client, from, family.origin(PORT))?)?;
+            drop(self.open(family)?);
             let status = self.ask(Request::Status)?;
             let counts = status["relay"].as_array().into_iter().flatten();
             if counts.filter(|count| count["name"] == "accepted").any(|count| count["count"] != 0) {
@@ -78,9 +102,12 @@ impl Bed {
         let local = stream.local_addr()?.to_string();
         let flows = self.ask(Request::Flows)?;
         let flows = flows.as_array().cloned().unwrap_or_default();
-        Ok(flows
-            .iter()
-            .any(|flow| flow["client"] == local && flow["road"] == "fast" && flow["verdict"] == "allow"))
+        Ok(flows.iter().any(|flow| {
+            flow["client"] == local
+                && flow["road"] == "fast"
+                && (flow["lane"] == "express") == self.has_lane
+                && matches!(flow["verdict"].as_str(), Some("allow" | "send"))
+        }))
     }
 }
 
@@ -108,29 +135,84 @@ fn talk(stream: &mut TcpStream) -> Result<(), Failure> {
 pub struct Weir<'bed> {
     bed: &'bed Bed,
     child: NamespaceChild,
+    handshake: Handshake,
+    /// The one whose place was taken, which lives as long as its connections.
+    leaving: Option<NamespaceChild>,
     frozen: Option<Frozen>,
 }
 
 impl<'bed> Weir<'bed> {
-    pub fn start(bed: &'bed Bed, flows: u32) -> Result<Self, Failure> {
-        Self::start_with(bed, flows, "through")
-    }
-
-    pub fn start_with(bed: &'bed Bed, flows: u32, handshake: &str) -> Result<Self, Failure> {
-        let text = WEIR.replace("FLOWS", &flows.to_string()).replace("HANDSHAKE", handshake);
+    pub fn start(bed: &'bed Bed, options: &Options, handshake: Handshake) -> Result<Self, Failure> {
+        let (name, verdict) = match handshake {
+            Handshake::Send => ("answer", r#"action = "send", pool = "pool""#),
+            other => (other.name(), r#"action = "allow""#),
+        };
+        let text = WEIR
+            .replace("FLOWS", &options.flows.to_string())
+            .replace("HANDSHAKE", name)
+            .replace("VERDICT", verdict)
+            .replace("FAIL", if options.closed { "closed" } else { "open" })
+            .replace("EXPRESS", &options.express);
         bed.lab.gateway.run(|| std::fs::write(CONFIG, text))?;
-        Ok(Self { bed, child: spawn(bed, &[])?, frozen: None })
+        Ok(Self { bed, child: spawn(bed, &[])?, handshake, leaving: None, frozen: None })
     }
 
-    /// Returns when another serves in its place.
-    fn replace(&mut self) -> Result<(), Failure> {
-        let mut before = std::mem::replace(&mut self.child, spawn(self.bed, &["--replace"])?);
-        before.inner().wait()?;
+    /// What has to have happened before it can fail so.
+    pub fn prepare(&mut self, failing: Failing) -> Result<(), Failure> {
+        match failing {
+            Failing::Continued => self.stop()?,
+            Failing::NoMemory => self.end()?,
+            _ => return Ok(()),
+        }
+        std::thread::sleep(WATCHED);
         Ok(())
     }
 
-    pub fn expect_fast(&self, stream: &TcpStream) -> Result<(), Failure> {
-        if self.bed.is_fast(stream)? { Ok(()) } else { Err("the connection is not on the fast road".into()) }
+    /// Kills it, and waits until it has gone.
+    fn end(&mut self) -> Result<(), Failure> {
+        self.signal(Signal::KILL)?;
+        self.child.inner().wait()?;
+        Ok(())
+    }
+
+    /// As a supervisor does it. Returns when it answers.
+    fn restart(&mut self) -> Result<(), Failure> {
+        self.end()?;
+        self.child = spawn(self.bed, &[])?;
+        Ok(())
+    }
+
+    /// A start that finds too little memory. Returns when it was refused.
+    fn refuse(&mut self) -> Result<(), Failure> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v 262144; exec \"$0\" run -c \"$1\""]).arg(binary()?).arg(CONFIG);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = self.bed.lab.gateway.spawn_command(command)?;
+        match self.child.inner().wait()?.code() {
+            Some(3) => Ok(()),
+            other => Err(format!("a start without memory ended with {other:?}").into()),
+        }
+    }
+
+    /// A device goes, and is there again as it was when this returns.
+    fn lose_device(&mut self) -> Result<(), Failure> {
+        let mut command = Command::new("ip");
+        command.args(["link", "del", WAN_DEVICE]);
+        if !self.bed.lab.gateway.run(|| command.status())?.success() {
+            return Err("the device cannot be removed".into());
+        }
+        std::thread::sleep(GONE);
+        Ok(self.bed.lab.make_servers_link(&OPTIONS)?)
+    }
+
+    /// Returns when another serves in its place, alone unless there are connections of the relay.
+    fn replace(&mut self) -> Result<(), Failure> {
+        let mut before = std::mem::replace(&mut self.child, spawn(self.bed, &["--replace"])?);
+        if self.handshake != Handshake::Relay {
+            before.inner().wait()?;
+        }
+        self.leaving = Some(before);
+        Ok(())
     }
 
     pub fn status(&self, bed: &Bed) -> Result<serde_json::Value, Failure> {
@@ -140,6 +222,9 @@ impl<'bed> Weir<'bed> {
     pub fn fail(&mut self, failing: Failing) -> Result<(), Failure> {
         match failing {
             Failing::Killed => self.kill(),
+            Failing::Restarted => self.restart(),
+            Failing::NoMemory => self.refuse(),
+            Failing::Device => self.lose_device(),
             Failing::Hung => self.stop(),
             Failing::WorkerHung => self.freeze_worker(),
             Failing::Continued => self.resume(),
@@ -248,7 +333,7 @@ impl Drop for Load {
 
 const WEIR: &str = r#"
 [gateway]
-fail = "open"
+fail = "FAIL"
 
 [[port]]
 name   = "lan"
@@ -260,6 +345,11 @@ device = "wan0"
 
 [workers]
 flows = FLOWS
+express = "EXPRESS"
+
+[[pool]]
+name = "pool"
+servers = ["192.0.2.11:80", "[2001:db8:2::11]:80"]
 
 [[intercept]]
 name = "web"
@@ -267,5 +357,5 @@ from = "lan"
 to   = ["0.0.0.0/0", "::/0"]
 tcp  = [80]
 handshake = "HANDSHAKE"
-rules = [{ host = ["denied.example"], action = "reset" }]
+rules = [{ host = ["www.example"], VERDICT }]
 "#;

@@ -1,25 +1,27 @@
-//! Measures for how long traffic stops when weir fails (killed, hung as a whole, or with one worker hung) and when another takes its
-//! place (`weir run --replace`), on IPv4 and IPv6.
+//! Measures for how long traffic stops when weir fails (killed, hung as a whole, or with one worker hung), when it starts again, with
+//! too little memory too, and when another takes its place (`weir run --replace`), on IPv4 and IPv6.
 //!
-//!     outage [--runs N] [--load SECONDS | --repairs | --new] [--flows N]
+//!     outage [--runs N] [--handshake NAME]... [--closed] [--express never] [--load SECONDS | --repairs | --new] [--flows N]
 //!
-//! A connection through weir (`handshake = "through"`, allowed) is open. At both its ends a packet of it is sent every
-//! millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The outage of a run is the
-//! longest time between two packets that arrive, less the millisecond that lies between two that are sent; the packets that
-//! never arrive are counted besides. With `--load`, nothing fails: the machine is kept busy, and what is counted is how often
-//! weir was wrongly taken for hung. With `--repairs`, somebody removes what weir has installed, and what is measured is how long that
-//! stays away. With `--new`, new connections are begun all the time, of each handshake, and the outage is the longest time in which none
+//! A connection through weir is open, of each handshake (`send`: answered, and given to the server of a pool). At both its ends a packet
+//! of it is sent every millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The
+//! outage of a run is the longest time between two packets that arrive, less the millisecond that lies between two that are sent;
+//! the packets that never arrive are counted besides. (Of the relay, which ends every packet itself: a request every
+//! millisecond, and the longest time between two answers.) With `--load`, nothing fails: the machine is kept busy, and what is counted
+//! is how often weir was wrongly taken for hung. With `--repairs`, somebody removes what weir has installed, and what is measured is
+//! how long that stays away. With `--new`, new connections are begun all the time, and the outage is the longest time in which none
 //! was answered at once.
 
 mod attempts;
 mod bed;
 mod repair;
 mod report;
+mod talk;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use weir_control::demo::stage::Family;
 
 use bed::{Bed, Weir};
@@ -33,15 +35,24 @@ const WATCHED: Duration = Duration::from_millis(400);
 #[command(about = "How long traffic stops when weir fails")]
 struct Options {
     /// Runs of each failure and address family.
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// What connections are like [default: each].
+    #[arg(long)]
+    handshake: Vec<Handshake>,
+    /// `fail = "closed"`.
+    #[arg(long)]
+    closed: bool,
+    /// Of weir's configuration.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "never"])]
+    express: String,
     /// Instead: seconds under load, in which nothing fails.
     #[arg(long)]
     load: Option<u64>,
     /// Instead: how long what somebody removes from the host stays away.
     #[arg(long, conflicts_with = "load")]
     repairs: bool,
-    /// Instead: how long new connections are not answered, by handshake.
+    /// Instead: how long new connections are not answered.
     #[arg(long, conflicts_with_all = ["load", "repairs"])]
     new: bool,
     /// `flows` of weir's configuration: memory that a killed process has to give back first.
@@ -49,37 +60,108 @@ struct Options {
     flows: u32,
 }
 
+/// What a connection is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Handshake {
+    Through,
+    Answer,
+    /// Answered, and given to a pool's server.
+    Send,
+    Relay,
+}
+
+impl Handshake {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Through => "through",
+            Self::Answer => "answer",
+            Self::Send => "send",
+            Self::Relay => "relay",
+        }
+    }
+}
+
 /// A way to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failing {
     Killed,
+    /// Killed, and started again at once.
+    Restarted,
+    /// Killed before; and now a start that is refused.
+    NoMemory,
     Hung,
     WorkerHung,
     /// It hung for a while and goes on.
     Continued,
     /// Another process took its place.
     Replaced,
+    /// A device goes, and comes back.
+    Device,
 }
 
 impl Failing {
-    const ALL: [Self; 5] = [Self::Killed, Self::Hung, Self::WorkerHung, Self::Continued, Self::Replaced];
+    const ALL: [Self; 8] = [
+        Self::Killed,
+        Self::Restarted,
+        Self::NoMemory,
+        Self::Hung,
+        Self::WorkerHung,
+        Self::Continued,
+        Self::Replaced,
+        Self::Device,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Killed => "killed (SIGKILL)",
+            Self::Restarted => "killed, started again",
+            Self::NoMemory => "no memory to start",
             Self::Hung => "hung (SIGSTOP)",
             Self::WorkerHung => "one worker hung",
             Self::Continued => "continued (SIGCONT)",
             Self::Replaced => "replaced (--replace)",
+            Self::Device => "a device is back",
         }
     }
 
-    /// What traffic may stop for.
-    const fn bar(self) -> Duration {
+    /// What traffic may stop for, in a box that fails open.
+    const fn bar(self) -> Option<Duration> {
         match self {
-            Self::Killed => Duration::from_millis(5),
-            _ => Duration::from_millis(50),
+            Self::Killed | Self::NoMemory => Some(Duration::from_millis(5)),
+            Self::Hung | Self::WorkerHung | Self::Continued | Self::Replaced => {
+                Some(Duration::from_millis(50))
+            }
+            Self::Restarted | Self::Device => None,
         }
+    }
+
+    /// Whether connections that are open can outlive it. Those of the relay end with its process, and the probes with a device.
+    const fn is_outlived(self, handshake: Handshake) -> bool {
+        match self {
+            Self::Replaced => true,
+            Self::Device => false,
+            _ => !matches!(handshake, Handshake::Relay),
+        }
+    }
+
+    /// Whether it is something for connections to come. The relay has other threads than workers, and one that goes on has hung.
+    const fn is_met(self, handshake: Handshake) -> bool {
+        match self {
+            Self::Continued => false,
+            Self::WorkerHung => !matches!(handshake, Handshake::Relay),
+            _ => true,
+        }
+    }
+}
+
+impl Options {
+    fn handshakes(&self) -> &[Handshake] {
+        if self.handshake.is_empty() { Handshake::value_variants() } else { &self.handshake }
+    }
+
+    /// What traffic may stop for. A box that fails closed stops it until weir is back.
+    fn bar(&self, failing: Failing) -> Option<Duration> {
+        failing.bar().filter(|_| !self.closed)
     }
 }
 
@@ -103,46 +185,54 @@ fn main() -> ExitCode {
 
 /// Whether the bars are met.
 fn measure(options: &Options) -> Result<bool, Failure> {
-    let mut samples = Vec::new();
-    for failing in Failing::ALL {
-        for run in 0..options.runs {
+    report::heading("traffic stops for (ms; packets lost of one each ms; both directions of all runs)");
+    let mut all = true;
+    for handshake in options.handshakes() {
+        for failing in Failing::ALL.into_iter().filter(|failing| failing.is_outlived(*handshake)) {
             for family in Family::BOTH {
-                let sample = one(options, failing, family);
-                let sample =
-                    sample.map_err(|e| format!("{}, {}, run {run}: {e}", failing.name(), family.name()))?;
-                samples.push((failing, family, sample));
+                let one = |run| {
+                    let one = match handshake {
+                        Handshake::Relay => talk::one(options, failing, family),
+                        _ => one(options, *handshake, failing, family),
+                    };
+                    one.map_err(|e| report::of_run(*handshake, failing, family, run, &e))
+                };
+                let samples = (0..options.runs).map(one).collect::<Result<Vec<_>, _>>()?.concat();
+                let times = samples.iter().map(Sample::outage_ms).collect();
+                let lost = samples.iter().map(|sample| sample.lost).collect();
+                all &= report::row(*handshake, failing, family, options.bar(failing), times, lost);
             }
         }
     }
-    Ok(report::print(&samples))
+    Ok(all)
 }
 
 /// A lab of its own for each run: what a failure leaves is not in the next one's way.
-fn one(options: &Options, failing: Failing, family: Family) -> Result<[Sample; 2], Failure> {
-    let bed = Bed::new()?;
-    let mut weir = Weir::start(&bed, options.flows)?;
+fn one(
+    options: &Options,
+    handshake: Handshake,
+    failing: Failing,
+    family: Family,
+) -> Result<Vec<Sample>, Failure> {
+    let bed = Bed::new(options)?;
+    let mut weir = Weir::start(&bed, options, handshake)?;
     let connection = bed.connect(family)?;
-    weir.expect_fast(&connection)?;
     let probes = Probes::start(&bed.lab, &connection)?;
     std::thread::sleep(Duration::from_millis(150));
-    if failing == Failing::Continued {
-        weir.stop()?;
-        std::thread::sleep(WATCHED);
-    }
+    weir.prepare(failing)?;
     let since = SystemTime::now();
     weir.fail(failing)?;
     std::thread::sleep(WATCHED);
     let recorded = probes.stop();
     weir.thaw();
-    recorded?.between(since, SystemTime::now())
+    Ok(recorded?.between(since, SystemTime::now())?.to_vec())
 }
 
 /// How often a busy machine makes weir look dead. Four busy threads a core, of ordinary priority, beside the traffic.
 fn under_load(options: &Options, time: Duration) -> Result<bool, Failure> {
-    let bed = Bed::new()?;
-    let weir = Weir::start(&bed, options.flows)?;
+    let bed = Bed::new(options)?;
+    let weir = Weir::start(&bed, options, Handshake::Through)?;
     let connection = bed.connect(Family::V4)?;
-    weir.expect_fast(&connection)?;
     let probes = Probes::start(&bed.lab, &connection)?;
     let load = bed::Load::start(4);
     std::thread::sleep(time);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use weir_control::lab::Namespace;
 
 use super::bed::{Bed, Weir};
-use super::{Failure, Options};
+use super::{Failure, Handshake, Options};
 
 /// What is removed must be back within this.
 const BAR: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ fn shell(gateway: &Namespace, line: &str) -> Result<bool, Failure> {
 
 /// Whether every median is below the bar.
 pub fn measure(options: &Options) -> Result<bool, Failure> {
-    let bed = Bed::new()?;
-    let _weir = Weir::start(&bed, options.flows)?;
+    let bed = Bed::new(options)?;
+    let _weir = Weir::start(&bed, options, Handshake::Through)?;
     println!("what is removed is back after (ms; asked for by the kernel's own tools, which take a few)");
     println!("{:<44} {:>5} {:>8} {:>8} {:>8}", "removed by", "runs", "median", "longest", "bar");
     let mut all = true;
