@@ -18,9 +18,10 @@ build: deps
 demo: build nginx
 	PATH="$$PATH:$(NGINX)" target/release/weir demo $(ARGS)
 
+# Most of them wait most of the time: two for each CPU.
 test: deps nginx
 	@.ci/packages $(TEST_PACKAGES)
-	PATH="$$PATH:$(NGINX)" $(CARGO) test --workspace --quiet
+	PATH="$$PATH:$(NGINX)" RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} $(CARGO) test --workspace --quiet
 
 # A million simulated connections (COUNT), or one of them again: make soak SEED=n
 COUNT ?= 1000000

@@ -44,6 +44,12 @@ fn play(mut settings: Settings, test: impl FnOnce(&mut World<'_>)) {
             &world.lab.server,
             "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0",
         );
+        // The kernel tells of a new carrier up to a second later (linkwatch); IPv6 takes up its work only then.
+        until("the second uplink is usable", || {
+            let text =
+                world.sh(&world.lab.gateway, "ip addr show dev wan1 up; ip -6 addr show dev wan1 scope link");
+            text.contains("state UP") && text.contains("fe80::") && !text.contains("tentative")
+        });
         world.before = host_state(&world.lab.gateway).expect("the gateway can be looked at");
         world.weir.start();
         test(world);
