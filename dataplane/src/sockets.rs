@@ -84,3 +84,15 @@ pub fn port_states(ports: &[PortSpec]) -> Vec<PortState> {
     };
     ports.iter().map(state).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_of_drivers_that_do_not_wake_keep_frames_to_receive_into() {
+        let (igb, other) = (sizes(1024), sizes(1));
+        assert!(igb.rx < igb.fill, "{igb:?}");
+        assert_eq!((other.rx, other.fill), (RING, RING));
+    }
+}

@@ -1,5 +1,19 @@
 # What the scripts of this folder that play in a guest share: a client and a server in namespaces of their own beside weir's ports, rows of a
 # report, and what they came to, which is printed as JSON in the end (as of `weir demo --json`).
+
+# Whoever comes next finds the NICs as they were.
+leave() {
+    local left
+    for left in c s; do
+        kill $(ip netns pids $left) 2>/dev/null
+        ip netns del $left
+    done
+    for left in /sys/class/net/lan.* /sys/class/net/wan.*; do [ -e "$left" ] && ip link del "$(basename "$left")"; done
+    for left in lan wan; do ip addr flush dev $left scope global; done
+} 2>/dev/null
+trap leave EXIT
+# Whoever was here before may have left them another.
+for device in lan wan client server; do ip link set $device mtu 1500; done
 ip netns add c
 ip netns add s
 ip link set client netns c
@@ -65,6 +79,14 @@ row() {
     local text=${4//\\/}
     rows="$rows${rows:+,}{\"scenario\":\"$1\",\"family\":\"$2\",\"variant\":\"\",\"ok\":$ok,\"happened\":\"${text//\"/\'}\"}"
 }
+# What one row is about: what came, what should have come, and what it is. Whatever differs is told in the row.
+wrong=
+expect() { [ "$1" = "$2" ] || wrong="$wrong; $3: $1 instead of $2"; }
+told() { # Name, family, what was seen
+    [ -z "$wrong" ]
+    row "$1" "$2" $? "$3$wrong"
+    wrong=
+}
 begin() {
     weir run -c weir.toml >weir.log 2>&1 &
     weir=$!
@@ -78,9 +100,9 @@ number() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
 count() { grep -o "\"count\":[0-9]*,\"meaning\":\"[^\"]*\",\"name\":\"$1\"" | number count; }
 # The file from a server, whole or not.
 fetch() { [ "$($C timeout "${2:-60}" busybox wget -q -O - "http://$1/big" 2>/dev/null | md5sum)" = "$whole" ]; }
-# Ends weir and prints the report. Every frame must be free by then.
-report() {
-    local now frames total free tries
+# Ends weir. Every frame must be free by then.
+finish() {
+    local frames total free tries
     for tries in $(seq 60); do
         now=$(status)
         frames=$(echo "$now" | sed -n 's/.*"frames":\({[^}]*}\).*/\1/p')
@@ -99,6 +121,10 @@ $(echo "$now" | count crossed-zero-copy) copied by nobody"
     grep -i panic weir.log >&2
     [ $code = 0 ] && ! grep -qi panic weir.log
     row end both $? "weir ends with $code"
+}
+# Prints the report. Exit code 1: something was not as it should be.
+report() {
     [[ $rows == *'"ok":false'* ]] && cat weir.log >&2
     echo "{\"rows\":[$rows],\"status\":${now:-null}}"
+    [[ $rows != *'"ok":false'* ]]
 }

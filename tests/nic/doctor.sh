@@ -1,95 +1,99 @@
-# What only a driver of a real NIC can show of `weir doctor`, in a guest: make nic-shell ARGS="--nic igb" < tests/nic/doctor.sh
+# What only a driver of a real NIC can show of `weir doctor`: make nic-shell ARGS="--nic igb --with tests/nic/bed.sh" < tests/nic/doctor.sh
 # Each fault is made, found by its id, mended by the command that doctor says, and not found any more.
-for device in lan wan; do ip link set $device up; done
-ip addr add 10.1.0.1/24 dev lan
-ip addr add fd01::1/64 dev lan nodad
-ip addr add 10.2.0.1/24 dev wan
-ip addr add fd02::1/64 dev wan nodad
-for _ in $(seq 50); do grep -q 1 /sys/class/net/lan/carrier && grep -q 1 /sys/class/net/wan/carrier && break; sleep 0.2; done
-sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+type report >/dev/null 2>&1 || . ./bed.sh
+modprobe ipvlan
 
-# The guest is emulated, and stands still now and then: the sign of life may be late.
-cat >doctor.toml <<'T'
-[gateway]
-heartbeat = "10s"
-[workers]
-flows = 4096
-[[port]]
-name   = "lan"
-device = "lan"
-[[port]]
-name   = "wan"
-device = "wan"
-[[intercept]]
-name = "web"
-from = "lan"
-to   = ["0.0.0.0/0", "::/0"]
-tcp  = [80]
-rules = [{ host = ["denied.example"], action = "reset" }]
-T
-
-bad=0
-expect() { if [ "$1" = "$2" ]; then echo "ok    $3"; else echo "BAD   $3: $1 instead of $2"; bad=1; fi; }
-finding() { # id, device, member: what doctor says, each finding on one line
-    weir doctor --json -c doctor.toml | tr -d '\n' | sed 's/{ *"id"/\n&/g; s/} *, */}\n/g' | tr -s ' ' |
-        grep "\"id\": \"$1\"" | grep "\"subject\": \"$2\"" | sed -n "s/.*\"$3\": \"\([^\"]*\)\".*/\1/p"
+# Has doctor look; its findings, each on one line.
+look() {
+    found=$(weir doctor --json -c weir.toml | tr -d '\n' | sed 's/{ *"id"/\n&/g; s/} *, */}\n/g' | tr -s ' ')
 }
-broken() { # id, device, severity, mend; then what breaks it
-    local id=$1 device=$2 severity=$3 mend=$4
-    shift 4
-    expect "$(finding "$id" "$device" severity)" good "$id of $device before"
-    "$@" || { echo "BAD   cannot be tried: $*"; bad=1; return; }
-    expect "$(finding "$id" "$device" severity)" "$severity" "$id of $device: $*"
-    expect "$(finding "$id" "$device" mend)" "$mend" "$id of $device: the command that mends it"
+finding() { # id, device, member
+    echo "$found" | grep "\"id\": \"$1\"" | grep "\"subject\": \"$2\"" | sed -n "s/.*\"$3\": \"\([^\"]*\)\".*/\1/p"
+}
+broken() { # id, mend, then what breaks it
+    local id=$1 mend=$2 what
+    shift 2
+    look
+    expect "$(finding "$id" lan severity)" good "before"
+    "$@" || wrong="$wrong; it cannot be tried"
+    look
+    expect "$(finding "$id" lan severity)" note "with it"
+    expect "$(finding "$id" lan mend)" "$mend" "the command that mends it"
+    what=$(finding "$id" lan what)
     if [ -n "$mend" ]; then
         sh -c "$mend"
-        expect "$(finding "$id" "$device" severity)" good "$id of $device after that command"
+        look
+        expect "$(finding "$id" lan severity)" good "after that command"
     fi
+    told "$id: $*" both "$what; ${mend:-(no command mends it)}"
 }
-has() { ethtool -k "$1" | grep -qE "^\s*$2: (on|off)$"; }
+has() { ethtool -k lan | grep -qE "^\s*$1: (on|off)$"; }
 
-weir doctor -v -c doctor.toml
-for device in lan wan; do
-    modprobe ipvlan
-    broken shared $device note "" ip link add link $device name iv type ipvlan mode l2
-    ip link del iv
-    expect "$(finding shared $device severity)" good "shared of $device without it"
-    for pair in lro:large-receive-offload gro-hw:rx-gro-hw; do
-        id=${pair%:*} name=${pair#*:}
-        has $device $name || continue
-        ethtool -K $device $name off
-        broken $id $device note "" ethtool -K $device $name on
-        expect "$(ethtool -k $device | grep -c "$name: on")" 1 "$name of $device is on yet, after doctor has looked"
-    done
-    if [ "$(ls -d /sys/class/net/$device/queues/rx-* | wc -l)" -gt 1 ] && ethtool -x $device >/dev/null 2>&1; then
-        broken rss-spread $device note "ethtool -X $device equal 2" ethtool -X $device equal 1
-        ethtool -X $device weight 3 1
-        before=$(ethtool -x $device)
-        finding rss-spread $device severity >/dev/null
-        expect "$(ethtool -x $device)" "$before" "the hash's table of $device is as it was, after doctor has looked"
-        ethtool -X $device equal 2
-    fi
+weir doctor -v -c weir.toml >&2
+look
+for id in driver xdp-mode zero-copy coalescing irq-affinity; do
+    what=$(finding $id lan what)
+    [ -n "$what" ]
+    row $id both $? "$(finding $id lan severity): $what"
 done
+case $(finding rings lan severity) in
+    note)
+        rings=$(ethtool -g lan | sed -n '/^Current/,$s/^\(RX\|TX\):\s*\([0-9]*\)$/\1 \2/p' | tr 'RTX\n' 'rtx ')
+        what=$(finding rings lan what) mend=$(finding rings lan mend)
+        sh -c "$mend"
+        look
+        expect "$(finding rings lan severity)" good "after that command"
+        told rings both "$what; $mend"
+        ethtool -G lan $rings
+        ;;
+    *)
+        expect "$(finding rings lan severity)" good "its rings"
+        told rings both "$(finding rings lan what)"
+        ;;
+esac
+napi=/sys/class/net/lan/napi_defer_hard_irqs
+broken napi "echo 0 > $napi && echo 0 > ${napi%/*}/gro_flush_timeout" sh -c "echo 2 > $napi"
+broken shared "" ip link add link lan name iv type ipvlan mode l2
+ip link del iv
+look
+expect "$(finding shared lan severity)" good "without it"
+told "shared: ip link del iv" both "$(finding shared lan what)"
+for pair in lro:large-receive-offload gro-hw:rx-gro-hw; do
+    id=${pair%:*} name=${pair#*:}
+    has $name || continue
+    ethtool -K lan $name off
+    broken $id "" ethtool -K lan $name on
+    expect "$(ethtool -k lan | grep -c "$name: on")" 1 "it is on yet"
+    told "$id stays" both "$name is on yet, after doctor has looked"
+done
+if [ "$(ls -d /sys/class/net/lan/queues/rx-* | wc -l)" -gt 1 ] && ethtool -X lan equal 2 2>/dev/null; then
+    broken rss-spread "ethtool -X lan equal 2" ethtool -X lan equal 1
+    ethtool -X lan weight 3 1
+    before=$(ethtool -x lan)
+    look
+    expect "$(ethtool -x lan)" "$before" "the table"
+    told "rss-spread stays" both "the hash's table is as it was, after doctor has looked"
+    ethtool -X lan equal 2
+fi
 
 # weir switches off what merges segments, and on again, however it ends.
 merging() { for device in lan wan; do ethtool -k $device | grep -E "large-receive-offload|rx-gro-hw"; done; }
-begin() {
-    weir run -c doctor.toml >weir.log 2>&1 &
-    weir=$!
-    for _ in $(seq 100); do grep -q ' ready' weir.log && break; sleep 0.3; done
-    expect "$(merging | grep -c ': on')" 0 "segments are not merged while weir runs"
-    expect "$(finding lro lan severity) $(finding gro-hw lan severity)" "good good" "doctor finds nothing wrong then"
-}
 before=$(merging)
-echo "$before"
+merges() {
+    expect "$(merging | grep -c ': on')" 0 "what merges while weir runs"
+    look
+    expect "$(finding lro lan severity) $(finding gro-hw lan severity)" "good good" "what doctor says of it then"
+}
 begin
-kill -TERM $weir
-wait $weir
-expect "$? $(merging)" "0 $before" "they are as they were after weir has ended"
+merges
+finish
+expect "$(merging)" "$before" "what merges"
+told "merging, weir stopped" both "it is off while weir runs, and as before when it has ended"
 begin
+merges
 kill -KILL $weir
 wait $weir
-weir clean
-expect "$? $(merging)" "0 $before" "and after a weir that was killed, and weir clean"
-[ $bad = 0 ] || cat weir.log
-exit $bad
+weir clean >&2
+expect "$? $(merging)" "0 $before" "what merges"
+told "merging, weir killed" both "it is off while weir runs, and as before after weir clean"
+report

@@ -25,4 +25,5 @@ sleep 1
 fast=$(weir flows --json -c weir.toml | tr -d ' \n' | grep -o '"road":"[a-z]*"' | grep -vc fast)
 [ "$fast" = 0 ]
 row road both $? "$fast connections on another road than the fast one"
+finish
 report

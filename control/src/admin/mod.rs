@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use weir_sys::steering::VlanTags;
 
 /// What is asked: `{"op":"status"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,12 +46,15 @@ pub enum Request {
         #[serde(default)]
         reevaluate: bool,
     },
-    /// What becomes of one connection; `device`: the one that the client's packets come in by; `host`: the name that it asks for.
+    /// What becomes of one connection; `device`: the one that the client's packets come in by, `tags`: those of their VLAN, as
+    /// EtherType and number; `host`: the name that it asks for.
     Explain {
         from: SocketAddr,
         to: SocketAddr,
         #[serde(default)]
         device: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tags: Option<VlanTags>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },

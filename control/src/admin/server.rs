@@ -168,14 +168,14 @@ async fn answer(
             };
             spawn_blocking(list).await?
         }
-        Ok(Request::Explain { from, to, device, host }) => {
+        Ok(Request::Explain { from, to, device, tags, host }) => {
             let turn = listing.lock_owned().await;
             let explain = move || {
                 let _turn = turn;
                 serde_json::to_string(&gateway::answer(
                     &state,
                     (from, to),
-                    device.as_deref(),
+                    (device.as_deref(), tags),
                     host.as_deref(),
                 ))
             };

@@ -16,11 +16,11 @@ use super::DemoError;
 use crate::lab::{Lab, NamespaceChild};
 
 /// How long weir may take until its admin socket answers.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a command of weir's may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(20);
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// How long a flow may take to show up in `weir flows`: counters are published every so many packets.
-const FLOW_LIMIT: Duration = Duration::from_secs(3);
+const FLOW_LIMIT: Duration = Duration::from_secs(20);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Lines of weir's output that are kept.
@@ -92,7 +92,7 @@ impl<'lab> Gateway<'lab> {
     /// Starts `weir run` and returns when it answers.
     ///
     /// # Errors
-    /// [`DemoError::Gateway`] with what weir wrote, when it ends or stays silent for 30 s.
+    /// [`DemoError::Gateway`] with what weir wrote, when it ends or stays silent for 60 s.
     pub fn start(&mut self) -> Result<(), DemoError> {
         let mut command = self.command("run");
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -148,7 +148,7 @@ impl<'lab> Gateway<'lab> {
     /// The flow of the connection that `client` opened, as soon as `weir flows` shows it.
     ///
     /// # Errors
-    /// A sentence for the report, when it does not show within 3 s.
+    /// A sentence for the report, when it does not show within 20 s.
     pub fn flow_of(&self, client: SocketAddr) -> Result<Flow, String> {
         let deadline = Instant::now() + FLOW_LIMIT;
         loop {

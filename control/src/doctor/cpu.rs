@@ -172,7 +172,10 @@ fn interrupts(ground: &Ground<'_>, device: &str, cores: &BTreeSet<usize>, found:
             id,
             device,
             format!("interrupts of its queues are on the cores {shared:?} of workers that never sleep (idle = \"busy\")"),
-            "driver and worker take the core from each other",
+            format!(
+                "driver and worker take the core from each other: let these interrupts come to a core without a worker, or the \
+                 kernel poll in threads that the scheduler can put there (echo 1 > /sys/class/net/{device}/threaded)"
+            ),
         )
         .mend(commands.join("; "))
     } else {

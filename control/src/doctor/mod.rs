@@ -27,6 +27,7 @@ pub(crate) mod ruleset;
 mod sockets;
 mod sysctls;
 mod trial;
+mod tuning;
 
 pub use finding::{Finding, Findings, NotProbed, Severity};
 pub use report::Report;
@@ -42,13 +43,14 @@ use ground::Ground;
 pub fn examine(config: &Config) -> Result<Report, Failure> {
     let ground = Ground::gather(config)?;
     let mut found = Findings::default();
-    let probes: [fn(&Ground<'_>, &mut Findings); 16] = [
+    let probes: [fn(&Ground<'_>, &mut Findings); 17] = [
         kernel::probe,
         limits::probe,
         leftovers::probe,
         listeners::probe,
         port::probe,
         driver::probe,
+        tuning::probe,
         queues::probe,
         rss::probe,
         offloads::probe,

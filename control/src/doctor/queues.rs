@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use weir_sys::ethtool;
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
 use super::limits::queues;
+use crate::config::Queues;
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -25,6 +27,11 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
             }
         };
         let (has, takes) = (channels.receiving().max(1), queues(port));
+        let status = ground.status_of(device).filter(|_| port.queues == Queues::All);
+        if let Some(finding) = status.and_then(|status| unread(device, &channels, status)) {
+            found.push(finding);
+            continue;
+        }
         let missing: Vec<u32> = takes.iter().copied().filter(|queue| *queue >= has).collect();
         let left: Vec<u32> = (0..has).filter(|queue| !takes.contains(queue)).collect();
         found.push(
@@ -55,6 +62,25 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     }
     alike(&counts, found);
     cores(ground, taken.len(), &counts, found);
+}
+
+/// Queues that came while weir runs, and have no worker.
+fn unread(device: &str, channels: &ethtool::Channels, status: &Value) -> Option<Finding> {
+    let has = channels.receiving();
+    let read: Vec<u64> = status["queues"].as_array()?.iter().filter_map(Value::as_u64).collect();
+    let unread: Vec<u32> = (0..has).filter(|queue| !read.contains(&u64::from(*queue))).collect();
+    let count = u32::try_from(read.iter().max()? + 1).ok()?;
+    (!unread.is_empty()).then(|| {
+        Finding::note(
+            "queues",
+            device,
+            format!("has {has} receive queues, and the running weir reads {read:?}"),
+            "what arrives on the others takes the kernel's road: the relay intercepts it, at a connection's price; start weir \
+             again, or have the device use fewer",
+        )
+        .mend(set_queues(device, channels, count))
+        .on(device)
+    })
 }
 
 /// The command that gives a device `count` queues.

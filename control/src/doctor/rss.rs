@@ -21,7 +21,7 @@ const TOEPLITZ: u8 = 1;
 const SAMPLE: u32 = 256;
 /// Why it is good to know, and no trouble.
 const OWN_HASH: &str = "weir chooses the worker of a connection by a hash of its own, the same for both directions, and other \
-                        workers hand on what they receive of it";
+                        workers hand on what they receive of it: no key and no symmetry of a NIC's hash (ethtool -X) gives more";
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {

@@ -8,13 +8,14 @@ use etherparse::PacketBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_core::policy::ServerState;
-use weir_sys::steering::{Look, Maps, Packet};
+use weir_sys::steering::{Look, Maps, Packet, VlanTags};
 
 use super::Question;
 use super::ingress::Ingress;
 use crate::admin::state::State;
 use crate::admin::{self, Request};
 use crate::config::{self, Config};
+use crate::run::convert;
 
 /// How long the first answer may take: a gateway that hangs is explained, too, and whoever asks about it is in a hurry.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -134,9 +135,10 @@ impl Gateway {
         if !self.is_running() {
             return;
         }
-        let device = ingress.device().map(str::to_owned);
+        let device = ingress.wire().map(|link| link.name.clone());
+        let tags = ingress.vlan.as_ref().map(|vlan| convert::vlan_tags(&vlan.sub.vlan));
         let Question { from, to, host, .. } = question.clone();
-        let request = Request::Explain { from, to, device, host };
+        let request = Request::Explain { from, to, device, tags, host };
         let seen = admin::client::ask(admin, request).map_err(|failure| failure.message);
         let seen = seen.and_then(|seen| serde_json::from_value(seen).map_err(|error| error.to_string()));
         match seen {
@@ -146,11 +148,12 @@ impl Gateway {
     }
 }
 
-/// Answers [`Request::Explain`]. `device`: the one that the client's packets come in by; `host`: the name that it asks for.
+/// Answers [`Request::Explain`]. `device`: the one that the client's packets come in by, and the tags that they bear; `host`: the
+/// name that it asks for.
 pub fn answer(
     state: &State,
     (from, to): (SocketAddr, SocketAddr),
-    device: Option<&str>,
+    (device, tags): (Option<&str>, Option<VlanTags>),
     host: Option<&str>,
 ) -> Seen {
     let status = state.status();
@@ -163,7 +166,7 @@ pub fn answer(
     let flow = flows.iter().rfind(|flow| is_of(flow.client, [flow.destination, flow.server]));
     let maps = state.steering.lock().ok().and_then(|steering| steering.as_ref().map(|s| s.maps()));
     let steered = index.zip(maps).map(|(ifindex, maps)| match maps {
-        Ok(maps) => steer(&maps, &Packet { from, to, ifindex }),
+        Ok(maps) => steer(&maps, &Packet { from, to, ifindex, tags }),
         Err(error) => Err(error.to_string()),
     });
     let names = state.names.lock().ok();
@@ -193,6 +196,9 @@ pub fn steer(maps: &Maps, packet: &Packet) -> Result<Steered, String> {
     Ok(Steered { look, syn, segment })
 }
 
+/// Where a frame has its tags.
+const TAGS: usize = 12;
+
 /// The frame that the client's router or the client would send.
 fn frame(packet: &Packet, mac: [u8; 6], opens: bool) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], mac);
@@ -211,5 +217,10 @@ fn frame(packet: &Packet, mac: [u8; 6], opens: bool) -> Vec<u8> {
     let mut frame = Vec::with_capacity(tcp.size(0));
     // A vector takes everything.
     drop(tcp.write(&mut frame, &[]));
+    let (outer, inner) = packet.tags.unzip();
+    // The inner one first: it stands behind the other.
+    for (protocol, id) in inner.flatten().into_iter().chain(outer) {
+        frame.splice(TAGS..TAGS, [protocol, id].into_iter().flat_map(u16::to_be_bytes));
+    }
     frame
 }

@@ -1,23 +1,37 @@
 //! Where the client's packets come in: the device that the kernel's route to the client leaves by, or the one that is said.
 
 use rtnetlink::packet_route::route::RouteType;
+use weir_core::ids::PortId;
+use weir_core::policy::Intercept;
 
 use super::kernel::Kernel;
 use super::route::{self, Lookup};
 use super::{Layer, Question, Source, Step};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::host::LinkInfo;
+use crate::host::{LinkInfo, SubInterface};
 
 /// Where it comes in.
 #[derive(Clone, Debug, Default)]
 pub struct Ingress {
-    /// None where there is no way to the client.
+    /// None where there is no way to the client. The sub-interface, of a VLAN.
     pub link: Option<LinkInfo>,
-    /// Place and name of the port, where the device is one.
+    /// Place and name of the port, where the device is one, or a VLAN of one.
     pub port: Option<(u8, String)>,
+    /// The VLAN of the port.
+    pub vlan: Option<Tagged>,
     /// The client is this box.
     pub local: bool,
+}
+
+/// A VLAN of a port.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    /// Its number.
+    pub number: PortId,
+    pub sub: SubInterface,
+    /// The port's device.
+    pub trunk: LinkInfo,
 }
 
 impl Ingress {
@@ -28,6 +42,24 @@ impl Ingress {
 
     pub fn ifindex(&self) -> Option<u32> {
         self.link.as_ref().map(|link| link.ifindex)
+    }
+
+    /// The device whose frames they are: what XDP and the workers know.
+    pub fn wire(&self) -> Option<&LinkInfo> {
+        self.vlan.as_ref().map(|vlan| &vlan.trunk).or(self.link.as_ref())
+    }
+
+    /// Where policy and steering know that they come in.
+    pub fn number(&self) -> Option<PortId> {
+        let port = || self.port.as_ref().map(|(at, _)| PortId(*at));
+        self.vlan.as_ref().map(|vlan| vlan.number).or_else(port)
+    }
+
+    /// Whether the intercept takes clients from there.
+    pub fn is_of(&self, intercept: &Intercept) -> bool {
+        let from = |at: &u8| intercept.from.contains(PortId(*at));
+        let vlan = self.vlan.as_ref().map(|vlan| &vlan.sub.vlan);
+        self.port.as_ref().is_some_and(|(at, _)| from(at)) && intercept.vlan.takes(vlan)
     }
 }
 
@@ -55,7 +87,7 @@ pub async fn find(
                 ),
             });
         };
-        let ingress = of_link(config, link.clone());
+        let ingress = of_link(kernel, config, link.clone());
         steps.push(Step::new(Layer::Ingress, Source::Configuration, asked, text(&ingress, "as --in says")));
         return Ok(ingress);
     }
@@ -75,24 +107,33 @@ pub async fn find(
     let link = chosen.oif.and_then(|index| kernel.link(index)).cloned();
     if chosen.kind == RouteType::Local {
         steps.push(step("by none: the client's address is this box's own".to_owned()));
-        return Ok(Ingress { link, port: None, local: true });
+        return Ok(Ingress { link, local: true, ..Ingress::default() });
     }
-    let ingress = link.map(|link| of_link(config, link)).unwrap_or_default();
+    let ingress = link.map(|link| of_link(kernel, config, link)).unwrap_or_default();
     let how = "the kernel's route to the client leaves there; where answers go another way, say --in PORT";
     steps.push(step(text(&ingress, how)));
     Ok(ingress)
 }
 
-fn of_link(config: Option<&Config>, link: LinkInfo) -> Ingress {
+fn of_link(kernel: &Kernel, config: Option<&Config>, link: LinkInfo) -> Ingress {
+    let tagged = |(number, sub): &(PortId, SubInterface)| {
+        let trunk = kernel.link(sub.device).cloned()?;
+        Some(Tagged { number: *number, sub: sub.clone(), trunk })
+    };
+    let vlan = kernel.picture.vlans.iter().find(|(_, sub)| sub.link.ifindex == link.ifindex).and_then(tagged);
+    let device = vlan.as_ref().map_or(&link.name, |vlan| &vlan.trunk.name);
     let mut ports = (0..).zip(config.into_iter().flat_map(|config| &config.ports));
-    let port = ports.find(|(_, port)| port.device == link.name).map(|(at, port)| (at, port.name.clone()));
-    Ingress { link: Some(link), port, local: false }
+    let port = ports.find(|(_, port)| port.device == *device).map(|(at, port)| (at, port.name.clone()));
+    Ingress { link: Some(link), port, vlan, local: false }
 }
 
 fn text(ingress: &Ingress, how: &str) -> String {
     let device = ingress.device().unwrap_or("no device");
-    match &ingress.port {
-        Some((_, name)) => format!("port {name}, device {device}: {how}"),
-        None => format!("device {device}, which is no port of the configuration: {how}"),
+    match (&ingress.port, &ingress.vlan) {
+        (Some((_, name)), Some(vlan)) => {
+            format!("VLAN {} of port {name}, device {device}: {how}", vlan.sub.vlan)
+        }
+        (Some((_, name)), None) => format!("port {name}, device {device}: {how}"),
+        (None, _) => format!("device {device}, which is no port of the configuration: {how}"),
     }
 }

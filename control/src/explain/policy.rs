@@ -45,8 +45,8 @@ pub fn judge(
         steps.push(step(asked, answer, Vec::new()));
         return None;
     };
-    let port = ingress.port.as_ref().map(|(at, _)| PortId(*at));
-    let found = port.and_then(|port| policy.intercept(port, question.to.ip(), question.to.port()));
+    let found =
+        ingress.number().and_then(|port| policy.intercept(port, question.to.ip(), question.to.port()));
     let Some((id, intercept)) = found.and_then(|id| policy.get(id).map(|intercept| (id, intercept))) else {
         let misses = misses(policy, ingress, question);
         steps.push(step(asked, "none".to_owned(), misses.clone()));
@@ -88,6 +88,12 @@ fn misses(policy: &Policy, ingress: &Ingress, question: &Question) -> Vec<String
         if port.is_none() {
             let from = ingress.port.as_ref().map_or("a device that is no port", |(_, name)| name);
             return format!("{name}: its `from` has not {from}");
+        }
+        if !ingress.is_of(intercept) {
+            return match &ingress.vlan {
+                Some(vlan) => format!("{name}: its `vlan` has not {}", vlan.sub.vlan),
+                None => format!("{name}: its `vlan` has not what comes without a tag"),
+            };
         }
         if !intercept.to().contains(question.to.ip()) {
             return format!("{name}: its `to` does not hold {}", question.to.ip());

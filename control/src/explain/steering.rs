@@ -1,6 +1,6 @@
 //! The steering program's conditions, in its order (dataplane/bpf/weir.bpf.c), up to the one that decides.
 
-use weir_core::ids::{InterceptId, PortId};
+use weir_core::ids::InterceptId;
 use weir_core::policy::{Handshake, Policy};
 use weir_sys::clock;
 use weir_sys::steering::{Found, InLane, Look, Maps, Outcome, Packet};
@@ -9,6 +9,7 @@ use super::gateway::{self, Gateway};
 use super::ingress::Ingress;
 use super::kernel::Kernel;
 use super::{Layer, Question, Source, Step};
+use crate::run::convert;
 
 /// Nanoseconds in a millisecond.
 const MS: u64 = 1_000_000;
@@ -42,7 +43,7 @@ pub fn ask(
 ) -> Result<Option<Steered>, String> {
     let asked = "is the steering program there?";
     let step = |source, answer: String| Step::new(Layer::Steering, source, asked, answer);
-    let Some(link) = &ingress.link else {
+    let Some(link) = ingress.wire() else {
         steps.push(step(
             Source::Kernel,
             "not asked: it is not known where the client's packets come in".into(),
@@ -54,7 +55,8 @@ pub fn ask(
         steps.push(step(Source::Kernel, answer.into()));
         return Ok(None);
     }
-    let packet = Packet { from: question.from, to: question.to, ifindex: link.ifindex };
+    let tags = ingress.vlan.as_ref().map(|vlan| convert::vlan_tags(&vlan.sub.vlan));
+    let packet = Packet { from: question.from, to: question.to, ifindex: link.ifindex, tags };
     let (found, queues, source) = match &gateway.seen {
         Some(seen) => (seen.steered.clone(), Some(seen.queues.clone()), Source::Gateway),
         None => (of_device(link.xdp, &packet), None, Source::Kernel),
@@ -117,10 +119,12 @@ fn expected(policy: &Policy, ingress: &Ingress, kernel: &Kernel, question: &Ques
         heartbeat: now,
         limit: u64::MAX,
         port: ingress.port.as_ref().map(|(at, _)| u32::from(*at)),
+        tagged: ingress.vlan.is_some(),
+        vlan: ingress.vlan.as_ref().map(|vlan| (u32::from(vlan.number.0), vlan.sub.link.ifindex)),
         mac: ingress.link.as_ref().and_then(|link| link.mac),
         relay_mask: bits(&|i| i.handshake == Handshake::Relay),
         translated: bits(&weir_core::policy::Intercept::translates),
-        from_port: ingress.port.as_ref().map_or(0, |(at, _)| bits(&|i| i.from.contains(PortId(*at)))),
+        from_port: bits(&|intercept| ingress.is_of(intercept)),
         to_server: found(question.to),
         to_client: found(question.from),
         pool_server: policy.has_server(&question.from.into()),
@@ -178,6 +182,16 @@ fn conditions(
     ask: &mut dyn FnMut(&str, String),
 ) {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    if look.tagged {
+        let no = || "no: the gateway does not know it, or not yet".to_owned();
+        ask(
+            "is its VLAN one of the port's?",
+            look.vlan.map_or_else(no, |(number, _)| format!("yes: number {number}")),
+        );
+        if look.vlan.is_none() {
+            return;
+        }
+    }
     if look.has_lane {
         ask(
             "is the flow in the express lane?",

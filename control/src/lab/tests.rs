@@ -282,3 +282,23 @@ fn bad_links_lose_and_reorder_and_the_ends_mend_it() {
         assert!(lost > 0 && copied > 0 && damaged > 0 && reordered > 0 && resets == 0, "{carried:?}");
     }
 }
+
+#[test]
+fn devices_that_were_lent_come_home_with_their_names_and_mtu() {
+    let Some(host) = Lab::for_test(&forwarding()) else { return };
+    host.client.run(|| {
+        for (one, other) in [("eth0", "eth1"), ("eth2", "eth3")] {
+            let made =
+                Command::new("ip").args(["link", "add", one, "type", "veth", "peer", "name", other]).status();
+            assert!(made.expect("ip").success());
+        }
+        let name = str::to_owned;
+        let devices =
+            Devices { client: name("eth0"), lan: name("eth1"), wan: name("eth2"), server: name("eth3") };
+        let lab = Lab::over(&LabOptions { mtu: Some(3000), ..forwarding() }, &devices).expect("a lab");
+        let mtu = |device: &str| weir_sys::ethtool::mtu_of(device).expect("it is there");
+        assert_eq!(lab.gateway.run(|| [LAN_DEVICE, WAN_DEVICE].map(mtu)), [3000; 2]);
+        drop(lab);
+        assert_eq!(["eth0", "eth1", "eth2", "eth3"].map(mtu), [1500; 4]);
+    });
+}

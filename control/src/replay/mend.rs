@@ -6,6 +6,7 @@
 
 use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header};
 use weir_core::parse::Meta;
+use weir_core::vlan::{DOT1AD, DOT1Q, IDS, Tag, Vlan};
 use weir_core::wire::addr::Addr;
 use weir_core::wire::{self, ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, edit};
 
@@ -19,19 +20,38 @@ const TAG: usize = 4;
 /// Octets of frames that links without jumbo frames carry, with one tag.
 const MAX_ON_WIRE: usize = 1518;
 
-/// Takes off all tags of IEEE 802.1Q and 802.1ad. Returns whether there was one.
-pub fn untag(frame: &mut Vec<u8>) -> bool {
+/// What [`untag`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    None,
+    /// A priority, or such as no box has a sub-interface for.
+    Nobodys,
+    Of(Vlan),
+}
+
+/// Takes off all tags of IEEE 802.1Q and 802.1ad.
+pub fn untag(frame: &mut Vec<u8>) -> Tags {
     let is_tagged = |frame: &[u8]| {
         let tags =
             [EtherType::VLAN_TAGGED_FRAME, EtherType::PROVIDER_BRIDGING, EtherType::VLAN_DOUBLE_TAGGED_FRAME];
         frame.len() >= ETH_LEN + TAG
             && wire::get_u16(frame, ETHERTYPE_AT).is_some_and(|t| tags.contains(&EtherType(t)))
     };
-    let before = frame.len();
+    let mut tags = Vec::new();
     while is_tagged(frame) {
+        let word = |at| wire::get_u16(frame, at).unwrap_or_default();
+        tags.push(Tag { protocol: word(ETHERTYPE_AT), id: word(ETHERTYPE_AT + 2) & 0x0fff });
         frame.drain(ETHERTYPE_AT..ETHERTYPE_AT + TAG);
     }
-    frame.len() < before
+    let is_vlans = |tag: &Tag| IDS.contains(&tag.id) && [DOT1Q, DOT1AD].contains(&tag.protocol);
+    match tags.as_slice() {
+        [] => Tags::None,
+        [outer] if is_vlans(outer) => Tags::Of(Vlan { outer: *outer, inner: None }),
+        [outer, inner] if is_vlans(outer) && is_vlans(inner) => {
+            Tags::Of(Vlan { outer: *outer, inner: Some(*inner) })
+        }
+        _ => Tags::Nobodys,
+    }
 }
 
 /// Gives an IP packet the length that was captured of it, when its header has none (it was cut by the sender's NIC, and

@@ -13,7 +13,6 @@ mod table;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 use weir_core::drop::Counters;
@@ -26,6 +25,7 @@ use weir_core::view::FlowView;
 use weir_core::wire::build::{self, Segment};
 
 use capture::{Capture, CaptureError};
+use mend::Tags;
 use sides::Sides;
 use survey::{Handshakes, Layer, Survey};
 
@@ -67,14 +67,14 @@ pub struct Replay {
 ///
 /// # Errors
 /// The file cannot be opened, or is no capture. One that breaks off later gives what was read, and says so.
-pub fn replay(policy: &Arc<Policy>, path: &Path) -> Result<Replay, CaptureError> {
+pub fn replay(policy: &Policy, path: &Path) -> Result<Replay, CaptureError> {
     let mut survey = Some(Survey::of(path)?);
     let mut replayer: Option<Replayer> = None;
     let mut error = None;
     for frame in Capture::open(path)? {
         match frame {
             Ok(frame) => {
-                let start = || Replayer::new(policy.clone(), survey.take().unwrap_or_default(), frame.at);
+                let start = || Replayer::new(policy, survey.take().unwrap_or_default(), frame.at);
                 replayer.get_or_insert_with(start).take(frame);
             }
             Err(end) => error = Some(end.to_string()),
@@ -94,11 +94,11 @@ struct Replayer {
 }
 
 impl Replayer {
-    fn new(policy: Arc<Policy>, survey: Survey, now: Nanos) -> Self {
+    fn new(policy: &Policy, survey: Survey, now: Nanos) -> Self {
         Self {
+            sides: Sides::new(policy, &survey.vlans, now),
             survey,
             handshakes: Handshakes::default(),
-            sides: Sides::new(policy, now),
             replay: Replay::default(),
             known: HashMap::new(),
         }
@@ -106,7 +106,8 @@ impl Replayer {
 
     fn take(&mut self, mut frame: capture::Frame) {
         self.replay.packets += 1;
-        self.replay.untagged += u64::from(mend::untag(&mut frame.bytes));
+        let tags = mend::untag(&mut frame.bytes);
+        self.replay.untagged += u64::from(tags != Tags::None);
         let refitted = mend::fit_length(&mut frame);
         self.replay.cut += u64::from(frame.missing > 0);
         let (now, mut bytes) = (frame.at, frame.bytes);
@@ -118,10 +119,10 @@ impl Replayer {
             }
         }
         match parse::parse(&bytes) {
-            Ok(Parsed::Tcp(meta)) => self.segment(now, &mut bytes, &meta, refitted, mended),
+            Ok(Parsed::Tcp(meta)) => self.segment(now, &mut bytes, &meta, tags, (refitted, mended)),
             Ok(Parsed::Fragment(meta)) => {
                 for mut whole in self.sides.fragment(now, &bytes, meta) {
-                    self.segment(now, whole.frame.data_mut(), &whole.meta, refitted, mended);
+                    self.segment(now, whole.frame.data_mut(), &whole.meta, tags, (refitted, mended));
                 }
             }
             Ok(Parsed::NotTcp | Parsed::Icmp(_)) => self.replay.passed += 1,
@@ -130,7 +131,14 @@ impl Replayer {
     }
 
     /// Takes a segment; `refitted` tells that its length was changed, and `mended` that its IP header was.
-    fn segment(&mut self, now: Nanos, bytes: &mut [u8], meta: &Meta, refitted: bool, mended: bool) {
+    fn segment(
+        &mut self,
+        now: Nanos,
+        bytes: &mut [u8],
+        meta: &Meta,
+        tags: Tags,
+        (refitted, mended): (bool, bool),
+    ) {
         let is_believed = !refitted && self.survey.is_believed(Layer::Tcp, meta.tuple.src.addr);
         let mended = mend::tcp_checksum(bytes, meta, is_believed) || mended;
         if self.survey.is_early(self.replay.packets, meta) {
@@ -139,7 +147,7 @@ impl Replayer {
         if let Some(answer) = self.handshakes.missing_answer(&self.survey, meta) {
             self.answer(now, &answer);
         }
-        if self.sides.tcp(now, bytes, meta) {
+        if self.sides.tcp(now, bytes, meta, tags) {
             self.replay.checksums_mended += u64::from(mended);
         } else {
             self.replay.passed += 1;
@@ -148,7 +156,7 @@ impl Replayer {
         if let Some(early) = self.handshakes.take_answer(meta)
             && let Ok(Parsed::Tcp(meta)) = parse::parse(&early)
         {
-            self.replay.answers_inferred += u64::from(self.sides.tcp(now, &early, &meta));
+            self.replay.answers_inferred += u64::from(self.sides.tcp(now, &early, &meta, tags));
             self.note(&meta.tuple);
         }
     }
@@ -157,7 +165,7 @@ impl Replayer {
     fn answer(&mut self, now: Nanos, answer: &Segment) {
         let mut frame = HeapFrame::new(mend::MAX_FRAME);
         if let Some(meta) = build::segment(&mut frame, answer, &[]) {
-            self.replay.answers_inferred += u64::from(self.sides.tcp(now, frame.data(), &meta));
+            self.replay.answers_inferred += u64::from(self.sides.tcp(now, frame.data(), &meta, Tags::None));
         }
     }
 

@@ -4,15 +4,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use weir_core::fib::Vlans;
 use weir_core::flow::key::Tuple;
 use weir_core::parse::{self, Meta, Parsed};
 use weir_core::tcp::flags::TcpFlags;
 use weir_core::tcp::seq::Seq;
+use weir_core::vlan::Vlan;
 use weir_core::wire::addr::Addr;
 use weir_core::wire::build::{Segment, SegmentOptions};
 
 use super::capture::{Capture, CaptureError, Frame};
-use super::mend;
+use super::mend::{self, Tags};
 
 /// The window of a SYN-ACK that was not captured. Without a scale, it is what it says.
 const WINDOW: u16 = u16::MAX;
@@ -46,6 +48,8 @@ type HandshakeKey = (Tuple, Seq);
 pub struct Survey {
     sums: HashMap<(Layer, Addr), Sums>,
     handshakes: HashMap<HandshakeKey, Handshake>,
+    /// VLANs whose tags frames have, in the order of the capture; as many as a box can have.
+    pub vlans: Vec<Vlan>,
 }
 
 impl Survey {
@@ -62,7 +66,12 @@ impl Survey {
     }
 
     fn note(&mut self, packet: u64, mut frame: Frame) {
-        mend::untag(&mut frame.bytes);
+        if let Tags::Of(vlan) = mend::untag(&mut frame.bytes)
+            && self.vlans.len() < Vlans::NUMBERS.len()
+            && !self.vlans.contains(&vlan)
+        {
+            self.vlans.push(vlan);
+        }
         let says_its_sums = !mend::fit_length(&mut frame) && frame.missing == 0;
         if let Some(ip) = mend::ip_checksum(&frame.bytes) {
             if says_its_sums && !ip.is_absent {

@@ -11,12 +11,12 @@ use rustix::process::{Resource, getrlimit};
 use weir_core::ids::{Nanos, PortId};
 use weir_core::policy::{Handshake, InterceptSpec, Policy, PoolSpec, Quic, Server, Source};
 use weir_core::relay;
-use weir_core::vlan::Tag;
+use weir_core::vlan::{Tag, Vlan};
 use weir_dataplane::gateway::{PortSpec, Spec};
 use weir_dataplane::relay::RelayConfig;
 use weir_dataplane::thread;
 use weir_sys::sockopt::Upkeep;
-use weir_sys::steering::{AttachMode, InterceptTable, PoolServer, VlanPlace};
+use weir_sys::steering::{AttachMode, InterceptTable, PoolServer, VlanPlace, VlanTags};
 use weir_sys::{affinity, ethtool, xsk};
 
 use crate::config::{Config, Cores, Express, Fail, Idle, Mode, Port, Queues, Relay};
@@ -101,16 +101,22 @@ fn gateway_ports(pool: &PoolSpec) -> Option<RangeInclusive<u16>> {
     (pool.source == Source::Gateway).then(|| pool.ports.clone())
 }
 
+/// The tags of a VLAN, as steering has them.
+pub fn vlan_tags(vlan: &Vlan) -> VlanTags {
+    let tag = |tag: Tag| (tag.protocol, tag.id);
+    (tag(vlan.outer), vlan.inner.map(tag))
+}
+
 /// The VLANs of the ports, for steering.
 pub fn vlan_places(vlans: &[(PortId, SubInterface)]) -> Vec<VlanPlace> {
-    let tag = |tag: Tag| (tag.protocol, tag.id);
     let place = |(number, sub): &(PortId, SubInterface)| {
         let mac = sub.link.mac?;
+        let (outer, inner) = vlan_tags(&sub.vlan);
         Some(VlanPlace {
             link: u32::from(number.0),
             device: sub.device,
-            outer: tag(sub.vlan.outer),
-            inner: sub.vlan.inner.map(tag),
+            outer,
+            inner,
             ifindex: sub.link.ifindex,
             mac,
         })

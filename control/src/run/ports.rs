@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use weir_core::ids::PortId;
 use weir_dataplane::gateway::PortState;
+use weir_sys::ethtool;
 use weir_sys::steering::Steering;
 
 use super::convert;
 use super::lanes::Candidate;
 use crate::admin::state::State;
-use crate::config::{Config, Port};
+use crate::config::{Config, Port, Queues};
 use crate::exit::Failure;
 use crate::host::LinkInfo;
 use crate::host::watch::PortChange;
@@ -38,6 +39,8 @@ struct Known {
     /// Why the device can be no port.
     unfit: Option<String>,
     place: Place,
+    /// Queues that no worker reads: the device had not got them when its sockets were opened.
+    unread: Vec<u32>,
 }
 
 /// All ports.
@@ -58,6 +61,7 @@ impl Ports {
             link: link.clone(),
             unfit: None,
             place: Place::Well,
+            unread: Vec::new(),
         };
         let known = config.ports.iter().zip(links).map(known).collect();
         Self { known, fast: convert::has_fast_road(config), pins }
@@ -135,7 +139,33 @@ impl Ports {
     pub fn look(&mut self, state: &State) {
         for at in 0..self.known.len() {
             self.bring_back(at, state);
+            self.count_queues(at, state);
         }
+    }
+
+    /// Of queues that come while weir runs nobody is told (`ethtool -L`).
+    fn count_queues(&mut self, at: usize, state: &State) {
+        let all = |known: &&mut Known| known.place == Place::Well && known.port.queues == Queues::All;
+        let Some(known) = self.known.get_mut(at).filter(all).filter(|_| self.fast) else { return };
+        let device = &known.port.device;
+        let plane = state.dataplane.ask();
+        let Some(port) = plane.as_ref().and_then(|plane| plane.ports().get(at)) else { return };
+        let Ok(channels) = ethtool::channels_of(device) else { return };
+        let read = |queue: &u32| port.queues.contains(queue);
+        let unread: Vec<u32> = (0..channels.receiving()).filter(|queue| !read(queue)).collect();
+        if unread == known.unread {
+            return;
+        }
+        match unread.is_empty() {
+            true => tracing::info!(device, "every queue is read again"),
+            false => tracing::warn!(
+                device,
+                queues = ?unread,
+                "queues that came after weir started have no worker: what comes by them takes the kernel road. Start weir again, or \
+                 take them back (ethtool -L)"
+            ),
+        }
+        known.unread = unread;
     }
 
     /// Takes the device that has gone out of steering.

@@ -340,6 +340,24 @@ fn queues_that_do_not_fit_are_found() {
 }
 
 #[test]
+fn queues_that_come_while_weir_runs_are_told_and_taken_back_by_the_command() {
+    prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
+        world.sh(&world.lab.client, "ethtool -L client0 rx 1 tx 1");
+        world.sh(&world.lab.gateway, "ethtool -L lan0 rx 1 tx 1");
+        world.weir.start();
+        assert!(trouble_of(&examine(world).0, "queues").is_empty());
+        world.sh(&world.lab.gateway, "ethtool -L lan0 rx 2 tx 1");
+        until("weir says so", || world.weir.logged().contains("have no worker"));
+        let (report, healthy) = examine(world);
+        let found = trouble_of(&report, "queues");
+        assert!(healthy && found.len() == 1 && found[0]["port"] == "lan0", "{report:#}");
+        world.sh(&world.lab.gateway, found[0]["mend"].as_str().expect("a command"));
+        until("weir says that it is over", || world.weir.logged().contains("every queue is read again"));
+        assert!(trouble_of(&examine(world).0, "queues").is_empty());
+    });
+}
+
+#[test]
 fn veth_without_native_xdp_is_found_with_the_kernels_reason() {
     prepare(&Settings { queues: 2, ..Settings::default() }, |world| {
         world.sh(&world.lab.gateway, "ethtool -L wan0 rx 1 tx 1");

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use weir_control::{config, replay};
@@ -88,9 +87,14 @@ impl Capture {
 
     /// What the library's replay makes of it, by [`CONFIG`].
     pub fn replay(&self, name: &str) -> replay::Replay {
+        self.replay_by(CONFIG, name)
+    }
+
+    /// By another configuration.
+    pub fn replay_by(&self, config: &str, name: &str) -> replay::Replay {
         let (config, _) =
-            config::parse(Path::new("replay.toml"), CONFIG.to_owned()).expect("a valid configuration");
-        replay::replay(&Arc::new(config.compile(1)), &self.write(name)).expect("a capture read")
+            config::parse(Path::new("replay.toml"), config.to_owned()).expect("a valid configuration");
+        replay::replay(&config.compile(1), &self.write(name)).expect("a capture read")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Captures that show frames as no wire carried them.
 
-use super::capture::{Capture, FAMILIES, Talk, hello, request};
+use super::capture::{CONFIG, Capture, FAMILIES, Talk, hello, request};
 
 const ETH: usize = 14;
 
@@ -44,6 +44,42 @@ fn tags_of_vlans_are_taken_off() {
     for (test, tags) in [("vlan", &[0x81, 0, 0, 7][..]), ("qinq", &[0x88, 0xa8, 0, 7, 0x81, 0, 0x20, 9])] {
         let (names, replay) = names_of(test, |_, frame| drop(frame.splice(12..12, tags.iter().copied())));
         assert_eq!((names, replay.untagged, replay.passed), (both(), 10, 0), "{test}");
+    }
+}
+
+#[test]
+fn clients_in_vlans_are_replayed_by_the_intercepts_that_say_so() {
+    const UNTAGGED: &[u8] = &[];
+    const TEN: &[u8] = &[0x81, 0, 0xe0, 10];
+    const QINQ: &[u8] = &[0x88, 0xa8, 0, 100, 0x81, 0, 0, 10];
+    // What the client's frames bear, and the server's on the other link.
+    for (test, vlan, tags, taken) in [
+        ("vlan-10", "10", (TEN, UNTAGGED), true),
+        ("vlan-10-both", "10", (TEN, &[0x81, 0, 0, 20][..]), true),
+        ("vlan-10-untagged", "10", (UNTAGGED, UNTAGGED), false),
+        ("vlan-11", "[11, \"20-29\"]", (TEN, TEN), false),
+        ("vlan-list", "[\"5-10\", \"untagged\"]", (TEN, TEN), true),
+        ("vlan-list-untagged", "[\"5-10\", \"untagged\"]", (UNTAGGED, UNTAGGED), true),
+        ("vlan-qinq", "\"100.10\"", (QINQ, QINQ), true),
+        ("vlan-inner", "10", (QINQ, QINQ), false),
+        ("vlan-any", "\"any\"", (QINQ, TEN), true),
+        // Of what nobody has a sub-interface for.
+        ("vlan-odd", "\"any\"", (&[0x91, 0, 0, 10], UNTAGGED), false),
+    ] {
+        let mut capture = Capture::default();
+        for talk in FAMILIES.map(Talk::of) {
+            for (n, mut frame) in talk.whole(&hello("www.example", &["h2"])).into_iter().enumerate() {
+                let tags = if [1, 4].contains(&n) { tags.1 } else { tags.0 };
+                frame.splice(12..12, tags.iter().copied());
+                capture.cut(&frame, frame.len());
+            }
+        }
+        let config = CONFIG.replace("from = \"lan\"\n", &format!("from = \"lan\"\nvlan = {vlan}\n"));
+        let replay = capture.replay_by(&config, &format!("{test}.pcap"));
+        let names: Vec<Option<String>> = replay.flows.iter().map(|one| one.flow.host.clone()).collect();
+        let fast = replay.flows.iter().filter(|one| one.flow.host.is_some()).count();
+        assert_eq!(fast, if taken { 2 } else { 0 }, "{test}: {names:?}");
+        assert!(taken || replay.passed >= 2, "{test}: {} passed", replay.passed);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::ioctl::{call, control_socket, request};
 
 /// Commands of linux/ethtool.h.
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GCOALESCE: u32 = 0x0e;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSTATS: u32 = 0x1d;
@@ -54,6 +55,17 @@ pub struct Rings {
     pub tx: u32,
     pub max_rx: u32,
     pub max_tx: u32,
+}
+
+/// When a device tells of packets that it received (of `struct ethtool_coalesce`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coalescing {
+    /// Microseconds after the first of them; 0: not by time.
+    pub rx_us: u32,
+    /// When there are so many; 0: not by their number.
+    pub rx_packets: u32,
+    /// The driver chooses by the load.
+    pub adaptive: bool,
 }
 
 /// A feature (offload) and its state.
@@ -190,6 +202,18 @@ pub fn rings_of(device: &str) -> io::Result<Rings> {
     ethtool(device, &mut raw)?;
     let [_, max_rx, _, _, max_tx, rx, _, _, tx] = raw;
     Ok(Rings { rx, tx, max_rx, max_tx })
+}
+
+/// How the device gathers interrupts for what it receives.
+///
+/// # Errors
+/// EOPNOTSUPP: it does not say. ENODEV.
+pub fn coalescing_of(device: &str) -> io::Result<Coalescing> {
+    // struct ethtool_coalesce: cmd, rx_coalesce_usecs, rx_max_coalesced_frames, seven more, use_adaptive_rx_coalesce, twelve more.
+    let mut raw = [0u32; 23];
+    raw[0] = ETHTOOL_GCOALESCE;
+    ethtool(device, &mut raw)?;
+    Ok(Coalescing { rx_us: raw[1], rx_packets: raw[2], adaptive: raw[10] != 0 })
 }
 
 /// How the device spreads packets over its queues.

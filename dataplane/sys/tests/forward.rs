@@ -188,6 +188,49 @@ fn device_set_down_and_up_goes_on() {
     link.inside.run(gateway).unwrap();
 }
 
+/// How often the kernel found no frame to receive into while nobody read from a queue with rings of these sizes, and how many
+/// frames it was given at the start.
+fn starved(rx: u32, fill: u32) -> (u64, usize) {
+    const FRAMES: usize = 1024;
+    let link = Link::new(1);
+    let outside = &link.outside;
+    let gateway = || {
+        let (area, mut free) = Area::new(FRAMES, 2048, false).unwrap();
+        let (steering, _) = steer(AttachMode::Auto);
+        let sizes = RingSizes { rx, ..RingSizes::all(fill) };
+        let queue = open_with(&area, &mut free, &steering, 0, sizes);
+        let given = queue.in_fill();
+        let flood = || {
+            let socket = PacketSocket::open("peer").unwrap();
+            (0..400).for_each(|number| socket.send(&syn(number)).unwrap());
+        };
+        outside.run(flood).unwrap();
+        let until = clock::monotonic_ns() + PATIENCE;
+        let stats = loop {
+            let stats = queue.stats().unwrap();
+            let lost = stats.rx_ring_full + stats.rx_fill_ring_empty + stats.rx_dropped;
+            if lost >= 400 - u64::from(rx) || clock::monotonic_ns() > until {
+                break stats;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        free.extend(queue.close());
+        assert_eq!(free.len(), FRAMES, "every frame is free again");
+        std::mem::forget(free);
+        (stats.rx_fill_ring_empty, given)
+    };
+    link.inside.run(gateway).unwrap()
+}
+
+/// A driver that has run out of frames waits to be woken, and igb's does not wake: its port would stand still for good.
+#[test]
+fn worker_that_reads_nothing_leaves_frames_to_receive_into_where_fewer_packets_may_wait() {
+    let (times, given) = starved(128, 128);
+    assert!(times > 0, "rings of one size run out together");
+    assert_eq!(given, 128, "full before the driver sees it");
+    assert_eq!(starved(64, 128), (0, 128));
+}
+
 #[test]
 fn queue_that_cannot_be_says_device_queue_and_what_to_do() {
     let link = Link::new(1);

@@ -33,7 +33,7 @@ pub const GREETING: &str = "220 weir demo origin, go ahead";
 /// Longest line that is echoed.
 const LINE_BYTES: u64 = 4096;
 /// How long an origin waits for its client to send or to take something.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a port speaks.
 #[derive(Clone, Debug)]

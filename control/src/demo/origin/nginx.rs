@@ -22,7 +22,7 @@ pub const NGINX_BODY_BYTES: u64 = 1 << 20;
 /// Where its files are.
 const PLACE: &str = "/run/weir";
 /// How long it may take to listen.
-const START_LIMIT: Duration = Duration::from_secs(5);
+const START_LIMIT: Duration = Duration::from_secs(30);
 /// Where it is looked for besides the PATH, which often lacks the directories of system programs.
 const PLACES: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin"];
 

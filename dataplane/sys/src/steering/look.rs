@@ -16,9 +16,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::layout::{
     Address, Bits, Config, Flow, FlowKey, MAX_PORTS, POOL_ADDRESS, POOL_GATEWAY, PoolKey, PoolValue, Prefix4,
-    Prefix6,
+    Prefix6, VlanKey, VlanValue,
 };
 use super::map::Map;
+use super::vlans::{self, VlanTags};
 use super::{KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, map_of, set};
 use crate::clock;
 pub use lane::InLane;
@@ -31,6 +32,8 @@ pub struct Packet {
     pub to: SocketAddr,
     /// The device's index.
     pub ifindex: u32,
+    /// The tags that it bears.
+    pub tags: Option<VlanTags>,
 }
 
 /// Intercept bits that are found by one endpoint of a packet.
@@ -68,13 +71,19 @@ pub struct Look {
     /// The number of the port that the device is.
     pub port: Option<u32>,
     pub mac: Option<[u8; 6]>,
+    /// The packet bears tags.
+    #[serde(default)]
+    pub tagged: bool,
+    /// The number of its VLAN, and the index of the sub-interface.
+    #[serde(default)]
+    pub vlan: Option<(u32, u32)>,
     /// What the kernel map has of the flow.
     pub kernel_flow: Option<KernelFlow>,
     /// Bits of intercepts whose handshake is `relay`.
     pub relay_mask: u64,
     /// Bits of intercepts whose connections the kernel cannot go on with.
     pub translated: u64,
-    /// Bits of intercepts whose clients are behind the port.
+    /// Bits of intercepts whose clients are behind the port, or in its VLAN.
     pub from_port: u64,
     /// By the destination: from client to server.
     pub to_server: Found,
@@ -113,6 +122,9 @@ impl Look {
     /// What the program makes of the packet: of a SYN (`opens`), or of one that follows. Whether the queue it comes by has a
     /// socket is not known: with [`Outcome::Redirect`] and its like, there must be one.
     pub fn outcome(&self, opens: bool) -> Outcome {
+        if self.tagged && self.vlan.is_none() {
+            return Outcome::Vlan;
+        }
         self.crossed(opens).unwrap_or_else(|| self.steered(opens))
     }
 
@@ -178,6 +190,7 @@ pub struct Maps {
     tcp_ports: Map<u32, Bits>,
     from_ports: Map<u32, Bits>,
     pools: Map<PoolKey, PoolValue>,
+    vlans: Map<VlanKey, VlanValue>,
     lane: LaneMaps,
 }
 
@@ -199,6 +212,7 @@ impl Steering {
             tcp_ports: map_of(ebpf, "tcp_ports")?,
             from_ports: map_of(ebpf, "from_ports")?,
             pools: map_of(ebpf, "pool_servers")?,
+            vlans: map_of(ebpf, "vlans")?,
             lane: LaneMaps {
                 flows: map_of(ebpf, "express_flows")?,
                 hops: map_of(ebpf, "express_hops")?,
@@ -248,6 +262,7 @@ impl Maps {
             tcp_ports: named(maps, "tcp_ports")?,
             from_ports: named(maps, "from_ports")?,
             pools: named(maps, "pool_servers")?,
+            vlans: named(maps, "vlans")?,
             lane: LaneMaps {
                 flows: named(maps, "express_flows")?,
                 hops: named(maps, "express_hops")?,
@@ -270,10 +285,20 @@ impl Maps {
         };
         let bits = |bits: Option<Bits>| bits.unwrap_or_default().of[generation as usize];
         let port = get(&self.port_ids, "port_ids", &packet.ifindex)?;
-        let from_port = match port {
-            Some(port) => bits(get(&self.from_ports, "from_ports", &port)?),
-            None => 0,
+        let vlan = match packet.tags {
+            Some(tags) => get(&self.vlans, "vlans", &vlans::key(packet.ifindex, tags))?,
+            None => None,
         };
+        let vlan = vlan.map(|vlan| (vlan.link, vlan.ifindex));
+        let from_port = match (port, vlan) {
+            (Some(_), Some((number, _))) | (Some(number), None) => {
+                bits(get(&self.from_ports, "from_ports", &number)?)
+            }
+            (None, _) => 0,
+        };
+        let station = vlan.map_or(packet.ifindex, |(_, ifindex)| ifindex);
+        // Tagged frames are the workers'.
+        let untagged = packet.tags.is_none();
         let found = |at: SocketAddr| -> Result<Found, SteeringError> {
             let tcp = bits(get(&self.tcp_ports, "tcp_ports", &u32::from(at.port()))?);
             Ok(Found { prefix: self.prefix(at.ip(), generation as usize)?, tcp })
@@ -286,8 +311,8 @@ impl Maps {
         let heartbeat = word(Config::Heartbeat)?;
         Ok(Look {
             now: clock::monotonic_ns(),
-            has_lane: word(Config::Express)? != 0,
-            lane: self.lane.look(packet)?,
+            has_lane: untagged && word(Config::Express)? != 0,
+            lane: if untagged { self.lane.look(packet)? } else { None },
             own: get(&self.own, "own_addresses", &packet.to.ip().into())?.is_some(),
             gateway_ports,
             for_gateway: gateway_ports.is_some_and(is_gateways),
@@ -297,7 +322,9 @@ impl Maps {
             doubt: word(Config::Doubt)?,
             closed: word(Config::Closed)? != 0,
             port,
-            mac: get(&self.port_macs, "port_macs", &packet.ifindex)?.map(mac),
+            mac: get(&self.port_macs, "port_macs", &station)?.map(mac),
+            tagged: !untagged,
+            vlan,
             kernel_flow: get(&self.flows, "kernel_flows", &FlowKey::new(packet.from, packet.to))?
                 .map(KernelFlow::from),
             relay_mask: word(relay)?,
@@ -410,12 +437,17 @@ fn fill(
         let key = PoolKey { address: packet.from.ip().into(), port: packet.from.port().to_be_bytes() };
         set(&maps.pools, "pool_servers", &key, &PoolValue { flags, first, last })?;
     }
+    if let (Some(tags), Some((link, ifindex))) = (packet.tags, look.vlan) {
+        set(&maps.vlans, "vlans", &vlans::mark(packet.ifindex), &VlanValue::default())?;
+        set(&maps.vlans, "vlans", &vlans::key(packet.ifindex, tags), &VlanValue { link, ifindex })?;
+    }
     if let Some(mac) = look.mac {
-        copy.set_mac(packet.ifindex, mac)?;
+        copy.set_mac(look.vlan.map_or(packet.ifindex, |(_, ifindex)| ifindex), mac)?;
     }
     let Some(port) = look.port.filter(|port| *port < MAX_PORTS) else { return Ok(None) };
     copy.set_port(packet.ifindex, port)?;
-    set(&maps.from_ports, "from_ports", &port, &Bits { of: [look.from_port, 0] })?;
+    let number = look.vlan.map_or(port, |(number, _)| number);
+    set(&maps.from_ports, "from_ports", &number, &Bits { of: [look.from_port, 0] })?;
     let family = rustix::net::AddressFamily::XDP;
     let flags = rustix::net::SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, rustix::net::SocketType::RAW, flags, None)

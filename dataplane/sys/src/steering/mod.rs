@@ -53,7 +53,7 @@ pub use outcome::{Counters, Outcome};
 pub use pin::{holds_lane, is_lane, pins, unpin};
 pub use pools::PoolServer;
 pub use trial::Trial;
-pub use vlans::{VlanPlace, VlanTag};
+pub use vlans::{VlanPlace, VlanTag, VlanTags};
 
 pub(crate) use map::Map;
 

@@ -9,6 +9,25 @@ use super::set;
 
 /// A tag: its EtherType and its number.
 pub type VlanTag = (u16, u16);
+/// The tags of a frame: the outer one, and the one in it.
+pub type VlanTags = (VlanTag, Option<VlanTag>);
+
+/// What the map has of a device's frames with these tags.
+pub(super) fn key(device: u32, (outer, inner): VlanTags) -> VlanKey {
+    let inner = inner.unwrap_or((0, 0));
+    VlanKey {
+        ifindex: device,
+        outer: outer.0.to_be_bytes(),
+        outer_id: outer.1,
+        inner: inner.0.to_be_bytes(),
+        inner_id: inner.1,
+    }
+}
+
+/// What says that the device has VLANs.
+pub(super) const fn mark(device: u32) -> VlanKey {
+    VlanKey { ifindex: device, outer: [0; 2], outer_id: 0, inner: [0; 2], inner_id: 0 }
+}
 
 /// A VLAN of a port that has a sub-interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,24 +41,6 @@ pub struct VlanPlace {
     /// The sub-interface, and its Ethernet address.
     pub ifindex: u32,
     pub mac: [u8; 6],
-}
-
-impl VlanPlace {
-    fn key(&self) -> VlanKey {
-        let inner = self.inner.unwrap_or((0, 0));
-        VlanKey {
-            ifindex: self.device,
-            outer: self.outer.0.to_be_bytes(),
-            outer_id: self.outer.1,
-            inner: inner.0.to_be_bytes(),
-            inner_id: inner.1,
-        }
-    }
-
-    /// What says that the device has VLANs.
-    const fn mark(&self) -> VlanKey {
-        VlanKey { ifindex: self.device, outer: [0; 2], outer_id: 0, inner: [0; 2], inner_id: 0 }
-    }
 }
 
 /// The map, and what is in it.
@@ -63,8 +64,9 @@ impl Vlans {
                 let device = format!("with index {}", place.ifindex);
                 return Err(SteeringError::PortNumber { device, port: place.link });
             }
-            wanted.insert(place.key(), VlanValue { link: place.link, ifindex: place.ifindex });
-            wanted.entry(place.mark()).or_default();
+            let value = VlanValue { link: place.link, ifindex: place.ifindex };
+            wanted.insert(key(place.device, (place.outer, place.inner)), value);
+            wanted.entry(mark(place.device)).or_default();
         }
         let gone: Vec<VlanKey> =
             self.written.keys().filter(|key| !wanted.contains_key(key)).copied().collect();

@@ -99,8 +99,19 @@ pub fn open(
     queue: u32,
     entries: u32,
 ) -> Queue {
+    open_with(area, free, steering, queue, RingSizes::all(entries))
+}
+
+/// The same, with rings of unlike sizes.
+pub fn open_with(
+    area: &std::sync::Arc<Area>,
+    free: &mut Vec<Frame>,
+    steering: &Steering,
+    queue: u32,
+    sizes: RingSizes,
+) -> Queue {
     let index = ethtool::index_of("port").unwrap();
-    let opened = Queue::open(area, "port", index, queue, Mode::Auto, RingSizes::all(entries), free).unwrap();
+    let opened = Queue::open(area, "port", index, queue, Mode::Auto, sizes, free).unwrap();
     steering.set_socket(0, queue, opened.fd()).unwrap();
     opened
 }

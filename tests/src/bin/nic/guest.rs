@@ -20,6 +20,10 @@ const DEMO_LIMIT: Duration = Duration::from_secs(400);
 const SCRIPT_LIMIT: Duration = Duration::from_secs(400);
 /// How long anything else may take: who asked for it has a limit of their own.
 const COMMAND_LIMIT: Duration = Duration::from_secs(3600);
+/// How long the NICs may take to come back after a task.
+const NICS_LIMIT: Duration = Duration::from_secs(20);
+/// The gateway's, and those of client and server.
+const NICS: [&str; 4] = ["lan", "wan", "client", "server"];
 /// Octets of standard error that are answered.
 const LAST_BYTES: usize = 6000;
 
@@ -31,6 +35,7 @@ pub fn main() -> Outcome<()> {
     let share = Path::new(SHARE);
     let job: Job = serde_json::from_reader(File::open(job_file(share))?)?;
     for (number, task) in job.tasks.iter().enumerate() {
+        wait_for_nics();
         let started = Instant::now();
         let mut answer = match task {
             Task::Demo(demo) => play(demo),
@@ -47,6 +52,15 @@ pub fn main() -> Outcome<()> {
     Ok(())
 }
 
+/// Those of a namespace come back some time after it is gone. Who needs them says what is missing.
+fn wait_for_nics() {
+    let deadline = Instant::now() + NICS_LIMIT;
+    let all = || NICS.iter().all(|name| Path::new("/sys/class/net").join(name).exists());
+    while !all() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn program(words: &[String]) -> Command {
     let mut command = Command::new(words.first().map_or("true", String::as_str));
     command.args(words.iter().skip(1));
@@ -60,7 +74,7 @@ fn play(demo: &Demo) -> Outcome<Answer> {
     let mut command = Command::new("weir");
     command.args(["demo", "--json", "--mode", &demo.mode, "--workers", &demo.queues.to_string()]);
     command.args(["--mtu", &demo.mtu.to_string(), "--body", "1"]);
-    for device in ["lan", "wan", "client", "server"] {
+    for device in NICS {
         command.args([format!("--{device}").as_str(), device]);
     }
     finish(&mut command, DEMO_LIMIT, true)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::Outcome;
 use crate::image::{kernel, library_path};
 use crate::job::{Answer, Job, answer_file, job_file};
-use crate::pairing::Pairing;
+use crate::pairing::{Pairing, Wire};
 
 /// CPUs of a guest: as many as a worker per queue needs.
 const CPUS: &str = "2";
@@ -113,9 +113,9 @@ impl Machine<'_> {
         let root = self.cache.join("root");
         let own = root.join("usr/bin/qemu-system-x86_64");
         let qemu = if own.exists() { own } else { "qemu-system-x86_64".into() };
-        let mut command = match pairing.taps {
-            0 => Command::new(qemu),
-            _ => behind_bridges(&qemu),
+        let mut command = match pairing.wire {
+            Wire::Hubs => Command::new(qemu),
+            Wire::Taps { .. } => behind_bridges(&qemu),
         };
         command.env("LD_LIBRARY_PATH", library_path(&root)).arg("-L").arg(root.join("usr/share/qemu"));
         for folder in ["usr/share/seabios", "usr/lib/ipxe/qemu"] {
@@ -131,10 +131,9 @@ impl Machine<'_> {
         for (number, mac) in MACS.iter().enumerate() {
             let gateway = number == 1 || number == 2;
             let device = if gateway { pairing.device } else { "virtio-net-pci" };
-            let netdev = match (pairing.taps, gateway) {
-                (0, _) => format!("hubport,id=port{number},hubid={}", number / 2),
-                (queues, true) => tap(number, queues),
-                (_, false) => tap(number, 1),
+            let netdev = match pairing.wire {
+                Wire::Hubs => format!("hubport,id=port{number},hubid={}", number / 2),
+                Wire::Taps { queues, merging } => tap(number, if gateway { queues } else { 1 }, merging),
             };
             command.args(["-netdev", &netdev]);
             // Each behind a port of its own: igb takes more places on a bus than one.
@@ -148,10 +147,11 @@ impl Machine<'_> {
     }
 }
 
-/// A TAP device of the namespace that [`behind_bridges`] makes. Without offloads: what a guest sends is as it is on a wire.
-fn tap(number: usize, queues: u32) -> String {
+/// A TAP device of the namespace that [`behind_bridges`] makes.
+fn tap(number: usize, queues: u32, merging: bool) -> String {
     let queues = if queues > 1 { format!(",queues={queues}") } else { String::new() };
-    format!("tap,id=port{number},ifname=tap{number},script=no,downscript=no,vnet_hdr=off{queues}")
+    let merging = if merging { "on" } else { "off" };
+    format!("tap,id=port{number},ifname=tap{number},script=no,downscript=no,vnet_hdr={merging}{queues}")
 }
 
 /// QEMU in a network namespace of its own, which is gone when it is: TAP devices of many queues on two bridges. Hubs have one

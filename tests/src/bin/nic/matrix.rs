@@ -32,10 +32,14 @@ pub struct MatrixArgs {
     save: Option<PathBuf>,
 }
 
-/// What is tried in each guest besides the demo, and what all of that share.
+/// What all scripts share, and what they try in guests besides the demo.
 const BED: &str = include_str!("../../../nic/bed.sh");
-const SCRIPTS: [(&str, &str); 2] =
-    [("faults", include_str!("../../../nic/faults.sh")), ("netem", include_str!("../../../nic/netem.sh"))];
+const SCRIPTS: [(&str, &str); 4] = [
+    ("doctor", include_str!("../../../nic/doctor.sh")),
+    ("vlan", include_str!("../../../nic/vlan.sh")),
+    ("faults", include_str!("../../../nic/faults.sh")),
+    ("netem", include_str!("../../../nic/netem.sh")),
+];
 
 /// Of one guest, or of all.
 #[derive(Debug, Default, Serialize)]
@@ -96,8 +100,9 @@ fn play(parts: &Parts, image: &Path, pairing: &Pairing) -> Outcome<Seen> {
     let folder = parts.out.join(pairing.name);
     let machine = Machine { cache: &parts.cache, image, folder: &folder, limit: LIMIT };
     let demos = demos(pairing);
+    let chosen: Vec<_> = SCRIPTS.iter().filter(|(name, _)| pairing.scripts.contains(name)).collect();
     let scripts =
-        SCRIPTS.map(|(name, text)| Task::Script { name: name.to_owned(), text: [BED, text].concat() });
+        chosen.iter().map(|(name, text)| Task::Script { name: (*name).into(), text: [BED, text].concat() });
     let job = Job { tasks: demos.iter().cloned().map(Task::Demo).chain(scripts).collect() };
     let started = Instant::now();
     let mut tell = |line: &str| {
@@ -111,7 +116,7 @@ fn play(parts: &Parts, image: &Path, pairing: &Pairing) -> Outcome<Seen> {
         machine.run(pairing, &job, &[], &mut tell)
     })?;
     let (played, scripts) = answers.split_at(demos.len().min(answers.len()));
-    let trials = SCRIPTS.iter().zip(scripts).flat_map(|((name, _), answer)| Trial::of(pairing, name, answer));
+    let trials = chosen.iter().zip(scripts).flat_map(|((name, _), answer)| Trial::of(pairing, name, answer));
     let rows = demos.iter().zip(played).map(|(demo, answer)| Row::new(pairing, demo, answer)).collect();
     Ok(Seen { rows, trials: trials.collect() })
 }
@@ -122,7 +127,7 @@ fn demos(pairing: &Pairing) -> Vec<Demo> {
     for &queues in pairing.queues {
         add("zero-copy", queues, MTU);
     }
-    let queues = pairing.queues.first().copied().unwrap_or(1);
+    let Some(&queues) = pairing.queues.first() else { return demos };
     if pairing.best != Best::Generic {
         add("copy", queues, MTU);
     }

@@ -8,14 +8,23 @@ pub struct Pairing {
     pub name: &'static str,
     /// QEMU's device with its properties.
     pub device: &'static str,
-    /// Queues of each port that QEMU can have only with TAP devices; 0: the ports are on hubs of QEMU's own.
-    pub taps: u32,
-    /// Queues that the driver has on two CPUs, to be tried.
+    pub wire: Wire,
+    /// Queues that the driver has on two CPUs, to play the demo with; empty: it is not played.
     pub queues: &'static [u32],
     /// What AF_XDP can do there: zero-copy, XDP in the driver, or neither.
     pub best: Best,
-    /// Whether the driver takes an XDP program with packets of 3,000 octets.
-    pub jumbo: bool,
+    /// Scripts of `tests/nic` that are played, by their names.
+    pub scripts: &'static [&'static str],
+}
+
+/// What joins the gateway's ports to client and server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// QEMU's own hubs, which have one queue for each NIC.
+    Hubs,
+    /// TAP devices of so many queues, on bridges. What a guest sends is as it is on a wire, or with `merging` as the host's kernel
+    /// leaves it: segments merged, and checksums not yet made.
+    Taps { queues: u32, merging: bool },
 }
 
 /// The best that a driver has.
@@ -28,30 +37,61 @@ pub enum Best {
 
 /// No more than are used: of a device that has more, virtio-net takes one for each CPU when XDP comes, and QEMU gives packets to these,
 /// too.
-const VIRTIO_QUEUES: u32 = 2;
+const VIRTIO: Wire = Wire::Taps { queues: 2, merging: false };
+const VIRTIO_MERGING: Wire = Wire::Taps { queues: 2, merging: true };
 
 /// All of them.
-pub const PAIRINGS: [Pairing; 5] = [
-    Pairing { name: "igb", device: "igb", taps: 0, queues: &[2, 1], best: Best::ZeroCopy, jumbo: true },
+pub const PAIRINGS: [Pairing; 6] = [
+    Pairing {
+        name: "igb",
+        device: "igb",
+        wire: Wire::Hubs,
+        queues: &[2, 1],
+        best: Best::ZeroCopy,
+        scripts: &["doctor", "vlan", "faults", "netem"],
+    },
     Pairing {
         name: "virtio-net",
         device: "virtio-net-pci,mq=on,vectors=6",
-        taps: VIRTIO_QUEUES,
+        wire: VIRTIO,
         queues: &[2, 1],
         best: Best::Native,
-        jumbo: true,
+        scripts: &["doctor", "faults"],
     },
     Pairing {
         name: "virtio-net-iommu",
         device: "virtio-net-pci,mq=on,vectors=6,iommu_platform=on,disable-legacy=on",
-        taps: VIRTIO_QUEUES,
+        wire: VIRTIO,
         queues: &[2, 1],
         best: Best::ZeroCopy,
-        jumbo: true,
+        scripts: &["faults", "netem"],
     },
     // As many queues as CPUs, whatever ethtool says; QEMU receives by the first.
-    Pairing { name: "vmxnet3", device: "vmxnet3", taps: 0, queues: &[2], best: Best::Native, jumbo: true },
-    Pairing { name: "e1000e", device: "e1000e", taps: 0, queues: &[1], best: Best::Generic, jumbo: true },
+    Pairing {
+        name: "vmxnet3",
+        device: "vmxnet3",
+        wire: Wire::Hubs,
+        queues: &[2],
+        best: Best::Native,
+        scripts: &["doctor", "faults"],
+    },
+    Pairing {
+        name: "e1000e",
+        device: "e1000e",
+        wire: Wire::Hubs,
+        queues: &[1],
+        best: Best::Generic,
+        scripts: &["doctor", "faults"],
+    },
+    // Its driver merges segments, since what sends them may.
+    Pairing {
+        name: "virtio-net-merging",
+        device: "virtio-net-pci,mq=on,vectors=6",
+        wire: VIRTIO_MERGING,
+        queues: &[],
+        best: Best::Native,
+        scripts: &["doctor"],
+    },
 ];
 
 impl Pairing {

@@ -9,7 +9,7 @@ use crate::steering::look::{Maps, Packet};
 const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 10_000..=10_009;
 
 fn packet(device: &str, from: SocketAddr, to: SocketAddr) -> Packet {
-    Packet { from, to, ifindex: ethtool::index_of(device).unwrap() }
+    Packet { from, to, ifindex: ethtool::index_of(device).unwrap(), tags: None }
 }
 
 /// From, to, and the device that it comes in by.

@@ -2,6 +2,7 @@
 
 use super::packets::{FAMILIES, Flags, tagged_with};
 use super::*;
+use crate::steering::look::{Maps, Packet};
 
 const DOT1Q: u16 = 0x8100;
 const DOT1AD: u16 = 0x88a8;
@@ -70,6 +71,38 @@ fn tagged_frames_of_an_intercept_go_to_the_worker_and_those_of_other_vlans_pass(
             // What comes back is of the intercept wherever it comes in.
             let answer = family.back(family.server, 80, Flags::SynAck);
             bench.check("an answer", LAN, &with(&answer, &[(DOT1Q, 20)]), (REDIRECT, Outcome::Redirect));
+        }
+    });
+}
+
+#[test]
+fn tagged_packet_that_is_asked_about_becomes_what_was_said() {
+    with_bench(|bench| {
+        bench.steering.set_intercepts(&of_vlans()).unwrap();
+        bench.steering.set_vlans(&places([2; 6])).unwrap();
+        let rows: &[(&str, &[(u16, u16)])] = &[
+            (LAN, &[(DOT1Q, 10)]),
+            (WAN, &[(DOT1Q, 10)]),
+            (LAN, &[(DOT1Q, 20)]),
+            (LAN, &[(DOT1Q, 30)]),
+            (LAN, &[(DOT1AD, 100), (DOT1Q, 10)]),
+            (LAN, &[(DOT1AD, 100), (DOT1Q, 20)]),
+            (LAN, &[(DOT1AD, 100)]),
+        ];
+        for family in FAMILIES {
+            let (from, to) = (family.at(family.client, 40_000), family.at(family.server, 80));
+            for (device, tags) in rows {
+                let ifindex = ethtool::index_of(device).unwrap();
+                let what = Packet { from, to, ifindex, tags: Some((tags[0], tags.get(1).copied())) };
+                let look = bench.steering.maps().unwrap().look(&what).unwrap();
+                let frames =
+                    [Flags::Syn, Flags::Data].map(|flags| with(&super::packets::tcp(from, to, flags), tags));
+                let copy = Maps::ask_program(&look, &what, [&frames[0], &frames[1]]).unwrap();
+                let becomes = frames.map(|frame| bench.count_one(device, &frame));
+                let place = format!("{tags:?} by {device}: {look:?}");
+                assert_eq!([true, false].map(|opens| look.outcome(opens)), becomes, "{place}");
+                assert_eq!(copy, becomes, "the copy, {place}");
+            }
         }
     });
 }
