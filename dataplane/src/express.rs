@@ -81,7 +81,7 @@ impl Feeder {
         if out.express.is_empty() {
             return;
         }
-        let enters = out.express.iter().any(|op| matches!(op, ExpressOp::Enter(_)));
+        let enters = out.express.iter().any(ExpressOp::enters);
         if enters && !is_drained && self.waited < PATIENCE {
             self.waited += 1;
             return;

@@ -8,7 +8,7 @@ use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::batch::Batch;
 use weir_core::drop::DropReason;
-use weir_core::express::Names;
+use weir_core::express::{ExpressOp, Names};
 use weir_core::flow::key::{FlowHasher, Tuple};
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
@@ -156,8 +156,8 @@ impl<D: Driver> Worker<D> {
         self.serve_commands(now);
         self.follow_routes();
         self.carry_out(now);
-        self.feed_express();
         self.parts.driver.supply(&mut self.out.free);
+        work += self.feed_express(now);
         self.parts.handoff.balance(&mut self.out.free, self.low, self.high);
         self.breaths = self.breaths.wrapping_add(1);
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
@@ -189,11 +189,24 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Lets the express lane have what it is to carry, once all that came before has left.
-    fn feed_express(&mut self) {
-        let Some(express) = &mut self.parts.express else { return };
-        let is_drained = self.is_drained && self.leaving.iter().all(Vec::is_empty);
+    /// Lets the express lane have what it is to carry, once all that came before has left: what the program sends on from then on would
+    /// overtake it. So it is looked once more whether something has come meanwhile; then the next breath will do. Returns how many frames
+    /// had.
+    fn feed_express(&mut self, now: Nanos) -> usize {
+        let mut work = 0;
+        if self.parts.express.is_some() && self.out.express.iter().any(ExpressOp::enters) {
+            for at in 0..self.parts.driver.ports().len() {
+                work += self.receive(now, self.parts.driver.ports()[at]);
+            }
+            if work > 0 {
+                self.carry_out(now);
+                self.parts.driver.supply(&mut self.out.free);
+            }
+        }
+        let Some(express) = &mut self.parts.express else { return work };
+        let is_drained = self.is_drained && work == 0 && self.leaving.iter().all(Vec::is_empty);
         express.carry_out(&mut self.parts.pipeline, &mut self.out, is_drained);
+        work
     }
 
     fn receive(&mut self, now: Nanos, port: PortId) -> usize {

@@ -127,6 +127,13 @@ pub enum ExpressOp {
     Ask(Names),
 }
 
+impl ExpressOp {
+    /// Whether it lets the program have a connection.
+    pub const fn enters(&self) -> bool {
+        matches!(self, Self::Enter(_))
+    }
+}
+
 /// What the program has carried of a connection, and when the last of it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
