@@ -28,6 +28,7 @@ pub struct Capacity {
 pub struct FlowTable {
     hasher: FlowHasher,
     capacity: Capacity,
+    /// Of buckets of one cache line, tags and slots together, it was as fast at a million connections, and cost 8 instructions more.
     index: HashTable<u32>,
     /// [`Flow::NONE`] where there is none.
     slots: Vec<Flow>,
