@@ -98,7 +98,7 @@ impl Attempts {
         let body = move || {
             // One that begins late looks like an outage.
             affinity::run_promptly()?;
-            let (mut due, mut all) = (Instant::now(), Vec::new());
+            let (mut due, mut all) = (Instant::now(), Vec::<std::thread::JoinHandle<()>>::new());
             while !stop.load(Ordering::Relaxed) {
                 let told = told.clone();
                 // In the namespace of the thread that starts it.
@@ -107,6 +107,7 @@ impl Attempts {
                     let answered = attempt(to).is_ok() && began.elapsed() < AT_ONCE;
                     told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((began, answered));
                 }));
+                all.retain(|attempt| !attempt.is_finished());
                 due += INTERVAL;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }

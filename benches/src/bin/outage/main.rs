@@ -127,11 +127,11 @@ impl Failing {
     /// What traffic may stop for, in a box that fails open.
     const fn bar(self) -> Option<Duration> {
         match self {
-            Self::Killed | Self::NoMemory => Some(Duration::from_millis(5)),
+            Self::Killed => Some(Duration::from_millis(5)),
             Self::Hung | Self::WorkerHung | Self::Continued | Self::Replaced => {
                 Some(Duration::from_millis(50))
             }
-            Self::Restarted | Self::Device => None,
+            Self::Restarted | Self::NoMemory | Self::Device => None,
         }
     }
 
@@ -144,11 +144,12 @@ impl Failing {
         }
     }
 
-    /// Whether it is something for connections to come. The relay has other threads than workers, and one that goes on has hung.
+    /// Whether it is something for connections to come. The relay has other threads than workers, and needs hardly any memory; and one
+    /// that goes on has hung.
     const fn is_met(self, handshake: Handshake) -> bool {
         match self {
             Self::Continued => false,
-            Self::WorkerHung => !matches!(handshake, Handshake::Relay),
+            Self::WorkerHung | Self::NoMemory => !matches!(handshake, Handshake::Relay),
             _ => true,
         }
     }
