@@ -3,6 +3,8 @@
  * The express lane: packets of flows whose verdict has fallen are rewritten here and sent on, without the worker, and also when it
  * is gone.
  *
+ * Some flows only stand by here: while there is a worker it gets their packets, and what it would do is done here when there is none.
+ *
  * A packet costs one look into a hash map, two into arrays, and the writes. It is a plain segment: an IP header without options or
  * extensions, ACK, no SYN, FIN, RST or URG. All else of the flow is the worker's; but FIN, RST and the like are sent on as well
  * when there is no sign of life, and noted, so that connections end and the next process knows.
@@ -322,7 +324,8 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 	void *data = (void *)(long)ctx->data;
 	void *header = data + ETH_HLEN;
 	struct tcphdr *tcp = data + l4;
-	__u32 translated = entry->flags & WEIR_EXPRESS_TRANSLATED, outcome = WEIR_EXPRESS, index = entry->link, why, octets;
+	__u32 translated = entry->flags & WEIR_EXPRESS_TRANSLATED, outcome = WEIR_EXPRESS, why, octets;
+	__u32 index = entry->link & (WEIR_EXPRESS_LINKS - 1);
 	struct weir_express_link *link = bpf_map_lookup_elem(&express_links, &index);
 	struct weir_express_hop hop;
 	__s64 change = 0;
@@ -335,6 +338,11 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 		return to_worker(ctx, WEIR_EXPRESS_INGRESS, translated);
 	if (!is_for_link(link, data))
 		return NOT_EXPRESS;
+	if (entry->link & WEIR_EXPRESS_STANDBY) {
+		action = to_worker(ctx, WEIR_REDIRECT, 0);
+		if (action != NOT_EXPRESS)
+			return action;
+	}
 	flags = ((__u8 *)tcp)[13];
 	if ((flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK | TCP_URG)) != TCP_ACK) {
 		if (flags & TCP_SYN)

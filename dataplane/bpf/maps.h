@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 8
+#define WEIR_LAYOUT 9
 
 /* The layout since which express_hops, express_links and express_ports are as they are: programs of several layouts share them. */
 #define WEIR_WAYS_LAYOUT 8
@@ -182,7 +182,7 @@ struct weir_express {
 	__u32 behind;			/* SACK edges so far before `floor`, and not further, are before it */
 	__u16 tcp_change;		/* what new addresses and ports add to TCP's checksum, as in the packet */
 	__u16 ip_change;		/* and new addresses to IPv4's */
-	__u8 link;			/* where the packet has to come in: index in express_links */
+	__u8 link;			/* where the packet has to come in: index in express_links; WEIR_EXPRESS_STANDBY */
 	__s8 shift;			/* of the window field: to the left, saturating; negative: to the right */
 	__u16 tick;			/* when last_seen was last written: jiffies / 256 */
 };
@@ -211,6 +211,7 @@ struct weir_express_note {
 
 #define WEIR_EXPRESS_HOPS 65536
 #define WEIR_EXPRESS_LINKS 32
+#define WEIR_EXPRESS_STANDBY 128	/* in `link`: the flow is its worker's, as long as there is one */
 #define WEIR_EXPRESS_UNFINISHED_SUMS 1	/* frames may come with checksums that a device was to finish */
 
 /* A device of the lane. */

@@ -20,6 +20,7 @@ use weir_core::ids::{Nanos, PortId};
 use weir_core::pipeline::{Output, Pipeline};
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
+use weir_sys::clock;
 use weir_sys::steering::{
     Ends, ExpressBatch, ExpressEntry, ExpressFlow, ExpressNote, Seen, Splice, SteeringError, Sweep,
 };
@@ -116,7 +117,7 @@ impl Feeder {
         let key = carried.names.key();
         let (server, client) = (self.number(carried.to_server), self.number(carried.to_client));
         let (Some((server_link, server_hop)), Some((client_link, client_hop))) = (server, client) else {
-            return pipeline.handle_entered(&key, false);
+            return pipeline.handle_no_way(&key);
         };
         let flow = ExpressFlow {
             id: 0,
@@ -126,6 +127,7 @@ impl Feeder {
             server_link,
             server_hop,
             client_hop,
+            stands_by: carried.stands_by,
             splice: carried.up.as_ref().map_or_else(Splice::default, splice),
         };
         self.entering.push((key, flow));
@@ -161,8 +163,14 @@ impl Feeder {
             self.notes.extend(noted(pipeline, key, flow.client));
         }
         self.write_notes();
-        for (at, (key, _)) in self.entering.drain(..).enumerate() {
-            pipeline.handle_entered(&key, at < entered);
+        for (at, (key, flow)) in self.entering.drain(..).enumerate() {
+            let is_wanted = pipeline.handle_entered(&key, at < entered);
+            if !is_wanted
+                && at < entered
+                && let Err(error) = self.ways.express().take(flow.client, flow.server)
+            {
+                tracing::debug!(%error, "express lane: a connection that is over");
+            }
         }
     }
 
@@ -214,6 +222,14 @@ fn recall_former(ways: &Ways) -> io::Result<()> {
     }
     ways.former().look();
     Ok(())
+}
+
+/// The program carries a connection from now on that it stood by for.
+///
+/// # Errors
+/// The map cannot be written.
+pub fn carry(ways: &Ways, adopted: &Adopted) -> io::Result<()> {
+    ways.express().carry(ends(&adopted.names.client), ends(&adopted.names.server))
 }
 
 fn adopt_flows(ways: &Ways) -> io::Result<Legacy> {
@@ -278,10 +294,13 @@ fn adopted_from(client: Ends, up: &ExpressEntry, down: &ExpressEntry) -> Adopted
         ecn: !up.change.clears_ecn,
         acked: true,
     };
+    // What was last seen of one that stood by, a worker knew.
+    let seen = if up.stands_by { clock::monotonic_ns() } else { 0 };
     Adopted {
         names,
         up: up.is_translated.then_some(translation),
-        seen: Nanos(up.seen.last_seen.max(down.seen.last_seen)),
+        stands_by: up.stands_by,
+        seen: Nanos(seen.max(up.seen.last_seen).max(down.seen.last_seen)),
         fins: (up.seen.fin, down.seen.fin),
         note: None,
     }
@@ -319,6 +338,8 @@ fn passed(seen: &[Option<Seen>; 2]) -> Passed {
         bytes_to_server: up.bytes,
         bytes_to_client: down.bytes,
         seen: Nanos(up.last_seen.max(down.last_seen)),
+        fins: (up.fin, down.fin),
+        rst: up.rst || down.rst,
     }
 }
 

@@ -28,7 +28,7 @@ use weir_sys::{affinity, clock};
 
 use crate::driver::Driver as _;
 use crate::driver::afxdp::{AfXdp, XskFrame};
-use crate::express::{Feeder, Ways};
+use crate::express::{self, Feeder, Ways};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
@@ -540,14 +540,27 @@ impl Make<'_> {
             let Names { client, server } = adopted.names;
             if owner(&client) == id {
                 if !pipeline.adopt(now, adopted) {
+                    self.leave_to_program(adopted);
                     tracing::warn!(
                         client = %client.src.socket_addr(),
                         "a connection of the express lane is not taken over: it goes on there without being listed"
                     );
                 }
-            } else if FlowKey::of(&client) != FlowKey::of(&server) && owner(&server) == id {
-                pipeline.claim(now, &server, owner(&client));
+            } else if FlowKey::of(&client) != FlowKey::of(&server)
+                && owner(&server) == id
+                && !pipeline.claim(now, &server, owner(&client))
+            {
+                self.leave_to_program(adopted);
             }
+        }
+    }
+
+    /// A connection that stood by, and that no worker can have.
+    fn leave_to_program(&self, adopted: &Adopted) {
+        if let Some(ways) = self.spec.express.as_ref().filter(|_| adopted.stands_by)
+            && let Err(error) = express::carry(ways, adopted)
+        {
+            tracing::warn!(%error, "express lane: a connection ends");
         }
     }
 

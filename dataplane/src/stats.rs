@@ -15,7 +15,7 @@ use crate::heartbeat::Sign;
 /// Fields of [`Totals`].
 const TOTALS: usize = 26;
 /// Fields of [`Gauges`].
-const GAUGES: usize = 11;
+const GAUGES: usize = 12;
 /// The place of [`Gauges::pressed`].
 const PRESSED: usize = 7;
 
@@ -52,8 +52,9 @@ pub struct Gauges {
     pub crossed_zero_copy: u64,
     /// Workers with as many half-open connections as they may have.
     pub pressed: u64,
-    /// Connections that the program carries.
+    /// Connections that the program carries, and those that it would carry if there were no worker.
     pub flows_express: u64,
+    pub flows_standby: u64,
 }
 
 impl Default for WorkerStats {
@@ -161,6 +162,7 @@ const fn gauges_array(g: &Gauges) -> [u64; GAUGES] {
         g.flows_express,
         g.crossed,
         g.crossed_zero_copy,
+        g.flows_standby,
     ]
 }
 
@@ -222,8 +224,20 @@ impl Summary {
     }
 
     pub fn gauges(&self) -> Gauges {
-        let [fast, kernel, pool, fill, transmit, held, handed_over, pressed, express, crossed, uncopied] =
-            self.gauges;
+        let [
+            fast,
+            kernel,
+            pool,
+            fill,
+            transmit,
+            held,
+            handed_over,
+            pressed,
+            express,
+            crossed,
+            uncopied,
+            standby,
+        ] = self.gauges;
         Gauges {
             flows_fast: fast,
             flows_kernel: kernel,
@@ -236,6 +250,7 @@ impl Summary {
             crossed_zero_copy: uncopied,
             pressed,
             flows_express: express,
+            flows_standby: standby,
         }
     }
 }

@@ -39,9 +39,12 @@ const JUDGE_BATCH: usize = 64;
 /// Answers taken in one breath.
 const ANSWERS: usize = 256;
 /// Slots looked through in one breath after the routes have changed.
-const REROUTE_BATCH: u32 = 4096;
+const REROUTE_BATCH: u32 = 256;
 /// Frames that a port may be behind with; beyond it the oldest are dropped.
 const BACKLOG: usize = 1024;
+/// A worker that has not breathed for so long has hung: its packets went another way meanwhile, and what waits for it was sent again. As
+/// it is taken for one that only waits for a CPU for up to [`DOUBT`](crate::heartbeat::DOUBT), that is more.
+const HUNG: Nanos = Nanos::from_secs(2);
 
 /// What others ask of a worker.
 #[derive(Debug)]
@@ -106,13 +109,22 @@ pub struct Worker<D: Driver> {
     scan: Option<(Scan, u32)>,
     /// The slot where looking for connections whose routes have changed goes on.
     reroute: Option<u32>,
+    /// Then the express lane is asked what it has seen; and how often a sign of life had been late when that was done last.
+    asks: bool,
+    stalls: u64,
     /// No port had more packets than were taken.
     is_drained: bool,
+    /// When it breathed last; none: it has not begun.
+    breathed: Option<Nanos>,
+    /// It has hung, and so many frames that it receives may have waited for it.
+    late: usize,
     ports: [(u64, u64); MAX_PORTS],
     handed_over: u64,
     breaths: u32,
     low: usize,
     high: usize,
+    /// Its share of them.
+    frames: usize,
 }
 
 impl<D: Driver> Worker<D> {
@@ -128,12 +140,17 @@ impl<D: Driver> Worker<D> {
             woken: 0,
             scan: None,
             reroute: None,
+            asks: false,
+            stalls: 0,
             is_drained: true,
+            breathed: None,
+            late: 0,
             ports: [(0, 0); MAX_PORTS],
             handed_over: 0,
             breaths: 0,
             low: share / 8,
             high: share / 2,
+            frames: share,
         }
     }
 
@@ -145,12 +162,19 @@ impl<D: Driver> Worker<D> {
             self.parts.pipeline.expect_cookies(Nanos(cookies_until));
         }
         let mut work = 0;
+        let before = self.breathed.replace(now);
+        if before.is_some_and(|before| now > before.saturating_add(HUNG)) {
+            self.late = self.frames;
+        }
         self.is_drained = true;
         for at in 0..self.parts.driver.ports().len() {
             let port = self.parts.driver.ports()[at];
             work += self.receive(now, port);
         }
         work += self.receive_handed_over(now);
+        if self.is_drained {
+            self.late = 0;
+        }
         work += self.receive_answers(now);
         self.parts.pipeline.poll_timers(now, &mut self.out);
         self.serve_commands(now);
@@ -177,6 +201,9 @@ impl<D: Driver> Worker<D> {
             if let Some(express) = &mut self.parts.express {
                 self.parts.pipeline.set_lanes(snapshot.lanes);
                 express.forget_ways();
+                // One that was under way begins anew.
+                self.asks = snapshot.stalls != self.stalls || self.asks && self.reroute.is_some();
+                self.stalls = snapshot.stalls;
                 self.reroute = Some(0);
             }
         }
@@ -184,8 +211,10 @@ impl<D: Driver> Worker<D> {
 
     /// Connections of the express lane that go another way now are taken back, a batch a breath.
     fn follow_routes(&mut self) {
-        if let Some(from) = self.reroute.filter(|_| self.parts.pipeline.express_flows() > 0) {
-            self.reroute = self.parts.pipeline.reroute(from, REROUTE_BATCH, &mut self.out);
+        // What was asked for before comes first.
+        let is_behind = self.out.express.len() > REROUTE_BATCH as usize;
+        if let Some(from) = self.reroute.filter(|_| !is_behind) {
+            self.reroute = self.parts.pipeline.reroute(from, REROUTE_BATCH, self.asks, &mut self.out);
         }
     }
 
@@ -215,6 +244,11 @@ impl<D: Driver> Worker<D> {
         self.ports[port.0 as usize].0 += got as u64;
         self.is_drained &= got < BATCH;
         for frame in batch.drain(..) {
+            if let Some(left) = self.late.checked_sub(1) {
+                self.late = left;
+                self.discard(frame, DropReason::Late);
+                continue;
+            }
             self.classify(now, port, frame);
         }
         self.batch = batch;
@@ -240,6 +274,7 @@ impl<D: Driver> Worker<D> {
         {
             got += 1;
             match crossing {
+                Crossing::Packet(packet) if self.late > 0 => self.discard(packet.frame, DropReason::Late),
                 Crossing::Packet(packet) => {
                     self.arrived.push_packet(packet, &self.parts.hasher);
                     if self.arrived.len() == BATCH {
@@ -508,7 +543,7 @@ impl<D: Driver> Worker<D> {
         (gauges.crossed, gauges.crossed_zero_copy) = (crossed.frames, crossed.zero_copy);
         let pipeline = &self.parts.pipeline;
         gauges.pressed = u64::from(pipeline.is_pressed());
-        gauges.flows_express = pipeline.express_flows();
+        (gauges.flows_express, gauges.flows_standby) = (pipeline.express_flows(), pipeline.standby_flows());
         self.parts.stats.publish(&pipeline.counters, &pipeline.totals, &self.ports, &gauges);
     }
 

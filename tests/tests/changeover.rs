@@ -22,6 +22,11 @@ fn lanes() -> Lanes {
     lanes
 }
 
+/// The lane stands by between the same ports.
+fn standby() -> Lanes {
+    Lanes { standby: lanes().between, ..Lanes::NONE }
+}
+
 /// A bench with a lane, and a connection in it that `n` octets of the client opened.
 fn carried(family: Family, setup: Setup) -> (Bench, u32, Carried) {
     let mut b = Bench::of(family, setup);
@@ -30,7 +35,7 @@ fn carried(family: Family, setup: Setup) -> (Bench, u32, Carried) {
     b.wan(&b.s(0, n), &[]);
     let ops = pass(&mut b, n, 20);
     let [ExpressOp::Enter(carried)] = ops[..] else { panic!("one enters: {ops:?}") };
-    b.pipe.handle_entered(&carried.names.key(), true);
+    assert!(b.pipe.handle_entered(&carried.names.key(), true));
     assert_eq!((b.pipe.express_flows(), lane(&b)), (1, Some("express")));
     (b, n, carried)
 }
@@ -109,7 +114,7 @@ fn allowed_connection_enters_once_what_was_inspected_is_acknowledged() {
         assert_eq!((carried.names.client, carried.up), (carried.names.server, None));
         assert_eq!((carried.to_server.0, carried.to_client.0), (WAN, LAN));
         assert_eq!(carried.to_server.1.ip(), b.server.0);
-        b.pipe.handle_entered(&carried.names.key(), false);
+        assert!(b.pipe.handle_entered(&carried.names.key(), false));
         assert_eq!((lane(&b), b.pipe.totals.express_full), (Some("worker"), 1));
         assert_eq!(pass(&mut b, n, 100), [], "no room stays no room");
     }
@@ -251,7 +256,7 @@ fn route_change_takes_back_those_whose_way_it_is() {
             }
             let policy = std::sync::Arc::new(weir_tests::bench::policy(1, [Setup::new().spec]));
             b.pipe.set_snapshot(b.now, policy, std::sync::Arc::new(after));
-            assert_eq!(b.pipe.reroute(0, 1000, &mut b.out), None);
+            assert_eq!(b.pipe.reroute(0, 1000, false, &mut b.out), None);
             assert_eq!(left(&mut b), if moves { vec![carried.names] } else { vec![] });
             if moves {
                 let ops = pass(&mut b, n, 40);
@@ -286,7 +291,8 @@ fn adopted_connection_is_listed_and_its_end_is_translated() {
             acked: true,
         };
         let names = Names { client, server };
-        let adopted = Adopted { names, up: Some(up), seen: b.now, fins: (false, true), note: None };
+        let adopted =
+            Adopted { names, up: Some(up), seen: b.now, fins: (false, true), stands_by: false, note: None };
         assert!(b.pipe.adopt(b.now, &adopted));
         assert!(!b.pipe.adopt(b.now, &adopted), "its addresses are taken");
         let view = b.pipe.views(b.now, 0, 2).0.remove(0);
@@ -299,5 +305,190 @@ fn adopted_connection_is_listed_and_its_end_is_translated() {
         b.wan(&Seg::new(pool, b.client, ACK, 4000, 71), &[]).one_to_client();
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.leg_count()), ((0, 0), 0));
+    }
+}
+
+/// A bench with a lane that stands by, a connection for which it does, and what it has of it.
+fn stood_by(family: Family) -> (Bench, u32, Carried) {
+    let mut b = Bench::of(family, Setup::new());
+    b.pipe.set_lanes(standby());
+    let n = b.allowed_http();
+    b.wan(&b.s(0, n), &[]);
+    assert_eq!(pass(&mut b, n, 100), [], "young ones end before it would matter");
+    b.wait(Nanos::from_millis(1500), &[]);
+    let ops = std::mem::take(&mut b.out.express);
+    let [ExpressOp::Enter(carried)] = ops[..] else { panic!("one enters: {ops:?}") };
+    assert!(carried.stands_by && !ops[0].enters());
+    assert!(b.pipe.handle_entered(&carried.names.key(), true));
+    assert_eq!((b.pipe.express_flows(), b.pipe.standby_flows()), (0, 1));
+    (b, n, carried)
+}
+
+#[test]
+fn connection_that_the_program_stands_by_for_is_carried_and_ended_by_its_worker() {
+    for family in BOTH {
+        let (mut b, n, carried) = stood_by(family);
+        let view = b.pipe.views(b.now, 0, 1).0.remove(0);
+        assert_eq!((view.lane, view.lane_reason), (Some("worker"), Some(Stay::Standby.name())));
+        assert_eq!(pass(&mut b, n, 200), []);
+        // An RST that its receiver would not believe does not pass: the worker knows the windows.
+        let (c, _) = far(&b, n);
+        b.lan(&c.flags(RST), &[DROP(DropReason::RstOutOfWindow)]);
+        let fin = b.c(n).flags(FIN | ACK);
+        b.lan(&fin, &[]).one_to_server();
+        assert_eq!(left(&mut b), [carried.names], "nobody takes it for one that goes on");
+        b.wan(&b.s(0, n + 1).flags(FIN | ACK), &[]).one_to_client();
+        let last = Seg { seq: fin.seq.wrapping_add(1), ack: fin.ack.wrapping_add(1), ..b.c(n) };
+        b.lan(&last, &[]).one_to_server();
+        b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
+    }
+}
+
+#[test]
+fn what_the_program_has_carried_meanwhile_moves_the_numbers_of_its_worker() {
+    for family in BOTH {
+        let (mut b, n, carried) = stood_by(family);
+        let seen = 3_000_000;
+        let (c, s) = (b.c(n.wrapping_add(seen)), b.s(seen, n.wrapping_add(seen)));
+        for _ in 0..3 {
+            b.lan(&Seg { ack: s.seq, ..c.clone() }, &[]).one_to_server();
+            b.wan(&s, &[]).one_to_client();
+        }
+        let passed = Passed { packets_to_server: 7, bytes_to_client: 5000, ..Passed::default() };
+        let view = b.pipe.views_with(b.now, 0, 1, |_| Some(passed)).0.remove(0);
+        assert!(view.packets_to_server > Some(7) && view.bytes_to_client == 5000);
+        b.lan(&Seg { ack: s.seq, ..c.clone() }.flags(RST), &[]).one_to_server();
+        assert_eq!(left(&mut b), [carried.names], "the RST is exact, and ends it");
+    }
+}
+
+/// While there was no sign of life the program sent on what ends a connection.
+#[test]
+fn ends_that_passed_while_no_worker_looked_are_learned_from_the_program() {
+    for family in BOTH {
+        let fins =
+            |client, server| Passed { fins: (client, server), packets_to_server: 3, ..Passed::default() };
+        // Both of them: nothing more comes, and it is asked for.
+        let (mut b, _, carried) = stood_by(family);
+        assert_eq!(b.pipe.reroute(0, 1000, true, &mut b.out), None);
+        assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ask(carried.names)]);
+        b.pipe.handle_seen(&carried.names.key(), Some(&fins(true, true)), &mut b.out);
+        assert_eq!(left(&mut b), [carried.names]);
+        b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
+
+        // The client's; and the rest comes here, before anybody has asked.
+        let (mut b, n, carried) = stood_by(family);
+        b.wan(&b.s(0, n + 1).flags(FIN | ACK), &[]).one_to_client();
+        let last = Seg { seq: b.c(n).seq.wrapping_add(1), ack: b.c(n).ack.wrapping_add(1), ..b.c(n) };
+        b.lan(&last, &[]).one_to_server();
+        assert_eq!(left(&mut b), [carried.names]);
+        b.pipe.handle_passed(&carried.names.key(), &fins(true, false));
+        b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!(b.pipe.flow_counts(), (0, 0));
+
+        // An RST, which may have ended it.
+        let (mut b, _, carried) = stood_by(family);
+        let passed = Passed { rst: true, seen: b.now, ..Passed::default() };
+        b.pipe.handle_seen(&carried.names.key(), Some(&passed), &mut b.out);
+        b.wait(Nanos::from_secs(241), &[]);
+        assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ask(carried.names)]);
+        b.pipe.handle_seen(&carried.names.key(), Some(&passed), &mut b.out);
+        assert_eq!((left(&mut b), b.pipe.flow_counts()), (vec![carried.names], (0, 0)));
+    }
+}
+
+#[test]
+fn adopted_connection_with_large_windows_ends_when_both_ends_have_finished() {
+    for family in BOTH {
+        let (mut b, names) = adopted_standby(family);
+        let c = Seg::new(b.client, b.server, ACK, 70, 5000);
+        let s = Seg::new(b.server, b.client, ACK, 5000, 70);
+        for _ in 0..2 {
+            b.lan(&c, &[]).one_to_server();
+            b.wan(&s, &[]).one_to_client();
+        }
+        // Far more than a window without scaling is under way when the server finishes.
+        for at in (0..300_000).step_by(1000) {
+            b.wan(&Seg { seq: s.seq + at, ..s.clone() }.payload([7; 1000]), &[]).one_to_client();
+        }
+        b.wan(&Seg { seq: s.seq + 300_000, ..s.clone() }.flags(FIN | ACK), &[]).one_to_client();
+        assert_eq!(left(&mut b), [names]);
+        let fin = Seg { ack: s.seq + 300_001, ..c.clone() }.flags(FIN | ACK);
+        b.lan(&fin, &[]).one_to_server();
+        b.wan(&Seg { seq: s.seq + 300_001, ack: c.seq + 1, ..s }, &[]).one_to_client();
+        b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!(b.pipe.flow_counts(), (0, 0));
+    }
+}
+
+#[test]
+fn connection_goes_to_whoever_is_to_carry_it_now() {
+    for family in BOTH {
+        let (mut b, n, carried) = stood_by(family);
+        b.pipe.set_lanes(lanes());
+        assert_eq!(b.pipe.reroute(0, 1000, false, &mut b.out), None);
+        assert_eq!(left(&mut b), [carried.names]);
+        let ops = pass(&mut b, n, 20);
+        assert!(matches!(ops[..], [ExpressOp::Enter(carried)] if !carried.stands_by), "{ops:?}");
+    }
+}
+
+#[test]
+fn connection_that_was_there_before_the_lane_is_stood_by_for_as_well() {
+    for family in BOTH {
+        let mut b = Bench::of(family, Setup::new());
+        let n = b.allowed_http();
+        b.wan(&b.s(0, n), &[]);
+        b.wait(Nanos::from_secs(2), &[]);
+        b.pipe.set_lanes(standby());
+        assert_eq!(b.pipe.reroute(0, 1000, false, &mut b.out), None);
+        assert!(matches!(b.out.express[..], [ExpressOp::Enter(carried)] if carried.stands_by));
+        assert_eq!(b.pipe.standby_flows(), 1);
+        b.out.express.clear();
+        assert_eq!(b.pipe.reroute(0, 1000, false, &mut b.out), None);
+        assert_eq!(b.out.express, [], "the way is the same");
+    }
+}
+
+#[test]
+fn program_without_room_leaves_the_connection_with_its_worker() {
+    for family in BOTH {
+        let (mut b, n, carried) = stood_by(family);
+        assert!(b.pipe.handle_entered(&carried.names.key(), false));
+        let view = b.pipe.views(b.now, 0, 1).0.remove(0);
+        assert_eq!((view.lane_reason, b.pipe.standby_flows()), (Some(Stay::NoRoom.name()), 0));
+        assert_eq!(pass(&mut b, n, 40), []);
+    }
+}
+
+/// A connection that stood by, with the next process.
+fn adopted_standby(family: Family) -> (Bench, Names) {
+    let mut b = Bench::of(family, Setup::new());
+    b.pipe.set_lanes(standby());
+    let end = |(addr, port): (std::net::IpAddr, u16)| Endpoint { addr: addr.into(), port };
+    let client = Tuple { src: end(b.client), dst: end(b.server) };
+    let names = Names { client, server: client };
+    let adopted = Adopted { names, up: None, seen: b.now, fins: (false, false), stands_by: true, note: None };
+    assert!(b.pipe.adopt(b.now, &adopted));
+    (b, names)
+}
+
+#[test]
+fn connection_that_stood_by_is_a_workers_again_with_the_next_process() {
+    for family in BOTH {
+        let (mut b, names) = adopted_standby(family);
+        let view = b.pipe.views(b.now, 0, 2).0.remove(0);
+        assert_eq!((view.lane, view.lane_reason), (Some("worker"), Some(Stay::Standby.name())));
+        assert_eq!((b.pipe.express_flows(), b.pipe.standby_flows()), (0, 1));
+        let (c, s) =
+            (Seg::new(b.client, b.server, ACK, 70, 5000), Seg::new(b.server, b.client, ACK, 5000, 70));
+        for _ in 0..2 {
+            b.lan(&c, &[]).one_to_server();
+            b.wan(&s, &[]).one_to_client();
+        }
+        b.lan(&c.flags(RST), &[]).one_to_server();
+        assert_eq!(left(&mut b), [names]);
     }
 }

@@ -137,6 +137,8 @@ pub struct Status {
     pub flows_fast: u64,
     /// Of these, those that the express lane carries.
     pub flows_express: u64,
+    /// And those that their workers carry, and the lane when there is no worker.
+    pub flows_standby: u64,
     /// Besides, those that another version of weir has left in its own express lane, until they end.
     pub flows_former: u64,
     /// Packets of the fast road by who carried them.
@@ -262,6 +264,7 @@ impl State {
             },
             flows_fast: gauges.flows_fast,
             flows_express: gauges.flows_express,
+            flows_standby: gauges.flows_standby,
             flows_former: self.former().flows,
             lanes: LanePackets::of(&steering),
             flows_kernel: gauges.flows_kernel,
@@ -396,6 +399,7 @@ impl State {
         let gauges = [
             ("weir_flows{road=\"fast\"}", status.flows_fast),
             ("weir_express_flows", status.flows_express),
+            ("weir_standby_flows", status.flows_standby),
             ("weir_former_flows", status.flows_former),
             ("weir_lane_packets_total{lane=\"express\"}", status.lanes.express),
             ("weir_lane_packets_total{lane=\"worker\"}", status.lanes.worker),

@@ -31,9 +31,10 @@ pub fn status(value: &Value) -> String {
     let frames = &value["frames"];
     let _ = writeln!(
         out,
-        "flows  fast {} (express {}), kernel {}, relay {}\nlanes  express {} packets, worker {}\nframes {} of {} free, {} held, {} sending, {} lost",
+        "flows  fast {} (express {}, standby {}), kernel {}, relay {}\nlanes  express {} packets, worker {}\nframes {} of {} free, {} held, {} sending, {} lost",
         text("flows_fast"),
         text("flows_express"),
+        text("flows_standby"),
         text("flows_kernel"),
         text("flows_relay"),
         plain(&value["lanes"]["express"]),

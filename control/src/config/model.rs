@@ -118,6 +118,8 @@ pub enum Idle {
 pub enum Express {
     Auto,
     Always,
+    /// To stand by: the program has them, and carries them when there is no worker.
+    Standby,
     Never,
 }
 

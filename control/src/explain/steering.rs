@@ -251,6 +251,11 @@ fn in_lane(look: &Look, lane: &InLane, kernel: &Kernel) -> String {
         }
         None => "when its next hop is known again; until then the worker sends them".to_owned(),
     };
+    if lane.stands_by {
+        return format!(
+            "it stands by: a worker gets its packets; without one they leave from {from} to {to} {way}, but for a SYN"
+        );
+    }
     format!(
         "yes: its packets leave from {from} to {to} {way}; {} so far, the last about {} s ago; a SYN is decided anew",
         lane.packets,

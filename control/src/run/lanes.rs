@@ -1,4 +1,4 @@
-//! Between which ports the express lane carries.
+//! Between which ports the express lane carries, and between which it stands by.
 //!
 //! A port is one of the lane's while its device sends on the frames that the XDP program redirects to it. That changes under way: a
 //! veth device drops them from the moment on that its peer has neither an XDP program nor GRO. So it is looked at once a second, and
@@ -108,7 +108,7 @@ impl LaneKeeper {
     fn sends(&mut self, port: &Candidate) -> bool {
         match xdp_features::takes_frames(port.ifindex) {
             Ok(takes) => {
-                if !takes && self.mode == Express::Always {
+                if !takes && matches!(self.mode, Express::Always | Express::Standby) {
                     self.tell(
                         port,
                         "its driver sends no redirected XDP frames now (of veth: ethtool -K PEER gro on): workers carry what \
@@ -137,17 +137,19 @@ impl LaneKeeper {
     }
 }
 
-/// Between which of these ports the lane carries: `auto` leaves those that are zero-copy on both sides to their workers.
+/// Between which of these ports the lane carries, and between which it stands by: `auto` leaves those that are zero-copy on both sides to
+/// their workers.
 fn between(mode: Express, ports: &[Candidate]) -> Lanes {
     let mut lanes = Lanes::NONE;
     for a in ports {
         for b in ports {
-            let wanted = match mode {
-                Express::Always => true,
-                Express::Auto => !(a.zero_copy && b.zero_copy),
-                Express::Never => false,
+            let of = match mode {
+                Express::Auto if a.zero_copy && b.zero_copy => &mut lanes.standby,
+                Express::Auto | Express::Always => &mut lanes.between,
+                Express::Standby => &mut lanes.standby,
+                Express::Never => continue,
             };
-            if wanted && let Some(to) = lanes.between.get_mut(usize::from(a.port.0)) {
+            if let Some(to) = of.get_mut(usize::from(a.port.0)) {
                 to.insert(b.port);
             }
         }
@@ -178,6 +180,10 @@ mod tests {
         assert!(carries(Express::Auto, 0, 1) && carries(Express::Auto, 1, 2));
         assert!(!carries(Express::Auto, 0, 2) && !carries(Express::Auto, 0, 0));
         assert!(carries(Express::Always, 0, 2) && !carries(Express::Always, 0, 3));
+        let stands_by = |mode, a, b| between(mode, &ports).stand_by(PortId(a), PortId(b));
+        assert!(stands_by(Express::Auto, 0, 2) && !stands_by(Express::Auto, 0, 1));
+        assert!(stands_by(Express::Standby, 0, 1) && !carries(Express::Standby, 0, 1));
+        assert!(!stands_by(Express::Always, 0, 2));
         assert!(between(Express::Never, &ports).is_empty());
     }
 }

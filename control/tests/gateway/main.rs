@@ -43,6 +43,7 @@ mod returns;
 mod roads;
 mod send;
 mod stalled;
+mod standby;
 mod survival;
 mod uplinks;
 mod verify;

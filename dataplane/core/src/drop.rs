@@ -76,6 +76,7 @@ reasons! {
         IcmpOutOfWindow = "icmp-out-of-window", "An ICMP error that quotes no segment which can be under way (RFC 5927).";
         NoFrame = "no-frame", "No free frame to build an answer in.";
         TxFull = "tx-full", "The port's transmit ring stayed full.";
+        Late = "late", "It waited for a worker that hung for seconds: its sender has sent it again, and that went another way.";
         HandoffFull = "handoff-full", "The ring to the worker that owns the flow is full.";
         PuntFailed = "punt-failed", "The kernel did not take a frame that was handed to it.";
         PortLost = "port-lost", "The port the packet had to leave by is gone.";

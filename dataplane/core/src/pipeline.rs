@@ -91,6 +91,7 @@ pub struct Pipeline<F> {
     pub(crate) has_lanes: bool,
     /// Connections that the program carries.
     pub(crate) in_express: u64,
+    pub(crate) in_standby: u64,
     /// Until then a cookie may come back.
     pub(crate) cookies_until: Nanos,
     pub(crate) shown: Shown,
@@ -143,6 +144,7 @@ impl<F: Frame> Pipeline<F> {
             lanes: Lanes::NONE,
             has_lanes: false,
             in_express: 0,
+            in_standby: 0,
             cookies_until: Nanos(0),
             shown: Shown::new(crate::stage::answer::COOKIE_LIFE),
             hasher: hasher.clone(),

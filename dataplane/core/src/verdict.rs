@@ -178,7 +178,7 @@ impl<F: Frame> Pipeline<F> {
         if let Some(flow) = self.flows.get_mut(slot) {
             track::note(flow, side, &packet.meta);
             if track::is_over(flow) {
-                self.close(slot, timers::LINGER);
+                self.close(slot, timers::LINGER, out);
             }
         }
         self.send_on(slot, side, packet, out);

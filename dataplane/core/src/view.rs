@@ -101,7 +101,7 @@ impl<F: Frame> Pipeline<F> {
                 continue;
             }
             let mut flow = *flow;
-            if flow.place == Place::Express
+            if flow.place.is_in_map()
                 && let Some(passed) = passed(&self.names_of(&flow))
             {
                 flow.add_passed(&passed);

@@ -108,7 +108,7 @@ impl Reader {
                 packets_to_client: noted.packets[1].into(),
                 bytes_to_server: noted.bytes[0],
                 bytes_to_client: noted.bytes[1],
-                seen: Nanos(0),
+                ..Passed::default()
             },
         })
     }
@@ -153,7 +153,7 @@ mod tests {
                 packets_to_client: 2,
                 bytes_to_server: 3,
                 bytes_to_client: 1 << 40,
-                seen: Nanos(0),
+                ..Passed::default()
             },
         }
     }

@@ -139,6 +139,7 @@ fn flow_of(how: &Translation) -> ExpressFlow {
         server_link: 1,
         server_hop: 0,
         client_hop: 1,
+        stands_by: false,
         splice: Splice {
             delta: how.delta,
             start: how.start.0,

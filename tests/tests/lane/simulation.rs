@@ -85,6 +85,7 @@ impl<'a> Program<'a> {
             bytes_to_server: up.bytes,
             bytes_to_client: down.bytes,
             seen: *up_seen.max(down_seen),
+            ..Passed::default()
         })
     }
 
@@ -118,7 +119,10 @@ impl<'a> Program<'a> {
                 continue;
             }
             let entered = self.enter(now, &carried);
-            pipe.handle_entered(&carried.names.key(), entered);
+            let is_wanted = pipe.handle_entered(&carried.names.key(), entered);
+            if entered && !is_wanted {
+                self.take(&carried.names);
+            }
         }
     }
 }

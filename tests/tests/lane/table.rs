@@ -221,6 +221,34 @@ fn worker_that_has_just_died_leaves_no_end_unsent() {
     });
 }
 
+#[test]
+fn flow_that_stands_by_is_its_workers_as_long_as_there_is_one() {
+    for how in BOTH.into_iter().flat_map(|family| [plain(family), spliced(family)]) {
+        with_lane(|lane| {
+            let flow = ExpressFlow { stands_by: true, ..flow_of(&how) };
+            assert_eq!(lane.express.insert(&mut lane.batch, &[flow]).unwrap(), 1);
+            let all =
+                || WAYS.into_iter().flat_map(|way| rows(&how, way).into_iter().map(move |row| (way, row)));
+            let is_of_it = |row: &Row| row.0 == "SYN" || row.1 != Outcome::NoIntercept;
+            for (way, row) in all().filter(|(_, row)| is_of_it(row)) {
+                check(lane, &how, way, &(row.0, Outcome::Redirect, row.2));
+            }
+            let seen = lane.express.seen(flow.client, flow.server).unwrap();
+            assert!(seen.iter().flatten().all(|seen| seen.packets == 0), "{seen:?}");
+            lane.set_alive(false);
+            for (way, row) in all().filter(|(_, row)| row.1 == Outcome::Express) {
+                check(lane, &how, way, &row);
+            }
+            // Killed: the sockets are gone, and the last sign of life is still fresh.
+            lane.set_alive(true);
+            lane._sockets.clear();
+            for (way, row) in all().filter(|(_, row)| row.1 == Outcome::Express) {
+                check(lane, &how, way, &row);
+            }
+        });
+    }
+}
+
 /// The frame as its sender leaves it to a device: the checksum is that of the pseudo header.
 fn unfinished(frame: &[u8]) -> Vec<u8> {
     let meta = meta_of(frame).unwrap();

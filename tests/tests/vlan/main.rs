@@ -4,13 +4,13 @@ mod worker;
 
 use weir_core::drop::DropReason;
 use weir_core::fib::Fib;
-use weir_core::ids::PortId;
+use weir_core::ids::{Nanos, PortId};
 use weir_core::policy::VlanChoice;
 use weir_core::vlan::{DOT1AD, DOT1Q};
 use weir_tests::bench::{CLIENT_MAC, LAN, SERVER_MAC, Setup, WAN};
 use weir_tests::packet::{ACK, BOTH, Family, RST, SYN, Seen, Seg};
 
-use worker::{Bed, LINKS, TRUNK_LINK, link_mac, tagged};
+use worker::{Bed, LINKS, NOW, TRUNK_LINK, link_mac, tagged};
 
 /// Tags as they stand in a frame: protocol, and priority with number.
 type Tags = &'static [(u16, u16)];
@@ -165,4 +165,17 @@ fn packet_of_the_full_mtu_gets_two_tags() {
     let left = bed.sends(from, UNTAGGED, &more);
     assert_eq!(left.iter().map(|(_, frame)| frame.len()).collect::<Vec<_>>(), [most + 14 + 8]);
     assert_eq!(bed.dropped(), []);
+}
+
+#[test]
+fn what_waited_for_a_worker_that_hung_for_seconds_is_dropped_and_what_comes_then_is_not() {
+    for family in BOTH {
+        let mut bed = Bed::new(family, LAN, WAN, VlanChoice::ALL);
+        let syn = bed.syn();
+        let at = |millis| NOW.saturating_add(Nanos::from_millis(millis));
+        assert_eq!(bed.sends_at(at(1500), LAN, &[], &syn).len(), 1, "it may have waited for a CPU");
+        assert!(bed.sends_at(at(4000), LAN, &[], &syn).is_empty());
+        assert_eq!(bed.dropped(), [(DropReason::Late, 1)]);
+        assert_eq!(bed.sends_at(at(4000), LAN, &[], &syn).len(), 1, "sent again");
+    }
 }

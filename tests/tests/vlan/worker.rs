@@ -39,7 +39,7 @@ const FRAMES: usize = 64;
 /// As a UMEM chunk of 4096 octets.
 const CAPACITY: usize = largest_packet(4096, 1) + 14 + 8;
 /// After the grace time.
-const NOW: Nanos = Nanos(START.0 + 61_000_000_000);
+pub const NOW: Nanos = Nanos(START.0 + 61_000_000_000);
 
 /// The Ethernet address of a link.
 pub fn link_mac(link: PortId) -> [u8; 6] {
@@ -182,6 +182,17 @@ impl Bed {
 
     /// A segment comes in by a link, with these tags. What leaves: by which link, as its tags say, and the frame.
     pub fn sends(&mut self, link: PortId, tags: &[(u16, u16)], segment: &Seg) -> Vec<(PortId, Vec<u8>)> {
+        self.sends_at(NOW, link, tags, segment)
+    }
+
+    /// The same, at that time.
+    pub fn sends_at(
+        &mut self,
+        now: Nanos,
+        link: PortId,
+        tags: &[(u16, u16)],
+        segment: &Seg,
+    ) -> Vec<(PortId, Vec<u8>)> {
         let bytes = tagged(&segment.frame(), tags);
         let port = if link == WAN || link == TRUNK_LINK { WAN } else { LAN };
         let (driver, pool) = self.worker.driver_and_pool();
@@ -190,7 +201,7 @@ impl Bed {
         frame.set_len(bytes.len());
         frame.data_mut().copy_from_slice(&bytes);
         driver.came.push_back((port, frame));
-        self.worker.breathe(NOW);
+        self.worker.breathe(now);
         let left = std::mem::take(&mut self.worker.driver_and_pool().0.left);
         left.into_iter().map(|(port, bytes)| (self.link_of(port, &bytes), bytes)).collect()
     }
@@ -207,6 +218,7 @@ impl Bed {
             policy: Arc::new(self.policy.with_vlans(&self.fib.vlans)),
             fib: Arc::new(self.fib.clone()),
             lanes: Lanes::NONE,
+            stalls: 0,
         };
         self.publisher.publish(&Arc::new(snapshot));
     }

@@ -23,7 +23,12 @@ pub fn read(reader: &mut Reader<'_>, item: &Item<'_>) -> Workers {
         workers.idle = idle.unwrap_or(workers.idle);
     }
     if let Some(item) = section.get("express") {
-        let choices = [("auto", Express::Auto), ("always", Express::Always), ("never", Express::Never)];
+        let choices = [
+            ("auto", Express::Auto),
+            ("always", Express::Always),
+            ("standby", Express::Standby),
+            ("never", Express::Never),
+        ];
         workers.express = reader.choice(&item, &choices).unwrap_or(workers.express);
     }
     if let Some(item) = section.get("flows") {

@@ -123,7 +123,7 @@ fn gateway_workers_fallback() {
                 "[workers]\nidle = \"lazy\"\nflows = 0\n",
                 &[(8, "allowed: adaptive, busy"), (9, "allowed: 16 to")],
             ),
-            ("[workers]\nexpress = \"on\"\n", &[(8, "allowed: auto, always, never")]),
+            ("[workers]\nexpress = \"on\"\n", &[(8, "allowed: auto, always, standby, never")]),
             ("[workers]\nflows = 1.5\n", &[(8, "expected an integer, found a number with a point")]),
             ("[fallback]\nmark = \"0/0xff\"\n", &[(8, "mark 0")]),
             ("[fallback]\nmark = \"0x177/0xff\"\n", &[(8, "outside its mask")]),

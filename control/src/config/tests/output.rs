@@ -67,7 +67,7 @@ mode = "auto"                       # auto | zero-copy | copy | generic
 [workers]
 cores = "auto"                      # or [2, 3]
 idle  = "adaptive"                  # or "busy"
-express = "auto"                    # auto | always | never
+express = "auto"                    # auto | always | standby | never
 flows = 1048576                     # capacity of the box
 
 [fallback]

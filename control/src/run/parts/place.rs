@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use weir_core::express::Stay;
 use weir_core::view::FlowView;
 use weir_dataplane::relay::RelayHandle;
 use weir_sys::clock;
@@ -58,7 +59,8 @@ impl Parts {
             let plane = self.state.dataplane.ask();
             let all = plane.as_ref().map(|plane| plane.flows(LISTING)).unwrap_or_default();
             let is_let_on = |flow: &&FlowView| {
-                flow.road == "fast" && flow.lane != Some("express") && flow.verdict == Some("allow")
+                let is_left = flow.lane == Some("express") || flow.lane_reason == Some(Stay::Standby.name());
+                flow.road == "fast" && !is_left && flow.verdict == Some("allow")
             };
             for flow in all.iter().filter(is_let_on) {
                 if let Err(error) = flows.insert(flow.client, flow.destination, now) {

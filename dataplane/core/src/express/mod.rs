@@ -22,27 +22,37 @@ use crate::tcp::translate::{TimestampMode, Translation};
 use crate::verify::Verified;
 use crate::wire::addr::Addr;
 
-/// Between which ports the lane carries.
+/// Between which ports the lane carries, and between which it stands by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lanes {
     /// For each port that packets come in by, those that they may leave by.
     pub between: [PortSet; MAX_PORTS],
+    /// The same of connections that their workers carry, and the lane when there is no worker.
+    pub standby: [PortSet; MAX_PORTS],
 }
 
 impl Lanes {
     /// No lane anywhere.
-    pub const NONE: Self = Self { between: [PortSet::NONE; MAX_PORTS] };
+    pub const NONE: Self = Self { between: [PortSet::NONE; MAX_PORTS], standby: [PortSet::NONE; MAX_PORTS] };
 
     /// Whether a connection between these two ports may take it: both directions.
     pub fn carry(&self, a: PortId, b: PortId) -> bool {
-        let one = |from: PortId, to: PortId| {
-            self.between.get(usize::from(from.0)).is_some_and(|ports| ports.contains(to))
-        };
-        one(a, b) && one(b, a)
+        Self::both_ways(&self.between, a, b)
+    }
+
+    /// Whether it stands by for a connection between these two ports: both directions.
+    pub fn stand_by(&self, a: PortId, b: PortId) -> bool {
+        Self::both_ways(&self.standby, a, b)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.between.iter().all(|ports| ports.is_empty())
+        self.between.iter().chain(&self.standby).all(|ports| ports.is_empty())
+    }
+
+    fn both_ways(lanes: &[PortSet; MAX_PORTS], a: PortId, b: PortId) -> bool {
+        let one =
+            |from: PortId, to: PortId| lanes.get(usize::from(from.0)).is_some_and(|ports| ports.contains(to));
+        one(a, b) && one(b, a)
     }
 }
 
@@ -60,6 +70,15 @@ pub enum Place {
     Entering,
     /// By the program.
     Express,
+    /// By the worker, and by the program when there is none.
+    Standby,
+}
+
+impl Place {
+    /// Whether the program has it, to carry it now or later.
+    pub const fn is_in_map(self) -> bool {
+        matches!(self, Self::Express | Self::Standby)
+    }
 }
 
 reasons! {
@@ -75,6 +94,7 @@ reasons! {
         Unsummed = "unsummed", "A sender leaves checksums to a NIC that there is not: each packet gets them here.";
         Ending = "ending", "A FIN or an RST was seen, or something else that needs thought.";
         NoRoom = "no-room", "The program had no room for it.";
+        Standby = "standby", "The program has it, and carries it only when there is no worker: the worker is the faster one between zero-copy ports.";
         Young = "young", "It has not had enough packets yet, nor lived long enough.";
     }
 }
@@ -90,6 +110,8 @@ pub struct Carried {
     pub to_client: WayOut,
     /// How packets cross between the two legs; `None`: nothing changes but TTL and Ethernet addresses.
     pub up: Option<Translation>,
+    /// Only when there is no worker.
+    pub stands_by: bool,
 }
 
 /// A connection as the program calls it: source and destination of the client's packets as they come in, and as they leave.
@@ -109,7 +131,8 @@ impl Names {
 /// A change of what the program carries, for whoever feeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpressOp {
-    /// Let the program have it, after every frame that was given before is on its way; then [`Pipeline::handle_entered`].
+    /// Let the program have it, after every frame that was given before is on its way, if it does not only stand by; then
+    /// [`Pipeline::handle_entered`].
     ///
     /// [`Pipeline::handle_entered`]: crate::pipeline::Pipeline::handle_entered
     Enter(Carried),
@@ -128,9 +151,9 @@ pub enum ExpressOp {
 }
 
 impl ExpressOp {
-    /// Whether it lets the program have a connection.
+    /// Whether it lets the program carry a connection.
     pub const fn enters(&self) -> bool {
-        matches!(self, Self::Enter(_))
+        matches!(self, Self::Enter(carried) if !carried.stands_by)
     }
 }
 
@@ -142,6 +165,9 @@ pub struct Passed {
     pub bytes_to_server: u64,
     pub bytes_to_client: u64,
     pub seen: Nanos,
+    /// While there was no sign of life it has sent on a FIN of the client, of the server; an RST.
+    pub fins: (bool, bool),
+    pub rst: bool,
 }
 
 /// What is known of a connection besides what the program has to know, for the process after this one.
@@ -175,6 +201,8 @@ pub struct Adopted {
     pub seen: Nanos,
     /// The program has sent on a FIN of the client, of the server, while there was no worker.
     pub fins: (bool, bool),
+    /// It is for a worker, now that there is one again.
+    pub stands_by: bool,
     /// What that process knew of it; none where it found no room for a note.
     pub note: Option<Note<'static>>,
 }

@@ -18,6 +18,9 @@ use crate::verify::HostCheck;
 
 use super::timers;
 
+/// The most that a window is scaled by (RFC 7323 section 2.3).
+const MAX_SHIFT: u8 = 14;
+
 impl<F: Frame> Pipeline<F> {
     /// What the next process has to know of a connection besides what the program does, and where its rule stands, if one decided.
     pub fn note(&self, key: &FlowKey) -> Option<(Note<'_>, Option<&str>)> {
@@ -42,6 +45,7 @@ impl<F: Frame> Pipeline<F> {
                 bytes_to_server: flow.client.bytes,
                 bytes_to_client: flow.server.bytes,
                 seen: flow.seen,
+                ..Passed::default()
             },
         };
         let rule = flow.rule().and_then(|rule| self.policy.origin(flow.epoch, flow.intercept, rule));
@@ -50,7 +54,7 @@ impl<F: Frame> Pipeline<F> {
 
     /// Something is known of a connection that was not when the program got it.
     pub(crate) fn note_anew(&self, slot: u32, out: &mut Output<F>) {
-        if let Some(flow) = self.flows.get(slot).filter(|flow| flow.place == Place::Express) {
+        if let Some(flow) = self.flows.get(slot).filter(|flow| flow.place.is_in_map()) {
             out.express.push(ExpressOp::Note(self.names_of(flow)));
         }
     }
@@ -82,7 +86,8 @@ impl<F: Frame> Pipeline<F> {
         if let Some(up) = adopted.up {
             self.adopt_leg(slot, up);
         }
-        self.in_express += 1;
+        self.in_express += u64::from(!adopted.stands_by);
+        self.in_standby += u64::from(adopted.stands_by);
         self.flows.arm(slot, adopted.seen.saturating_add(timers::IDLE).max(now));
         true
     }
@@ -92,8 +97,8 @@ impl<F: Frame> Pipeline<F> {
         let intercept = self.policy.intercept(port, client.dst.addr.ip(), client.dst.port);
         let intercept = intercept.unwrap_or(InterceptId(u8::MAX));
         let mut flow = Flow::new(&client, port, intercept, self.policy.epoch, self.now);
-        (flow.stage, flow.place, flow.origin, flow.partial) =
-            (Stage::Splice, Place::Express, Origin::Unknown, true);
+        let place = if adopted.stands_by { Place::Standby } else { Place::Express };
+        (flow.stage, flow.place, flow.origin, flow.partial) = (Stage::Splice, place, Origin::Unknown, true);
         flow.verdict = Some(Verdict { action: Action::Allow, cause: Cause::Otherwise });
         (flow.answered, flow.seen) = (true, adopted.seen);
         flow.ways = self.hasher.hash_any(&self.ways_of(&flow, &adopted.names)) as u32;
@@ -101,6 +106,8 @@ impl<F: Frame> Pipeline<F> {
         for (end, fin) in [(&mut flow.client, adopted.fins.0), (&mut flow.server, adopted.fins.1)] {
             // Nobody else will say whether it was acknowledged.
             (end.fin, end.fin_acked) = (fin, fin);
+            // What they have agreed is not known either: as much as can be.
+            end.shift = if adopted.stands_by { MAX_SHIFT } else { 0 };
         }
         if let Some(note) = &adopted.note {
             (flow.epoch, flow.intercept) = (Policy::BEFORE, InterceptId(0));

@@ -409,7 +409,7 @@ impl<F: Frame> Pipeline<F> {
                 self.discard(packet.frame, DropReason::Ended, out);
                 self.drop_hold(slot, DropReason::Ended, out);
                 self.reset_server(slot, out);
-                self.close(slot, timers::CLOSED);
+                self.close(slot, timers::CLOSED, out);
             }
         }
     }

@@ -111,7 +111,7 @@ impl<F: Frame> Pipeline<F> {
         let found = self.flows.locate(seen.likely, seen.hash, &packet.meta.tuple);
         let Some((slot, side)) = found else { return self.apart(packet, unsummed, out) };
         self.note_unsummed(slot, unsummed);
-        if let Some(port) = self.straight_at(slot, side, &mut packet) {
+        if let Some(port) = self.straight_at(slot, side, &mut packet, out) {
             out.tx.push((port, packet.frame));
             return self.may_enter(slot, out);
         }

@@ -1,6 +1,7 @@
 //! A connection that is over lingers, for retransmissions of its last segments.
 
 use crate::drop::DropReason;
+use crate::express::Place;
 use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -11,7 +12,14 @@ use super::held;
 
 impl<F: Frame> Pipeline<F> {
     /// The connection is over, and is forgotten after `linger`.
-    pub(crate) fn close(&mut self, slot: u32, linger: Nanos) {
+    pub(crate) fn close(&mut self, slot: u32, linger: Nanos, out: &mut Output<F>) {
+        // Nobody is to take it for one that goes on.
+        self.leave(slot, Place::Back, out);
+        self.linger(slot, linger);
+    }
+
+    /// The same of one that no program has.
+    pub(crate) fn linger(&mut self, slot: u32, linger: Nanos) {
         if let Some(flow) = self.flows.get_mut(slot) {
             flow.tries = 0;
             self.flows.set_stage(slot, Stage::Closed);

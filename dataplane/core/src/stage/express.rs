@@ -3,6 +3,9 @@
 //! A connection enters when it has had some packets, or has lived for a moment, so that short ones do not pay for the change. It comes
 //! back for good with the first FIN, RST or SYN; other packets that the program hands up (a TTL that runs out, one that is too
 //! large, options it does not know) are carried by the worker one by one.
+//!
+//! Between ports whose workers are the faster way the program only stands by: a connection that has lived for a moment is in its map, and
+//! the worker goes on with it as if it were not, until it is over.
 
 use crate::drop::DropReason;
 use crate::express::{Carried, ExpressOp, Lanes, Names, Passed, Place, Stay, WayOut, is_constant};
@@ -24,17 +27,24 @@ use super::timers;
 const PACKETS: u64 = 16;
 /// So long after its verdict a connection enters, however little it has said: what is in the lane outlives the process.
 pub const MOMENT: Nanos = Nanos::from_secs(1);
+/// For so long after its beginning it is asked again each moment whether it can stand by.
+const YOUTH: Nanos = Nanos::from_secs(60);
 
 impl<F: Frame> Pipeline<F> {
     /// Between which ports the lane carries from now on. What it carries already stays.
     pub fn set_lanes(&mut self, lanes: Lanes) {
         self.lanes = lanes;
-        self.has_lanes = !lanes.is_empty();
+        self.has_lanes = lanes.between.iter().any(|ports| !ports.is_empty());
     }
 
     /// Connections that the program carries.
     pub const fn express_flows(&self) -> u64 {
         self.in_express
+    }
+
+    /// Connections that it would carry if there were no worker.
+    pub const fn standby_flows(&self) -> u64 {
+        self.in_standby
     }
 
     /// The connection has nothing left to wait for: its timer is that of an established one.
@@ -59,14 +69,26 @@ impl<F: Frame> Pipeline<F> {
         })
     }
 
-    /// Asks for the connection to be carried by the program, if nothing is in the way.
-    pub(crate) fn enter(&mut self, slot: u32, out: &mut Output<F>) {
-        let Some(flow) = self.flows.get(slot).filter(|flow| flow.place == Place::Worker) else { return };
-        let Ok(carried) = self.carried(flow) else { return };
+    /// Asks for the connection to be carried by the program; what is in the way, if something is.
+    pub(crate) fn enter(&mut self, slot: u32, out: &mut Output<F>) -> Option<Stay> {
+        let flow = self.flows.get(slot).filter(|flow| flow.place == Place::Worker)?;
+        let carried = match self.carried(flow) {
+            Ok(carried) => carried,
+            Err(stay) => return Some(stay),
+        };
+        // Those that are over by then need nobody who stands by.
+        let grown = flow.created.saturating_add(MOMENT);
+        if carried.stands_by && self.now < grown {
+            self.flows.arm(slot, grown);
+            return Some(Stay::Young);
+        }
         let ways = self.hasher.hash_any(&[Some(carried.to_server), Some(carried.to_client)]) as u32;
-        let Some(flow) = self.flows.get_mut(slot) else { return };
-        (flow.place, flow.ways) = (Place::Entering, ways);
+        let flow = self.flows.get_mut(slot)?;
+        flow.ways = ways;
+        flow.place = if carried.stands_by { Place::Standby } else { Place::Entering };
+        self.in_standby += u64::from(carried.stands_by);
         out.express.push(ExpressOp::Enter(carried));
+        None
     }
 
     /// A connection as the program is to carry it, or what is in the way.
@@ -81,17 +103,22 @@ impl<F: Frame> Pipeline<F> {
         if [to_client.0, to_server.0].iter().any(|link| self.fib.vlans.get(*link).is_some()) {
             return Err(Stay::Vlan);
         }
-        if !self.lanes.carry(to_client.0, to_server.0) || to_client.0 != flow.port {
+        let (a, b) = (to_client.0, to_server.0);
+        let stands_by = !self.lanes.carry(a, b);
+        if stands_by && !self.lanes.stand_by(a, b) || a != flow.port {
             return Err(Stay::Off);
         }
         let up = self.legs.get(flow.leg).and_then(|leg| leg.up);
-        Ok(Carried { names, to_server, to_client, up })
+        Ok(Carried { names, to_server, to_client, up, stands_by })
     }
 
     /// Why a connection stays with the worker: none where it does not, and where nothing has a lane.
     pub(crate) fn stays(&self, flow: &Flow) -> Option<Stay> {
         if self.lanes.is_empty() || flow.stage == Stage::Kernel || flow.place == Place::Express {
             return None;
+        }
+        if flow.place == Place::Standby {
+            return Some(Stay::Standby);
         }
         Some(self.carried(flow).err().unwrap_or(Stay::Young))
     }
@@ -133,34 +160,57 @@ impl<F: Frame> Pipeline<F> {
         })
     }
 
-    /// Whoever carries out [`ExpressOp::Enter`] says whether the program has the connection now. `false`: it had no room.
-    pub fn handle_entered(&mut self, key: &FlowKey, entered: bool) {
+    /// Whoever carries out [`ExpressOp::Enter`] says whether the program has the connection now. `entered` is false: it had no room.
+    /// What comes back is false where nobody wants it there any more: it is to be taken out.
+    #[must_use]
+    pub fn handle_entered(&mut self, key: &FlowKey, entered: bool) -> bool {
         if !entered {
             self.totals.express_full += 1;
         }
-        let Some(flow) = self.flows.find(key).and_then(|slot| self.flows.get_mut(slot)) else { return };
-        if flow.place != Place::Entering {
-            return;
+        let place = if entered { Place::Express } else { Place::NoRoom };
+        self.settle_place(key, place)
+    }
+
+    /// The same, where one of its ways out is no device of the lane's just now: it may ask again.
+    pub fn handle_no_way(&mut self, key: &FlowKey) {
+        self.settle_place(key, Place::Worker);
+    }
+
+    /// Whether the connection is one that was to enter.
+    fn settle_place(&mut self, key: &FlowKey, place: Place) -> bool {
+        let Some(flow) = self.flows.find(key).and_then(|slot| self.flows.get_mut(slot)) else { return false };
+        match (flow.place, place) {
+            (Place::Standby, Place::Express) => {
+                self.totals.express_entered += 1;
+            }
+            (Place::Standby, _) => {
+                flow.place = place;
+                self.in_standby = self.in_standby.saturating_sub(1);
+            }
+            (Place::Entering, Place::Express) => {
+                flow.place = place;
+                track::lose(flow);
+                self.in_express += 1;
+                self.totals.express_entered += 1;
+            }
+            (Place::Entering, _) => flow.place = place,
+            _ => return false,
         }
-        flow.place = if entered { Place::Express } else { Place::NoRoom };
-        if entered {
-            track::lose(flow);
-            self.in_express += 1;
-            self.totals.express_entered += 1;
-        }
+        true
     }
 
     /// Takes a connection back.
     pub(crate) fn leave(&mut self, slot: u32, place: Place, out: &mut Output<F>) {
-        let Some(names) = self.flows.get(slot).map(|flow| self.names_of(flow)) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
         match flow.place {
             Place::Express => self.in_express = self.in_express.saturating_sub(1),
+            Place::Standby => self.in_standby = self.in_standby.saturating_sub(1),
             Place::Entering => {}
             _ => return,
         }
         flow.place = place;
-        out.express.push(ExpressOp::Leave(names));
+        let flow = *flow;
+        out.express.push(ExpressOp::Leave(self.names_of(&flow)));
     }
 
     /// What the program calls a connection.
@@ -171,22 +221,38 @@ impl<F: Frame> Pipeline<F> {
 
     /// What the program had carried of a connection when it was taken back.
     pub fn handle_passed(&mut self, key: &FlowKey, passed: &Passed) {
-        let Some(flow) = self.flows.find(key).and_then(|slot| self.flows.get_mut(slot)) else { return };
+        let Some(slot) = self.flows.find(key) else { return };
+        let Some(flow) = self.flows.get_mut(slot) else { return };
         flow.add_passed(passed);
+        flow.add_fins(passed);
+        if flow.stage == Stage::Splice && !flow.place.is_in_map() && track::is_over(flow) {
+            self.linger(slot, timers::LINGER);
+        }
     }
 
     /// The answer to [`ExpressOp::Ask`]; `None`: the program does not have the connection any more.
     pub fn handle_seen(&mut self, key: &FlowKey, passed: Option<&Passed>, out: &mut Output<F>) {
         let Some(slot) = self.flows.find(key) else { return };
-        let Some(flow) = self.flows.get_mut(slot).filter(|flow| flow.place == Place::Express) else { return };
+        let Some(flow) = self.flows.get_mut(slot).filter(|flow| flow.place.is_in_map()) else { return };
         let Some(passed) = passed else {
             // Somebody has emptied the map: the worker carries it.
-            flow.place = Place::Worker;
-            self.in_express = self.in_express.saturating_sub(1);
+            let place = std::mem::take(&mut flow.place);
+            self.in_express -= u64::from(place == Place::Express && self.in_express > 0);
+            self.in_standby -= u64::from(place == Place::Standby && self.in_standby > 0);
             return self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
         };
         flow.seen = flow.seen.max(passed.seen);
-        let end = flow.seen.saturating_add(timers::IDLE);
+        flow.add_fins(passed);
+        if track::is_over(flow) {
+            // Nobody was there when it ended.
+            return self.close(slot, timers::LINGER, out);
+        }
+        if flow.place == Place::Standby && passed.packets_to_server + passed.packets_to_client > 0 {
+            track::lose(flow);
+        }
+        let idle = if passed.rst { timers::RESET } else { timers::IDLE };
+        flow.reset |= passed.rst;
+        let end = flow.seen.saturating_add(idle);
         let leg = self.legs.get(flow.leg).map(|leg| (leg.receiver, leg.tuple));
         if end <= self.now {
             self.totals.expired += 1;
@@ -205,13 +271,21 @@ impl<F: Frame> Pipeline<F> {
         let names = self.names_of(flow);
         let (place, seen, idle) =
             (flow.place, flow.seen, if flow.reset { timers::RESET } else { timers::IDLE });
-        if place == Place::Express {
+        let end = seen.saturating_add(idle);
+        if place == Place::Express || place == Place::Standby && end <= self.now {
             self.flows.arm(slot, self.now.saturating_add(timers::IDLE));
             out.express.push(ExpressOp::Ask(names));
             return;
         }
-        self.enter(slot, out);
-        self.expire_at(slot, seen.saturating_add(idle), out);
+        let stay = self.enter(slot, out);
+        // What is in the way of one that nobody sends packets of may pass by itself, and soon.
+        let may_pass =
+            matches!(stay, Some(Stay::NoWay | Stay::Undecided | Stay::Unacknowledged | Stay::Unanswered));
+        let is_young = self.flows.get(slot).is_some_and(|flow| self.now < flow.created.saturating_add(YOUTH));
+        if may_pass && is_young && end > self.now {
+            return self.flows.arm(slot, end.min(self.now.saturating_add(MOMENT)));
+        }
+        self.expire_at(slot, end, out);
     }
 
     /// A packet of a connection that the program carries, which it has handed up, or which was on its way here. `None`: it is
@@ -247,7 +321,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         if flow.asked == Some((side, meta.seq)) {
             self.discard(packet.frame, DropReason::ToWeir, out);
-            return self.close(slot, timers::CLOSED);
+            return self.close(slot, timers::CLOSED, out);
         }
         flow.reset = true;
         self.flows.arm(slot, self.now.saturating_add(timers::RESET));
@@ -273,26 +347,46 @@ impl<F: Frame> Pipeline<F> {
         self.send_built(&segment, out);
     }
 
-    /// The routes may have changed: takes back connections that go another way now, of those in up to `max` slots from `cursor` on;
-    /// where to go on. They enter again by the new way.
-    pub fn reroute(&mut self, cursor: u32, max: u32, out: &mut Output<F>) -> Option<u32> {
-        for slot in cursor..self.flows.slots() {
-            if slot - cursor >= max {
-                return Some(slot);
-            }
-            let Some(flow) = self.flows.get(slot).filter(|flow| flow.place == Place::Express) else {
-                continue;
-            };
-            let ways = self.ways_of(flow, &self.names_of(flow));
-            if flow.ways != self.hasher.hash_any(&ways) as u32 {
+    /// The routes or the lanes may have changed: takes back connections that go another way now, or are to be carried by another, of those
+    /// in up to `max` slots from `cursor` on, and lets those enter that can stand by now; where to go on. Those that were taken back
+    /// enter again. With `asks` it is asked what the program has seen of each of the others, when there was no sign of life.
+    pub fn reroute(&mut self, cursor: u32, max: u32, asks: bool, out: &mut Output<F>) -> Option<u32> {
+        if self.in_express + self.in_standby == 0 && self.lanes.standby.iter().all(|ports| ports.is_empty()) {
+            return None;
+        }
+        let end = cursor.saturating_add(max).min(self.flows.slots());
+        for slot in cursor..end {
+            let Some(flow) = self.flows.get(slot).filter(|flow| flow.place.is_in_map()) else { continue };
+            let names = self.names_of(flow);
+            let moves = flow.ways != self.hasher.hash_any(&self.ways_of(flow, &names)) as u32;
+            let stands_by = flow.place == Place::Standby;
+            if moves || self.carried(flow).is_ok_and(|carried| carried.stands_by != stands_by) {
                 self.leave(slot, Place::Worker, out);
+            } else if asks {
+                out.express.push(ExpressOp::Ask(names));
             }
         }
-        None
+        // All of them in one piece.
+        for slot in cursor..end {
+            let waits = |flow: &Flow| {
+                flow.place == Place::Worker && self.carried(flow).is_ok_and(|carried| carried.stands_by)
+            };
+            if self.flows.get(slot).is_some_and(waits) {
+                self.enter(slot, out);
+            }
+        }
+        (end < self.flows.slots()).then_some(end)
     }
 }
 
 impl Flow {
+    /// Ends that the program has sent on without a worker. Nobody else will say whether they were acknowledged.
+    fn add_fins(&mut self, passed: &Passed) {
+        for (end, fin) in [(&mut self.client, passed.fins.0), (&mut self.server, passed.fins.1)] {
+            (end.fin, end.fin_acked) = (end.fin | fin, end.fin_acked | fin);
+        }
+    }
+
     /// Counts what the program has carried.
     pub(crate) fn add_passed(&mut self, passed: &Passed) {
         self.client.packets += passed.packets_to_server;

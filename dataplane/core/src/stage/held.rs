@@ -59,7 +59,7 @@ impl<F: Frame> Pipeline<F> {
                 self.discard(packet.frame, DropReason::Ended, out);
                 self.drop_hold(slot, DropReason::Ended, out);
                 self.reset_server(slot, out);
-                self.close(slot, timers::CLOSED);
+                self.close(slot, timers::CLOSED, out);
             }
         }
     }
@@ -215,7 +215,7 @@ impl<F: Frame> Pipeline<F> {
         match track::judge_rst(flow, Side::Server, &packet.meta) {
             Rst::Ends => {
                 self.drop_hold(slot, DropReason::Ended, out);
-                self.close(slot, timers::CLOSED);
+                self.close(slot, timers::CLOSED, out);
                 self.forward(packet, out);
             }
             Rst::Challenged => self.forward(packet, out),

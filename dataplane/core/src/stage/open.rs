@@ -264,7 +264,7 @@ impl<F: Frame> Pipeline<F> {
             return;
         }
         if ends {
-            self.close(slot, timers::CLOSED);
+            self.close(slot, timers::CLOSED, out);
         }
         self.forward_bare(packet, out);
     }
@@ -305,7 +305,7 @@ impl<F: Frame> Pipeline<F> {
             if !meta.flags.ack() || meta.ack != expected {
                 return self.discard(packet.frame, DropReason::RstOutOfWindow, out);
             }
-            self.close(slot, timers::CLOSED);
+            self.close(slot, timers::CLOSED, out);
             return self.forward(packet, out);
         }
         if !meta.flags.syn() {

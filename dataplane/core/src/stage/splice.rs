@@ -19,7 +19,10 @@ impl<F: Frame> Pipeline<F> {
         if side == Side::Client && (flow.hold != Flow::NO_HOLD || flow.second.is_expected()) {
             held::calm(&mut packet);
         }
-        if matches!(flow.place, Place::Entering | Place::Express) {
+        if flow.place == Place::Standby && packet.meta.flags.fin() {
+            // As where the program carries it: what is left of it ends with weir.
+            self.leave(slot, Place::Back, out);
+        } else if matches!(flow.place, Place::Entering | Place::Express) {
             match self.handed_up(slot, side, packet, out) {
                 Some(handed) => packet = handed,
                 None => return,
@@ -116,11 +119,11 @@ impl<F: Frame> Pipeline<F> {
                 self.discard(packet.frame, DropReason::Ended, out);
                 self.drop_unread(slot, out);
                 self.reset_server_at(slot, next, out);
-                self.close(slot, timers::CLOSED);
+                self.close(slot, timers::CLOSED, out);
             }
             Rst::Ends => {
                 self.drop_hold(slot, DropReason::Ended, out);
-                self.close(slot, timers::CLOSED);
+                self.close(slot, timers::CLOSED, out);
                 self.send_on(slot, side, packet, out);
             }
             Rst::Challenged => self.send_on(slot, side, packet, out),

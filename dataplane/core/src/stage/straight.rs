@@ -47,7 +47,13 @@ impl<F: Frame> Pipeline<F> {
     }
 
     /// The same for any plain segment of the connection in `slot`.
-    pub(crate) fn straight_at(&mut self, slot: u32, side: Side, packet: &mut Packet<F>) -> Option<PortId> {
+    pub(crate) fn straight_at(
+        &mut self,
+        slot: u32,
+        side: Side,
+        packet: &mut Packet<F>,
+        out: &mut Output<F>,
+    ) -> Option<PortId> {
         let meta = &packet.meta;
         let flow = self.flows.get_mut(slot).filter(|flow| meta.flags.is_plain() && flow.runs())?;
         if flow.leg != Flow::NO_LEG {
@@ -69,7 +75,7 @@ impl<F: Frame> Pipeline<F> {
         hand_on(&mut packet.frame, meta, hop);
         let port = hop.port;
         if track::is_over(flow) {
-            self.close(slot, timers::LINGER);
+            self.close(slot, timers::LINGER, out);
         } else if track::is_steady(flow) {
             self.flows.set_open(slot, self.hops.picture());
         }
@@ -117,7 +123,7 @@ impl<F: Frame> Pipeline<F> {
             (Side::Server, Err(_)) => {}
         }
         if track::is_over(flow) {
-            self.close(slot, timers::LINGER);
+            self.close(slot, timers::LINGER, out);
         }
         match crossed {
             Ok(_) => {

@@ -56,7 +56,7 @@ pub fn note(flow: &mut Flow, side: Side, meta: &Meta) {
         return note_ack(flow, side, meta);
     }
     if meta.seq_end().after(allowed) && meta.seq_end().after(from.nxt) {
-        flow.claims.set(side, Claim { at: meta.seq_end(), fin: false });
+        flow.claims.set(side, Claim { at: meta.seq_end(), fin: meta.flags.fin() });
         return note_ack(flow, side, meta);
     }
     // Only the first FIN's place counts; beyond it nothing can follow.
@@ -110,7 +110,9 @@ pub fn note_ack(flow: &mut Flow, side: Side, meta: &Meta) {
         let peer = side.opposite();
         let Some(claim) = flow.claims.get(peer).filter(|claim| !meta.ack.after(claim.at)) else { return };
         flow.claims.clear(peer);
-        flow.ends(side).1.nxt = claim.at;
+        let (_, to) = flow.ends(side);
+        to.nxt = claim.at;
+        to.fin |= claim.fin;
     }
     let (from, to) = flow.ends(side);
     let edge = options::right_edge(meta.ack, meta.window, if scaled { from.shift } else { 0 });

@@ -43,6 +43,7 @@ fn enter(ways: &Ways, [server_hop, client_hop]: [u16; 2]) -> Vec<Ends> {
         server_link: 1,
         server_hop,
         client_hop,
+        stands_by: false,
         splice: Splice::default(),
     });
     assert_eq!(ways.express().insert(&mut batch, &flows).unwrap(), 2);

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 /// The layout since which the lane's devices and next hops are as they are; part of the names of their pins.
 pub const WAYS_LAYOUT: u32 = 8;
 /// Ports of a box.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::layout::{
-    CLEAR_ECN, Entry, Head, Key, READDRESS, SACK_MAP, SACK_REMOVE, TIMESTAMPS, TO_CLIENT, TRANSLATED,
+    CLEAR_ECN, Entry, Head, Key, READDRESS, SACK_MAP, SACK_REMOVE, STANDBY, TIMESTAMPS, TO_CLIENT, TRANSLATED,
 };
 use crate::steering::layout::Address;
 
@@ -31,6 +31,8 @@ pub struct ExpressFlow {
     /// The ways out, to the server and to the client: of [`Express::set_hop`](super::Express::set_hop).
     pub server_hop: u16,
     pub client_hop: u16,
+    /// The worker carries it, and the program only when there is none.
+    pub stands_by: bool,
     pub splice: Splice,
 }
 
@@ -97,6 +99,7 @@ impl ExpressFlow {
         let keys = Self::keys(self.client, self.server);
         let [to_server, to_client] = keys;
         let translated = if self.is_translated() { TRANSLATED } else { 0 };
+        let standby = if self.stands_by { STANDBY } else { 0 };
         let s = &self.splice;
         let mut up = self.entry(&to_server, self.server, seen);
         up.head.flags |= translated | self.flags_to_server();
@@ -105,7 +108,7 @@ impl ExpressFlow {
         up.floor = s.base;
         up.behind = BEHIND;
         up.shift = s.shift_to_server.clamp(-14, 14);
-        up.link = self.client_link;
+        up.link = self.client_link | standby;
         up.head.hop = self.server_hop;
         let mut down = self.entry(&to_client, (self.client.1, self.client.0), seen);
         down.head.flags |= translated | self.flags_to_client();
@@ -114,7 +117,7 @@ impl ExpressFlow {
         down.floor = s.start;
         down.behind = u32::from(s.prefix);
         down.shift = s.shift_to_client.clamp(-14, 14);
-        down.link = self.server_link;
+        down.link = self.server_link | standby;
         down.head.hop = self.client_hop;
         (keys, [up, down])
     }

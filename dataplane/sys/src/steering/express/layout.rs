@@ -11,6 +11,8 @@ use crate::steering::layout::Address;
 pub const HOPS: u32 = 65_536;
 /// Devices.
 pub const LINKS: u32 = 32;
+/// In an entry's `link`: the flow is its worker's, as long as there is one.
+pub const STANDBY: u8 = 128;
 
 // What is done to a packet of a direction.
 pub const TO_CLIENT: u8 = 1;
@@ -131,6 +133,18 @@ pub(in crate::steering) struct Entry {
     pub tick: u16,
 }
 
+impl Entry {
+    /// The device that the packets have to come in by.
+    pub const fn link(&self) -> u8 {
+        self.link & (LINKS as u8 - 1)
+    }
+
+    /// The program carries it only when there is no worker.
+    pub const fn stands_by(&self) -> bool {
+        self.link & STANDBY != 0
+    }
+}
+
 /// A way out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -154,6 +168,7 @@ pub(in crate::steering) struct LinkValue {
 
 const _: () = {
     assert!(HOPS == 1 << u16::BITS, "a hop is named in 16 bits");
+    assert!(LINKS.is_power_of_two() && LINKS as u8 <= STANDBY, "a device is named in the other bits");
     assert!(size_of::<Key>() == 36);
     assert!(size_of::<Entry>() == 96);
     assert!(size_of::<Head>() == 44);

@@ -26,6 +26,9 @@
 //! dropped where the kernel could not go on (`ExpressDrop`). A SYN never takes the lane; once it has seen both FINs or an RST without a
 //! worker, it ends the lane of its flow.
 //!
+//! A flow that stands by ([`ExpressFlow::stands_by`]) is its worker's: every packet of it goes there (`Outcome::Redirect`) as long as there is a
+//! sign of life and a socket, and the rest of steering is spared it. When there is none, it is carried as any other of the lane.
+//!
 //! # Order
 //!
 //! Links and hops first, then flows. [`Express::enable`] switches the lane as a whole; [`Steering::disable`](super::Steering::disable) switches
@@ -269,6 +272,19 @@ impl Express {
         let down = self.flows.take(&to_client)?;
         self.notes.remove(&to_server)?;
         Ok([up, down].map(|entry| entry.as_ref().map(Seen::from)))
+    }
+
+    /// Has the program carry a flow that it stood by for. Of what it counts at that moment something may be missing.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn carry(&self, client: Ends, server: Ends) -> io::Result<()> {
+        for key in ExpressFlow::keys(client, server) {
+            if let Some(entry) = self.flows.get(&key)? {
+                self.flows.set(&key, &Entry { link: entry.link(), ..entry })?;
+            }
+        }
+        Ok(())
     }
 
     /// What was noted of a flow, as [`Express::take`], without taking it out.

@@ -23,6 +23,8 @@ pub struct ExpressEntry {
     pub goes: (SocketAddr, SocketAddr),
     pub link: u8,
     pub hop: u16,
+    /// The program carries it only when there is no worker.
+    pub stands_by: bool,
     pub seen: Seen,
     pub change: Change,
 }
@@ -66,8 +68,9 @@ impl Sweep {
             is_translated: entry.head.flags & TRANSLATED != 0,
             came: key.endpoints(),
             goes: entry.head.endpoints(),
-            link: entry.link,
+            link: entry.link(),
             hop: entry.head.hop,
+            stands_by: entry.stands_by(),
             seen: Seen::from(entry),
             change: Change {
                 delta: entry.delta,

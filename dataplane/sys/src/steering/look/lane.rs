@@ -18,6 +18,8 @@ pub struct InLane {
     pub goes: (SocketAddr, SocketAddr),
     /// The kernel could not go on with the flow.
     pub is_translated: bool,
+    /// The worker carries it, as long as there is one.
+    pub stands_by: bool,
     /// The packet comes in by the device that the entry names.
     pub by_its_device: bool,
     /// The index of the device that it leaves by, and the next station's Ethernet address; none: not known now.
@@ -60,7 +62,7 @@ impl LaneMaps {
         let back = entry(goes.1, goes.0)?;
         let hop = get(&self.hops, "express_hops", &u32::from(found.head.hop))?.unwrap_or_default();
         let out = get(&self.ports, "express_ports", &u32::from(hop.link))?.map(|[ifindex, _]| ifindex);
-        let link = get(&self.links, "express_links", &u32::from(found.link))?.unwrap_or_default();
+        let link = get(&self.links, "express_links", &u32::from(found.link()))?.unwrap_or_default();
         let seen = Seen::from(&found);
         let is_over = back.as_ref().map(Seen::from).is_none_or(|back| {
             let has_fins = back.fin && seen.fin;
@@ -69,6 +71,7 @@ impl LaneMaps {
         Ok(Some(InLane {
             goes,
             is_translated: found.head.flags & TRANSLATED != 0,
+            stands_by: found.stands_by(),
             by_its_device: link.ifindex == packet.ifindex,
             hop: out.filter(|_| hop.up != 0).map(|ifindex| (ifindex, hop.dst_mac)),
             is_over,
@@ -86,7 +89,7 @@ impl LaneMaps {
             set(&self.flows, "express_flows", &Key::new(lane.goes.1, lane.goes.0), &back)?;
         }
         set(&self.hops, "express_hops", &u32::from(entry.head.hop), &hop)?;
-        set(&self.links, "express_links", &u32::from(entry.link), &link)?;
+        set(&self.links, "express_links", &u32::from(entry.link()), &link)?;
         match lane.hop {
             Some((ifindex, _)) => set(&self.ports, "express_ports", &u32::from(hop.link), &[ifindex, 0]),
             None => Ok(()),
@@ -105,6 +108,9 @@ impl Look {
         };
         if !lane.by_its_device {
             return or_drop(Outcome::ExpressIngress);
+        }
+        if lane.stands_by && alive && self.port.is_some() {
+            return Some(Outcome::Redirect);
         }
         if opens {
             // Without a worker it would end in a flow that it does not belong to.

@@ -28,6 +28,7 @@ fn flow(n: u16) -> ExpressFlow {
         server_link: 1,
         server_hop: 7,
         client_hop: 65_535,
+        stands_by: false,
         splice: Splice { delta: if is_sent { 5 } else { 0 }, ..Splice::default() },
     }
 }

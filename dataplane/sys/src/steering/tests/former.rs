@@ -9,6 +9,8 @@ use super::*;
 use crate::steering::express::{ExpressBatch, ExpressFlow, ExpressHop, Splice};
 
 const TIMES: FormerTimes = FormerTimes { closed: 10 * SECOND, reset: 240 * SECOND, idle: 7500 * SECOND };
+/// Another layout.
+const OTHER: u32 = LAYOUT + 1;
 /// What is added to the server's numbers.
 const DELTA: u32 = 1_000_003;
 
@@ -27,6 +29,7 @@ fn flow(family: &Family, port: u16, delta: u32) -> ExpressFlow {
         server_link: 1,
         server_hop: 1,
         client_hop: 0,
+        stands_by: false,
         splice: Splice { delta, ..Splice::default() },
     }
 }
@@ -120,9 +123,9 @@ fn flows_of_another_layout_go_on_beside_those_of_this_one_until_they_have_ended(
     with_pins(|folder| {
         Bench::devices();
         let flows = FAMILIES.each_ref().map(|family| flow(family, 40_000, DELTA));
-        left_by_another(folder, 9, &flows);
+        left_by_another(folder, OTHER, &flows);
         let (mut bench, lanes) = succeeding(folder);
-        assert_eq!(lanes.iter().map(|lane| lane.layout).collect::<Vec<_>>(), [9]);
+        assert_eq!(lanes.iter().map(|lane| lane.layout).collect::<Vec<_>>(), [OTHER]);
         let own = FAMILIES.each_ref().map(|family| flow(family, 40_001, 0));
         assert_eq!(bench.steering.express().insert(&mut ExpressBatch::new(2), &own).unwrap(), 2);
         bench.steering.express().enable(true).unwrap();
@@ -156,12 +159,12 @@ fn flows_of_another_layout_go_on_beside_those_of_this_one_until_they_have_ended(
         }
         assert_eq!(lanes[0].sweep(now, &TIMES).unwrap().flows, 2, "what comes late is of it");
         assert_eq!(lanes[0].sweep(later, &TIMES).unwrap(), Left::default());
-        bench.steering.end_former_lane(folder, 9).unwrap();
+        bench.steering.end_former_lane(folder, OTHER).unwrap();
         for family in &FAMILIES {
             assert_steered(&mut bench, family, 40_000);
         }
-        let is_of_9 = |path: &std::path::PathBuf| path.to_str().unwrap().ends_with("-v9");
-        assert!(!pins(folder).unwrap().iter().any(is_of_9), "{:?}", pins(folder));
+        let is_of_other = |path: &std::path::PathBuf| path.to_str().unwrap().ends_with(&format!("-v{OTHER}"));
+        assert!(!pins(folder).unwrap().iter().any(is_of_other), "{:?}", pins(folder));
         drop((bench, lanes));
         unpin(folder).unwrap();
     });
@@ -171,15 +174,16 @@ fn flows_of_another_layout_go_on_beside_those_of_this_one_until_they_have_ended(
 fn lanes_of_several_layouts_go_on_and_the_end_of_one_leaves_the_others() {
     with_pins(|folder| {
         Bench::devices();
-        for (layout, port) in [(10, 40_000), (9, 41_000), (12, 42_000)] {
+        let [first, second, third] = [OTHER, OTHER + 1, OTHER + 3];
+        for (layout, port) in [(second, 40_000), (first, 41_000), (third, 42_000)] {
             let flows = FAMILIES.each_ref().map(|family| flow(family, port, DELTA));
             left_by_another(folder, layout, &flows);
         }
         // The same once more, in another process: one that was killed.
         drop(succeeding(folder));
         let (mut bench, lanes) = succeeding(folder);
-        assert_eq!(lanes.iter().map(|lane| lane.layout).collect::<Vec<_>>(), [12, 10, 9]);
-        for (ended, rest) in [(10, &[41_000, 42_000][..]), (12, &[41_000][..]), (9, &[][..])] {
+        assert_eq!(lanes.iter().map(|lane| lane.layout).collect::<Vec<_>>(), [third, second, first]);
+        for (ended, rest) in [(second, &[41_000, 42_000][..]), (third, &[41_000][..]), (first, &[][..])] {
             bench.steering.end_former_lane(folder, ended).unwrap();
             for family in &FAMILIES {
                 for port in [40_000, 41_000, 42_000] {
@@ -203,7 +207,7 @@ fn quiet_reset_and_replaced_flows_are_taken_out_when_their_time_is_over() {
             .iter()
             .flat_map(|family| [40_000, 40_001].map(|port| flow(family, port, DELTA)))
             .collect();
-        left_by_another(folder, 9, &flows);
+        left_by_another(folder, OTHER, &flows);
         let (mut bench, lanes) = succeeding(folder);
         let now = clock::monotonic_ns();
         for family in &FAMILIES {
@@ -223,12 +227,12 @@ fn quiet_reset_and_replaced_flows_are_taken_out_when_their_time_is_over() {
 fn lane_of_which_a_pin_is_missing_is_not_carried_on_and_all_of_it_goes() {
     with_pins(|folder| {
         Bench::devices();
-        left_by_another(folder, 9, &[flow(&FAMILIES[0], 40_000, DELTA)]);
-        std::fs::remove_file(folder.join("steer-v9")).unwrap();
+        left_by_another(folder, OTHER, &[flow(&FAMILIES[0], 40_000, DELTA)]);
+        std::fs::remove_file(folder.join(format!("steer-v{OTHER}"))).unwrap();
         let (mut bench, lanes) = succeeding(folder);
         assert!(lanes.is_empty());
         bench.steering.unpin_others(folder).unwrap();
-        assert!(!folder.join("express_flows-v9").exists());
+        assert!(!folder.join(format!("express_flows-v{OTHER}")).exists());
         assert_steered(&mut bench, &FAMILIES[0], 40_000);
         drop(bench);
         unpin(folder).unwrap();

@@ -177,6 +177,7 @@ fn fill_lane(bench: &Bench, is_up: bool, delta: u32) {
             server_link: links[1],
             server_hop: 7,
             client_hop: 8,
+            stands_by: false,
             splice: Splice { delta, ..Splice::default() },
         }
     });
