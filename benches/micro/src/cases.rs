@@ -34,6 +34,7 @@ pub fn all() -> Vec<Case> {
     }
     cases.extend([inspecting("http", REQUEST.to_vec()), inspecting("tls", client_hello("www.example"))]);
     cases.extend([1000, MANY].map(deciding));
+    cases.extend([1000, 100_000, MANY].map(touching));
     for (name, v6) in families {
         for flows in [1, 1000, 100_000, MANY] {
             cases.push(pipeline(name, v6, flows, Spread::Uniform));
@@ -203,6 +204,30 @@ fn deciding(names: u32) -> Case {
         }
     });
     if names == MANY { case.uncounted() } else { case }
+}
+
+/// What a packet's cache lines cost by themselves: one of the index's tags and one of its slots are read, then two of the connection are
+/// read and written, for a batch at a time; nothing is computed. No pipeline with these tables can be faster.
+fn touching(flows: u32) -> Case {
+    Case::new(format!("memory/{flows}"), move || {
+        let buckets = (2 * flows as usize).next_power_of_two();
+        let (tags, slots) = (vec![1_u64; buckets / 8], vec![1_u32; buckets]);
+        let mut records = vec![[1_u64; size_of::<Flow>() / 8]; flows as usize];
+        let order = numbers(flows, Spread::Uniform);
+        let mut at = 0;
+        move || {
+            let batch = &order[at..at + BATCH];
+            at = if at + BATCH < order.len() { at + BATCH } else { 0 };
+            let bucket = |n: &u32| n.wrapping_mul(2_654_435_761) as usize % buckets;
+            let index: u64 = batch.iter().map(bucket).map(|n| tags[n / 8] + u64::from(slots[n])).sum();
+            let lines: u64 = batch.iter().map(|n| &records[*n as usize]).map(|of| of[0] + of[8]).sum();
+            for n in batch {
+                let record = &mut records[*n as usize];
+                (record[0], record[8]) = (index, lines);
+            }
+        }
+    })
+    .uncounted()
 }
 
 /// All stages, for small segments of allowed connections, both directions in turn. The copy into the frame, which a NIC does,
