@@ -26,14 +26,18 @@ const ADMIN: &str = "/run/weir/admin.sock";
 const GONE: Duration = Duration::from_millis(300);
 const CONFIG: &str = "/run/weir/outage.toml";
 
+/// The lane that stands by, and until it does.
+const STANDBY: &str = "standby";
+const STANDS_BY: Duration = Duration::from_millis(1200);
+
 const OPTIONS: LabOptions = LabOptions { queues: 2, forwarding: Some(true), mtu: None };
 
 /// The lab, with origins that answer a line with a line.
 #[derive(Debug)]
 pub struct Bed {
     pub lab: Lab,
-    /// Connections that are decided enter the express lane.
-    has_lane: bool,
+    /// What becomes of connections that are decided: `lane` or `lane_reason` of `weir flows`.
+    lane: &'static str,
 }
 
 impl Bed {
@@ -53,7 +57,12 @@ impl Bed {
                 std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
             }
         }
-        Ok(Self { lab, has_lane: options.express != "never" })
+        let lane = match options.express.as_str() {
+            "never" => "worker",
+            STANDBY => STANDBY,
+            _ => "express",
+        };
+        Ok(Self { lab, lane })
     }
 
     /// A connection on which one request was answered.
@@ -64,13 +73,16 @@ impl Bed {
         Ok(stream)
     }
 
-    /// A connection that has been allowed, on the fast road, and in the express lane if there is one.
+    /// A connection that has been allowed, on the fast road, and in the express lane, or stood by for, if there is one.
     pub fn connect(&self, family: Family) -> Result<TcpStream, Failure> {
         // Until the neighbours are known, the kernel forwards.
         for _ in 0..50 {
             let mut stream = self.open(family)?;
             for _ in 0..REQUESTS_TO_ENTER {
                 talk(&mut stream)?;
+            }
+            if self.lane == STANDBY {
+                std::thread::sleep(STANDS_BY);
             }
             if self.is_fast(&stream)? {
                 return Ok(stream);
@@ -105,7 +117,7 @@ impl Bed {
         Ok(flows.iter().any(|flow| {
             flow["client"] == local
                 && flow["road"] == "fast"
-                && (flow["lane"] == "express") == self.has_lane
+                && [&flow["lane"], &flow["lane_reason"]].iter().any(|lane| **lane == self.lane)
                 && matches!(flow["verdict"].as_str(), Some("allow" | "send"))
         }))
     }

@@ -1,7 +1,7 @@
 //! Measures for how long traffic stops when weir fails (killed, hung as a whole, or with one worker hung), when it starts again, with
 //! too little memory too, and when another takes its place (`weir run --replace`), on IPv4 and IPv6.
 //!
-//!     outage [--runs N] [--handshake NAME]... [--closed] [--express never] [--load SECONDS | --repairs | --new] [--flows N]
+//!     outage [--runs N] [--handshake NAME]... [--closed] [--express standby | never] [--load SECONDS | --repairs | --new] [--flows N]
 //!
 //! A connection through weir is open, of each handshake (`send`: answered, and given to the server of a pool). At both its ends a packet
 //! of it is sent every millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The
@@ -44,7 +44,7 @@ struct Options {
     #[arg(long)]
     closed: bool,
     /// Of weir's configuration.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "never"])]
+    #[arg(long, default_value = "auto", value_parser = ["auto", "standby", "never"])]
     express: String,
     /// Instead: seconds under load, in which nothing fails.
     #[arg(long)]
