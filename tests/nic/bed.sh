@@ -88,7 +88,9 @@ told() { # Name, family, what was seen
     wrong=
 }
 begin() {
-    weir run -c weir.toml >weir.log 2>&1 &
+    # What the one before wrote is not to be taken for this one's word.
+    : >weir.log
+    weir run -c weir.toml >>weir.log 2>&1 &
     weir=$!
     local tries
     for tries in $(seq 100); do grep -q ' ready' weir.log && break; sleep 0.3; done

@@ -15,19 +15,20 @@ broken() { # id, mend, then what breaks it
     shift 2
     look
     expect "$(finding "$id" lan severity)" good "before"
-    "$@" || wrong="$wrong; it cannot be tried"
+    "$@" >&2 || wrong="$wrong; it cannot be tried"
     look
     expect "$(finding "$id" lan severity)" note "with it"
     expect "$(finding "$id" lan mend)" "$mend" "the command that mends it"
     what=$(finding "$id" lan what)
     if [ -n "$mend" ]; then
-        sh -c "$mend"
+        sh -c "$mend" >&2
         look
         expect "$(finding "$id" lan severity)" good "after that command"
     fi
     told "$id: $*" both "$what; ${mend:-(no command mends it)}"
 }
-has() { ethtool -k lan | grep -qE "^\s*$1: (on|off)$"; }
+# Whether the device has a feature that can be switched: some say so and refuse.
+has() { ethtool -K lan $1 on >&2 && ethtool -k lan | grep -qE "^\s*$1: on$"; }
 
 weir doctor -v -c weir.toml >&2
 look
@@ -40,11 +41,11 @@ case $(finding rings lan severity) in
     note)
         rings=$(ethtool -g lan | sed -n '/^Current/,$s/^\(RX\|TX\):\s*\([0-9]*\)$/\1 \2/p' | tr 'RTX\n' 'rtx ')
         what=$(finding rings lan what) mend=$(finding rings lan mend)
-        sh -c "$mend"
+        sh -c "$mend" >&2
         look
         expect "$(finding rings lan severity)" good "after that command"
         told rings both "$what; $mend"
-        ethtool -G lan $rings
+        ethtool -G lan $rings >&2
         ;;
     *)
         expect "$(finding rings lan severity)" good "its rings"
@@ -61,7 +62,7 @@ told "shared: ip link del iv" both "$(finding shared lan what)"
 for pair in lro:large-receive-offload gro-hw:rx-gro-hw; do
     id=${pair%:*} name=${pair#*:}
     has $name || continue
-    ethtool -K lan $name off
+    ethtool -K lan $name off >&2
     broken $id "" ethtool -K lan $name on
     expect "$(ethtool -k lan | grep -c "$name: on")" 1 "it is on yet"
     told "$id stays" both "$name is on yet, after doctor has looked"

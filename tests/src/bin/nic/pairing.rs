@@ -13,6 +13,8 @@ pub struct Pairing {
     pub queues: &'static [u32],
     /// What AF_XDP can do there: zero-copy, XDP in the driver, or neither.
     pub best: Best,
+    /// Packets that fit no frame of weir's pass between the NICs: without weir, that is.
+    pub passes_large: bool,
     /// Scripts of `tests/nic` that are played, by their names.
     pub scripts: &'static [&'static str],
 }
@@ -48,6 +50,7 @@ pub const PAIRINGS: [Pairing; 6] = [
         wire: Wire::Hubs,
         queues: &[2, 1],
         best: Best::ZeroCopy,
+        passes_large: true,
         scripts: &["doctor", "vlan", "faults", "netem"],
     },
     Pairing {
@@ -56,6 +59,7 @@ pub const PAIRINGS: [Pairing; 6] = [
         wire: VIRTIO,
         queues: &[2, 1],
         best: Best::Native,
+        passes_large: true,
         scripts: &["doctor", "faults"],
     },
     Pairing {
@@ -64,6 +68,7 @@ pub const PAIRINGS: [Pairing; 6] = [
         wire: VIRTIO,
         queues: &[2, 1],
         best: Best::ZeroCopy,
+        passes_large: true,
         scripts: &["faults", "netem"],
     },
     // As many queues as CPUs, whatever ethtool says; QEMU receives by the first.
@@ -73,6 +78,8 @@ pub const PAIRINGS: [Pairing; 6] = [
         wire: Wire::Hubs,
         queues: &[2],
         best: Best::Native,
+        // As QEMU emulates it, TCP does not get through with an MTU of 4,000, whoever forwards; what weir does then `faults` shows.
+        passes_large: false,
         scripts: &["doctor", "faults"],
     },
     Pairing {
@@ -81,6 +88,7 @@ pub const PAIRINGS: [Pairing; 6] = [
         wire: Wire::Hubs,
         queues: &[1],
         best: Best::Generic,
+        passes_large: true,
         scripts: &["doctor", "faults"],
     },
     // Its driver merges segments, since what sends them may.
@@ -90,6 +98,7 @@ pub const PAIRINGS: [Pairing; 6] = [
         wire: VIRTIO_MERGING,
         queues: &[],
         best: Best::Native,
+        passes_large: true,
         scripts: &["doctor"],
     },
 ];
