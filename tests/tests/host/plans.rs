@@ -99,9 +99,11 @@ isolated! {
         gateway();
         let json = serde_json::to_value(plan()).unwrap();
         let steps = json["steps"].as_array().unwrap();
-        let rule = "ip rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119";
-        let step = steps.iter().find(|s| s["commands"][0] == rule).unwrap();
-        assert_eq!(step["status"], "missing");
+        for ip in ["ip", "ip -6"] {
+            let rule = format!("{ip} rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119");
+            let step = steps.iter().find(|s| s["commands"][0] == rule).unwrap();
+            assert_eq!(step["status"], "missing");
+        }
         assert!(json["warnings"].is_array());
     }
 }
@@ -110,23 +112,41 @@ isolated! {
     fn states_of_a_host_are_told_apart() {
         gateway();
         // What is done before, the step that is asked, its status, whether a person must decide.
-        let table: [(&str, &str, Status, bool); 9] = [
-            ("true", "nft ", Status::Missing, false),
-            ("nft add table inet weir", "nft ", Status::Foreign, true),
-            ("nft delete table inet weir; nft 'add table inet weir { comment \"weir 00000000\"; }'", "nft ", Status::Conflicting, false),
-            ("nft delete table inet weir; ip rule add fwmark 0x77/0xff lookup 177 priority 1077", "ip rule add", Status::Foreign, false),
-            ("ip rule del priority 1077; ip -6 rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119", "ip -6 rule add", Status::Present, false),
-            ("ip rule add fwmark 0x78/0xff lookup 177 priority 1077 protocol 119", "ip rule del fwmark 0x78", Status::Conflicting, false),
-            ("ip -6 route add local default dev lo table 177", "ip -6 route add", Status::Foreign, false),
-            ("ip route add 192.0.2.0/24 dev lan table 177", "ip route add", Status::Foreign, true),
-            ("ip route del 192.0.2.0/24 table 177; ip route add local default dev lo table 177 proto 119", "ip route add", Status::Present, false),
-        ];
-        for (before, step, status, blocks) in table {
+        let assert_state = |before: &str, step: &str, status: Status, blocks: bool| {
             sh(before);
             let plan = plan();
             let step = find(&plan, step);
             assert_eq!((step.status, step.blocks), (status, blocks), "after {before}:\n{plan}");
+        };
+        for (before, status, blocks) in [
+            ("true", Status::Missing, false),
+            ("nft add table inet weir", Status::Foreign, true),
+            ("nft delete table inet weir; nft 'add table inet weir { comment \"weir 00000000\"; }'", Status::Conflicting, false),
+        ] {
+            assert_state(before, "nft ", status, blocks);
         }
+        for (ip, net) in [("ip", "192.0.2.0/24"), ("ip -6", "2001:db8:2::/64")] {
+            for (before, step, status, blocks) in [
+                ("true", "rule add", Status::Missing, false),
+                ("IP rule add fwmark 0x77/0xff lookup 177 priority 1077", "rule add", Status::Foreign, false),
+                ("IP rule del priority 1077; IP rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119", "rule add", Status::Present, false),
+                ("IP rule add fwmark 0x78/0xff lookup 177 priority 1077 protocol 119", "rule del fwmark 0x78", Status::Conflicting, false),
+                ("true", "route add", Status::Missing, false),
+                ("IP route add local default dev lo table 177", "route add", Status::Foreign, false),
+                ("IP route add NET dev lan table 177", "route add", Status::Foreign, true),
+                ("IP route flush table 177; IP route add local default dev lo table 177 proto 119", "route add", Status::Present, false),
+                ("IP route add NET dev lan table 177 proto 119", "route del NET table 177", Status::Conflicting, false),
+                ("IP route add local default dev lo table 178 proto 119", "route del local default table 178", Status::Conflicting, false),
+            ] {
+                let of_family = |text: &str| text.replace("IP", ip).replace("NET", net);
+                assert_state(&of_family(before), &of_family(&format!("IP {step}")), status, blocks);
+            }
+        }
+        // Nothing of it is in weir's way.
+        host(async |h| h.apply(&spec()).await).unwrap();
+        assert!(plan().is_done(), "{}", plan());
+        let routes = "ip route show table 178; ip -6 route show table 178; ip route show table 177; ip -6 route show table 177";
+        assert_eq!(sh(routes).matches("proto 119").count(), 2, "{}", sh(routes));
     }
 }
 
@@ -151,14 +171,16 @@ isolated! {
         gateway();
         host(async |h| h.apply(&spec()).await).unwrap();
         let whole = dump();
-        sh("ip rule del priority 1077; nft flush ruleset; ip -6 route flush table 177");
+        sh("nft flush ruleset; for v in -4 -6; do ip $v rule del priority 1077; ip $v route flush table 177; done");
         let due: Vec<String> =
             plan().steps.iter().filter(|s| s.is_due()).map(|s| s.action.title()).collect();
         assert_eq!(
             due,
             [
+                "ip route add local default dev lo table 177 proto 119",
                 "ip -6 route add local default dev lo table 177 proto 119",
                 "ip rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119",
+                "ip -6 rule add fwmark 0x77/0xff lookup 177 priority 1077 protocol 119",
                 "nft add table inet weir ...",
             ]
         );
@@ -176,7 +198,7 @@ isolated! {
         gateway();
         sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1");
         sh("ip -6 route add default via fe80::1 dev wan proto ra");
-        sh("ip rule add fwmark 0x4/0x4 lookup 99 priority 50");
+        sh("for v in -4 -6; do ip $v rule add fwmark 0x4/0x4 lookup 99 priority 50; done");
         let mut missing = spec();
         missing.ports.push("eth7".into());
         let plan = host(async |h| h.plan(&missing).await).unwrap();
@@ -184,6 +206,7 @@ isolated! {
             "`sysctl -w net.ipv6.conf.wan.accept_ra=2`",
             "wg-quick",
             "`ip rule add fwmark 0x4/0x4 lookup 99 priority 50` selects by bits",
+            "`ip -6 rule add fwmark 0x4/0x4 lookup 99 priority 50` selects by bits",
             "no device named eth7 here",
         ] {
             assert!(plan.warnings.iter().any(|w| w.contains(part)), "{part}: {:#?}", plan.warnings);

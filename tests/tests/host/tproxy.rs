@@ -208,13 +208,16 @@ isolated! {
         lab();
         sh("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.all.src_valid_mark=1");
         apply(&web());
-        everything(&V4);
-        assert_roads(&V4);
-        // What comes out of a TUN device has a client's source, and no route back through it.
-        for device in ["weir-relay", "weir-punt"] {
-            for (mark, way) in [("", "dev wan"), ("mark 0x77", "table 177")] {
-                let route = sh(&format!("ip route get 10.2.0.2 from 10.1.0.2 iif {device} {mark}"));
-                assert!(route.contains(way), "{device} {mark}: {route}");
+        for of in [&V4, &V6] {
+            everything(of);
+            assert_roads(of);
+            let Addresses { client, server, .. } = of;
+            // What comes out of a TUN device has a client's source, and no route back through it.
+            for device in ["weir-relay", "weir-punt"] {
+                for (mark, way) in [("", "dev wan"), ("mark 0x77", "table 177")] {
+                    let route = sh(&format!("ip route get {server} from {client} iif {device} {mark}"));
+                    assert!(route.contains(way), "{device} {mark}: {route}");
+                }
             }
         }
     }
