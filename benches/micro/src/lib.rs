@@ -7,6 +7,9 @@
 //! hash, 36 to find the connection and have its memory fetched, 110 to know it and to note the segment, 40 to rewrite and queue
 //! the frame, and some 55 for what is around it here: the copy that a NIC does, and moving frames from vector to vector.
 //!
+//! Of a million connections the cache lines that a packet needs cost 30 ns by themselves, in huge pages and a batch at a time (`memory/*`; 50 in
+//! plain ones), of 79 for the whole pipeline, which takes 24 with a thousand: the two are not done at once.
+//!
 //! What was tried and did not win: reading headers inside the worker's loop (all registers spill: 30 more); one reader whose last part
 //! is the same code for both families (offsets in registers: 15 more); rewriting each frame as soon as its connection is known
 //! (40 more than first to note a run of segments, then to rewrite their frames).
