@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use weir_control::demo::client;
 use weir_control::demo::content;
@@ -34,12 +35,26 @@ pub fn accept_one<T: Send + 'static>(
     address: SocketAddr,
     serve: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    let listener = world.lab.server.run(|| TcpListener::bind(address)).expect("the port is free");
+    let listener = world.lab.server.run(|| bound(address));
     std::thread::spawn(move || {
         let (stream, _) = listener.accept().expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         serve(stream)
     })
+}
+
+/// A listener. The one before may be there for a moment yet: a process that some other test is about to start has it until it is
+/// another program.
+fn bound(address: SocketAddr) -> TcpListener {
+    let mut listener = TcpListener::bind(address);
+    let limit = Instant::now() + PATIENCE;
+    while Instant::now() < limit
+        && listener.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    {
+        std::thread::sleep(Duration::from_millis(5));
+        listener = TcpListener::bind(address);
+    }
+    listener.expect("the port is free")
 }
 
 /// As [`accept_one`], of a connection that begins with a PROXY header: the peer, the header, and what came of `serve`.
