@@ -8,6 +8,7 @@
  * The order is that of `weir_steer` at the end of this file:
  *
  *  - a plain segment of a flow in the express lane: rewritten and redirected, without a sign of life too (express.h);
+ *  - of a flow for which the lane stands by: to its worker; without one as above;
  *  - of a flow in a lane that a weir of another layout has left: to the program of that one (express_next);
  *  - neither TCP nor an ICMP error that quotes TCP: PASS;
  *  - to the box itself, but for answers of a pool's server to the ports that connections to it are made from: PASS;

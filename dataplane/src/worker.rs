@@ -209,7 +209,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Connections of the express lane that go another way now are taken back, a batch a breath.
+    /// Connections of the express lane that go another way now are taken back, and those that it can stand by for let in, a batch a
+    /// breath.
     fn follow_routes(&mut self) {
         // What was asked for before comes first.
         let is_behind = self.out.express.len() > REROUTE_BATCH as usize;
