@@ -49,6 +49,7 @@ pub struct Arrangement {
 /// A contender in its lab. Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Stand {
+    name: &'static str,
     pub running: Running,
     pub packets: Packets,
     pub threads: GatewayThreads,
@@ -78,7 +79,7 @@ impl Stand {
         how.packets.set(&lab)?;
         let running = contender.start(&lab, programs)?;
         let threads = cpus.bind_threads(&lab, how.moderated)?;
-        Ok(Self { running, packets: how.packets, threads, _origin: origin, lab })
+        Ok(Self { name: contender.name(), running, packets: how.packets, threads, _origin: origin, lab })
     }
 
     /// CPU time of the gateway so far, in ns.
@@ -111,10 +112,12 @@ impl Stand {
         let before = read()?;
         std::thread::sleep(Duration::from_secs_f64(seconds));
         let after = read()?;
-        clients.finish()?;
         if after.2 > before.2 {
-            eprintln!("  {work:?}: {} of {} failed", after.2 - before.2, after.0 - before.0);
+            let last = clients.done.last_failure().unwrap_or_default();
+            let (failed, answers) = (after.2 - before.2, after.0 - before.0);
+            eprintln!("  {}, {work:?}: {failed} failed beside {answers} answers ({last})", self.name);
         }
+        clients.finish()?;
         Ok(Window {
             answers: (after.0 - before.0) as f64,
             octets: (after.1 - before.1) as f64,

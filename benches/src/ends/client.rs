@@ -1,10 +1,11 @@
 //! The clients: as many connections as asked for from one thread with one epoll, both families in turn.
 
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -81,7 +82,23 @@ pub struct Done {
     pub answers: AtomicU64,
     pub octets: AtomicU64,
     pub failed: AtomicU64,
+    /// How the last failure looked.
+    last: Mutex<Option<String>>,
     stop: AtomicBool,
+}
+
+impl Done {
+    fn failed_by(&self, how: &dyn fmt::Display) {
+        self.failed.fetch_add(1, Relaxed);
+        if let Ok(mut last) = self.last.lock() {
+            *last = Some(how.to_string());
+        }
+    }
+
+    /// How the last failure looked, if any did.
+    pub fn last_failure(&self) -> Option<String> {
+        self.last.lock().ok()?.clone()
+    }
 }
 
 /// Clients at work.
@@ -214,17 +231,17 @@ impl Crowd {
     fn ask(&mut self, at: usize, since: Instant) {
         let Some(conn) = &mut self.conns[at] else { return };
         (conn.state, conn.got, conn.since) = (State::Waiting, 0, since);
-        if conn.stream.write_all(&self.request).is_err() {
-            // What it is will be heard by reading.
-            self.done.failed.fetch_add(1, Relaxed);
+        if let Err(error) = conn.stream.write_all(&self.request) {
+            // Reading will hear of it, too.
+            self.done.failed_by(&format_args!("write: {error}"));
         }
     }
 
     fn happened(&mut self, at: usize) -> io::Result<()> {
         let Some(conn) = &mut self.conns[at] else { return Ok(()) };
         if conn.state == State::Connecting {
-            if matches!(conn.stream.take_error(), Ok(Some(_)) | Err(_)) {
-                self.done.failed.fetch_add(1, Relaxed);
+            if let Ok(Some(error)) | Err(error) = conn.stream.take_error() {
+                self.done.failed_by(&format_args!("connect: {error}"));
                 return self.open(at);
             }
             self.ask(at, Instant::now());
@@ -233,9 +250,11 @@ impl Crowd {
             let Some(conn) = &mut self.conns[at] else { return Ok(()) };
             match conn.stream.read(&mut self.buffer) {
                 Ok(0) => {
-                    let whole = conn.got == ANSWER.len() && self.work.closes();
-                    let counter = if whole { &self.done.answers } else { &self.done.failed };
-                    counter.fetch_add(1, Relaxed);
+                    if conn.got == ANSWER.len() && self.work.closes() {
+                        self.done.answers.fetch_add(1, Relaxed);
+                    } else {
+                        self.done.failed_by(&format_args!("ended after {} octets", conn.got));
+                    }
                     return self.open(at);
                 }
                 Ok(len) => {
@@ -246,8 +265,8 @@ impl Crowd {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => {
-                    self.done.failed.fetch_add(1, Relaxed);
+                Err(error) => {
+                    self.done.failed_by(&format_args!("read: {error}, after {} octets", conn.got));
                     return self.open(at);
                 }
             }

@@ -88,7 +88,7 @@ pub struct Arguments {
 /// Measures, prints the table and the bars, and writes the JSON.
 ///
 /// # Errors
-/// What the machine or a contender refuses.
+/// What the machine refuses; what failed of a contender, after all that did not has been measured and told.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let before = arguments.compare.as_deref().map(compare::read).transpose()?;
     let programs = Programs::find(arguments.weir.as_deref(), &arguments.nginx)?;
@@ -112,14 +112,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             rate: arguments.rate,
         },
         report: Report::default(),
+        failures: Vec::new(),
         progress: progress(arguments.runs, &contenders, &loads),
     };
     for run in 1..=arguments.runs {
         for contender in &contenders {
             bench.progress.set_prefix(format!("run {run} of {}: {}", arguments.runs, contender.name()));
-            bench
-                .measure(*contender, &loads)
-                .map_err(|error| format!("{}, run {run}: {error}", contender.name()))?;
+            bench.measure(*contender, run, &loads);
         }
     }
     bench.progress.finish_and_clear();
@@ -127,7 +126,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(before) = before {
         println!("{}", compare::table(&before, &bench.report.lines())?);
     }
-    Ok(())
+    match bench.failures.len() {
+        0 => Ok(()),
+        count => {
+            Err(format!("{count} failed, the figures are without them:\n  {}", bench.failures.join("\n  "))
+                .into())
+        }
+    }
 }
 
 /// Draws what was stored by any of the benchmarks.
@@ -175,36 +180,37 @@ struct Bench {
     how: Arrangement,
     amounts: Amounts,
     report: Report,
+    failures: Vec<String>,
     progress: ProgressBar,
 }
 
 impl Bench {
-    /// All loads of one contender.
-    fn measure(&mut self, contender: Contender, loads: &[Load]) -> Result<(), Failure> {
+    /// All loads of one contender. One that fails is told, and left out; the next one meets a contender that was just started.
+    fn measure(&mut self, contender: Contender, run: usize, loads: &[Load]) {
         let suiting = loads.iter().filter(|load| load.suits(contender));
         let (fresh, shared): (Vec<&Load>, Vec<_>) = suiting.partition(|load| load.needs_fresh());
         let mut stand = None;
-        for load in shared {
-            let stand = match &mut stand {
-                Some(stand) => stand,
-                None => stand.insert(Stand::new(contender, &self.programs, self.how)?),
-            };
-            self.put(*load, contender, stand)?;
+        for load in shared.into_iter().chain(fresh) {
+            if load.needs_fresh() {
+                stand = None;
+            }
+            if let Err(error) = self.put(*load, contender, &mut stand) {
+                stand = None;
+                let failure = format!("{}, run {run}: {}: {error}", contender.name(), load.name());
+                self.progress.suspend(|| eprintln!("  {failure}"));
+                self.failures.push(failure);
+            }
+            self.progress.inc(1);
         }
-        drop(stand);
-        for load in fresh {
-            self.put(*load, contender, &mut Stand::new(contender, &self.programs, self.how)?)?;
-        }
-        Ok(())
     }
 
-    fn put(&mut self, load: Load, contender: Contender, stand: &mut Stand) -> Result<(), Failure> {
+    fn put(&mut self, load: Load, contender: Contender, stand: &mut Option<Stand>) -> Result<(), Failure> {
         self.progress.set_message(load.name());
         let Self { programs, amounts, report, .. } = self;
-        Trial { contender, stand, programs, amounts, report }
-            .run(load)
-            .map_err(|error| format!("{}: {error}", load.name()))?;
-        self.progress.inc(1);
-        Ok(())
+        let stand = match stand {
+            Some(stand) => stand,
+            None => stand.insert(Stand::new(contender, programs, self.how)?),
+        };
+        Trial { contender, stand, programs, amounts, report }.run(load)
     }
 }
