@@ -25,18 +25,37 @@ enum Limit {
 }
 use Limit::{AtLeast, AtMost};
 
+impl Limit {
+    fn holds(self, ratio: f64) -> bool {
+        match self {
+            AtLeast(limit) => ratio >= limit,
+            AtMost(limit) => ratio <= limit,
+        }
+    }
+}
+
 /// A bar and what was reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Judged {
     bar: Bar,
     ratio: f64,
+    /// What the ceiling has in its place.
+    ceiling: Option<f64>,
 }
 
 impl Judged {
     pub fn is_met(&self) -> bool {
-        match self.bar.limit {
-            AtLeast(limit) => self.ratio >= limit,
-            AtMost(limit) => self.ratio <= limit,
+        self.bar.limit.holds(self.ratio)
+    }
+
+    /// Met or not; and where not even the ceiling is there, what that has: no gateway on the same driver comes closer.
+    fn verdict(&self) -> String {
+        match self.ceiling {
+            _ if self.is_met() => "met".into(),
+            Some(ceiling) if !self.bar.limit.holds(ceiling) => {
+                format!("NOT met, nor by the ceiling: {}", number(ceiling))
+            }
+            _ => "NOT met".into(),
         }
     }
 }
@@ -49,7 +68,7 @@ impl fmt::Display for Judged {
             AtLeast(limit) => format!("at least {limit}"),
             AtMost(limit) => format!("at most {limit}"),
         };
-        let verdict = if self.is_met() { "met" } else { "NOT met" };
+        let verdict = self.verdict();
         let ratio = number(self.ratio);
         let measure = match above {
             Some(above) => format!("{measure}, above {}", above.name()),
@@ -128,7 +147,20 @@ fn all() -> impl Iterator<Item = Bar> {
 
 /// All bars of which both sides were measured.
 pub fn judge(report: &Report) -> Vec<Judged> {
-    all().filter_map(|bar| Some(Judged { bar, ratio: ratio(report, &bar)? })).collect()
+    let judged = |bar: Bar| {
+        let ceiling = ceiling(bar.of).and_then(|of| ratio(report, &Bar { of, ..bar }));
+        Some(Judged { ratio: ratio(report, &bar)?, ceiling, bar })
+    };
+    all().filter_map(judged).collect()
+}
+
+/// Who does less than any gateway can on the same driver.
+const fn ceiling(of: Contender) -> Option<Contender> {
+    match of {
+        Contender::Through | Contender::Answer => Some(Contender::Redirect),
+        Contender::ThroughWorker | Contender::AnswerWorker => Some(Contender::Bypass),
+        _ => None,
+    }
 }
 
 fn ratio(report: &Report, bar: &Bar) -> Option<f64> {
@@ -190,6 +222,19 @@ mod tests {
         assert!(
             matches!(judged[..], [Judged { ratio, .. }] if (ratio - 1.0 / 6.0).abs() < 1e-9),
             "{judged:?}"
+        );
+    }
+
+    #[test]
+    fn bar_that_the_ceiling_misses_too_says_so() {
+        let values = [
+            (Contender::Through, load::HELLO_CPU, 50.0),
+            (Contender::Redirect, load::HELLO_CPU, 30.0),
+            (Contender::HaproxyInspects, load::HELLO_CPU, 100.0),
+        ];
+        let judged = judge(&report(&values));
+        assert!(
+            matches!(&judged[..], [one] if one.to_string().ends_with("NOT met, nor by the ceiling: 0.30"))
         );
     }
 
