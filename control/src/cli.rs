@@ -15,7 +15,7 @@ use crate::demo;
 use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::explain;
-use crate::host::{self, Host, Paths, sub_interface};
+use crate::host::{self, Host, Instance, Paths, sub_interface};
 use crate::lab::Devices;
 use crate::replay;
 use crate::run::{self, convert};
@@ -454,10 +454,21 @@ fn socket(at: &Where) -> Result<PathBuf, Failure> {
 }
 
 fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> String) -> Result<Exit, Failure> {
-    let answer = admin::client::ask(&socket(&args.at)?, request)?;
+    let answer = admin::client::ask(&socket(&args.at)?, request).map_err(with_fate)?;
     print(args.output.json, &answer, || table(&answer));
     let healthy = answer.get("healthy").is_none_or(|healthy| healthy == true);
     Ok(if healthy { Exit::Done } else { Exit::No })
+}
+
+/// Nobody has answered: says what becomes of the traffic where it is not forwarded.
+fn with_fate(mut failure: Failure) -> Failure {
+    let running = Paths::of_this_namespace().ok().and_then(|paths| Instance::read(&paths.instance));
+    let lives = running.and_then(|of| i32::try_from(of.pid).ok()).is_some_and(host::lock::is_alive);
+    if !lives && host::has_closed() {
+        failure.message +=
+            "; what is to be intercepted is dropped (fail = \"closed\"), and `weir clean` opens the box";
+    }
+    failure
 }
 
 fn reload(args: &ReloadArgs) -> Result<Exit, Failure> {

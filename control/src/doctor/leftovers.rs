@@ -98,7 +98,7 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
     let table = nft::read().ok().flatten().filter(nft::SeenTable::is_ours);
     let pins = is_pinned(&ground.paths.pins);
     // Its rules drop what no listener takes. Pins beside a table of another kind are those of the express lane.
-    let closed = table.as_ref().map_or(pins, |table| table.text.contains("fail closed"));
+    let closed = table.as_ref().map_or(pins, nft::SeenTable::fails_closed);
     if table.is_some() {
         left.push(format!("the nft table {}", nft::TABLE));
     }
@@ -112,7 +112,7 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
         Finding::bad(
             "leftovers",
             subject,
-            format!("a weir with fail = \"closed\" ended without being asked; it left {}", left.join(", ")),
+            format!("a weir with fail = \"closed\" ended without being asked, or could not start; it left {}", left.join(", ")),
             "what it intercepted is dropped until weir runs again, or is cleaned away, which opens the box",
         )
         .mend("weir clean")

@@ -116,12 +116,9 @@ impl Host {
         Ok(removed)
     }
 
-    /// Whether an earlier weir that fails closed left the box closed.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn is_closed(&self) -> Result<bool, HostError> {
-        Ok(is_pinned(&self.paths.pins) || nft::read()?.is_some_and(|table| table.is_ours()))
+    /// Whether an earlier weir has left something that may keep a box closed.
+    pub fn is_closed(&self) -> bool {
+        is_pinned(&self.paths.pins) || has_closed()
     }
 
     async fn remove_tuns(&self) -> Result<Vec<String>, HostError> {
@@ -158,6 +155,11 @@ impl Host {
 /// Whether a weir has left something pinned there.
 pub fn is_pinned(pins: &Path) -> bool {
     fs::read_dir(pins).is_ok_and(|mut folder| folder.next().is_some())
+}
+
+/// Whether a weir that fails closed has left its table.
+pub fn has_closed() -> bool {
+    nft::read().is_ok_and(|table| table.is_some_and(|table| table.is_ours() && table.fails_closed()))
 }
 
 fn is_tun_name(name: &str) -> bool {

@@ -53,7 +53,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 pub use apply::Applied;
-pub use clean::{Removed, is_pinned};
+pub use clean::{Removed, has_closed, is_pinned};
 pub use culprit::{Culprit, Removal};
 pub use effort::Effort;
 pub use error::HostError;
@@ -158,6 +158,22 @@ impl Host {
         if nft::read()?.is_some_and(|table| table.is_ours()) {
             self.note_own(nft::delete()?);
         }
+        Ok(())
+    }
+
+    /// Puts the table in place, in one step, with which all that `spec` intercepts is dropped ([`HostSpec::shut`]), and nothing
+    /// else: it needs no device, and is there until the next [`Self::apply`] or [`Self::clean`].
+    ///
+    /// # Errors
+    /// A table of somebody else's has the name; nft is missing, or refuses.
+    pub fn shut(&self, spec: &HostSpec) -> Result<(), HostError> {
+        spec.validate()?;
+        if nft::read()?.is_some_and(|table| !table.is_ours()) {
+            return Err(HostError::Foreign(nft::foreign()));
+        }
+        let failed =
+            |reason| HostError::Command { command: format!("nft add table {} ...", nft::TABLE), reason };
+        self.note_own(nft::Ruleset::of(&spec.shut()).load().map_err(failed)?);
         Ok(())
     }
 

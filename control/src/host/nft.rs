@@ -34,6 +34,9 @@ pub const TABLE: &str = "inet weir";
 /// The table's comment begins with this word: the tag.
 const TAG: &str = "weir ";
 
+/// In the comments of rules that drop what weir is to intercept and cannot.
+const FAIL_CLOSED: &str = "fail closed";
+
 /// Elements in one `add element` command.
 const ELEMENTS_PER_COMMAND: usize = 256;
 
@@ -204,6 +207,11 @@ impl Ruleset {
     }
 }
 
+/// What is said of a table of that name without weir's tag.
+pub fn foreign() -> String {
+    format!("a table {TABLE} is there that weir did not make: rename it or delete it")
+}
+
 fn own_rules(spec: &HostSpec) -> Vec<Rule> {
     let rule =
         |chain, text: &str, comment: &str| Rule { chain, text: text.to_owned(), comment: comment.to_owned() };
@@ -267,7 +275,7 @@ fn intercept_rules(
         format!("{name} {words}"),
     ));
     if spec.fail == Fail::Closed {
-        rules.push(rule(format!("{matches} drop"), format!("{name} {words}, no listener: fail closed")));
+        rules.push(rule(format!("{matches} drop"), format!("{name} {words}, no listener: {FAIL_CLOSED}")));
     }
     if intercept.reject_quic && !clients.is_empty() {
         let text = format!(
@@ -289,7 +297,7 @@ fn lost_rules(spec: &HostSpec) -> Vec<Rule> {
             if !lost.is_empty() {
                 let own = "fib daddr type != { local, broadcast, anycast, multicast }";
                 let text = format!("{} {daddr} {ports} {own} drop", of_devices(lost.iter().copied()));
-                let comment = format!("{} {words}, lost port: fail closed", name_of(intercept));
+                let comment = format!("{} {words}, lost port: {FAIL_CLOSED}", name_of(intercept));
                 rules.push(Rule { chain: "prerouting", text, comment });
             }
         }

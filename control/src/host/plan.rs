@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 pub use script::{Line, write_script};
 
 use super::HostSpec;
-use super::nft::{Ruleset, SeenTable, TABLE};
+use super::nft::{self, Ruleset, SeenTable, TABLE};
 use super::observe::Observed;
 use super::rule::{LocalRoute, MarkRule, SeenRoute, SeenRule};
 use super::spec::Family;
@@ -25,6 +25,9 @@ use super::sysctl::{Key, MERGING_OFFLOADS, VLAN_OFFLOADS};
 /// They need one. On a device without any, reverse path filtering takes no route for an answer, not even in its loose
 /// form (fib_frontend.c, __fib_validate_source: `no_addr`), so where rp_filter is on, the kernel would drop what is punted.
 pub const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// What is said of the table that a start begins with where it must not forward what it is to intercept.
+const SHUT: &str = "all that is intercepted is dropped (fail = \"closed\"): a start has not come to its end, or the ports are lost";
 
 /// How a step stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -367,11 +370,11 @@ fn table_step(spec: &HostSpec, seen: &Observed) -> Step {
     let wanted = seen.nft_wanted.as_ref();
     let (status, note) = match &seen.nft {
         None => (Status::Missing, None),
-        Some(table) if !table.is_ours() => (
-            Status::Foreign,
-            Some(format!("a table {TABLE} is there that weir did not make: rename it or delete it")),
-        ),
+        Some(table) if !table.is_ours() => (Status::Foreign, Some(nft::foreign())),
         Some(table) if ruleset.matches(table, wanted) => (Status::Present, None),
+        Some(table) if Ruleset::of(&spec.shut()).matches(table, None) => {
+            (Status::Conflicting, Some(SHUT.to_owned()))
+        }
         Some(table) => (Status::Conflicting, Some(difference(&ruleset, table, wanted))),
     };
     let mut lines = ruleset.lines(seen.nft.as_ref(), wanted);

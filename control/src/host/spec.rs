@@ -151,6 +151,12 @@ impl HostSpec {
         ports.into_iter().chain(self.tuns())
     }
 
+    /// The same while nobody looks at anything: all that is intercepted is dropped, new connections and what comes on of others.
+    pub fn shut(&self) -> Self {
+        let lost = self.intercepts.iter().flat_map(|intercept| intercept.from.iter().cloned()).collect();
+        Self { fail: Fail::Closed, lost, ..self.clone() }
+    }
+
     /// The TUN devices that are used.
     pub fn tuns(&self) -> impl Iterator<Item = &String> {
         self.relay_tun.iter().chain(self.punt_tun.iter())

@@ -126,6 +126,15 @@ pub enum LabError {
     },
 }
 
+/// Says that a test, or a row of it, shows nothing on this machine, and why: where it is seen also of a test that passes.
+pub fn skipped(why: &str) {
+    use io::Write as _;
+    let thread = std::thread::current();
+    let line = format!("SKIPPED: {}: {why}\n", thread.name().unwrap_or("a test"));
+    // Not by a macro: what those write the test harness keeps to itself.
+    drop(io::stderr().write_all(line.as_bytes()));
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (run as root: namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN)",
@@ -322,7 +331,7 @@ impl Lab {
             Err(LabError::System { what, source }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
                 assert!(!ci, "this test needs root: cannot {what}: {source}");
-                eprintln!("SKIPPED: this test needs root: cannot {what}: {source}");
+                skipped(&format!("this test needs root: cannot {what}: {source}"));
                 None
             }
             Err(error) => panic!("{error}"),

@@ -98,28 +98,76 @@ fn machine() -> Option<Bound> {
     Some(Bound { octets, name: "the machine has SIZE left" })
 }
 
-/// What the process's control group leaves (cgroup v2).
+/// Where control groups bound memory, and how a version of them says it.
+struct Groups {
+    root: &'static str,
+    /// In front of the group's path in /proc/self/cgroup, after the number of the hierarchy.
+    before_path: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    /// In memory.stat: the page cache, which goes when there is need.
+    cache: [&'static str; 2],
+    name: &'static str,
+}
+
+/// cgroup v2, and v1 where that has the memory.
+const GROUPS: [Groups; 2] = [
+    Groups {
+        root: "/sys/fs/cgroup",
+        before_path: "::/",
+        limit: "memory.max",
+        usage: "memory.current",
+        cache: ["inactive_file", "active_file"],
+        name: "its control group leaves SIZE (memory.max; MemoryMax= of the service)",
+    },
+    Groups {
+        root: "/sys/fs/cgroup/memory",
+        before_path: ":memory:/",
+        limit: "memory.limit_in_bytes",
+        usage: "memory.usage_in_bytes",
+        cache: ["total_inactive_file", "total_active_file"],
+        name: "its control group leaves SIZE (memory.limit_in_bytes; MemoryLimit= of the service)",
+    },
+];
+
+/// What the process's control group leaves.
 fn group() -> Option<Bound> {
     let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mut folder = Path::new("/sys/fs/cgroup").join(path);
-    let mut least: Option<usize> = None;
-    while folder.starts_with("/sys/fs/cgroup") {
-        let read = |name: &str| -> Option<usize> {
-            std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+    let of = |groups: &Groups| {
+        let octets = groups.left(Path::new(groups.root), &text)?;
+        Some(Bound { octets, name: groups.name })
+    };
+    GROUPS.iter().filter_map(of).min_by_key(|bound| bound.octets)
+}
+
+impl Groups {
+    /// What the group leaves that `text` (/proc/self/cgroup) names, and those above it; none where nothing is bounded.
+    fn left(&self, root: &Path, text: &str) -> Option<usize> {
+        let path = |line: &'_ str| {
+            let rest = line.trim_start_matches(|digit: char| digit.is_ascii_digit());
+            rest.strip_prefix(self.before_path).map(str::to_owned)
         };
-        if let (Some(max), Some(now)) = (read("memory.max"), read("memory.current")) {
-            let left = max.saturating_sub(now);
-            least = Some(least.map_or(left, |least| least.min(left)));
+        let mut folder = root.join(text.lines().find_map(path)?);
+        let mut least: Option<usize> = None;
+        while folder.starts_with(root) {
+            let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+            let number = |name: &str| read(name)?.trim().parse::<usize>().ok();
+            if let (Some(limit), Some(usage)) = (number(self.limit), number(self.usage)) {
+                let stat = read("memory.stat").unwrap_or_default();
+                let of = |line: &str| {
+                    let (name, octets) = line.split_once(' ')?;
+                    self.cache.contains(&name).then(|| octets.parse::<usize>().ok()).flatten()
+                };
+                let cache: usize = stat.lines().filter_map(of).sum();
+                let left = limit.saturating_sub(usage.saturating_sub(cache));
+                least = Some(least.map_or(left, |least| least.min(left)));
+            }
+            if !folder.pop() {
+                break;
+            }
         }
-        if !folder.pop() {
-            break;
-        }
+        least
     }
-    least.map(|octets| Bound {
-        octets,
-        name: "its control group leaves SIZE (memory.max; MemoryMax= of the service)",
-    })
 }
 
 /// What RLIMIT_AS leaves.
@@ -141,6 +189,30 @@ mod tests {
     fn sizes_are_read_by_people() {
         for (octets, text) in [(1, "1 MiB"), (64 << 20, "64 MiB"), (3 << 29, "1.5 GiB")] {
             assert_eq!(Size(octets).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn group_leaves_what_the_tightest_above_it_does_and_its_page_cache_counts_as_free() {
+        let root = std::env::temp_dir().join(format!("weir-groups-{}", std::process::id()));
+        let [v2, v1] = &GROUPS;
+        for (groups, text) in [(v2, "1:name=systemd:/\n0::/a/b\n"), (v1, "4:memory:/a/b\n0::/\n")] {
+            let write = |folder: &str, limit: &str, usage: &str, cache: &str| {
+                let folder = root.join(folder);
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(folder.join(groups.limit), limit).unwrap();
+                std::fs::write(folder.join(groups.usage), usage).unwrap();
+                let stat = format!("anon 5\n{} {cache}\n{} 1\n", groups.cache[0], groups.cache[1]);
+                std::fs::write(folder.join("memory.stat"), stat).unwrap();
+            };
+            write("a/b", "max\n", "700\n", "0");
+            assert_eq!(groups.left(&root, text), None, "nothing is bounded");
+            write("a", "1000\n", "900\n", "99");
+            assert_eq!(groups.left(&root, text), Some(200));
+            write("a/b", "600\n", "700\n", "0");
+            assert_eq!(groups.left(&root, text), Some(0));
+            assert_eq!(groups.left(&root, "9:cpu:/\n"), None, "another hierarchy");
+            std::fs::remove_dir_all(&root).unwrap();
         }
     }
 

@@ -5,12 +5,12 @@
 //! start; only then steering begins to redirect. The end is the same backwards. When a step fails, everything before it
 //! is taken back, and the command exits 3 with one sentence.
 //!
-//! With `fail = "closed"` steering drops what is intercepted from its attachment until the workers run. What keeps the
-//! box closed after a crash (pinned links and kernel flows, the nft table) is not removed by the start but taken over,
-//! each in one step, so that no packet slips through. Being asked to stop opens the box, and so does `weir clean`.
-//! Nothing else does: when weir ends by itself, or a start after a crash fails, intercepted traffic stays dropped. In the same way the
-//! express lane goes on with what it carries until weir is stopped as asked, and the next start takes it over. A
-//! failed start on a box that was not closed leaves it as it was.
+//! With `fail = "closed"` a start begins with an nft table that drops what is intercepted, and steering drops it from its
+//! attachment until the workers run. What keeps the box closed after a crash (pinned links and kernel flows, the nft table)
+//! is not removed by the start but taken over, each in one step, so that no packet slips through. Being asked to stop opens
+//! the box, and so does `weir clean`. Nothing else does: when weir ends by itself, or a start fails, be it the first, intercepted
+//! traffic stays dropped. In the same way the express lane goes on with what it carries until weir is stopped as asked, and the
+//! next start takes it over. A failed start on a box that fails open leaves it as it was.
 
 mod contest;
 pub mod convert;
@@ -45,6 +45,7 @@ use weir_sys::uring;
 use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
+use crate::host::instance::Registered;
 use crate::host::{self, Host, Instance, Lock, Paths, Removed, preflight};
 use end::Ending;
 use handover::{Fate, Inherited, Predecessor};
@@ -71,36 +72,45 @@ pub fn main(config: &Config, replace: bool) -> Result<Exit, Failure> {
 }
 
 async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
-    if let Some(missing) = preflight().into_iter().next() {
-        return Err(Failure::refused(missing));
-    }
-    uring::probe().map_err(Failure::refused)?;
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
+    if let Err(failure) = may_and_can() {
+        return Err(shut::refuse(config, &host, failure).await);
+    }
     let lock = match handover::lock(config, &paths, replace)? {
         (_, Some(predecessor)) => return succeed(config, &host, &paths, predecessor).await,
         (lock, None) => lock,
     };
-    let closed = config.gateway.fail == Fail::Closed;
-    let mut stays_closed = closed && host.is_closed().map_err(Failure::refused)?;
-    let has_lane = has_lane(config);
-    let mut keeps_lane = has_lane && host::is_pinned(&paths.pins);
-    let leftovers = clean(&host, closed, has_lane).await?;
+    let is_closed = shut::begin(config, &host).await;
+    let keeps_lane = has_lane(config) && host::is_pinned(&paths.pins);
+    let _registered;
+    let (result, keeps) = match begin(config, &host, &paths).await {
+        Ok((registered, started)) => {
+            _registered = registered;
+            started.parts.settle_pins();
+            let served = serve((&host, &paths, lock.as_ref()), started).await;
+            (served, (config.gateway.fail == Fail::Closed, has_lane(config)))
+        }
+        Err(failure) => (Err(failure), (is_closed, keeps_lane)),
+    };
+    leave(&host, result, keeps).await
+}
+
+/// Whether this process may do what it must, and the kernel can.
+fn may_and_can() -> Result<(), Failure> {
+    preflight().into_iter().next().map_or(Ok(()), |missing| Err(Failure::refused(missing)))?;
+    uring::probe().map_err(Failure::refused)
+}
+
+/// A start where no other weir runs: what an earlier one left is removed, but for what this one takes over.
+async fn begin(config: &Config, host: &Host, paths: &Paths) -> Result<(Registered, Started), Failure> {
+    let leftovers = clean(host, config.gateway.fail == Fail::Closed, has_lane(config)).await?;
     for command in &leftovers.commands {
         tracing::info!(command, "removed what an earlier weir left");
     }
     let here = Instance::here(&config.file, &config.gateway.admin);
-    let _registered = here.register(&paths.instance).map_err(Failure::refused)?;
-    let result = match start(config, &host, &paths, None).await {
-        Ok(started) => {
-            started.parts.settle_pins();
-            stays_closed = closed;
-            keeps_lane = has_lane;
-            serve((&host, &paths, lock.as_ref()), started).await
-        }
-        Err(failure) => Err(failure),
-    };
-    leave(&host, result, (stays_closed, keeps_lane)).await
+    let registered = here.register(&paths.instance).map_err(Failure::refused)?;
+    Ok((registered, start(config, host, paths, None).await?))
 }
 
 /// Takes the place of a process that runs. When that fails, the other goes on, and the host is its own.
@@ -186,9 +196,7 @@ async fn leave(
     // Whatever was installed is removed, however it ended.
     let removed = clean(host, stays_closed && !asked, keeps_lane && !asked).await;
     if stays_closed && !asked {
-        tracing::warn!(
-            "fail = \"closed\": intercepted traffic stays dropped until weir runs again, or `weir clean`"
-        );
+        shut::tell();
     }
     let exit = result?;
     removed?;

@@ -1,9 +1,54 @@
-//! What a port that is lost means for a box that fails closed: nobody looks at what comes by it.
+//! What a box that fails closed does with what nobody looks at: while weir starts, and when a port is lost.
 
 use super::convert;
 use super::parts::Parts;
+use crate::config::{self, Config};
 use crate::exit::Failure;
-use crate::host::{Fail, Host, HostEvent};
+use crate::host::{Fail, Host, HostError, HostEvent, Lock, sub_interface};
+
+/// What the log says when a box that fails closed is left so.
+const CLOSED: &str =
+    "fail = \"closed\": what is to be intercepted is dropped until weir runs, or `weir clean` opens the box";
+
+/// Before anything else of a start: whatever ends it, be it the kernel for want of memory, nothing is forwarded that is to be
+/// intercepted. Whether it is so now, which is asked only where the box fails closed.
+pub async fn begin(config: &Config, host: &Host) -> bool {
+    if config.gateway.fail != config::Fail::Closed {
+        return false;
+    }
+    match shut(config, host).await {
+        Ok(()) => true,
+        Err(error) => {
+            let is_closed = host.is_closed();
+            if is_closed {
+                tracing::warn!(%error, "the box stays closed by what an earlier weir has left alone");
+            } else {
+                tracing::error!("fail = \"closed\", but what is to be intercepted is forwarded: {error}");
+            }
+            is_closed
+        }
+    }
+}
+
+async fn shut(config: &Config, host: &Host) -> Result<(), HostError> {
+    let links = host.all_links().await?;
+    host.shut(&convert::host_spec(config, &sub_interface::of_ports(&convert::ports(config), &links)))
+}
+
+/// This process cannot even begin. Where another weir runs, it goes on as it was.
+pub async fn refuse(config: &Config, host: &Host, failure: Failure) -> Failure {
+    if let Ok(_lock) = Lock::acquire()
+        && begin(config, host).await
+    {
+        tell();
+    }
+    failure
+}
+
+/// Says that the box is closed.
+pub fn tell() {
+    tracing::warn!("{CLOSED}");
+}
 
 impl Parts {
     /// A change of the host: carried to those who need it, and what it means for a box that fails closed.

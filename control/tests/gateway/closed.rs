@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use weir_control::demo::stage::Family;
 
+use crate::changes::{lost, make_again};
 use crate::config::{ALLOWED, DENIED, Settings};
 use crate::weir::until;
-use crate::world::{HTTP, World, fetch_intact, play};
+use crate::world::{Download, HTTP, World, fetch_intact, play};
 
 /// How long a request of the hammer waits for its connection, and for its answer.
 const SHORT: Duration = Duration::from_millis(40);
@@ -48,6 +49,37 @@ fn killed_and_started_again_no_denied_request_is_ever_answered() {
 }
 
 #[test]
+fn device_that_is_removed_and_made_again_under_traffic_no_denied_request_is_ever_answered() {
+    for (device, handshake) in [("wan0", "through"), ("wan0", "answer"), ("lan0", "through")] {
+        play(&Settings { handshake, ..closed() }, |world| {
+            world.meet_neighbours();
+            // Whose own device goes too is left without addresses.
+            let downloads = (device == "wan0")
+                .then(|| Family::BOTH.map(|family| Download::start(world, family, 3 << 20, 1 << 20)));
+            let hammers =
+                Family::BOTH.map(|family| [DENIED, ALLOWED].map(|host| Hammer::start(world, family, host)));
+            world.sh(&world.lab.gateway, &format!("ip link del {device}"));
+            until("the port is lost", || lost(world, device));
+            make_again(world, device);
+            for [_, allowed] in &hammers {
+                let before = allowed.answers();
+                until("allowed requests are answered again", || allowed.answers() > before);
+            }
+            until("the port is back", || !lost(world, device));
+            downloads.into_iter().flatten().for_each(Download::finish);
+            for [denied, allowed] in hammers {
+                assert!(denied.tries.load(Ordering::Relaxed) > 20, "the hammer has not hit");
+                assert_eq!(denied.stop(), 0, "denied requests were answered: {device}, {handshake}");
+                assert!(allowed.stop() > 0);
+            }
+            assert_eq!(world.weir.status()["healthy"], true);
+            // The device is another one: there is nothing to compare with.
+            world.weir.stop();
+        });
+    }
+}
+
+#[test]
 fn killed_the_box_is_closed_until_clean() {
     play(&closed(), |world| {
         world.weir.kill();
@@ -68,7 +100,7 @@ fn killed_and_a_start_that_fails_the_box_stays_closed() {
     let memory = Settings { flows: 1 << 26, ..closed() }.to_string();
     play(&closed(), |world| {
         world.weir.kill();
-        for (broken, words) in [(queue, "stays dropped"), (memory, "memory")] {
+        for (broken, words) in [(queue, "wan0"), (memory, "memory")] {
             world.weir.write_config(&broken);
             let mut start = std::process::Command::new("sh");
             start.args(["-c", "ulimit -v 2097152; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_weir")]);
@@ -76,7 +108,10 @@ fn killed_and_a_start_that_fails_the_box_stays_closed() {
             world.weir.spawn_as(&mut start);
             let ended = world.weir.wait();
             assert_eq!(ended.code(), 3, "{ended:?}");
-            assert!(ended.errors.contains(words) && ended.errors.contains("stays dropped"), "{ended:?}");
+            assert!(
+                ended.errors.contains(words) && ended.errors.contains("is dropped until weir runs"),
+                "{ended:?}"
+            );
             std::thread::sleep(Duration::from_millis(250));
             assert!(Family::BOTH.into_iter().all(|family| !answers(world, family, ALLOWED)), "{words}");
         }
@@ -105,7 +140,7 @@ fn killed_and_started_as_one_that_fails_open_nothing_stays_pinned() {
 }
 
 /// Whether a request of `host` is answered by the server.
-fn answers(world: &World<'_>, family: Family, host: &str) -> bool {
+pub fn answers(world: &World<'_>, family: Family, host: &str) -> bool {
     let target = family.origin(HTTP);
     let connect = || TcpStream::connect_timeout(&target, Duration::from_millis(400));
     world.lab.client.run(connect).is_ok_and(|stream| is_answered(stream, host, Duration::from_secs(5)))

@@ -44,6 +44,7 @@ mod roads;
 mod send;
 mod stalled;
 mod standby;
+mod starts;
 mod survival;
 mod uplinks;
 mod verify;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::TAG;
+use super::{FAIL_CLOSED, TAG};
 
 /// A table `inet weir` as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,11 @@ impl SeenTable {
     /// Whether weir made it.
     pub fn is_ours(&self) -> bool {
         self.comment.as_deref().is_some_and(|c| c.starts_with(TAG))
+    }
+
+    /// Whether it drops what weir is to intercept and cannot.
+    pub fn fails_closed(&self) -> bool {
+        self.text.contains(FAIL_CLOSED)
     }
 
     /// Whether another listing says the same.

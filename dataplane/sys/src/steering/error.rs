@@ -20,10 +20,20 @@ pub enum SteeringError {
     )]
     Load { reason: String },
     #[error(
-        "the kernel has no memory for the map {map} of {entries} entries: {source}; lower `flows` in [workers], which it \
-             follows, or raise the limit of locked memory (LimitMEMLOCK=infinity)"
+        "the kernel has no memory for the map {map}{}: {source}; lower `flows` in [workers], or raise what bounds the memory of \
+             weir's service (MemoryMax=; before Linux 5.11, LimitMEMLOCK=)",
+        entries.map(|entries| format!(" of {entries} entries")).unwrap_or_default()
     )]
-    NoMemory { map: String, entries: u32, source: io::Error },
+    NoMemory {
+        map: String,
+        /// Of those that follow `flows`.
+        entries: Option<u32>,
+        source: io::Error,
+    },
+    #[error(
+        "the kernel has no memory for the XDP program: {reason}; raise what bounds the memory of weir's service (MemoryMax=)"
+    )]
+    NoMemoryForProgram { reason: String },
     #[error("the XDP program has no map {map}: weir was built from sources that do not fit together")]
     NoMap { map: &'static str },
     #[error("map {map} is not laid out as weir expects: remove pins of another version with weir clean")]

@@ -501,9 +501,10 @@ fn short_of_memory(error: EbpfError, sizes: &Sizes) -> SteeringError {
             if matches!(io_error.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)) =>
         {
             let entries = match name.as_str() {
-                "express_flows" => sizes.express_flows.saturating_mul(2),
-                "express_notes" => sizes.express_flows,
-                _ => sizes.kernel_flows,
+                "express_flows" => Some(sizes.express_flows.saturating_mul(2)),
+                "express_notes" => Some(sizes.express_flows),
+                "kernel_flows" => Some(sizes.kernel_flows),
+                _ => None,
             };
             SteeringError::NoMemory { map: name, entries, source: io_error }
         }
@@ -533,6 +534,7 @@ pub(crate) fn load_error(error: EbpfError) -> SteeringError {
         Some(libc::EPERM | libc::EACCES) if !reason.contains("processed") => {
             SteeringError::NotPermitted { action: "load the XDP program".into(), reason }
         }
+        Some(libc::ENOMEM) => SteeringError::NoMemoryForProgram { reason },
         _ => SteeringError::Load { reason },
     }
 }

@@ -1,0 +1,267 @@
+//! A start that fails, whatever ends it: a box that fails open is as it was, and one that fails closed forwards nothing that it was
+//! to intercept.
+
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+
+use weir_control::demo::stage::Family;
+use weir_control::lab::{Lab, skipped};
+
+use crate::closed::answers;
+use crate::config::{ALLOWED, DENIED, Settings};
+use crate::crash::Greeter;
+use crate::weir::Finished;
+use crate::world::{Download, HTTP, World, fetch_intact, prepare};
+
+/// A port that no intercept has.
+const OTHER: u16 = 9998;
+
+fn closed() -> Settings {
+    Settings { fail: "closed", ..Settings::default() }
+}
+
+/// Starts weir, which must end by itself, and say that the system refuses.
+#[track_caller]
+fn fails(world: &mut World<'_>) -> Finished {
+    world.weir.spawn();
+    let ended = world.weir.wait();
+    assert_eq!(ended.code(), 3, "{ended:?}");
+    ended
+}
+
+/// Whether requests of `host` are answered, which must be so of both families or of none.
+#[track_caller]
+pub fn is_forwarded(world: &World<'_>, host: &str) -> bool {
+    let answered = std::thread::scope(|scope| {
+        let asked = Family::BOTH.map(|family| scope.spawn(move || answers(world, family, host)));
+        asked.map(|asked| asked.join().expect("the client does not panic"))
+    });
+    assert_eq!(answered[0], answered[1], "IPv4 and IPv6");
+    answered[0]
+}
+
+/// It was said, and is so: what is of the intercept is dropped, and everything else is not.
+#[track_caller]
+pub fn assert_held_back(world: &World<'_>, ended: &Finished) {
+    assert!(ended.errors.contains("is dropped until weir runs"), "{ended:?}");
+    for host in [ALLOWED, DENIED] {
+        assert!(!is_forwarded(world, host), "{host} was answered: {ended:?}");
+    }
+}
+
+/// `weir clean` opens the box, and nothing is left.
+#[track_caller]
+pub fn assert_clean_opens(world: &World<'_>) {
+    assert_eq!(world.weir.clean().code(), 0);
+    world.assert_as_before();
+    assert!(is_forwarded(world, DENIED), "not open");
+}
+
+#[test]
+fn first_start_that_fails_forwards_nothing_that_it_was_to_intercept_until_one_succeeds_or_clean() {
+    prepare(&closed(), |world| {
+        let text = closed().to_string();
+        // Before anything is asked of the kernel, in the middle, and when the program is on the ports.
+        let none = text.replace("\"wan0\"", "\"wan9\"");
+        let queue = text.replace("device = \"wan0\"", "device = \"wan0\"\nqueues = [7]");
+        for (broken, words) in [(&none, "wan9"), (&text, "12377"), (&queue, "queue")] {
+            let taken = || TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 12377)));
+            let taken = (*broken == text).then(|| world.lab.gateway.run(taken).expect("the port is free"));
+            world.weir.write_config(broken);
+            let ended = fails(world);
+            assert!(ended.errors.contains(words), "{ended:?}");
+            assert_held_back(world, &ended);
+            drop(taken);
+        }
+        // The last one's place is taken by one that runs.
+        world.weir.write_config(&text);
+        world.weir.start();
+        Family::BOTH.into_iter().for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 1000));
+        assert!(!is_forwarded(world, DENIED));
+        assert_eq!(world.weir.stop().code(), 0);
+        world.assert_as_before();
+        world.weir.write_config(&none);
+        fails(world);
+        assert_clean_opens(world);
+    });
+}
+
+#[test]
+fn first_start_that_fails_holds_back_open_connections_and_leaves_everything_else_alone() {
+    prepare(&closed(), |world| {
+        let (rate, bytes) = (1 << 20, 3 << 20);
+        let downloads = Family::BOTH.map(|family| Download::start(world, family, bytes, rate));
+        let own = Family::BOTH
+            .map(|family| Greeter::start(world, true, SocketAddr::new(family.addresses().wan_gateway, HTTP)));
+        let others = Family::BOTH.map(|family| Greeter::start(world, false, family.origin(OTHER)));
+        world.weir.write_config(&closed().to_string().replace("\"wan0\"", "\"wan9\""));
+        let ended = fails(world);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let stuck = downloads.each_ref().map(Download::progress);
+        assert_held_back(world, &ended);
+        for (family, (own, other)) in Family::BOTH.into_iter().zip(own.iter().zip(&others)) {
+            own.assert_greets(world, family);
+            other.assert_greets(world, family);
+            world.ping(family);
+        }
+        assert_eq!(downloads.each_ref().map(Download::progress), stuck, "they went on");
+        assert_told(world);
+        assert_clean_opens(world);
+        downloads.into_iter().for_each(Download::finish);
+    });
+}
+
+/// Whoever asks weir is told that the box is closed.
+#[track_caller]
+fn assert_told(world: &World<'_>) {
+    let status = world.weir.finish(world.weir.command("status"));
+    assert_eq!(status.code(), 3, "{status:?}");
+    assert!(status.errors.contains("is dropped") && status.errors.contains("weir clean"), "{status:?}");
+    world.weir.write_config(&closed().to_string());
+    let plan = world.weir.finish(world.weir.command("plan"));
+    assert_eq!(plan.code(), 1, "{plan:?}");
+    let line = plan.output.lines().find(|line| line.contains("delete table")).expect("it is conflicting");
+    assert!(line.contains("conflicting: all that is intercepted is dropped"), "{line}");
+    let doctor = world.weir.finish(world.weir.command("doctor"));
+    assert!(
+        doctor.output.contains("BAD   leftovers") && doctor.output.contains("is dropped until"),
+        "{doctor:?}"
+    );
+}
+
+#[test]
+fn start_that_fails_on_a_box_that_fails_open_or_has_no_valid_configuration_forwards() {
+    prepare(&Settings::default(), |world| {
+        world.weir.write_config(&Settings::default().to_string().replace("\"wan0\"", "\"wan9\""));
+        fails(world);
+        world.assert_as_before();
+        assert!(is_forwarded(world, DENIED));
+        // What would be intercepted nobody knows; and who only checks a file changes nothing.
+        for (config, code) in
+            [(closed().to_string().replace("tcp = ", "pct = "), 1), (closed().to_string(), 0)]
+        {
+            world.weir.write_config(&config);
+            let what = if code == 0 { "check" } else { "run" };
+            assert_eq!(world.weir.finish(world.weir.command(what)).code(), code);
+            world.assert_as_before();
+        }
+        assert!(is_forwarded(world, DENIED));
+    });
+}
+
+/// A control group with little memory, for weir; it goes when this is dropped.
+struct Group<'lab> {
+    lab: &'lab Lab,
+    folder: String,
+}
+
+/// Makes a group of `$0` octets beside this process, in a mount of its hierarchy that only the gateway has, and says where it is.
+const MAKE_GROUP: &str = r#"
+    mkdir -p /run/groups
+    if mount -t cgroup -o memory groups /run/groups 2>/dev/null; then
+        limit=memory.limit_in_bytes own=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+    else
+        limit=memory.max own=
+        mount -t cgroup2 groups /run/groups || exit
+    fi
+    folder=/run/groups${own%/}/weir-test-$$
+    mkdir "$folder" && { echo "$0" >"$folder/$limit" && echo "$folder" || { rmdir "$folder"; exit 1; } }
+"#;
+
+/// As the machine has it, so that weir finds it.
+const SHOW_GROUPS: &str = "
+    if mount -t cgroup2 groups /sys/fs/cgroup && grep -q memory /sys/fs/cgroup/cgroup.controllers; then exit; fi
+    umount /sys/fs/cgroup 2>/dev/null
+    mount -t tmpfs groups /sys/fs/cgroup && mkdir /sys/fs/cgroup/memory && mount -t cgroup -o memory groups /sys/fs/cgroup/memory";
+
+impl<'lab> Group<'lab> {
+    /// None, and said so, where this machine has no groups that bound memory.
+    fn make(world: &World<'lab>, octets: u64) -> Option<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", MAKE_GROUP, &octets.to_string()]).stdin(Stdio::null());
+        let made = world.lab.gateway.run(|| command.output()).expect("sh");
+        let folder = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        if folder.is_empty() || !made.status.success() {
+            skipped(&format!(
+                "no control group with memory: {}",
+                String::from_utf8_lossy(&made.stderr).trim()
+            ));
+            return None;
+        }
+        Some(Self { lab: world.lab, folder })
+    }
+
+    /// Starts weir in it, and waits for its end.
+    fn run(&self, world: &mut World<'_>) -> Finished {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", &self.folder]);
+        command.arg(env!("CARGO_BIN_EXE_weir")).args(world.weir.command("run").get_args());
+        world.weir.spawn_as(&mut command);
+        world.weir.wait()
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        let mut command = Command::new("sh");
+        // The last of its processes may not be reaped yet.
+        let line = "for i in $(seq 100); do rmdir \"$0\" 2>/dev/null && exit; sleep 0.02; done";
+        command.args(["-c", line, &self.folder]).stdin(Stdio::null());
+        drop(self.lab.gateway.run(|| command.status()));
+    }
+}
+
+#[test]
+fn kernel_that_has_no_memory_for_the_maps_is_told_and_the_box_is_as_it_fails() {
+    for fail in ["open", "closed"] {
+        prepare(&Settings { fail, flows: 1 << 20, ..Settings::default() }, |world| {
+            // weir does not see the group: what it can ask says that there is memory.
+            let Some(group) = Group::make(world, 64 << 20) else { return };
+            let ended = group.run(world);
+            assert_eq!(ended.code(), 3, "{ended:?}");
+            let sentence = ended.errors.lines().last().expect("a sentence");
+            for word in ["no memory for the map", "`flows`", "MemoryMax"] {
+                assert!(sentence.contains(word), "no {word:?} in {sentence}");
+            }
+            if fail == "closed" {
+                assert_held_back(world, &ended);
+            } else {
+                world.assert_as_before();
+                assert!(is_forwarded(world, DENIED));
+            }
+            assert_clean_opens(world);
+        });
+    }
+}
+
+#[test]
+fn start_that_the_kernel_kills_for_want_of_memory_leaves_the_box_as_it_fails() {
+    for fail in ["open", "closed"] {
+        prepare(&Settings { fail, ..Settings::default() }, |world| {
+            let Some(group) = Group::make(world, 24 << 20) else { return };
+            let ended = group.run(world);
+            assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
+            for host in [ALLOWED, DENIED] {
+                assert_eq!(is_forwarded(world, host), fail == "open", "{host}: {ended:?}");
+            }
+            assert_clean_opens(world);
+        });
+    }
+}
+
+#[test]
+fn group_without_the_memory_that_is_needed_is_named_before_anything_is_done() {
+    prepare(&Settings { flows: 1 << 20, ..Settings::default() }, |world| {
+        let Some(group) = Group::make(world, 64 << 20) else { return };
+        world.sh(&world.lab.gateway, SHOW_GROUPS);
+        let ended = group.run(world);
+        assert_eq!(ended.code(), 3, "{ended:?}");
+        let sentence = ended.errors.lines().last().expect("a sentence");
+        for word in ["control group leaves", "MiB", "lower `flows` in [workers] (it is 1048576)"] {
+            assert!(sentence.contains(word), "no {word:?} in {sentence}");
+        }
+        world.assert_as_before();
+        assert!(is_forwarded(world, DENIED));
+    });
+}
