@@ -46,6 +46,7 @@ mod stalled;
 mod standby;
 mod starts;
 mod survival;
+mod traffic;
 mod uplinks;
 mod verify;
 mod wrappings;

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 
@@ -16,11 +17,11 @@ use weir_control::demo::client;
 use weir_control::demo::stage::Family;
 use weir_control::lab::{Capture, CapturedFrame, host_state};
 
-use crate::changes::{becomes_fast, behind, ip, reaches, settle_behind};
-use crate::config::{ALLOWED, Settings};
+use crate::changes::{becomes_fast, behind, ip, lost, make_again, reaches, settle_behind};
+use crate::config::{ALLOWED, DENIED, Settings};
 use crate::idle::assert_idle;
 use crate::send::POOLED;
-use crate::weir::until;
+use crate::weir::{PATIENCE, until};
 use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, prepare, whoami};
 
 const BODY: u64 = 2 << 20;
@@ -29,7 +30,12 @@ const RATE: u64 = 1 << 19;
 /// Plays a test with both uplinks.
 fn play(mut settings: Settings, test: impl FnOnce(&mut World<'_>)) {
     settings.more += "[[port]]\nname = \"wan1\"\ndevice = \"wan1\"\n";
-    prepare(&settings, |world| {
+    beside(&settings, test);
+}
+
+/// As [`play`], where the second uplink is a port only if `settings` say so.
+fn beside(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
+    prepare(settings, |world| {
         let file = format!("/proc/{}/fd/{}", std::process::id(), world.lab.server.net_fd().as_raw_fd());
         world.sh(
             &world.lab.gateway,
@@ -53,7 +59,9 @@ fn play(mut settings: Settings, test: impl FnOnce(&mut World<'_>)) {
         world.before = host_state(&world.lab.gateway).expect("the gateway can be looked at");
         world.weir.start();
         test(world);
-        assert_idle(&world.weir);
+        if world.weir.is_running() {
+            assert_idle(&world.weir);
+        }
         // Routes of a test are not weir's.
         for family in Family::BOTH {
             world.sh(&world.lab.gateway, &format!("{} route flush {}", ip(family), behind(family).0));
@@ -232,6 +240,75 @@ fn uplink_that_goes_down_under_transfers_moves_its_own_and_they_stay_when_it_is_
             world.sh(&world.lab.gateway, &format!("{} route del {net}", ip(family)));
         }
     });
+}
+
+/// Leads what goes to `net` by the first uplink, and by the second when that is gone; answers likewise.
+fn prefer_first(world: &World<'_>, family: Family) {
+    let ((net, _), ip, [first, second]) = (behind(family), ip(family), routers(family));
+    world.sh(
+        &world.lab.gateway,
+        &format!(
+            "set -e; {ip} route add {net} via {first} dev wan0 metric 10; {ip} route add {net} via {second} dev wan1 metric 20"
+        ),
+    );
+    let gateway = if family == Family::V4 { "203.0.113.1" } else { "fd77:2::1" };
+    world.sh(&world.lab.server, &format!("{ip} route replace default via {gateway} dev server1 metric 2000"));
+}
+
+#[test]
+fn uplink_that_is_removed_from_a_closed_box_lets_nothing_unjudged_out_by_another_and_is_used_again_when_it_is_back()
+ {
+    for is_port in [true, false] {
+        let port = if is_port { "[[port]]\nname = \"wan1\"\ndevice = \"wan1\"\n" } else { "" };
+        beside(&Settings { fail: "closed", more: port.to_owned(), ..Settings::default() }, |world| {
+            Family::BOTH.into_iter().for_each(|family| prefer_first(world, family));
+            Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, behind(family).1));
+            let downloads = Family::BOTH.map(|family| Download::start_on(connect(world, family), BODY, RATE));
+            // They are open, and their clients have said nothing yet.
+            let silent = Family::BOTH.map(|family| {
+                world.connect_to(family, SocketAddr::new(behind(family).1, HTTP)).expect("there is a route")
+            });
+            world.sh(&world.lab.gateway, "ip link del wan0");
+            until("the port is lost", || lost(world, "wan0"));
+            let clients = silent.each_ref().map(|stream| stream.local_addr().expect("connected"));
+            for mut stream in silent {
+                let request = format!("GET / HTTP/1.1\r\nhost: {DENIED}\r\n\r\n");
+                stream.write_all(request.as_bytes()).expect("it is open");
+                // It is judged, and refused.
+                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                assert!(stream.read(&mut [0; 1]).is_err(), "port {is_port}: {:?}", stream.local_addr());
+            }
+            for family in Family::BOTH {
+                let target = behind(family).1;
+                until("new connections go by the other uplink", || reaches(world, family, target));
+                let denied = world.connect_to(family, SocketAddr::new(target, HTTP));
+                let answer = denied.and_then(|mut stream| fetch(&mut stream, DENIED, 100));
+                assert!(answer.is_err(), "port {is_port}, {family:?}: {answer:?}");
+            }
+            downloads.iter().for_each(|download| download.goes_on(BODY / 16));
+            assert_eq!(clients.map(|client| world.received_from(client)), [0, 0], "port {is_port}");
+            make_again(world, "wan0");
+            for family in Family::BOTH {
+                let ((net, _), first) = (behind(family), routers(family)[0]);
+                let ip = ip(family);
+                world.sh(&world.lab.gateway, &format!("{ip} route add {net} via {first} dev wan0 metric 10"));
+            }
+            until("the port is back", || !lost(world, "wan0"));
+            downloads.into_iter().for_each(Download::finish);
+            for family in Family::BOTH {
+                let target = behind(family).1;
+                becomes_fast(world, family, target);
+                let (far, mut stream) = (Far::watch(world), connect(world, family));
+                let client = stream.local_addr().expect("connected");
+                exchange_intact(&mut stream, ALLOWED, 20_000);
+                assert_eq!(far.stop(target)[&client], [1].into(), "it takes the first uplink again");
+            }
+            assert_eq!(world.weir.status()["healthy"], true);
+            assert_idle(&world.weir);
+            // The device is another one: there is nothing to compare with.
+            world.weir.stop();
+        });
+    }
 }
 
 #[test]

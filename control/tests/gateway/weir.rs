@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use weir_control::admin::{self, Request};
 use weir_control::lab::{Lab, NamespaceChild};
+use weir_sys::process::Frozen;
 
 /// How long weir may take to start, to answer and to end on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,6 +155,18 @@ impl<'lab> Weir<'lab> {
     pub fn signal(&mut self, signal: Signal) {
         let (child, _) = self.running.as_mut().expect("weir runs");
         kill_process(Pid::from_child(child.inner()), signal).expect("weir is still there");
+    }
+
+    /// The thread of that name stands still, and all others go on, until what is returned is dropped.
+    pub fn freeze(&mut self, name: &str) -> Frozen {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("weir is still there");
+        let is_named = |thread: &PathBuf| {
+            std::fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let thread = threads.flatten().map(|thread| thread.path()).find(is_named);
+        let thread = thread.unwrap_or_else(|| panic!("weir has no thread {name}"));
+        let id = thread.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
+        Frozen::thread(id).expect("it can be traced")
     }
 
     /// Sends SIGKILL and returns when it is dead.
