@@ -466,7 +466,7 @@ fn with_fate(mut failure: Failure) -> Failure {
     let lives = running.and_then(|of| i32::try_from(of.pid).ok()).is_some_and(host::lock::is_alive);
     if !lives && host::has_closed() {
         failure.message +=
-            "; what is to be intercepted is dropped (fail = \"closed\"), and `weir clean` opens the box";
+            " What is to be intercepted is dropped (fail = \"closed\"); `weir clean` opens the box";
     }
     failure
 }
