@@ -4,6 +4,7 @@
  * is gone.
  *
  * Some flows only stand by here: while there is a worker it gets their packets, and what it would do is done here when there is none.
+ * Strays are those that no worker knows: a process before has left them, and this one has no room. They go on as if there were no worker.
  *
  * A packet costs one look into a hash map, two into arrays, and the writes. It is a plain segment: an IP header without options or
  * extensions, ACK, no SYN, FIN, RST or URG. All else of the flow is the worker's; but FIN, RST and the like are sent on as well
@@ -69,8 +70,23 @@ struct {
 	__type(value, __u32);
 } express_next SEC(".maps");
 
+/* When each worker last had nothing in hand, ns: written by the workers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u64);
+} express_idle SEC(".maps");
+
 /* The packet is none of the lane's: steering goes on. No action has this number. */
 #define NOT_EXPRESS 255
+/* The lane has the packet, and with it the flow, though a worker may have packets in hand. */
+#define OVERTAKING 254
+
+/* From here to a worker's ring a packet takes less: it is put there when the NAPI poll ends that it came in by. Units of 2^10 ns. */
+#define ON_ITS_WAY 128
+/* Packets that a flow which never pauses for so long gives its worker. */
+#define PATIENCE 2048
 
 /* A frame on a wire has at least so many octets, whatever is in it. */
 #define SHORTEST_FRAME 60
@@ -108,15 +124,55 @@ __noinline int to_worker(struct xdp_md *ctx, __u32 outcome, __u32 translated)
 }
 
 /*
+ * A flow that changes over from its worker, so that nothing of it is overtaken: its packets go on to the worker until that has been seen
+ * with nothing in hand since the last of them. Each direction by itself, at a pause of its own; one without pauses in the end all the
+ * same. NOT_EXPRESS: the lane has it from this packet on.
+ */
+__noinline int change_over(struct xdp_md *ctx, struct weir_express *entry)
+{
+	__u64 now = bpf_ktime_get_ns() >> 10, *idle;
+	__u32 index, given;
+	__s64 since = -1;
+	int action;
+
+	if (!entry)
+		return NOT_EXPRESS;
+	if (entry->tick >= PATIENCE) {
+		entry->link &= ~WEIR_EXPRESS_CHANGES;
+		return OVERTAKING;
+	}
+	index = entry->worker;
+	idle = bpf_map_lookup_elem(&express_idle, &index);
+	/* How long after the last packet that it was given it had nothing in hand. */
+	if (entry->given && idle) {
+		given = (__u32)now - entry->given;
+		since = (__s64)(*(volatile __u64 *)idle >> 10) - (__s64)(now - given);
+	}
+	if (since <= ON_ITS_WAY) {
+		entry->given = (__u32)now | 1;
+		entry->tick += 1;
+		action = to_worker(ctx, WEIR_EXPRESS_CHANGING, 0);
+		if (action != NOT_EXPRESS)
+			return action;
+	}
+	entry->link &= ~WEIR_EXPRESS_CHANGES;
+	return NOT_EXPRESS;
+}
+
+/*
  * A SYN. A worker judges it as it does every other. Without one, it is of a new connection, and if the one before is over, that one
- * has no lane any more; else it would end in a flow that it does not belong to.
+ * has no lane any more; else it would end in a flow that it does not belong to. So it is with a flow that no worker knows: what
+ * follows would take the lane past the worker that has let the SYN in.
  */
 __noinline int meet_syn(struct weir_express *entry)
 {
 	struct weir_express_key key;
 	struct weir_express *other;
 
-	if (!entry || is_alive(bpf_ktime_get_ns()) || !(entry->flags & WEIR_EXPRESS_TRANSLATED))
+	if (!entry)
+		return NOT_EXPRESS;
+	if (!(entry->link & WEIR_EXPRESS_STRAY) &&
+	    (is_alive(bpf_ktime_get_ns()) || !(entry->flags & WEIR_EXPRESS_TRANSLATED)))
 		return NOT_EXPRESS;
 	key.src = entry->dst;
 	key.dst = entry->src;
@@ -338,16 +394,24 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 		return to_worker(ctx, WEIR_EXPRESS_INGRESS, translated);
 	if (!is_for_link(link, data))
 		return NOT_EXPRESS;
-	if (entry->link & WEIR_EXPRESS_STANDBY) {
+	flags = ((__u8 *)tcp)[13];
+	/* But for a SYN, which may be one of a flood: steering counts and answers those. */
+	if (entry->link & WEIR_EXPRESS_STANDBY && !(flags & TCP_SYN)) {
 		action = to_worker(ctx, WEIR_REDIRECT, 0);
 		if (action != NOT_EXPRESS)
 			return action;
 	}
-	flags = ((__u8 *)tcp)[13];
+	if (entry->link & WEIR_EXPRESS_CHANGES && !(flags & TCP_SYN)) {
+		action = change_over(ctx, entry);
+		if (action == OVERTAKING)
+			outcome = WEIR_EXPRESS_OVERTAKING;
+		else if (action != NOT_EXPRESS)
+			return action;
+	}
 	if ((flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK | TCP_URG)) != TCP_ACK) {
 		if (flags & TCP_SYN)
 			return meet_syn(entry);
-		action = to_worker(ctx, WEIR_EXPRESS_FLAGS, 0);
+		action = entry->link & WEIR_EXPRESS_STRAY ? NOT_EXPRESS : to_worker(ctx, WEIR_EXPRESS_FLAGS, 0);
 		if (action != NOT_EXPRESS)
 			return action;
 		/* Nobody sends the others. */

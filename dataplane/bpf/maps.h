@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define WEIR_LAYOUT 9
+#define WEIR_LAYOUT 10
 
 /* The layout since which express_hops, express_links and express_ports are as they are: programs of several layouts share them. */
 #define WEIR_WAYS_LAYOUT 8
@@ -83,6 +83,8 @@ enum weir_outcome {
 	WEIR_EXPRESS_HOP,
 	WEIR_EXPRESS_DROP,
 	WEIR_EXPRESS_REPLACED,
+	WEIR_EXPRESS_CHANGING,
+	WEIR_EXPRESS_OVERTAKING,
 	WEIR_OUTCOMES
 };
 
@@ -156,8 +158,8 @@ struct weir_express_key {
 #define WEIR_EXPRESS_VOID 128		/* a connection that is over: the entry counts no more */
 
 /*
- * A direction of a flow. Written whole by user space; the program writes `packets`, `bytes`, `last_seen`, `tick`, `ended` and
- * WEIR_EXPRESS_VOID. Numbers are in host order and are added modulo 2^32.
+ * A direction of a flow. Written whole by user space; the program writes `packets`, `bytes`, `last_seen`, `tick`, `ended`, `given`,
+ * WEIR_EXPRESS_VOID and WEIR_EXPRESS_CHANGES. Numbers are in host order and are added modulo 2^32.
  *
  * What stands before `check`, the key, and the numbers of TO_CLIENT, TRANSLATED and VOID stay as they are from layout 8 on, whatever
  * else changes: so a version of weir with another layout can tell when the last flow of this one has ended
@@ -173,7 +175,9 @@ struct weir_express {
 	__u8 flags;
 	__u8 ended;			/* what of TCP's FIN and RST the program has sent on without the worker */
 	__u32 check;			/* weir_express_check of the key: an entry may be reused while it is read */
-	__u64 id;			/* of the flow, for user space */
+	__u32 given;			/* while the flow changes over: when a packet was given to its worker last, ktime in units of 2^10 ns; 0: none was */
+	__u8 worker;			/* and which worker that is */
+	__u8 reserved[3];
 	__u64 packets;
 	__u64 bytes;			/* of payload */
 	__u32 delta;
@@ -182,9 +186,9 @@ struct weir_express {
 	__u32 behind;			/* SACK edges so far before `floor`, and not further, are before it */
 	__u16 tcp_change;		/* what new addresses and ports add to TCP's checksum, as in the packet */
 	__u16 ip_change;		/* and new addresses to IPv4's */
-	__u8 link;			/* where the packet has to come in: index in express_links; WEIR_EXPRESS_STANDBY */
+	__u8 link;			/* where the packet has to come in: index in express_links; WEIR_EXPRESS_STANDBY, _STRAY, _CHANGES */
 	__s8 shift;			/* of the window field: to the left, saturating; negative: to the right */
-	__u16 tick;			/* when last_seen was last written: jiffies / 256 */
+	__u16 tick;			/* when last_seen was last written: jiffies / 256; before the lane has it, packets that its worker got */
 };
 
 /* A way out. One word each, so that none is seen in halves. */
@@ -212,6 +216,8 @@ struct weir_express_note {
 #define WEIR_EXPRESS_HOPS 65536
 #define WEIR_EXPRESS_LINKS 32
 #define WEIR_EXPRESS_STANDBY 128	/* in `link`: the flow is its worker's, as long as there is one */
+#define WEIR_EXPRESS_STRAY 64		/* in `link`: no worker knows the flow */
+#define WEIR_EXPRESS_CHANGES 32		/* in `link`: its worker may have packets in hand that came before */
 #define WEIR_EXPRESS_UNFINISHED_SUMS 1	/* frames may come with checksums that a device was to finish */
 
 /* A device of the lane. */

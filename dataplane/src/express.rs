@@ -6,6 +6,7 @@
 
 mod former;
 mod note;
+mod strays;
 mod ways;
 
 use std::collections::HashMap;
@@ -26,17 +27,18 @@ use weir_sys::steering::{
 };
 
 pub use former::Former;
+pub use strays::Strays;
 pub use ways::Ways;
 
 /// Connections that enter with one system call.
 const BATCH: usize = 64;
-/// Breaths that an entry waits for the worker to be done with what came before, so that nothing is overtaken.
-const PATIENCE: u32 = 64;
 
 /// One worker's hand on the lane.
 #[derive(Debug)]
 pub struct Feeder {
     ways: Arc<Ways>,
+    /// The worker's number.
+    worker: u8,
     batch: ExpressBatch,
     entering: Vec<(FlowKey, ExpressFlow)>,
     flows: Vec<ExpressFlow>,
@@ -45,21 +47,21 @@ pub struct Feeder {
     numbers: HashMap<WayOut, (u8, u16)>,
     /// The period of the ways that they are of.
     period: Arc<AtomicU32>,
-    waited: u32,
 }
 
 impl Feeder {
-    pub fn new(ways: Arc<Ways>) -> Self {
+    /// Of this worker.
+    pub fn new(ways: Arc<Ways>, worker: u8) -> Self {
         let period = ways.enrol();
         Self {
             ways,
+            worker,
             batch: ExpressBatch::new(BATCH),
             entering: Vec::with_capacity(BATCH),
             flows: Vec::with_capacity(BATCH),
             notes: Vec::with_capacity(BATCH),
             numbers: HashMap::new(),
             period,
-            waited: 0,
         }
     }
 
@@ -74,20 +76,21 @@ impl Feeder {
         seen.iter().any(Option::is_some).then(|| passed(&seen))
     }
 
-    /// Carries out what the pipeline asked for. `is_drained`: the worker has nothing in hand that came before.
-    pub fn carry_out<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>, is_drained: bool) {
+    /// Says that the worker had nothing in hand at `at` of what had come in until then: what has been let in changes over.
+    pub fn tell_idle(&self, at: Nanos) {
+        if let Err(error) = self.ways.express().tell_idle(self.worker, at.0) {
+            tracing::debug!(%error, "express lane: connections change over late");
+        }
+    }
+
+    /// Carries out what the pipeline asked for.
+    pub fn carry_out<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>) {
         if self.ways.learn_period(&self.period) {
             self.forget_ways();
         }
         if out.express.is_empty() {
             return;
         }
-        let enters = out.express.iter().any(ExpressOp::enters);
-        if enters && !is_drained && self.waited < PATIENCE {
-            self.waited += 1;
-            return;
-        }
-        self.waited = 0;
         let mut ops = std::mem::take(&mut out.express);
         for op in ops.drain(..) {
             match op {
@@ -120,7 +123,6 @@ impl Feeder {
             return pipeline.handle_no_way(&key);
         };
         let flow = ExpressFlow {
-            id: 0,
             client: ends(&carried.names.client),
             server: ends(&carried.names.server),
             client_link,
@@ -128,6 +130,7 @@ impl Feeder {
             server_hop,
             client_hop,
             stands_by: carried.stands_by,
+            from: Some(self.worker),
             splice: carried.up.as_ref().map_or_else(Splice::default, splice),
         };
         self.entering.push((key, flow));
@@ -224,14 +227,6 @@ fn recall_former(ways: &Ways) -> io::Result<()> {
     Ok(())
 }
 
-/// The program carries a connection from now on that it stood by for.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn carry(ways: &Ways, adopted: &Adopted) -> io::Result<()> {
-    ways.express().carry(ends(&adopted.names.client), ends(&adopted.names.server))
-}
-
 fn adopt_flows(ways: &Ways) -> io::Result<Legacy> {
     let mut found: HashMap<Ends, [Option<ExpressEntry>; 2]> = HashMap::new();
     let mut sweep = Sweep::default();
@@ -258,6 +253,9 @@ fn adopt_flows(ways: &Ways) -> io::Result<Legacy> {
                 let key = FlowKey::of(&tuple(client));
                 known.recall(up.hop, up.goes.1.ip(), &key);
                 known.recall(down.hop, client.0.ip(), &key);
+                if [&up, &down].iter().any(|way| way.is_stray || way.changes) {
+                    ways.express().set_stray(client, up.goes, false)?;
+                }
                 let noted = ways.express().noted(client)?;
                 let note = noted.and_then(|noted| notes.decode(&noted));
                 adopted.push(Adopted { note, ..adopted_from(client, &up, &down) });

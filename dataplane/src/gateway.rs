@@ -28,7 +28,7 @@ use weir_sys::{affinity, clock};
 
 use crate::driver::Driver as _;
 use crate::driver::afxdp::{AfXdp, XskFrame};
-use crate::express::{self, Feeder, Ways};
+use crate::express::{Feeder, Ways};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
@@ -148,6 +148,9 @@ pub enum StartError {
 pub struct Dataplane {
     threads: Vec<JoinHandle<Vec<XskFrame>>>,
     heartbeat: Option<Heartbeat>,
+    pulse: Pulse,
+    /// How often its sign of life has been late.
+    late: Arc<AtomicU64>,
     flood: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     stats: Vec<Arc<WorkerStats>>,
@@ -197,6 +200,8 @@ impl Dataplane {
             rooms: rooms(spec, frames, drivers.len()),
             threads: Vec::new(),
             heartbeat: None,
+            pulse: steering.pulse(),
+            late: Arc::default(),
             flood: None,
             stop: Arc::new(AtomicBool::new(false)),
             stats: Vec::new(),
@@ -227,8 +232,9 @@ impl Dataplane {
             let own = pool.split_off(rest).into_iter().map(XskFrame).collect();
             plane.start_worker(&make, id, driver, waiter, own, publisher)?;
         }
+        tell_of_strays(spec);
         plane.start_flood(spec, steering.cookies(), Cookies::new(make.secret), cookies_until)?;
-        plane.start_heartbeat(spec.heartbeat, steering.pulse())?;
+        plane.start_heartbeat(spec.heartbeat)?;
         Ok(plane)
     }
 
@@ -272,10 +278,11 @@ impl Dataplane {
             commands: commands.clone(),
             stats: stats.clone(),
             failures: make.failures.clone(),
+            stalls: self.late.clone(),
             cookies_until: make.cookies_until.clone(),
             questions: make.spec.questions.clone(),
             answers: answers.clone(),
-            express: make.spec.express.clone().map(Feeder::new),
+            express: make.spec.express.clone().map(|ways| Feeder::new(ways, id as u8)),
             rooms: self.rooms.of(id),
             frames,
             senders: make.senders(),
@@ -358,14 +365,15 @@ impl Dataplane {
     }
 
     /// Steering is told the last breath of the worker that breathed longest ago.
-    fn start_heartbeat(&mut self, limit: Duration, pulse: Pulse) -> Result<(), StartError> {
+    fn start_heartbeat(&mut self, limit: Duration) -> Result<(), StartError> {
+        let pulse = self.pulse.clone();
         let signs = self.stats.iter().map(|stats| stats.breathed.clone()).collect();
         let tell = move |sign| {
             if let Err(error) = pulse.beat(sign) {
                 tracing::error!(%error, "heartbeat");
             }
         };
-        let heartbeat = Heartbeat::start("weir-heartbeat", limit, signs, tell);
+        let heartbeat = Heartbeat::start("weir-heartbeat", limit, signs, self.late.clone(), tell);
         let heartbeat = heartbeat.map_err(StartError::Thread)?;
         self.heartbeat = Some(heartbeat);
         Ok(())
@@ -483,11 +491,15 @@ impl Dataplane {
     }
 
     fn stop_threads(&mut self) {
+        // Nobody reads the sockets from now on, and closing them takes a while: no packet is to wait for that.
+        drop(self.heartbeat.take());
+        if let Err(error) = self.pulse.beat(0) {
+            tracing::debug!(%error, "heartbeat");
+        }
         self.stop.store(true, Relaxed);
         for worker in 0..self.handoff.workers() {
             self.handoff.wake(worker);
         }
-        drop(self.heartbeat.take());
         if let Some(thread) = self.flood.take() {
             drop(thread.join());
         }
@@ -500,6 +512,17 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.stop_threads();
+    }
+}
+
+/// Says what the workers had no room for.
+fn tell_of_strays(spec: &Spec) {
+    let connections = spec.express.as_ref().map_or(0, |ways| ways.strays().count());
+    if connections > 0 {
+        tracing::warn!(
+            connections,
+            "express lane: for these there is no room, or no way to the client: they go on there without being listed"
+        );
     }
 }
 
@@ -541,10 +564,6 @@ impl Make<'_> {
             if owner(&client) == id {
                 if !pipeline.adopt(now, adopted) {
                     self.leave_to_program(adopted);
-                    tracing::warn!(
-                        client = %client.src.socket_addr(),
-                        "a connection of the express lane is not taken over: it goes on there without being listed"
-                    );
                 }
             } else if FlowKey::of(&client) != FlowKey::of(&server)
                 && owner(&server) == id
@@ -555,10 +574,10 @@ impl Make<'_> {
         }
     }
 
-    /// A connection that stood by, and that no worker can have.
+    /// A connection that no worker can have.
     fn leave_to_program(&self, adopted: &Adopted) {
-        if let Some(ways) = self.spec.express.as_ref().filter(|_| adopted.stands_by)
-            && let Err(error) = express::carry(ways, adopted)
+        if let Some(ways) = &self.spec.express
+            && let Err(error) = ways.strays().add(ways.express(), adopted.names)
         {
             tracing::warn!(%error, "express lane: a connection ends");
         }

@@ -2,11 +2,12 @@
 //! lock-free queues (crossbeam). The memory area is shared, so nothing is copied.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::hold::Packet;
-use weir_core::ids::PortId;
+use weir_core::ids::{Nanos, PortId};
 use weir_core::parse::FragmentMeta;
 use weir_core::wire::icmp::IcmpMeta;
 use weir_sys::waiter::Waker;
@@ -58,6 +59,8 @@ struct Mailbox<F> {
 #[derive(Debug)]
 pub struct Handoff<F> {
     mailboxes: Vec<Mailbox<F>>,
+    /// When each worker last had nothing in hand, ns.
+    idle: Vec<AtomicU64>,
     reservoir: ArrayQueue<F>,
 }
 
@@ -66,6 +69,7 @@ impl<F> Handoff<F> {
     pub fn new(wakers: Vec<Waker>, room: usize, frames: usize) -> Arc<Self> {
         let mailbox = |waker| Mailbox { queue: ArrayQueue::new(room), waker };
         Arc::new(Self {
+            idle: wakers.iter().map(|_| AtomicU64::new(0)).collect(),
             mailboxes: wakers.into_iter().map(mailbox).collect(),
             reservoir: ArrayQueue::new(frames.max(1)),
         })
@@ -98,6 +102,20 @@ impl<F> Handoff<F> {
     /// Whether something waits for `worker`.
     pub fn has_mail(&self, worker: usize) -> bool {
         self.mailboxes.get(worker).is_some_and(|m| !m.queue.is_empty())
+    }
+
+    /// Says that `worker` had nothing in hand at `at`: whatever came in until then was handed over, or has left.
+    pub fn set_idle(&self, worker: usize, at: Nanos) {
+        if let Some(idle) = self.idle.get(worker) {
+            // Pairs with the load below: what was handed over before is in the mailboxes.
+            idle.store(at.0, Ordering::Release);
+        }
+    }
+
+    /// When the last of all other workers had nothing in hand. What they have handed over until then is in the mailboxes.
+    pub fn others_idle(&self, worker: usize) -> Nanos {
+        let others = self.idle.iter().enumerate().filter(|(other, _)| *other != worker);
+        Nanos(others.map(|(_, idle)| idle.load(Ordering::Acquire)).min().unwrap_or(u64::MAX))
     }
 
     /// Keeps a pool between `low` and `high` frames.

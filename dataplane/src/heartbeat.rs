@@ -126,7 +126,7 @@ struct Shared {
     told: AtomicU64,
     /// The age, in ns, from which on a sign is late.
     limit_ns: u64,
-    stalls: AtomicU64,
+    stalls: Arc<AtomicU64>,
     longest_ns: AtomicU64,
 }
 
@@ -138,7 +138,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Starts it. `tell` gets the oldest of `signs` whenever that has moved. One older than `limit` is counted as late.
+    /// Starts it. `tell` gets the oldest of `signs` whenever that has moved. One older than `limit` is counted as late, in `stalls`,
+    /// as soon as there is one again.
     ///
     /// # Errors
     /// No thread can be had.
@@ -146,10 +147,11 @@ impl Heartbeat {
         name: &str,
         limit: Duration,
         signs: Vec<Sign>,
+        stalls: Arc<AtomicU64>,
         tell: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let shared = Arc::new(Shared { limit_ns, ..Shared::default() });
+        let shared = Arc::new(Shared { limit_ns, stalls, ..Shared::default() });
         let board = shared.clone();
         let body = move || {
             if let Err(error) = affinity::run_promptly() {
@@ -290,7 +292,8 @@ mod tests {
     #[test]
     fn thread_that_pauses_is_one_stall() {
         let sign = Sign::default();
-        let heart = Heartbeat::start("test", LIMIT, vec![sign.clone()], |_| {}).unwrap();
+        let told = Arc::<AtomicU64>::default();
+        let heart = Heartbeat::start("test", LIMIT, vec![sign.clone()], told.clone(), |_| {}).unwrap();
         let breathe_for = |time| {
             let from = Instant::now();
             while from.elapsed() < time {
@@ -305,5 +308,6 @@ mod tests {
         breathe_for(Duration::from_millis(50));
         let stalls = heart.stalls();
         assert!(stalls.count > before.count && stalls.longest >= LIMIT * 2, "{stalls:?}");
+        assert_eq!(told.load(Relaxed), stalls.count, "whoever missed something learns of it");
     }
 }

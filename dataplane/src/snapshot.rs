@@ -14,8 +14,6 @@ pub struct Snapshot {
     pub fib: Arc<Fib>,
     /// Between which ports the express lane carries.
     pub lanes: Lanes,
-    /// How often the workers' sign of life has been late: what came meanwhile they have not seen.
-    pub stalls: u64,
 }
 
 /// Control's end: the newest snapshot replaces one not yet taken.

@@ -8,7 +8,7 @@ use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use weir_core::batch::Batch;
 use weir_core::drop::DropReason;
-use weir_core::express::{ExpressOp, Names};
+use weir_core::express::Names;
 use weir_core::flow::key::{FlowHasher, Tuple};
 use weir_core::ids::{MAX_PORTS, Nanos, PortId};
 use weir_core::pipeline::{LegOp, Output, Pipeline, Punted, ServerFailed};
@@ -27,7 +27,10 @@ use crate::rooms::RoomBox;
 use crate::snapshot::Subscriber;
 use crate::stats::{Gauges, WorkerStats};
 
+mod idle;
 mod steer;
+
+use idle::Idleness;
 
 /// Frames taken from a port in one breath.
 pub const BATCH: usize = 64;
@@ -79,6 +82,8 @@ pub struct Parts<D: Driver> {
     pub stats: Arc<WorkerStats>,
     /// Servers of pools that did not take a connection, for control.
     pub failures: Failures,
+    /// How often the workers' sign of life has been late ([`Stalls`](crate::heartbeat::Stalls)): what came meanwhile they have not seen.
+    pub stalls: Arc<AtomicU64>,
     /// Until when (ns) cookies that the steering program made may come back.
     pub cookies_until: Arc<AtomicU64>,
     /// Memory for what is held, where a configuration needs more; none: it has what it began with.
@@ -109,11 +114,12 @@ pub struct Worker<D: Driver> {
     scan: Option<(Scan, u32)>,
     /// The slot where looking for connections whose routes have changed goes on.
     reroute: Option<u32>,
-    /// Then the express lane is asked what it has seen; and how often a sign of life had been late when that was done last.
+    /// The express lane is asked what it has seen, too; and how often a sign of life had been late when that was begun last.
     asks: bool,
     stalls: u64,
     /// No port had more packets than were taken.
     is_drained: bool,
+    idleness: Idleness,
     /// When it breathed last; none: it has not begun.
     breathed: Option<Nanos>,
     /// It has hung, and so many frames that it receives may have waited for it.
@@ -143,6 +149,7 @@ impl<D: Driver> Worker<D> {
             asks: false,
             stalls: 0,
             is_drained: true,
+            idleness: Idleness::default(),
             breathed: None,
             late: 0,
             ports: [(0, 0); MAX_PORTS],
@@ -162,6 +169,7 @@ impl<D: Driver> Worker<D> {
             self.parts.pipeline.expect_cookies(Nanos(cookies_until));
         }
         let mut work = 0;
+        let others_idle = self.parts.handoff.others_idle(self.parts.id);
         let before = self.breathed.replace(now);
         if before.is_some_and(|before| now > before.saturating_add(HUNG)) {
             self.late = self.frames;
@@ -181,8 +189,11 @@ impl<D: Driver> Worker<D> {
         self.follow_routes();
         self.carry_out(now);
         self.parts.driver.supply(&mut self.out.free);
-        work += self.feed_express(now);
+        if let Some(express) = &mut self.parts.express {
+            express.carry_out(&mut self.parts.pipeline, &mut self.out);
+        }
         self.parts.handoff.balance(&mut self.out.free, self.low, self.high);
+        self.tell_idle(now, others_idle, work > 0);
         self.breaths = self.breaths.wrapping_add(1);
         if work == 0 || self.breaths.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
@@ -201,42 +212,30 @@ impl<D: Driver> Worker<D> {
             if let Some(express) = &mut self.parts.express {
                 self.parts.pipeline.set_lanes(snapshot.lanes);
                 express.forget_ways();
-                // One that was under way begins anew.
-                self.asks = snapshot.stalls != self.stalls || self.asks && self.reroute.is_some();
-                self.stalls = snapshot.stalls;
-                self.reroute = Some(0);
+                self.look_again(false);
             }
         }
     }
 
+    /// Looks through all connections that the express lane has. A look that was under way begins anew.
+    const fn look_again(&mut self, asks: bool) {
+        self.asks = asks || self.asks && self.reroute.is_some();
+        self.reroute = Some(0);
+    }
+
     /// Connections of the express lane that go another way now are taken back, and those that it can stand by for let in, a batch a
-    /// breath.
+    /// breath; and how they went on while nobody looked is asked.
     fn follow_routes(&mut self) {
+        let stalls = self.parts.stalls.load(Relaxed);
+        if stalls != self.stalls && self.parts.express.is_some() {
+            self.stalls = stalls;
+            self.look_again(true);
+        }
         // What was asked for before comes first.
         let is_behind = self.out.express.len() > REROUTE_BATCH as usize;
         if let Some(from) = self.reroute.filter(|_| !is_behind) {
             self.reroute = self.parts.pipeline.reroute(from, REROUTE_BATCH, self.asks, &mut self.out);
         }
-    }
-
-    /// Lets the express lane have what it is to carry, once all that came before has left: what the program sends on from then on would
-    /// overtake it. So it is looked once more whether something has come meanwhile; then the next breath will do. Returns how many frames
-    /// had.
-    fn feed_express(&mut self, now: Nanos) -> usize {
-        let mut work = 0;
-        if self.parts.express.is_some() && self.out.express.iter().any(ExpressOp::enters) {
-            for at in 0..self.parts.driver.ports().len() {
-                work += self.receive(now, self.parts.driver.ports()[at]);
-            }
-            if work > 0 {
-                self.carry_out(now);
-                self.parts.driver.supply(&mut self.out.free);
-            }
-        }
-        let Some(express) = &mut self.parts.express else { return work };
-        let is_drained = self.is_drained && work == 0 && self.leaving.iter().all(Vec::is_empty);
-        express.carry_out(&mut self.parts.pipeline, &mut self.out, is_drained);
-        work
     }
 
     fn receive(&mut self, now: Nanos, port: PortId) -> usize {
@@ -526,6 +525,7 @@ impl<D: Driver> Worker<D> {
     pub fn has_work(&self) -> bool {
         self.scan.is_some()
             || !self.out.express.is_empty()
+            || self.has_to_tell_idle()
             || !self.parts.commands.is_empty()
             || !self.parts.answers.is_empty()
             || self.parts.handoff.has_mail(self.parts.id)

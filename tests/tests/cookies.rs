@@ -13,7 +13,8 @@ use weir_core::tcp::seq::Seq;
 use weir_core::wire::build::{SegmentOptions, syn_ack};
 use weir_sys::netns::Namespace;
 use weir_sys::steering::{
-    CookieKey, CookiePromise, CookieState, InterceptTable, Outcome, Sizes, Steering, Trial,
+    CookieKey, CookiePromise, CookieState, ExpressBatch, ExpressFlow, InterceptTable, Outcome, Sizes, Splice,
+    Steering, Trial,
 };
 use weir_sys::{clock, ethtool};
 use weir_tests::bench::{client_of, server_of};
@@ -25,6 +26,8 @@ const REDIRECT: u32 = 4;
 const PROMISE: CookiePromise = CookiePromise { mss_v4: 1460, mss_v6: 1440, window: 16_384 };
 const SECRET: [u8; 32] = *b"thirty-two octets of no secrecy.";
 const SECOND: u64 = 1_000_000_000;
+/// The address that test frames are sent to.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 struct Bench {
     steering: Steering,
@@ -41,7 +44,7 @@ impl Bench {
         assert!(done.expect("install iproute2").success());
         ethtool::set_up("lan", true).unwrap();
         let device = ethtool::index_of("lan").unwrap();
-        let mut steering = Steering::load(&Sizes::default()).unwrap();
+        let mut steering = Steering::load(&Sizes { express_flows: 4, ..Sizes::default() }).unwrap();
         steering.set_port(device, 0).unwrap();
         let socket = rustix::net::socket(rustix::net::AddressFamily::XDP, rustix::net::SocketType::RAW, None);
         let socket = socket.unwrap();
@@ -292,6 +295,43 @@ fn state_says_whose_syns_are_answered() {
                     let counted = bench.steering.cookies().syns().unwrap() - before;
                     assert_eq!(counted, u64::from(port != 25), "{state:?} {port}");
                 }
+            }
+        });
+    }
+}
+
+/// A flood from the addresses of an open connection is one of many SYNs, too.
+#[test]
+fn syn_of_a_connection_that_is_stood_by_for_is_counted_and_answered_like_any_other() {
+    for (state, answers) in [(CookieState::Off, false), (CookieState::All, true)] {
+        with_bench(state, |bench| {
+            let express = bench.steering.express();
+            assert_eq!(express.set_link(bench.device, MAC, false).unwrap(), 0);
+            express.enable(true).unwrap();
+            for family in BOTH {
+                let seg = syn(family, 443);
+                let end = |(ip, port): (IpAddr, u16)| std::net::SocketAddr::new(ip, port);
+                let ends = (end(seg.src), end(seg.dst));
+                let flow = ExpressFlow {
+                    client: ends,
+                    server: ends,
+                    client_link: 0,
+                    server_link: 0,
+                    server_hop: 0,
+                    client_hop: 0,
+                    stands_by: true,
+                    from: None,
+                    splice: Splice::default(),
+                };
+                assert_eq!(express.insert(&mut ExpressBatch::new(1), &[flow]).unwrap(), 1);
+                let before = bench.steering.cookies().syns().unwrap();
+                if answers {
+                    bench.is_answered("stood by for", &seg);
+                } else {
+                    bench.goes_to_worker("stood by for", &seg.frame());
+                }
+                assert_eq!(bench.steering.cookies().syns().unwrap(), before + 1, "it is counted");
+                bench.goes_to_worker("what follows is the worker's", &seg.clone().flags(ACK).frame());
             }
         });
     }

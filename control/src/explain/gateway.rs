@@ -187,6 +187,10 @@ pub fn answer(
 /// The maps cannot be read.
 pub fn steer(maps: &Maps, packet: &Packet) -> Result<Steered, String> {
     let look = maps.look(packet).map_err(|error| error.to_string())?;
+    if look.former.is_some() {
+        let why = "of what another version of weir has left, its own program decides".to_owned();
+        return Ok(Steered { look, syn: Err(why.clone()), segment: Err(why) });
+    }
     let [syn, segment] = [true, false].map(|opens| frame(packet, look.mac.unwrap_or_default(), opens));
     let said = Maps::ask_program(&look, packet, [&syn, &segment]);
     let [syn, segment] = match said {

@@ -73,6 +73,18 @@ pub fn conclude(way: &Way) -> Road {
             server: flow.server.clone(),
         };
     }
+    if let Some(former) = way.steered.as_ref().and_then(|steered| steered.look.former) {
+        let reason = "the connection lives there: in the express lane that another version of weir has left, whose program carries it on until \
+                      it ends";
+        return Road {
+            road: "fast",
+            reason: reason.into(),
+            intercept: None,
+            verdict: None,
+            rule: None,
+            server: Some(former.goes.1.to_string()),
+        };
+    }
     let (road, reason) = taken(way);
     let judged = way.judged.as_ref().filter(|_| road == "fast" || road == "relay");
     let server = judged.and_then(|judged| judged.server).unwrap_or(way.question.to);

@@ -3,7 +3,7 @@
 use weir_core::ids::InterceptId;
 use weir_core::policy::{Handshake, Policy};
 use weir_sys::clock;
-use weir_sys::steering::{Found, InLane, Look, Maps, Outcome, Packet};
+use weir_sys::steering::{Found, InFormer, InLane, Look, Maps, Outcome, Packet};
 
 use super::gateway::{self, Gateway};
 use super::ingress::Ingress;
@@ -192,12 +192,7 @@ fn conditions(
             return;
         }
     }
-    if look.has_lane {
-        ask(
-            "is the flow in the express lane?",
-            look.lane.as_ref().map_or("no".to_owned(), |lane| in_lane(look, lane, kernel)),
-        );
-    }
+    lanes(kernel, look, ask);
     ask("to an address of this box?", yes_no(look.own));
     if look.own {
         return;
@@ -243,6 +238,18 @@ fn conditions(
     }
 }
 
+fn lanes(kernel: &Kernel, look: &Look, ask: &mut dyn FnMut(&str, String)) {
+    if look.has_lane {
+        ask(
+            "is the flow in the express lane?",
+            look.lane.as_ref().map_or("no".to_owned(), |lane| in_lane(look, lane, kernel)),
+        );
+    }
+    if let Some(former) = &look.former {
+        ask("is it in the lane that another version of weir has left?", in_former(look, former));
+    }
+}
+
 fn in_lane(look: &Look, lane: &InLane, kernel: &Kernel) -> String {
     let (from, to) = lane.goes;
     let way = match lane.hop {
@@ -256,10 +263,30 @@ fn in_lane(look: &Look, lane: &InLane, kernel: &Kernel) -> String {
             "it stands by: a worker gets its packets; without one they leave from {from} to {to} {way}, but for a SYN"
         );
     }
+    if lane.changes {
+        return format!(
+            "it changes over from its worker, which gets its packets until the next pause; then they leave from {from} to {to} {way}, but \
+             for a SYN"
+        );
+    }
+    if lane.is_stray {
+        return format!(
+            "yes, and no worker knows it, since there was no room for it when weir started: its packets leave from {from} to {to} {way}, \
+             but for a SYN"
+        );
+    }
     format!(
         "yes: its packets leave from {from} to {to} {way}; {} so far, the last about {} s ago; a SYN is decided anew",
         lane.packets,
         look.now.saturating_sub(lane.last_seen) / (1000 * MS)
+    )
+}
+
+fn in_former(look: &Look, former: &InFormer) -> String {
+    let (from, to) = former.goes;
+    format!(
+        "yes: the program of that version sends its packets on from {from} to {to} until it ends; the last passed about {} s ago",
+        look.now.saturating_sub(former.last_seen) / (1000 * MS)
     )
 }
 

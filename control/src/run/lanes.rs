@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 use weir_core::express::Lanes;
-use weir_core::ids::PortId;
+use weir_core::ids::{Nanos, PortId};
 use weir_dataplane::express::{Ways, open_link};
-use weir_sys::xdp_features;
+use weir_sys::{clock, xdp_features};
 
 use crate::config::Express;
 
@@ -92,6 +92,13 @@ impl LaneKeeper {
                 tracing::warn!(%error, "express lane: numbers of next hops stay taken");
             }
         }));
+    }
+
+    /// Looks after connections of the lane that no worker knows: called about once a second.
+    pub fn look_after_strays(&self) {
+        if let Err(error) = self.ways.strays().look(self.ways.express(), Nanos(clock::monotonic_ns())) {
+            tracing::warn!(%error, "express lane: connections that are over stay in the map");
+        }
     }
 
     /// Looks after what other versions of weir have left in their lanes: called about once a second. Layouts of which nothing is left.

@@ -225,8 +225,7 @@ impl Parts {
         if let Some(lanes) = &self.lanes {
             lanes.ways().follow(&self.fib);
         }
-        let stalls = self.stalls[0].count;
-        let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone(), lanes, stalls };
+        let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone(), lanes };
         self.publisher.publish(&Arc::new(snapshot));
     }
 
@@ -297,6 +296,7 @@ impl Parts {
         let candidates = self.ports.candidates(plane.as_ref().map(Dataplane::ports).unwrap_or_default());
         drop(plane);
         lanes.free_numbers();
+        lanes.look_after_strays();
         let ended = lanes.look_after_former();
         self.state.set_former(lanes.ways().former().left());
         self.end_former(&ended);
@@ -352,12 +352,7 @@ impl Parts {
                 );
             }
         }
-        let has_passed = now[0].count > self.stalls[0].count;
         self.stalls = now;
-        if has_passed && self.lanes.is_some() {
-            // The express lane may know how connections went on.
-            self.publish();
-        }
     }
 
     /// When [`Self::look_after`] wants to be called.
@@ -396,7 +391,7 @@ fn beginning(
 ) -> Result<(Arc<Snapshot>, Vec<Adopted>), Failure> {
     let legacy = road.map(|road| road.legacy(fib)).transpose()?.unwrap_or_default();
     let policy = Arc::new(Policy::clone(policy).remembering(legacy.rules));
-    Ok((Arc::new(Snapshot { policy, fib: fib.clone(), lanes: Lanes::NONE, stalls: 0 }), legacy.flows))
+    Ok((Arc::new(Snapshot { policy, fib: fib.clone(), lanes: Lanes::NONE }), legacy.flows))
 }
 
 /// Whether there is memory for the fast road, where the configuration has one.

@@ -3,14 +3,17 @@
 //! no further than every layout allows (dataplane/sys/src/steering/former.rs).
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 
 use weir_control::demo::stage::Family;
 use weir_control::host::Paths;
 
 use crate::config::{ALLOWED, Settings};
+use crate::explain::explain;
 use crate::express::{always, assert_empty, into_the_lane, ready};
 use crate::idle::assert_idle;
+use crate::replace::replace;
 use crate::send::{POOLED, sending, servers};
 use crate::survival::{count_resets, resets};
 use crate::weir::until;
@@ -99,6 +102,65 @@ fn connections_that_another_version_left_finish_and_then_its_program_is_gone() {
             assert_empty(world);
             assert_idle(&world.weir);
         });
+    }
+}
+
+/// The lane of another layout drains while one weir takes the place of another.
+#[test]
+fn weir_that_is_replaced_leaves_the_lane_of_another_layout_to_the_next_one_which_goes_on() {
+    for handshake in ["answer", "through"] {
+        let settings = Settings { express: "always", ..sending(handshake, &servers(1, HTTP), "") };
+        play(&settings, |world| {
+            ready(world);
+            let mut streams: Vec<_> = [ALLOWED, POOLED]
+                .into_iter()
+                .flat_map(|host| Family::BOTH.map(|family| (world.connect(family, HTTP), host)))
+                .collect();
+            streams.iter_mut().for_each(|(stream, host)| into_the_lane(world, stream, host));
+            let downloads = downloads(world, &[ALLOWED, POOLED]);
+            count_resets(world);
+            kill_as_another(world);
+            world.weir.start();
+            let mut own = Family::BOTH.map(|family| world.connect(family, HTTP));
+            own.iter_mut().for_each(|stream| into_the_lane(world, stream, ALLOWED));
+            let mut old = replace(world, &settings);
+            let left = |world: &World<'_>| world.weir.status()["flows_former"].as_u64();
+            assert!(left(world) >= Some(4), "{handshake}");
+            assert_explained(world, &streams);
+            let ended = old.wait();
+            assert_eq!(ended.code(), 0, "{ended:?}");
+            for stream in &own {
+                let flow = world.weir.flow(stream.local_addr().unwrap());
+                assert_eq!((&flow["lane"], &flow["adopted"]), (&"express".into(), &true.into()), "{flow}");
+            }
+            downloads.into_iter().for_each(Download::finish);
+            // Explained also when nobody is there to be asked.
+            world.weir.kill();
+            assert_explained(world, &streams);
+            world.weir.start();
+            streams.iter_mut().for_each(|(stream, host)| exchange_intact(stream, host, 1000 * KIB));
+            drop(streams);
+            own.iter_mut().for_each(|stream| exchange_intact(stream, ALLOWED, 1000 * KIB));
+            drop(own);
+            assert_eq!(resets(world), [0, 0], "{handshake}");
+            until("nothing of the other version is left", || {
+                left(world) == Some(0) && of_another(world) == 0
+            });
+            assert_empty(world);
+            assert_idle(&world.weir);
+        });
+    }
+}
+
+/// `weir explain` finds connections that are in no table of the weir that runs.
+#[track_caller]
+fn assert_explained(world: &World<'_>, streams: &[(TcpStream, &str)]) {
+    for (stream, host) in streams {
+        let (client, server) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        let explained = explain(world, client, server, &["--host", host]);
+        explained.assert_says("fast", &["another version of weir has left"]);
+        let answer = explained.answer("steering", "another version of weir has left");
+        assert!(answer.contains(&format!("from {client} to")), "{answer}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Connections that their workers carry, and the XDP program when there is no worker.
 
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use weir_control::demo::stage::Family;
@@ -15,6 +17,8 @@ use crate::weir::until;
 use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, play};
 
 const MIB: u64 = 1 << 20;
+/// Longer than the age of a sign of life that is none any more.
+const LATE: Duration = Duration::from_millis(400);
 
 fn standing_by(handshake: &'static str) -> Settings {
     Settings { express: "standby", ..sending(handshake, &servers(1, HTTP), "") }
@@ -24,6 +28,23 @@ fn standing_by(handshake: &'static str) -> Settings {
 fn fetch_whole(stream: &mut TcpStream, host: &str) {
     let response = fetch(stream, host, MIB).expect("an answer");
     assert!(response.is_intact(), "{response:?}");
+}
+
+/// Both ends finish, after a last request.
+#[track_caller]
+fn end_well(stream: &mut TcpStream, host: &str) {
+    let request = format!("GET /bytes/1000 HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it goes on");
+    stream.shutdown(Shutdown::Write).expect("it goes on");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the answer, and the server's end");
+    assert!(rest.len() > 1000, "{host}: {} octets", rest.len());
+}
+
+/// Connections that the program has and workers know, to be carried now or later.
+fn in_map(world: &World<'_>) -> u64 {
+    let status = world.weir.status();
+    ["flows_standby", "flows_express"].iter().map(|key| status[*key].as_u64().expect("a number")).sum()
 }
 
 /// A connection of each family and name that the program stands by for.
@@ -133,5 +154,80 @@ fn connections_stay_stood_by_for_while_weir_is_replaced_and_end_well() {
             assert_eq!(resets(world), [0, 0], "at the client and at the servers");
             assert_idle(&world.weir);
         });
+    }
+}
+
+/// While weir hangs the program sends on what ends a connection, and weir learns of it from there.
+#[test]
+fn connections_that_end_while_weir_hangs_are_over_when_it_is_back() {
+    for handshake in ["answer", "through"] {
+        let settings = Settings { heartbeat: "45ms", ..standing_by(handshake) };
+        play(&settings, |world| {
+            let mut streams = stood_by(world);
+            count_resets(world);
+            let stays = streams.pop().expect("one of them");
+            world.weir.signal(Signal::STOP);
+            // What comes before it is taken for late waits for it, and its ends would hear of it when they have ended.
+            std::thread::sleep(LATE);
+            for (stream, host) in &mut streams {
+                end_well(stream, host);
+            }
+            world.weir.signal(Signal::CONT);
+            for (stream, _) in &streams {
+                let client = stream.local_addr().unwrap();
+                until("its end is known", || {
+                    world.weir.find_flow(client).is_none_or(|flow| flow["lane_reason"] == "ending")
+                });
+            }
+            until("the other is stood by for", || world.weir.status()["flows_standby"] == 1);
+            let (mut stream, host) = stays;
+            exchange_intact(&mut stream, host, MIB);
+            assert_eq!(resets(world), [0, 0], "at the client and at the servers");
+        });
+    }
+}
+
+/// The next weir is given less room than there are connections: what it cannot list goes on all the same, and is taken over by one that can.
+#[test]
+fn connections_that_the_next_weir_has_no_room_for_go_on_and_end_well() {
+    const ROOM: u32 = 16;
+    for handshake in ["answer", "through"] {
+        for express in ["standby", "always"] {
+            let settings = Settings { express, ..standing_by(handshake) };
+            play(&settings, |world| {
+                open_wires(world);
+                world.meet_neighbours();
+                until("the lane is there", || world.weir.logged().contains("express lane devices"));
+                let mut streams: Vec<(TcpStream, &str)> = (0..3 * ROOM as usize)
+                    .map(|n| (world.connect(Family::BOTH[n % 2], HTTP), [ALLOWED, POOLED][n / 2 % 2]))
+                    .collect();
+                streams.iter_mut().for_each(|(stream, host)| fetch_whole(stream, host));
+                until("the program has them", || in_map(world) == streams.len() as u64);
+                count_resets(world);
+                world.weir.kill();
+                world.weir.write_config(&Settings { flows: ROOM, ..settings.clone() }.to_string());
+                world.weir.start();
+                let listed = in_map(world);
+                assert!((1..=u64::from(ROOM)).contains(&listed), "{listed} are listed");
+                assert!(world.weir.logged().contains("they go on there without being listed"));
+                streams.iter_mut().for_each(|(stream, host)| fetch_whole(stream, host));
+                // Some of them end, as connections do.
+                let rest = streams.split_off(streams.len() / 2);
+                for (mut stream, host) in streams {
+                    end_well(&mut stream, host);
+                }
+                world.weir.kill();
+                world.weir.write_config(&settings.to_string());
+                world.weir.start();
+                for (mut stream, host) in rest {
+                    let client = stream.local_addr().unwrap();
+                    assert_eq!(world.weir.flow(client)["adopted"], true, "{client}");
+                    exchange_intact(&mut stream, host, MIB / 8);
+                }
+                assert_eq!(resets(world), [0, 0], "at the client and at the servers");
+                until("nothing is left", || in_map(world) == 0);
+                assert_idle(&world.weir);
+            });
+        }
     }
 }

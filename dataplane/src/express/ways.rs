@@ -19,6 +19,7 @@ use weir_core::ids::{MAX_PORTS, PortId};
 use weir_sys::steering::{Express, ExpressHop, FormerLane, Sweep};
 
 use super::former::Former;
+use super::strays::Strays;
 
 /// Numbers that there are.
 const NUMBERS: usize = 1 << u16::BITS;
@@ -33,6 +34,7 @@ const REST: u32 = 60;
 pub struct Ways {
     express: Express,
     former: Former,
+    strays: Strays,
     known: Mutex<Known>,
     /// Written with the lock held (Release); workers read it (Acquire) without.
     period: AtomicU32,
@@ -80,12 +82,23 @@ impl Ways {
     /// `former`: lanes of other layouts, which may name next hops as well.
     pub fn new(express: Express, former: Vec<FormerLane>) -> Self {
         let former = Former::new(former);
-        Self { express, former, known: Mutex::default(), period: AtomicU32::new(0) }
+        Self {
+            express,
+            former,
+            strays: Strays::default(),
+            known: Mutex::default(),
+            period: AtomicU32::new(0),
+        }
     }
 
     /// Lanes of other layouts.
     pub const fn former(&self) -> &Former {
         &self.former
+    }
+
+    /// Connections of the lane that no worker knows.
+    pub const fn strays(&self) -> &Strays {
+        &self.strays
     }
 
     /// The program's maps.

@@ -213,7 +213,7 @@ impl RelayHandle {
                 tracing::error!(%error, "the gate of the relay's listeners");
             }
         };
-        let heart = Heartbeat::start("weir-relay-beat", config.heartbeat, signs, tell);
+        let heart = Heartbeat::start("weir-relay-beat", config.heartbeat, signs, Arc::default(), tell);
         let name = || "weir-relay-beat".to_owned();
         let heart = heart.map_err(|source| RelayError::Thread { name: name(), source })?;
         // Until then connections pass the listeners by.

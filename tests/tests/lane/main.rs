@@ -1,6 +1,8 @@
 //! The express lane of the steering program against weir-core's splice: what the program takes comes out as it does there, octet by
 //! octet; it takes every plain segment; and all else goes to the worker as it came.
 
+mod changing;
+mod feeder;
 mod random;
 mod simulation;
 mod table;
@@ -132,7 +134,6 @@ fn flow_of(how: &Translation) -> ExpressFlow {
     };
     assert!(how.acked, "has no place in the lane yet");
     ExpressFlow {
-        id: 7,
         client: ends(&how.client),
         server: ends(&how.server),
         client_link: 0,
@@ -140,6 +141,7 @@ fn flow_of(how: &Translation) -> ExpressFlow {
         server_hop: 0,
         client_hop: 1,
         stands_by: false,
+        from: None,
         splice: Splice {
             delta: how.delta,
             start: how.start.0,

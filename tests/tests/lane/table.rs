@@ -229,9 +229,12 @@ fn flow_that_stands_by_is_its_workers_as_long_as_there_is_one() {
             assert_eq!(lane.express.insert(&mut lane.batch, &[flow]).unwrap(), 1);
             let all =
                 || WAYS.into_iter().flat_map(|way| rows(&how, way).into_iter().map(move |row| (way, row)));
-            let is_of_it = |row: &Row| row.0 == "SYN" || row.1 != Outcome::NoIntercept;
-            for (way, row) in all().filter(|(_, row)| is_of_it(row)) {
+            // A SYN is steered like any other.
+            for (way, row) in all().filter(|(_, row)| row.1 != Outcome::NoIntercept) {
                 check(lane, &how, way, &(row.0, Outcome::Redirect, row.2));
+            }
+            for (way, row) in all().filter(|(_, row)| row.0 == "SYN") {
+                check(lane, &how, way, &row);
             }
             let seen = lane.express.seen(flow.client, flow.server).unwrap();
             assert!(seen.iter().flatten().all(|seen| seen.packets == 0), "{seen:?}");

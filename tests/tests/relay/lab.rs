@@ -104,7 +104,6 @@ impl Lab {
             policy,
             fib: Arc::new(Fib::default()),
             lanes: weir_core::express::Lanes::NONE,
-            stalls: 0,
         });
         let start = || RelayHandle::start(config, &snapshot, &mut Publisher::new(), hooks);
         self.gateway.run(start).expect("the gateway").expect("the relay")

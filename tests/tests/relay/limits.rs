@@ -197,7 +197,6 @@ fn occupied_port_is_an_error_that_names_it() {
                 policy: Arc::new(policy),
                 fib: Arc::new(weir_core::fib::Fib::default()),
                 lanes: weir_core::express::Lanes::NONE,
-                stalls: 0,
             };
             let mut publisher = weir_dataplane::snapshot::Publisher::new();
             RelayHandle::start(&lab::config(), &Arc::new(snapshot), &mut publisher, Hooks::default())

@@ -147,6 +147,7 @@ impl Bed {
             stats: stats.clone(),
             failures: Arc::new(ArrayQueue::new(1)),
             cookies_until: Arc::default(),
+            stalls: Arc::default(),
             rooms: None,
             questions: None,
             answers: Arc::new(ArrayQueue::new(1)),
@@ -218,7 +219,6 @@ impl Bed {
             policy: Arc::new(self.policy.with_vlans(&self.fib.vlans)),
             fib: Arc::new(self.fib.clone()),
             lanes: Lanes::NONE,
-            stalls: 0,
         };
         self.publisher.publish(&Arc::new(snapshot));
     }

@@ -131,8 +131,7 @@ impl Names {
 /// A change of what the program carries, for whoever feeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpressOp {
-    /// Let the program have it, after every frame that was given before is on its way, if it does not only stand by; then
-    /// [`Pipeline::handle_entered`].
+    /// Let the program have it, so that it overtakes nothing of what is in hand here; then [`Pipeline::handle_entered`].
     ///
     /// [`Pipeline::handle_entered`]: crate::pipeline::Pipeline::handle_entered
     Enter(Carried),
@@ -148,13 +147,6 @@ pub enum ExpressOp {
     ///
     /// [`Pipeline::handle_seen`]: crate::pipeline::Pipeline::handle_seen
     Ask(Names),
-}
-
-impl ExpressOp {
-    /// Whether it lets the program carry a connection.
-    pub const fn enters(&self) -> bool {
-        matches!(self, Self::Enter(carried) if !carried.stands_by)
-    }
 }
 
 /// What the program has carried of a connection, and when the last of it was.

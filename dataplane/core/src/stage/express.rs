@@ -72,10 +72,15 @@ impl<F: Frame> Pipeline<F> {
     /// Asks for the connection to be carried by the program; what is in the way, if something is.
     pub(crate) fn enter(&mut self, slot: u32, out: &mut Output<F>) -> Option<Stay> {
         let flow = self.flows.get(slot).filter(|flow| flow.place == Place::Worker)?;
-        let carried = match self.carried(flow) {
-            Ok(carried) => carried,
-            Err(stay) => return Some(stay),
-        };
+        match self.carried(flow) {
+            Ok(carried) => self.let_in(slot, carried, out),
+            Err(stay) => Some(stay),
+        }
+    }
+
+    /// Asks for a connection of this worker's to be carried so; what is in the way.
+    fn let_in(&mut self, slot: u32, carried: Carried, out: &mut Output<F>) -> Option<Stay> {
+        let flow = self.flows.get_mut(slot)?;
         // Those that are over by then need nobody who stands by.
         let grown = flow.created.saturating_add(MOMENT);
         if carried.stands_by && self.now < grown {
@@ -83,7 +88,6 @@ impl<F: Frame> Pipeline<F> {
             return Some(Stay::Young);
         }
         let ways = self.hasher.hash_any(&[Some(carried.to_server), Some(carried.to_client)]) as u32;
-        let flow = self.flows.get_mut(slot)?;
         flow.ways = ways;
         flow.place = if carried.stands_by { Place::Standby } else { Place::Entering };
         self.in_standby += u64::from(carried.stands_by);
@@ -95,7 +99,12 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn carried(&self, flow: &Flow) -> Result<Carried, Stay> {
         self.check(flow)?;
         let names = self.names_of(flow);
-        let [Some(to_server), Some(to_client)] = self.ways_of(flow, &names) else { return Err(Stay::NoWay) };
+        self.carried_by(flow, names, self.ways_of(flow, &names))
+    }
+
+    /// The same of one that nothing of its own is in the way of.
+    fn carried_by(&self, flow: &Flow, names: Names, ways: [Option<WayOut>; 2]) -> Result<Carried, Stay> {
+        let [Some(to_server), Some(to_client)] = ways else { return Err(Stay::NoWay) };
         let is_known = |(port, router): WayOut| self.fib.neighbour(port, router.ip()).is_some();
         if !is_known(to_server) || !is_known(to_client) {
             return Err(Stay::NoWay);
@@ -358,9 +367,14 @@ impl<F: Frame> Pipeline<F> {
         for slot in cursor..end {
             let Some(flow) = self.flows.get(slot).filter(|flow| flow.place.is_in_map()) else { continue };
             let names = self.names_of(flow);
-            let moves = flow.ways != self.hasher.hash_any(&self.ways_of(flow, &names)) as u32;
+            let ways = self.ways_of(flow, &names);
+            let moves = flow.ways != self.hasher.hash_any(&ways) as u32;
             let stands_by = flow.place == Place::Standby;
-            if moves || self.carried(flow).is_ok_and(|carried| carried.stands_by != stands_by) {
+            let is_others = || {
+                let carried = self.check(flow).and_then(|()| self.carried_by(flow, names, ways));
+                carried.is_ok_and(|carried| carried.stands_by != stands_by)
+            };
+            if moves || is_others() {
                 self.leave(slot, Place::Worker, out);
             } else if asks {
                 out.express.push(ExpressOp::Ask(names));
@@ -368,11 +382,11 @@ impl<F: Frame> Pipeline<F> {
         }
         // All of them in one piece.
         for slot in cursor..end {
-            let waits = |flow: &Flow| {
-                flow.place == Place::Worker && self.carried(flow).is_ok_and(|carried| carried.stands_by)
-            };
-            if self.flows.get(slot).is_some_and(waits) {
-                self.enter(slot, out);
+            let waiting = self.flows.get(slot).filter(|flow| flow.place == Place::Worker);
+            if let Some(Ok(carried)) = waiting.map(|flow| self.carried(flow))
+                && carried.stands_by
+            {
+                self.let_in(slot, carried, out);
             }
         }
         (end < self.flows.slots()).then_some(end)

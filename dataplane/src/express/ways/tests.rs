@@ -36,7 +36,6 @@ fn enter(ways: &Ways, [server_hop, client_hop]: [u16; 2]) -> Vec<Ends> {
     let ends = [("10.1.0.2:40000", "192.0.2.10:443"), ("[fd00::2]:40000", "[2001:db8::10]:443")]
         .map(|(client, server)| (client.parse().unwrap(), server.parse().unwrap()));
     let flows = ends.map(|ends| ExpressFlow {
-        id: 0,
         client: ends,
         server: ends,
         client_link: 0,
@@ -44,6 +43,7 @@ fn enter(ways: &Ways, [server_hop, client_hop]: [u16; 2]) -> Vec<Ends> {
         server_hop,
         client_hop,
         stands_by: false,
+        from: None,
         splice: Splice::default(),
     });
     assert_eq!(ways.express().insert(&mut batch, &flows).unwrap(), 2);

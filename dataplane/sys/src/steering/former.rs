@@ -24,6 +24,7 @@ use aya::EbpfError;
 use aya::maps::MapData;
 
 use super::error::SteeringError;
+use super::express::SEEN_SHIFT;
 use super::express::layout::{FIN, Head, Key, RST, TO_CLIENT, TRANSLATED, VOID};
 use super::layout::LAYOUT;
 use super::map::{Headed, Map};
@@ -32,9 +33,7 @@ use super::{REST, Steering, load_error, map_of, pin, xdp};
 /// Its maps.
 const FLOWS: &str = "express_flows";
 /// The only slot of `express_next`.
-const NEXT: u32 = 0;
-/// The unit of `last_seen`, as a power of 2, in ns.
-const SEEN_SHIFT: u32 = 30;
+pub(super) const NEXT: u32 = 0;
 /// Entries read by one system call.
 const ROOM: usize = 4096;
 
@@ -108,6 +107,11 @@ impl FormerLane {
             next: Map::new(pin::NEXT, &map(&next)?)?,
             program: Arc::new(object(&program).map_err(|source| failed(&program, source))?),
         })
+    }
+
+    /// Its flows, for looking one up.
+    pub(super) fn table(&self) -> Headed<Key, Head> {
+        self.flows.clone()
     }
 
     /// Looks at all flows, at `now` (ns of CLOCK_MONOTONIC), and takes out those that have ended. Many system calls where there are

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout; part of the names of pins.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 /// The layout since which the lane's devices and next hops are as they are; part of the names of their pins.
 pub const WAYS_LAYOUT: u32 = 8;
 /// Ports of a box.
@@ -248,6 +248,9 @@ mod tests {
             ("WEIR_COOKIE_KEYS", super::COOKIE_KEYS as u32),
             ("WEIR_EXPRESS_HOPS", express::HOPS),
             ("WEIR_EXPRESS_LINKS", express::LINKS),
+            ("WEIR_EXPRESS_STANDBY", u32::from(express::STANDBY)),
+            ("WEIR_EXPRESS_STRAY", u32::from(express::STRAY)),
+            ("WEIR_EXPRESS_CHANGES", u32::from(express::CHANGES)),
             ("WEIR_EXPRESS_UNFINISHED_SUMS", u32::from(express::UNFINISHED_SUMS)),
             ("WEIR_EXPRESS_TO_CLIENT", u32::from(express::TO_CLIENT)),
             ("WEIR_EXPRESS_READDRESS", u32::from(express::READDRESS)),

@@ -14,16 +14,25 @@ use aya::programs::loaded_programs;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::express::layout::{Head, Key};
 use super::layout::{
     Address, Bits, Config, Flow, FlowKey, MAX_PORTS, POOL_ADDRESS, POOL_GATEWAY, PoolKey, PoolValue, Prefix4,
     Prefix6, VlanKey, VlanValue,
 };
-use super::map::Map;
+use super::map::{Headed, Map};
 use super::vlans::{self, VlanTags};
-use super::{KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, map_of, set};
+use super::{
+    FormerLane, KernelFlow, Outcome, PROGRAM, Sizes, Steering, SteeringError, former, map_of, pin, set,
+};
 use crate::clock;
-pub use lane::InLane;
 use lane::LaneMaps;
+pub use lane::{InFormer, InLane};
+
+/// Lanes of other layouts that are followed: more than there are layouts.
+const FORMER: usize = 16;
+
+/// The flows of such a lane.
+type FormerFlows = Headed<Key, Head>;
 
 /// A TCP packet that came in by a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +63,9 @@ pub struct Look {
     pub has_lane: bool,
     /// What it has of the packet's direction.
     pub lane: Option<InLane>,
+    /// What the lane of a weir of another layout has, which is asked next.
+    #[serde(default)]
+    pub former: Option<InFormer>,
     /// The destination is in the map of the box's own addresses.
     pub own: bool,
     /// The ports that the gateway connects to the source from, where that is such a server of a pool.
@@ -125,7 +137,7 @@ impl Look {
         if self.tagged && self.vlan.is_none() {
             return Outcome::Vlan;
         }
-        self.crossed(opens).unwrap_or_else(|| self.steered(opens))
+        self.crossed(opens).or_else(|| self.crossed_before(opens)).unwrap_or_else(|| self.steered(opens))
     }
 
     /// `steer` of the program.
@@ -192,6 +204,7 @@ pub struct Maps {
     pools: Map<PoolKey, PoolValue>,
     vlans: Map<VlanKey, VlanValue>,
     lane: LaneMaps,
+    former: Vec<FormerFlows>,
 }
 
 impl Steering {
@@ -219,6 +232,7 @@ impl Steering {
                 links: map_of(ebpf, "express_links")?,
                 ports: map_of(ebpf, "express_ports")?,
             },
+            former: self.former.iter().map(FormerLane::table).collect(),
         })
     }
 }
@@ -230,28 +244,22 @@ impl Maps {
     /// # Errors
     /// Not permitted, a program that is gone, or maps of another layout.
     pub fn of_program(id: u32) -> Result<Option<Self>, SteeringError> {
-        let failed = |error: &dyn std::fmt::Display| SteeringError::NotPermitted {
-            action: format!("look at the XDP program {id}"),
-            reason: error.to_string(),
-        };
-        let program = loaded_programs()
-            .find(|info| info.as_ref().map_or(true, |info| info.id() == id))
-            .transpose()
-            .map_err(|error| failed(&error))?;
-        let Some(program) = program.filter(|info| info.name_as_str() == Some(PROGRAM)) else {
-            return Ok(None);
-        };
-        let mut maps = Vec::new();
-        for map in program.map_ids().map_err(|error| failed(&error))?.unwrap_or_default() {
-            let data = MapData::from_id(map).map_err(|error| failed(&error))?;
-            let name = data.info().ok().and_then(|info| info.name_as_str().map(str::to_owned));
-            maps.extend(name.map(|name| (name, data)));
+        let Some(maps) = maps_of(id)? else { return Ok(None) };
+        let mut former = Vec::new();
+        let mut next = next_of(&maps)?;
+        // Each leads to the next, and the last of them to this program's rest.
+        while let Some(maps) =
+            next.take().filter(|_| former.len() < FORMER).map(maps_of).transpose()?.flatten()
+        {
+            former.push(FormerFlows::new("express_flows", data(&maps, "express_flows")?)?);
+            next = next_of(&maps)?;
         }
-        Self::of_data(&maps).map(Some)
+        Self::of_data(&maps, former).map(Some)
     }
 
-    fn of_data(maps: &[(String, MapData)]) -> Result<Self, SteeringError> {
+    fn of_data(maps: &[(String, MapData)], former: Vec<FormerFlows>) -> Result<Self, SteeringError> {
         Ok(Self {
+            former,
             config: named(maps, "config")?,
             own: named(maps, "own_addresses")?,
             port_ids: named(maps, "port_ids")?,
@@ -313,6 +321,7 @@ impl Maps {
             now: clock::monotonic_ns(),
             has_lane: untagged && word(Config::Express)? != 0,
             lane: if untagged { self.lane.look(packet)? } else { None },
+            former: if untagged { lane::look_before(&self.former, packet)? } else { None },
             own: get(&self.own, "own_addresses", &packet.to.ip().into())?.is_some(),
             gateway_ports,
             for_gateway: gateway_ports.is_some_and(is_gateways),
@@ -469,9 +478,39 @@ where
     K: IntoBytes + FromBytes + Immutable,
     V: IntoBytes + FromBytes + Immutable,
 {
+    Map::new(wanted, data(maps, wanted)?)
+}
+
+fn data<'a>(maps: &'a [(String, MapData)], wanted: &'static str) -> Result<&'a MapData, SteeringError> {
     let found = maps.iter().find(|(name, _)| name == wanted);
-    let (_, data) = found.ok_or(SteeringError::NoMap { map: wanted })?;
-    Map::new(wanted, data)
+    found.map(|(_, data)| data).ok_or(SteeringError::NoMap { map: wanted })
+}
+
+/// The maps of a loaded program, by its id; none when it is no steering program.
+fn maps_of(id: u32) -> Result<Option<Vec<(String, MapData)>>, SteeringError> {
+    let failed = |error: &dyn std::fmt::Display| SteeringError::NotPermitted {
+        action: format!("look at the XDP program {id}"),
+        reason: error.to_string(),
+    };
+    let program = loaded_programs()
+        .find(|info| info.as_ref().map_or(true, |info| info.id() == id))
+        .transpose()
+        .map_err(|error| failed(&error))?;
+    let Some(program) = program.filter(|info| info.name_as_str() == Some(PROGRAM)) else {
+        return Ok(None);
+    };
+    let mut maps = Vec::new();
+    for map in program.map_ids().map_err(|error| failed(&error))?.unwrap_or_default() {
+        let data = MapData::from_id(map).map_err(|error| failed(&error))?;
+        let name = data.info().ok().and_then(|info| info.name_as_str().map(str::to_owned));
+        maps.extend(name.map(|name| (name, data)));
+    }
+    Ok(Some(maps))
+}
+
+/// The id of the program that is asked after that one.
+fn next_of(maps: &[(String, MapData)]) -> Result<Option<u32>, SteeringError> {
+    get(&named::<u32, u32>(maps, pin::NEXT)?, pin::NEXT, &former::NEXT)
 }
 
 fn mac(word: u64) -> [u8; 6] {

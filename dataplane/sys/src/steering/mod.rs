@@ -48,7 +48,7 @@ pub use flows::{KernelFlow, KernelFlows};
 pub use former::{FormerFlow, FormerLane, FormerTimes, Left, Refused};
 pub use intercepts::InterceptTable;
 pub use layout::{LAYOUT, MAX_LINKS, MAX_PORTS, MAX_QUEUES, WAYS_LAYOUT};
-pub use look::{Found, InLane, Look, Maps, Packet};
+pub use look::{Found, InFormer, InLane, Look, Maps, Packet};
 pub use outcome::{Counters, Outcome};
 pub use pin::{holds_lane, is_lane, pins, unpin};
 pub use pools::PoolServer;

@@ -38,11 +38,13 @@ pub enum Outcome {
     ExpressHop,
     ExpressDrop,
     ExpressReplaced,
+    ExpressChanging,
+    ExpressOvertaking,
 }
 
 impl Outcome {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::NotIp,
         Self::Vlan,
         Self::Malformed,
@@ -78,6 +80,8 @@ impl Outcome {
         Self::ExpressHop,
         Self::ExpressDrop,
         Self::ExpressReplaced,
+        Self::ExpressChanging,
+        Self::ExpressOvertaking,
     ];
 
     /// The name in metrics.
@@ -118,6 +122,8 @@ impl Outcome {
             Self::ExpressHop => "express_hop",
             Self::ExpressDrop => "express_drop",
             Self::ExpressReplaced => "express_replaced",
+            Self::ExpressChanging => "express_changing",
+            Self::ExpressOvertaking => "express_overtaking",
         }
     }
 
@@ -173,6 +179,12 @@ impl Outcome {
             Self::ExpressReplaced => {
                 "of a flow that left the express lane this moment: dropped, to be sent again"
             }
+            Self::ExpressChanging => {
+                "of the express lane, and its worker may still have some that came before: to its worker"
+            }
+            Self::ExpressOvertaking => {
+                "the first of the express lane of a flow that made no pause: sent on, and may have overtaken some that came before"
+            }
         }
     }
 
@@ -193,6 +205,7 @@ impl Outcome {
                 | Self::ExpressMtu
                 | Self::ExpressIngress
                 | Self::ExpressHop
+                | Self::ExpressChanging
         )
     }
 

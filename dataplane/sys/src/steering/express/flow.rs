@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use super::layout::{
-    CLEAR_ECN, Entry, Head, Key, READDRESS, SACK_MAP, SACK_REMOVE, STANDBY, TIMESTAMPS, TO_CLIENT, TRANSLATED,
+    CHANGES, CLEAR_ECN, Entry, Head, Key, READDRESS, SACK_MAP, SACK_REMOVE, STANDBY, TIMESTAMPS, TO_CLIENT,
+    TRANSLATED,
 };
 use crate::steering::layout::Address;
 
@@ -19,8 +20,6 @@ pub type Ends = (SocketAddr, SocketAddr);
 /// payload (`Translation::acked` of weir-core); timestamps are on both legs or on neither. All addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpressFlow {
-    /// Given back as it is by whatever reads the map: how a process knows a flow that another one put in.
-    pub id: u64,
     /// As the client sends: client to destination.
     pub client: Ends,
     /// As the server receives: source to server. The same as `client` where nothing is changed.
@@ -33,6 +32,9 @@ pub struct ExpressFlow {
     pub client_hop: u16,
     /// The worker carries it, and the program only when there is none.
     pub stands_by: bool,
+    /// The number of the worker that may have packets of it in hand: it gets those that come until it has told that it has none
+    /// ([`Express::tell_idle`](super::Express::tell_idle)). None: the program carries it at once.
+    pub from: Option<u8>,
     pub splice: Splice,
 }
 
@@ -99,7 +101,11 @@ impl ExpressFlow {
         let keys = Self::keys(self.client, self.server);
         let [to_server, to_client] = keys;
         let translated = if self.is_translated() { TRANSLATED } else { 0 };
-        let standby = if self.stands_by { STANDBY } else { 0 };
+        let place = match (self.stands_by, self.from) {
+            (true, _) => STANDBY,
+            (false, Some(_)) => CHANGES,
+            (false, None) => 0,
+        };
         let s = &self.splice;
         let mut up = self.entry(&to_server, self.server, seen);
         up.head.flags |= translated | self.flags_to_server();
@@ -108,7 +114,7 @@ impl ExpressFlow {
         up.floor = s.base;
         up.behind = BEHIND;
         up.shift = s.shift_to_server.clamp(-14, 14);
-        up.link = self.client_link | standby;
+        up.link = self.client_link | place;
         up.head.hop = self.server_hop;
         let mut down = self.entry(&to_client, (self.client.1, self.client.0), seen);
         down.head.flags |= translated | self.flags_to_client();
@@ -117,7 +123,7 @@ impl ExpressFlow {
         down.floor = s.start;
         down.behind = u32::from(s.prefix);
         down.shift = s.shift_to_client.clamp(-14, 14);
-        down.link = self.server_link | standby;
+        down.link = self.server_link | place;
         down.head.hop = self.client_hop;
         (keys, [up, down])
     }
@@ -153,7 +159,9 @@ impl ExpressFlow {
         Entry {
             head,
             check: key.check(),
-            id: self.id,
+            given: 0,
+            worker: self.from.unwrap_or_default(),
+            reserved: [0; 3],
             packets: 0,
             bytes: 0,
             delta: 0,

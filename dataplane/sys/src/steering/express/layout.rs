@@ -13,6 +13,10 @@ pub const HOPS: u32 = 65_536;
 pub const LINKS: u32 = 32;
 /// In an entry's `link`: the flow is its worker's, as long as there is one.
 pub const STANDBY: u8 = 128;
+/// And: no worker knows the flow.
+pub const STRAY: u8 = 64;
+/// And: its worker may have packets in hand that came before.
+pub const CHANGES: u8 = 32;
 
 // What is done to a packet of a direction.
 pub const TO_CLIENT: u8 = 1;
@@ -119,7 +123,9 @@ impl Head {
 pub(in crate::steering) struct Entry {
     pub head: Head,
     pub check: u32,
-    pub id: u64,
+    pub given: u32,
+    pub worker: u8,
+    pub reserved: [u8; 3],
     pub packets: u64,
     pub bytes: u64,
     pub delta: u32,
@@ -142,6 +148,16 @@ impl Entry {
     /// The program carries it only when there is no worker.
     pub const fn stands_by(&self) -> bool {
         self.link & STANDBY != 0
+    }
+
+    /// Its worker has it until it has been seen with nothing in hand.
+    pub const fn changes(&self) -> bool {
+        self.link & CHANGES != 0
+    }
+
+    /// No worker knows it.
+    pub const fn is_stray(&self) -> bool {
+        self.link & STRAY != 0
     }
 }
 
@@ -168,7 +184,7 @@ pub(in crate::steering) struct LinkValue {
 
 const _: () = {
     assert!(HOPS == 1 << u16::BITS, "a hop is named in 16 bits");
-    assert!(LINKS.is_power_of_two() && LINKS as u8 <= STANDBY, "a device is named in the other bits");
+    assert!(LINKS.is_power_of_two() && LINKS as u8 <= CHANGES, "a device is named in the other bits");
     assert!(size_of::<Key>() == 36);
     assert!(size_of::<Entry>() == 96);
     assert!(size_of::<Head>() == 44);
@@ -178,6 +194,7 @@ const _: () = {
     assert!(offset_of!(Head, flags) == 42);
     assert!(offset_of!(Head, ended) == 43);
     assert!(offset_of!(Entry, check) == 44);
+    assert!(offset_of!(Entry, given) == 48 && offset_of!(Entry, worker) == 52);
     assert!(offset_of!(Entry, packets) == 56);
     assert!(offset_of!(Entry, tick) == 94);
     assert!(size_of::<HopValue>() == 16);

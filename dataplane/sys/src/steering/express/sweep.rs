@@ -13,7 +13,6 @@ const ROOM: usize = 4096;
 /// A direction of a flow as it is in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpressEntry {
-    pub id: u64,
     /// It goes to the client.
     pub is_to_client: bool,
     /// Something but Ethernet addresses and TTL is changed in the flow's packets.
@@ -25,6 +24,10 @@ pub struct ExpressEntry {
     pub hop: u16,
     /// The program carries it only when there is no worker.
     pub stands_by: bool,
+    /// No worker knows it.
+    pub is_stray: bool,
+    /// It changes over from a worker.
+    pub changes: bool,
     pub seen: Seen,
     pub change: Change,
 }
@@ -63,7 +66,6 @@ impl Sweep {
     /// What the last call of [`Express::sweep`](super::Express::sweep) has read.
     pub fn entries(&self) -> impl Iterator<Item = ExpressEntry> + '_ {
         self.keys.iter().zip(&self.values).take(self.read).map(|(key, entry)| ExpressEntry {
-            id: entry.id,
             is_to_client: entry.head.flags & TO_CLIENT != 0,
             is_translated: entry.head.flags & TRANSLATED != 0,
             came: key.endpoints(),
@@ -71,6 +73,8 @@ impl Sweep {
             link: entry.link(),
             hop: entry.head.hop,
             stands_by: entry.stands_by(),
+            is_stray: entry.is_stray(),
+            changes: entry.changes(),
             seen: Seen::from(entry),
             change: Change {
                 delta: entry.delta,

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::express::Seen;
-use super::super::express::layout::{Entry, HopValue, Key, LinkValue, TRANSLATED, VOID};
-use super::super::map::Map;
+use super::super::express::layout::{Entry, FIN, Head, HopValue, Key, LinkValue, RST, TRANSLATED, VOID};
+use super::super::express::{SEEN_SHIFT, Seen};
+use super::super::map::{Headed, Map};
 use super::super::{Outcome, SteeringError, set};
 use super::{Look, Packet, get};
 
@@ -20,6 +20,12 @@ pub struct InLane {
     pub is_translated: bool,
     /// The worker carries it, as long as there is one.
     pub stands_by: bool,
+    /// No worker knows it.
+    #[serde(default)]
+    pub is_stray: bool,
+    /// The worker has it until it has been seen with nothing in hand.
+    #[serde(default)]
+    pub changes: bool,
     /// The packet comes in by the device that the entry names.
     pub by_its_device: bool,
     /// The index of the device that it leaves by, and the next station's Ethernet address; none: not known now.
@@ -40,6 +46,42 @@ struct Found {
     back: Option<Entry>,
     hop: HopValue,
     link: LinkValue,
+}
+
+/// The same in the lane of a weir of another layout, as far as that is known of every layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFormer {
+    pub goes: (SocketAddr, SocketAddr),
+    pub is_translated: bool,
+    pub is_over: bool,
+    /// ns of CLOCK_MONOTONIC.
+    pub last_seen: u64,
+}
+
+/// The entry of a packet in the first of these lanes that has one.
+pub(super) fn look_before(
+    lanes: &[Headed<Key, Head>],
+    packet: &Packet,
+) -> Result<Option<InFormer>, SteeringError> {
+    let read = |lane: &Headed<Key, Head>, key: &Key| {
+        lane.get(key).map_err(SteeringError::of_map("express_flows", "reading"))
+    };
+    for lane in lanes {
+        let Some(head) = read(lane, &Key::new(packet.from, packet.to))? else { continue };
+        if head.flags & VOID != 0 {
+            continue;
+        }
+        let back = read(lane, &head.back())?;
+        let is_over = back
+            .is_none_or(|back| (back.ended | head.ended) & RST != 0 || back.ended & head.ended & FIN != 0);
+        return Ok(Some(InFormer {
+            goes: head.endpoints(),
+            is_translated: head.flags & TRANSLATED != 0,
+            is_over,
+            last_seen: u64::from(head.last_seen) << SEEN_SHIFT,
+        }));
+    }
+    Ok(None)
 }
 
 /// The lane's maps.
@@ -72,6 +114,8 @@ impl LaneMaps {
             goes,
             is_translated: found.head.flags & TRANSLATED != 0,
             stands_by: found.stands_by(),
+            is_stray: found.is_stray(),
+            changes: found.changes(),
             by_its_device: link.ifindex == packet.ifindex,
             hop: out.filter(|_| hop.up != 0).map(|ifindex| (ifindex, hop.dst_mac)),
             is_over,
@@ -98,6 +142,15 @@ impl LaneMaps {
 }
 
 impl Look {
+    /// What the lane of another layout makes of the packet, as after a crash: its weir gives no sign of life any more.
+    pub(super) fn crossed_before(&self, opens: bool) -> Option<Outcome> {
+        let former = self.former.filter(|_| self.has_lane)?;
+        if !opens {
+            return Some(Outcome::Express);
+        }
+        (former.is_translated && !former.is_over).then_some(Outcome::ExpressDrop)
+    }
+
     /// What the lane makes of the packet; none: steering goes on.
     pub(super) fn crossed(&self, opens: bool) -> Option<Outcome> {
         let lane = self.lane.filter(|_| self.has_lane)?;
@@ -109,12 +162,12 @@ impl Look {
         if !lane.by_its_device {
             return or_drop(Outcome::ExpressIngress);
         }
-        if lane.stands_by && alive && self.port.is_some() {
-            return Some(Outcome::Redirect);
+        if (lane.stands_by || lane.changes) && !opens && alive && self.port.is_some() {
+            return Some(if lane.stands_by { Outcome::Redirect } else { Outcome::ExpressChanging });
         }
         if opens {
             // Without a worker it would end in a flow that it does not belong to.
-            let meets = !alive && lane.is_translated && !lane.is_over;
+            let meets = (lane.is_stray || !alive && lane.is_translated) && !lane.is_over;
             return meets.then_some(Outcome::ExpressDrop);
         }
         if lane.hop.is_some() { Some(Outcome::Express) } else { or_drop(Outcome::ExpressHop) }

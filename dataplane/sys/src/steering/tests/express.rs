@@ -21,7 +21,6 @@ fn flow(n: u16) -> ExpressFlow {
     let client = (endpoint(&format!("{client}:{}", 40_000 + n)), endpoint(server));
     let is_sent = n % 4 > 1;
     ExpressFlow {
-        id: 1 << 40 | u64::from(n),
         client,
         server: if is_sent { (client.0, endpoint(other)) } else { client },
         client_link: 0,
@@ -29,6 +28,7 @@ fn flow(n: u16) -> ExpressFlow {
         server_hop: 7,
         client_hop: 65_535,
         stands_by: false,
+        from: None,
         splice: Splice { delta: if is_sent { 5 } else { 0 }, ..Splice::default() },
     }
 }
@@ -83,10 +83,14 @@ fn flows_are_read_back_as_they_were_put_in() {
     }
     let read = entries(&steering);
     assert_eq!(read.len(), 20_000);
-    let ids: BTreeSet<(u64, bool)> = read.iter().map(|entry| (entry.id, entry.is_to_client)).collect();
+    let number = |entry: &ExpressEntry| {
+        let client = if entry.is_to_client { entry.goes.1 } else { entry.came.0 };
+        usize::from(client.port() - 40_000)
+    };
+    let ids: BTreeSet<(usize, bool)> = read.iter().map(|entry| (number(entry), entry.is_to_client)).collect();
     assert_eq!(ids.len(), 20_000);
     for entry in read {
-        let flow = flows[(entry.id & 0xffff) as usize];
+        let flow = flows[number(&entry)];
         let back = |ends: (SocketAddr, SocketAddr)| (ends.1, ends.0);
         let (came, goes) = match entry.is_to_client {
             false => (flow.client, flow.server),

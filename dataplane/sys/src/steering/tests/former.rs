@@ -22,7 +22,6 @@ fn adopting(folder: &Path) -> Sizes {
 fn flow(family: &Family, port: u16, delta: u32) -> ExpressFlow {
     let ends = (family.at(family.client, port), family.at(family.server, 443));
     ExpressFlow {
-        id: 0,
         client: ends,
         server: ends,
         client_link: 0,
@@ -30,6 +29,7 @@ fn flow(family: &Family, port: u16, delta: u32) -> ExpressFlow {
         server_hop: 1,
         client_hop: 0,
         stands_by: false,
+        from: None,
         splice: Splice { delta, ..Splice::default() },
     }
 }

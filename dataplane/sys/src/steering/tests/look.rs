@@ -157,7 +157,7 @@ fn maps_of_an_attached_program_are_found_by_its_id() {
 }
 
 /// Connections of the client to the servers, on port 80: of IPv4 and IPv6, translated and not. The links are LAN and WAN.
-fn fill_lane(bench: &Bench, is_up: bool, delta: u32) {
+fn fill_lane(bench: &Bench, (stands_by, is_up): (bool, bool), delta: u32) {
     let express = bench.steering.express();
     let links = [LAN, WAN].map(|device| {
         let index = ethtool::index_of(device).unwrap();
@@ -170,14 +170,14 @@ fn fill_lane(bench: &Bench, is_up: bool, delta: u32) {
     let flows = FAMILIES.map(|family| {
         let ends = (family.at(family.client, 40_000), family.at(family.server, 80));
         ExpressFlow {
-            id: 1,
             client: ends,
             server: ends,
             client_link: links[0],
             server_link: links[1],
             server_hop: 7,
             client_hop: 8,
-            stands_by: false,
+            stands_by,
+            from: None,
             splice: Splice { delta, ..Splice::default() },
         }
     });
@@ -198,7 +198,7 @@ fn flow_of_the_express_lane_is_said_to_be_one() {
         (false, false, 5),
     ] {
         with_bench_of(&sizes, |bench| {
-            fill_lane(bench, is_up, delta);
+            fill_lane(bench, (false, is_up), delta);
             if !alive {
                 bench.stop_beating();
             }
@@ -221,7 +221,7 @@ fn flow_of_the_express_lane_is_said_to_be_one() {
 fn syn_of_a_flow_that_is_over_is_said_to_end_its_lane() {
     let sizes = Sizes { express_flows: 4, ..Sizes::default() };
     with_bench_of(&sizes, |bench| {
-        fill_lane(bench, true, 5);
+        fill_lane(bench, (false, true), 5);
         bench.stop_beating();
         for family in FAMILIES {
             let ends = (family.at(family.client, 40_000), family.at(family.server, 80));
@@ -231,4 +231,41 @@ fn syn_of_a_flow_that_is_over_is_said_to_end_its_lane() {
         }
         check_all(bench, "over");
     });
+}
+
+#[test]
+fn flow_that_is_stood_by_for_and_one_that_no_worker_knows_are_said_to_be_so() {
+    let sizes = Sizes { express_flows: 4, ..Sizes::default() };
+    for (alive, delta) in [(true, 0), (false, 5)] {
+        with_bench_of(&sizes, |bench| {
+            fill_lane(bench, (true, true), delta);
+            if !alive {
+                bench.stop_beating();
+            }
+            let name = format!("alive {alive}, delta {delta}");
+            check_all(bench, &format!("stands by, {name}"));
+            let express = bench.steering.express();
+            let ends =
+                FAMILIES.map(|family| (family.at(family.client, 40_000), family.at(family.server, 80)));
+            for ends in ends {
+                express.set_stray(ends, ends, true).unwrap();
+            }
+            check_all(bench, &format!("stray, {name}"));
+            for (from, to) in ends {
+                let what = packet(LAN, from, to);
+                let look = bench.steering.maps().unwrap().look(&what).unwrap();
+                assert_eq!(look.outcome(false), Outcome::Express, "{name}");
+                assert_eq!(look.outcome(true), Outcome::ExpressDrop, "{name}: a SYN");
+                let fin = super::packets::tcp(from, to, Flags::Fin);
+                assert_eq!(bench.count_one(LAN, &fin), Outcome::ExpressAlone, "{name}");
+                express.set_stray((from, to), (from, to), false).unwrap();
+                let becomes = bench.count_one(LAN, &fin);
+                assert_eq!(
+                    becomes,
+                    if alive { Outcome::ExpressFlags } else { Outcome::ExpressAlone },
+                    "{name}"
+                );
+            }
+        });
+    }
 }
