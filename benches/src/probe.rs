@@ -1,7 +1,12 @@
 //! The packet counters at both ends of a connection: a packet of it every millisecond each way, and what arrives of them.
+//!
+//! When a packet leaves must not depend on when a process gets a CPU: on a kernel that is not preempted, a long system call of somebody
+//! else's keeps it waiting for milliseconds, in which traffic from a wire would go on. So the packets wait in a queue of the device
+//! (tc-tbf), whose timer lets one go each millisecond, in the kernel and between whatever else runs there.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -20,6 +25,12 @@ pub const INTERVAL: Duration = Duration::from_millis(1);
 
 /// Until the acknowledgment of an answer has been sent.
 const LAST_WORD: Duration = Duration::from_millis(60);
+/// Packets that wait for their time, and how often they are made up to so many.
+const AHEAD: u32 = 200;
+const TOP_UP: Duration = Duration::from_millis(20);
+/// Of what else the ends say, what does not fit the queue's burst is lost: neighbours must be found.
+const BURST: usize = 128;
+
 /// What is under way arrives.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 
@@ -59,19 +70,20 @@ impl Recorded {
 
 /// Both senders and both recordings.
 #[derive(Debug)]
-pub struct Probes {
+pub struct Probes<'lab> {
     end: Arc<AtomicBool>,
     senders: Vec<JoinHandle<Result<(), std::io::Error>>>,
+    _paces: [Pace<'lab>; 2],
     at_client: Capture,
     at_server: Capture,
 }
 
-impl Probes {
+impl<'lab> Probes<'lab> {
     /// Begins to send, and to count. The packets look like acknowledgments of the connection, which tell its ends nothing new.
     ///
     /// # Errors
     /// The connection is not answered, or packet sockets are refused.
-    pub fn start(lab: &Lab, connection: &TcpStream) -> Result<Self, Failure> {
+    pub fn start(lab: &'lab Lab, connection: &TcpStream) -> Result<Self, Failure> {
         let (client, server) = (connection.local_addr()?, connection.peer_addr()?);
         let (at_client, at_server) =
             (lab.capture(&lab.client, "client0")?, lab.capture(&lab.server, "server0")?);
@@ -87,11 +99,12 @@ impl Probes {
         let end = Arc::<AtomicBool>::default();
         let at_client = lab.capture(&lab.client, "client0")?;
         let at_server = lab.capture(&lab.server, "server0")?;
+        let paces = [Pace::set(&lab.client, "client0", &up)?, Pace::set(&lab.server, "server0", &down)?];
         let senders = [(&lab.client, "client0", up), (&lab.server, "server0", down)]
             .into_iter()
             .map(|(namespace, device, template)| send(namespace, device, template, end.clone()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { end, senders, at_client, at_server })
+        Ok(Self { end, senders, _paces: paces, at_client, at_server })
     }
 
     /// Ends it.
@@ -116,20 +129,57 @@ fn send(
 ) -> Result<JoinHandle<Result<(), std::io::Error>>, Failure> {
     let socket = namespace.run(|| PacketSocket::open(device))?;
     let body = move || {
-        // A sender that is late looks like an outage.
+        // A sender that is later than its packets last looks like an outage.
         affinity::run_promptly()?;
-        let mut due = Instant::now();
+        let (begun, mut sent) = (Instant::now(), 0);
         while !end.load(Ordering::Relaxed) {
-            match socket.send(&template.next()) {
-                Err(error) if error.raw_os_error() == Some(105) => {}
-                other => other?,
+            let due = AHEAD + (begun.elapsed().as_nanos() / INTERVAL.as_nanos()) as u32;
+            while sent < due {
+                sent += 1;
+                match socket.send(&template.next()) {
+                    Err(error) if error.raw_os_error() == Some(105) => {}
+                    other => other?,
+                }
             }
-            due += INTERVAL;
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            std::thread::sleep(TOP_UP);
         }
         Ok(())
     };
     Ok(std::thread::spawn(body))
+}
+
+/// The queue of a device, from which a packet leaves each millisecond. Dropped, it is as it was.
+#[derive(Debug)]
+struct Pace<'lab> {
+    namespace: &'lab Namespace,
+    device: &'static str,
+}
+
+impl<'lab> Pace<'lab> {
+    fn set(namespace: &'lab Namespace, device: &'static str, template: &Template) -> Result<Self, Failure> {
+        let octets = template.len();
+        let rate = format!("{}bps", octets as u128 * 1_000_000_000 / INTERVAL.as_nanos());
+        let (burst, limit) = (BURST.to_string(), (2 * AHEAD as usize * octets).to_string());
+        let words = [
+            "qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate, "burst", &burst, "limit", &limit,
+        ];
+        if !tc(namespace, &words)? {
+            return Err(format!("tc {}: install iproute2; the kernel needs sch_tbf", words.join(" ")).into());
+        }
+        Ok(Self { namespace, device })
+    }
+}
+
+impl Drop for Pace<'_> {
+    fn drop(&mut self) {
+        let _ = tc(self.namespace, &["qdisc", "del", "dev", self.device, "root"]);
+    }
+}
+
+fn tc(namespace: &Namespace, words: &[&str]) -> std::io::Result<bool> {
+    let mut command = Command::new("tc");
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(namespace.run(|| command.status())?.success())
 }
 
 /// The last frame that was sent of a connection, as a template.
@@ -161,6 +211,11 @@ impl Template {
         tcp.sequence_number = tcp.sequence_number.wrapping_add(headers.payload.slice().len() as u32);
         (tcp.psh, tcp.ack) = (false, true);
         Ok(Self { ethernet, net, tcp, number: 0 })
+    }
+
+    /// Octets of a frame.
+    fn len(&self) -> usize {
+        self.ethernet.len() + self.net.header_len() + self.tcp.header_len()
     }
 
     fn next(&mut self) -> Vec<u8> {

@@ -1,10 +1,11 @@
 //! Measures for how long traffic stops when weir fails (killed, hung as a whole, or with one worker hung), when it starts again, with
 //! too little memory too, and when another takes its place (`weir run --replace`), on IPv4 and IPv6.
 //!
-//!     outage [--runs N] [--handshake NAME]... [--closed] [--express standby | never] [--load SECONDS | --repairs | --new] [--flows N]
+//!     outage [--runs N] [--handshake NAME]... [--failing WAY]... [--closed] [--express standby | never] [--load SECONDS | --repairs | --new] [--flows N]
 //!
 //! A connection through weir is open, of each handshake (`send`: answered, and given to the server of a pool). At both its ends a packet
-//! of it is sent every millisecond, with a number, and whatever arrives is recorded with the kernel's time. Then weir fails. The
+//! of it is sent every millisecond, by a timer of the kernel's ([`weir_benches::probe`]), with a number, and whatever arrives is recorded
+//! with the kernel's time. Then weir fails. The
 //! outage of a run is the longest time between two packets that arrive, less the millisecond that lies between two that are sent;
 //! the packets that never arrive are counted besides. (Of the relay, which ends every packet itself: a request every
 //! millisecond, and the longest time between two answers.) With `--load`, nothing fails: the machine is kept busy, and what is counted
@@ -37,6 +38,9 @@ struct Options {
     /// Runs of each failure and address family.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// How it fails [default: each].
+    #[arg(long)]
+    failing: Vec<Failing>,
     /// What connections are like [default: each].
     #[arg(long)]
     handshake: Vec<Handshake>,
@@ -82,7 +86,7 @@ impl Handshake {
 }
 
 /// A way to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Failing {
     Killed,
     /// Killed, and started again at once.
@@ -100,17 +104,6 @@ enum Failing {
 }
 
 impl Failing {
-    const ALL: [Self; 8] = [
-        Self::Killed,
-        Self::Restarted,
-        Self::NoMemory,
-        Self::Hung,
-        Self::WorkerHung,
-        Self::Continued,
-        Self::Replaced,
-        Self::Device,
-    ];
-
     const fn name(self) -> &'static str {
         match self {
             Self::Killed => "killed (SIGKILL)",
@@ -160,6 +153,10 @@ impl Options {
         if self.handshake.is_empty() { Handshake::value_variants() } else { &self.handshake }
     }
 
+    fn failings(&self) -> &[Failing] {
+        if self.failing.is_empty() { Failing::value_variants() } else { &self.failing }
+    }
+
     /// What traffic may stop for. A box that fails closed stops it until weir is back.
     fn bar(&self, failing: Failing) -> Option<Duration> {
         failing.bar().filter(|_| !self.closed)
@@ -189,7 +186,7 @@ fn measure(options: &Options) -> Result<bool, Failure> {
     report::heading("traffic stops for (ms; packets lost of one each ms; both directions of all runs)");
     let mut all = true;
     for handshake in options.handshakes() {
-        for failing in Failing::ALL.into_iter().filter(|failing| failing.is_outlived(*handshake)) {
+        for failing in options.failings().iter().copied().filter(|failing| failing.is_outlived(*handshake)) {
             for family in Family::BOTH {
                 let one = |run| {
                     let one = match handshake {
