@@ -7,14 +7,16 @@ use weir_core::flow::key::{FlowHasher, FlowKey};
 use weir_core::flow::record::Flow;
 use weir_core::flow::table::{Capacity, FlowTable};
 use weir_core::frame::{Frame as _, HeapFrame};
-use weir_core::ids::{InterceptId, Nanos};
+use weir_core::ids::{InterceptId, Nanos, PortId};
 use weir_core::inspect::{Inspector, Outcome};
 use weir_core::parse::{Meta, plain_into};
 use weir_core::policy::{Action, Facts, InterceptSpec, NameSet, Policy, PolicyBuilder, Protocol, RuleSpec};
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
 
-use crate::bed::{Bed, CAPACITY, Ends, Kind, LAN, REQUEST, Spread, meta_of, numbers, segment, traffic};
+use crate::bed::{
+    Bed, CAPACITY, Ends, Kind, LAN, REQUEST, SMALL, Spread, meta_of, numbers, segment, traffic,
+};
 use crate::{BATCH, Case};
 
 /// A million.
@@ -35,6 +37,7 @@ pub fn all() -> Vec<Case> {
     cases.extend([inspecting("http", REQUEST.to_vec()), inspecting("tls", client_hello("www.example"))]);
     cases.extend([1000, MANY].map(deciding));
     cases.extend([1000, 100_000, MANY].map(touching));
+    cases.extend([1000, MANY].map(copying));
     for (name, v6) in families {
         for flows in [1, 1000, 100_000, MANY] {
             cases.push(pipeline(name, v6, flows, Spread::Uniform));
@@ -234,25 +237,59 @@ fn touching(flows: u32) -> Case {
 /// is in it.
 fn pipeline(family: &str, v6: bool, flows: u32, spread: Spread) -> Case {
     let kind = format!("{spread:?}").to_lowercase();
-    let case = Case::new(format!("pipeline/{family}/{kind}/{flows}"), move || {
-        let mut bed = Bed::new(flows, v6);
-        let packets = traffic(flows, v6, spread);
-        let mut frames: Vec<_> = (0..BATCH).map(|_| (LAN, HeapFrame::new(CAPACITY))).collect();
-        let mut at = 0;
+    let case = Case::new(format!("pipeline/{family}/{kind}/{flows}"), move || passing(flows, v6, spread));
+    if flows > 1000 { case.uncounted() } else { case }
+}
+
+/// Batches of such segments; each call does one.
+pub fn passing(flows: u32, v6: bool, spread: Spread) -> impl FnMut() + 'static {
+    let mut bed = Bed::new(flows, v6);
+    let mut source = Source::new(flows, v6, spread);
+    move || {
+        source.copy(|port, frame| bed.receive(port, frame));
+        bed.handle_arrived(Nanos(3));
+        std::mem::swap(&mut source.frames, &mut bed.out.tx);
+        assert_eq!(source.frames.len(), BATCH, "a packet was not sent on");
+    }
+}
+
+/// What of that is the copy: the same segments into the same frames, and nothing done to them.
+fn copying(flows: u32) -> Case {
+    let case = Case::new(format!("copy/{flows}"), move || {
+        let (mut source, mut sent) = (Source::new(flows, false, Spread::Uniform), Vec::with_capacity(BATCH));
         move || {
-            let batch = &packets[at..at + BATCH];
-            at = if at + BATCH < packets.len() { at + BATCH } else { 0 };
-            for ((_, mut frame), (port, bytes)) in frames.drain(..).zip(batch) {
-                frame.set_len(bytes.len());
-                if let Some(head) = frame.data_mut().first_chunk_mut() {
-                    *head = *bytes;
-                }
-                bed.receive(*port, frame);
-            }
-            bed.handle_arrived(Nanos(3));
-            std::mem::swap(&mut frames, &mut bed.out.tx);
-            assert_eq!(frames.len(), BATCH, "a packet was not sent on");
+            source.copy(|port, frame| sent.push((port, frame)));
+            std::mem::swap(&mut source.frames, &mut sent);
         }
     });
     if flows > 1000 { case.uncounted() } else { case }
+}
+
+/// In the place of a NIC.
+struct Source {
+    packets: Vec<(PortId, [u8; SMALL])>,
+    at: usize,
+    /// Where the next ones go: all of a batch.
+    frames: Vec<(PortId, HeapFrame)>,
+}
+
+impl Source {
+    fn new(flows: u32, v6: bool, spread: Spread) -> Self {
+        let frames = (0..BATCH).map(|_| (LAN, HeapFrame::new(CAPACITY))).collect();
+        Self { packets: traffic(flows, v6, spread), at: 0, frames }
+    }
+
+    /// Copies a batch, and gives it away.
+    #[inline(always)]
+    fn copy(&mut self, mut give: impl FnMut(PortId, HeapFrame)) {
+        let batch = &self.packets[self.at..self.at + BATCH];
+        self.at = if self.at + BATCH < self.packets.len() { self.at + BATCH } else { 0 };
+        for ((_, mut frame), (port, bytes)) in self.frames.drain(..).zip(batch) {
+            frame.set_len(bytes.len());
+            if let Some(head) = frame.data_mut().first_chunk_mut() {
+                *head = *bytes;
+            }
+            give(*port, frame);
+        }
+    }
 }

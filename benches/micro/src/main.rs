@@ -11,7 +11,7 @@ use std::thread;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use weir_micro::{Case, cases, count};
+use weir_micro::{Case, cases, count, workers};
 
 /// A case may take so many times the instructions of the baseline.
 const TOLERANCE: f64 = 1.03;
@@ -56,10 +56,10 @@ struct Line {
 }
 
 impl Line {
-    fn new(case: &Case, unit: &'static str, mut values: Vec<f64>) -> Self {
+    fn new(measure: &str, unit: &'static str, mut values: Vec<f64>) -> Self {
         values.sort_unstable_by(f64::total_cmp);
         Self {
-            measure: case.name.clone(),
+            measure: measure.to_owned(),
             contender: "weir",
             median: values[values.len() / 2],
             min: values[0],
@@ -103,21 +103,37 @@ fn run(args: &Args) -> io::Result<bool> {
         progress(&case.name);
         let mut shown = [String::new(), String::new(), String::new()];
         if !args.instructions {
-            let time = Line::new(case, "ns", count::nanoseconds(case));
-            let allocations = Line::new(case, "allocations", vec![count::allocations(case)]);
+            let time = Line::new(&case.name, "ns", count::nanoseconds(case));
+            let allocations = Line::new(&case.name, "allocations", vec![count::allocations(case)]);
             shown[0] = format!("{:.1}", time.median);
             shown[2] = format!("{:.3}", allocations.median);
             lines.extend([time, allocations]);
         }
         if case.is_counted {
-            let line = Line::new(case, "instructions", vec![count::instructions(&case.name)?]);
+            let line = Line::new(&case.name, "instructions", vec![count::instructions(&case.name)?]);
             shown[1] = format!("{:.0}", line.median);
             lines.push(line);
         }
         println!("{:36} {:>10} {:>14} {:>12}", case.name, shown[0], shown[1], shown[2]);
     }
+    if !args.instructions {
+        lines.extend(workers(&args.only));
+    }
     write(&args.json, &lines)?;
     Ok(true)
+}
+
+/// How much more two workers do than one.
+fn workers(only: &str) -> Vec<Line> {
+    let names = workers::FLOWS.map(|flows| (workers::name(flows), flows));
+    let chosen = names.into_iter().filter(|(name, _)| name.contains(only));
+    let measure = |(name, flows): (String, u32)| {
+        progress(&name);
+        let line = Line::new(&name, "x", workers::two_by_one(flows));
+        println!("{name:36} {:>10.2} times what one does", line.median);
+        line
+    };
+    chosen.map(measure).collect()
 }
 
 /// Says what is being measured, where somebody watches.

@@ -93,17 +93,15 @@ impl FlowTable {
         self.index.find(hash, |&slot| self.get(slot).is_some_and(|f| f.key == *key)).copied()
     }
 
-    /// The slot that the index names first for this hash: nearly always the right one. It is not looked at.
+    /// The slot that the index names first for this hash: nearly always the right one. It is not looked at, but what a packet needs of
+    /// it is fetched: who looks at it some packets later finds it at hand.
     #[inline]
-    pub fn likely(&self, hash: u64) -> u32 {
-        self.index.find(hash, |_| true).map_or(u32::MAX, |slot| *slot)
-    }
-
-    /// Reads a word of each cache line that a packet of these connections needs: who looks at them next finds them at hand.
-    #[inline]
-    pub fn touch(&self, slots: impl Iterator<Item = u32>) {
-        let words = slots.filter_map(|slot| self.slots.get(slot as usize)).map(Flow::touch);
-        std::hint::black_box(words.fold(0, |all, word| all ^ word));
+    pub fn expect(&self, hash: u64) -> u32 {
+        let slot = self.index.find(hash, |_| true).map_or(u32::MAX, |slot| *slot);
+        if let Some(flow) = self.slots.get(slot as usize) {
+            flow.prefetch();
+        }
+        slot
     }
 
     /// Where the connection of a packet is, and which end sent it. `hash` is [`FlowHasher::hash_of`] of the packet's tuple.

@@ -16,7 +16,7 @@ impl<F: Frame> Pipeline<F> {
     pub fn handle(&mut self, now: Nanos, packet: Packet<F>, out: &mut Output<F>) {
         let hash = self.hasher.hash_of(&packet.meta.tuple);
         let Packet { frame, port, meta } = packet;
-        let likely = self.flows.likely(hash);
+        let likely = self.flows.expect(hash);
         self.now = now;
         let mut seen = Seen { likely, ..Seen::new(port, meta, hash) };
         let mut frame = frame;
@@ -34,15 +34,14 @@ impl<F: Frame> Pipeline<F> {
     /// Takes segments whose connections this worker owns, in this order.
     ///
     /// A connection among a million is in no cache, and a processor waits for memory as long as it takes for a whole packet. So the
-    /// index is asked for all of them first, then the connections are looked at: loads that do not depend on each other are
-    /// waited for together.
+    /// index is asked for all of them first, and their connections are fetched: what does not depend on each other is waited for
+    /// together.
     pub fn handle_batch(&mut self, now: Nanos, batch: &mut Batch<F>, out: &mut Output<F>) {
         self.now = now;
         let Some(mut seen) = batch.seen.get_mut(..batch.frames.len()) else { return };
         for seen in &mut *seen {
-            seen.likely = self.flows.likely(seen.hash);
+            seen.likely = self.flows.expect(seen.hash);
         }
-        self.flows.touch(seen.iter().map(|seen| seen.likely));
         if self.has_partial {
             for (frame, seen) in batch.frames.iter_mut().zip(&mut *seen) {
                 self.fill_partial_checksum(frame, seen);
