@@ -11,6 +11,7 @@ use weir_control::lab::Namespace;
 use weir_sys::steering::{AttachMode, Sizes, Steering};
 
 use crate::config::{ALLOWED, DENIED, Settings};
+use crate::express::open_wires;
 use crate::idle::assert_idle;
 use crate::weir::until;
 use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, play, upload_intact};
@@ -279,6 +280,29 @@ fn mtu_that_shrinks_is_told_to_senders_and_one_that_grows_takes_the_port_off_the
         world.sh(&world.lab.gateway, "ip link set lan0 mtu 1500");
         until("the port is on the fast road", || !lost(world, "lan0"));
         Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
+    });
+}
+
+#[test]
+fn mtu_that_shrinks_to_the_least_of_ipv6_lets_downloads_go_on_whose_server_does_no_timestamps() {
+    play(&Settings { handshake: "answer", express: "always", ..Settings::default() }, |world| {
+        world.sh(&world.lab.server, "sysctl -qw net.ipv4.tcp_timestamps=0");
+        // Where there is a lane, it is told why a connection is not in it.
+        open_wires(world);
+        world.meet_neighbours();
+        // Of this server nothing is known yet: clients are promised timestamps, and weir makes them.
+        let downloads = Family::BOTH.map(|family| {
+            let target = SocketAddr::new(family.addresses().servers[1], HTTP);
+            Download::start_on(world.connect_to(family, target).expect("the client can connect"), BODY, RATE)
+        });
+        for download in &downloads {
+            until("weir makes its timestamps", || {
+                world.weir.flow(download.client)["lane_reason"] == "own-clock"
+            });
+        }
+        world.sh(&world.lab.gateway, "ip link set lan0 mtu 1280");
+        downloads.into_iter().for_each(Download::finish);
+        world.sh(&world.lab.gateway, "ip link set lan0 mtu 1500");
     });
 }
 

@@ -13,6 +13,7 @@ use crate::pipeline::{LegOp, Output, Pipeline, ServerFailed};
 use crate::policy::{Action, Source};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::options::{SynOptions, Timestamps};
+use crate::tcp::translate::INSERTED;
 use crate::wire::addr::Endpoint;
 use crate::wire::build::{Segment, SegmentOptions};
 
@@ -22,8 +23,6 @@ use super::timers;
 const SYNS: u8 = 3;
 /// The same of one behind which there is no other: one more, and 15 s, as long as the relay waits.
 const LAST_SYNS: u8 = 4;
-/// What is taken off the MSS for a server that does not do timestamps, where the client was promised them.
-pub(crate) const TIMESTAMPS_LEN: u16 = 12;
 
 impl<F: Frame> Pipeline<F> {
     /// Opens the leg that the verdict asks for: to a server of `pool`, or to where the client wanted to go.
@@ -297,7 +296,7 @@ impl<F: Frame> Pipeline<F> {
     fn mss_for(&self, flow: &Flow, server: &Endpoint) -> u16 {
         let mss = flow.offer.mss.min(self.own_mss(&flow.tuple().src.addr));
         let does = self.grants.get(server, self.now).is_some_and(|grant| grant.timestamps);
-        if flow.offer.timestamps && !does { mss.saturating_sub(TIMESTAMPS_LEN) } else { mss }
+        if flow.offer.timestamps && !does { mss.saturating_sub(INSERTED) } else { mss }
     }
 
     /// An ICMP error about our SYN.

@@ -12,6 +12,7 @@ use crate::parse::Meta;
 use crate::pipeline::{Output, Pipeline, PuntTo, Punted};
 use crate::tcp::flags::TcpFlags;
 use crate::tcp::seq::Seq;
+use crate::tcp::translate::icmp::less_growth;
 use crate::wire::addr::Endpoint;
 use crate::wire::error::{self, Error};
 use crate::wire::icmp::IcmpMeta;
@@ -79,12 +80,12 @@ impl<F: Frame> Pipeline<F> {
     ) -> Option<Packet<F>> {
         let NextHop::Forward { mtu, .. } = self.next_hop(to) else { return Some(packet) };
         let meta = packet.meta;
-        let mtu = mtu.saturating_sub(grows);
-        let fits = meta.ip_len() <= mtu || meta.reassembled;
+        let fits = meta.ip_len() <= mtu.saturating_sub(grows) || meta.reassembled;
         let (error, reason) = if meta.ttl <= 1 {
             (Error::TimeExceeded, DropReason::TtlExpired)
         } else if !fits && !error::may_fragment(packet.frame.data(), &meta) {
-            (Error::TooBig { mtu }, DropReason::TooBig)
+            let told = less_growth(u32::from(mtu), grows, meta.v6);
+            (Error::TooBig { mtu: u16::try_from(told).unwrap_or(mtu) }, DropReason::TooBig)
         } else {
             return Some(packet);
         };
@@ -129,7 +130,7 @@ impl<F: Frame> Pipeline<F> {
     /// An error that comes from the side `from`, about what the other end sent.
     fn translate_error(&mut self, slot: u32, from: Side, mut frame: F, meta: &IcmpMeta, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return self.discard(frame, DropReason::OldLeg, out) };
-        let Some(up) = self.legs.get(flow.leg).and_then(|leg| leg.up.as_ref()) else {
+        let Some(up) = self.legs.get_mut(flow.leg).and_then(|leg| leg.up.as_mut()) else {
             return self.discard(frame, DropReason::OldLeg, out);
         };
         if !in_flight(flow, from, meta) {

@@ -2,6 +2,8 @@
 //! the leg's translation has them.
 
 use crate::drop::DropReason;
+use crate::fib::NextHop;
+use crate::flow::key::Tuple;
 use crate::flow::legs::Leg;
 use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
@@ -16,7 +18,6 @@ use crate::tcp::options::{self, SynOptions, Timestamps};
 use crate::tcp::translate::{TimestampMode, Translation};
 use crate::wire::build::{Segment, SegmentOptions};
 
-use super::dial::TIMESTAMPS_LEN;
 use super::timers;
 
 /// How often a PROXY header is sent again before the connection is given up with [`timers::HEADER`].
@@ -177,8 +178,8 @@ impl<F: Frame> Pipeline<F> {
             }
             return None;
         }
-        let grows = up.own_timestamps(self.now).map_or(0, |_| TIMESTAMPS_LEN);
-        let client = up.client.reversed();
+        let (grows, client) = (up.growth(&meta), up.client.reversed());
+        let grows = if grows > 0 { self.growth_on_its_way(id, &client, &meta) } else { 0 };
         packet = self.leaves(packet, &client, grows, out)?;
         let leg = self.legs.get_mut(id)?;
         let up = leg.up.as_mut()?;
@@ -195,6 +196,16 @@ impl<F: Frame> Pipeline<F> {
             self.header_is_acked(slot);
         }
         Some(packet)
+    }
+
+    /// By how much a segment of the server's may grow, on the way that the client has now.
+    fn growth_on_its_way(&mut self, leg: u32, client: &Tuple, meta: &Meta) -> u16 {
+        let way = self.next_hop(client);
+        let Some(up) = self.legs.get_mut(leg).and_then(|leg| leg.up.as_mut()) else { return 0 };
+        if let NextHop::Forward { mtu, .. } = way {
+            up.note_way_to_client(u32::from(mtu));
+        }
+        up.growth(meta)
     }
 
     /// The server has the PROXY header: the timer is that of a connection again.
@@ -243,7 +254,7 @@ fn translation(
         (true, Some(ts)) => TimestampMode::Both { offset: shown.wrapping_sub(ts.val), first: ts.val },
         (true, None) => {
             let clock = (now.0 / 1_000_000) as u32;
-            TimestampMode::ClientOnly { base: shown.wrapping_sub(clock), echo: offer.tsval }
+            TimestampMode::ClientOnly { base: shown.wrapping_sub(clock), echo: offer.tsval, narrow: false }
         }
         (false, _) => TimestampMode::None,
     };

@@ -7,10 +7,12 @@
 //! was damaged on its way stays damaged. SYN, RST, keepalives and window probes are segments like others; only the window
 //! of a SYN is not scaled (RFC 7323 section 2.2).
 //!
-//! Departure from RFC 7323: in [`TimestampMode::ClientOnly`] TSecr is the newest TSval of the client, not that of the
-//! segment that is acknowledged; the client's round-trip times come out short rather than long.
+//! Departures from RFC 7323: in [`TimestampMode::ClientOnly`] TSecr is the newest TSval of the client, not that of the
+//! segment that is acknowledged; the client's round-trip times come out short rather than long. And where the way to the client is
+//! so narrow that a server of IPv6 cannot be told to leave room for the option, full segments go without it: most receivers take them,
+//! though section 3.2 would have them dropped, and larger ones would not arrive at all.
 
-mod icmp;
+pub(crate) mod icmp;
 mod options;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -21,10 +23,11 @@ use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::parse::Meta;
 use crate::tcp::flags::TcpFlags;
+use crate::tcp::options::TIMESTAMPS_LEN;
 use crate::tcp::seq::Seq;
 use crate::wire::checksum::Change;
 use crate::wire::patch::{self, Which};
-use crate::wire::{ETH_LEN, edit, extension, get_u16, put};
+use crate::wire::{ETH_LEN, IPV6_MIN_MTU, edit, extension, get_u16, put};
 
 /// ECE and CWR (RFC 3168 section 6.1).
 const ECN_FLAGS: u8 = 0xc0;
@@ -52,8 +55,13 @@ pub enum TimestampMode {
         base: u32,
         /// The newest TSval of the client: TSecr to it. Starts with the SYN's.
         echo: u32,
+        /// The way to the client takes packets of [`IPV6_MIN_MTU`], and not with the option as well.
+        narrow: bool,
     },
 }
+
+/// What an inserted timestamps option takes, with two NOPs before it, in octets.
+pub(crate) const INSERTED: u16 = 2 + TIMESTAMPS_LEN as u16;
 
 /// How the packets of one connection are rewritten. "Client-space" and "server-space" are the sequence numbers of the
 /// server->client stream as the client and as the server count them.
@@ -148,6 +156,24 @@ impl Translation {
         change += patch::set_u16(bytes, l4 + 14, out.window);
         patch::mend(bytes, l4 + 16, change);
         Ok(out)
+    }
+
+    /// Notes how large packets may be on their way to the client.
+    pub fn note_way_to_client(&mut self, mtu: u32) {
+        let is_v6 = !self.client.src.addr.is_v4();
+        if let TimestampMode::ClientOnly { narrow, .. } = &mut self.timestamps {
+            *narrow |= is_v6 && mtu < u32::from(IPV6_MIN_MTU + INSERTED);
+        }
+    }
+
+    /// By how many octets a segment of the server's grows at the most on its way to the client.
+    pub fn growth(&self, meta: &Meta) -> u16 {
+        let full = IPV6_MIN_MTU - INSERTED + 1..=IPV6_MIN_MTU;
+        match self.timestamps {
+            TimestampMode::ClientOnly { narrow: true, .. } if full.contains(&meta.ip_len()) => 0,
+            TimestampMode::ClientOnly { .. } => INSERTED,
+            _ => 0,
+        }
     }
 
     /// How many octets of the prefix lie between `ack` and the client's stream; 0 when `ack` is not in the prefix.

@@ -2,7 +2,9 @@
 //! kernel quoted them as they leave (RFC 792, RFC 1191, RFC 4443).
 
 use super::icmp::{IPPROTO_ICMP, IPPROTO_ICMPV6};
-use super::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, checksum, get_u16, put};
+use super::{
+    ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, IPV6_MIN_MTU, checksum, get_u16, put,
+};
 use crate::flow::key::Tuple;
 use crate::frame::Frame;
 use crate::parse::Meta;
@@ -14,7 +16,7 @@ const TTL: u8 = 64;
 const ICMP_LEN: usize = 8;
 /// The largest error: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c).
 const MAX_V4: usize = 576;
-const MAX_V6: usize = 1280;
+const MAX_V6: usize = IPV6_MIN_MTU as usize;
 
 /// What is wrong with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

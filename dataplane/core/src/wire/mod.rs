@@ -28,6 +28,8 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// Length of an IPv6 header, in octets.
 pub const IPV6_LEN: usize = 40;
+/// Packets of so many octets fit every way of IPv6, and no sender believes in a narrower one (RFC 8200 section 5, RFC 8201 section 4).
+pub const IPV6_MIN_MTU: u16 = 1280;
 /// Length of an IPv6 fragment header, in octets.
 pub const IPV6_FRAGMENT_LEN: usize = 8;
 

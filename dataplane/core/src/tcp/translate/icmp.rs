@@ -1,6 +1,6 @@
 //! ICMP errors about a spliced connection: who is told, and the segment that is quoted, as its sender knows it.
 
-use super::{TimestampMode, Translation, set_addresses};
+use super::{INSERTED, TimestampMode, Translation, set_addresses};
 use crate::drop::DropReason;
 use crate::flow::key::Tuple;
 use crate::frame::Frame;
@@ -9,10 +9,7 @@ use crate::tcp::seq::Seq;
 use crate::wire::checksum::Change;
 use crate::wire::icmp::{IcmpKind, IcmpMeta};
 use crate::wire::patch::{self, Which};
-use crate::wire::{ETH_LEN, extension, get_u16, get_u32};
-
-/// What timestamps of weir's own add to a segment for the client, in octets.
-const INSERTED: u32 = 12;
+use crate::wire::{ETH_LEN, IPV6_MIN_MTU, extension, get_u16, get_u32};
 
 /// How a quoted segment is rewritten.
 struct Quote {
@@ -31,14 +28,19 @@ impl Translation {
     }
 
     /// Rewrites an error about a segment that went to the client, for the server.
-    pub fn icmp_to_server<F: Frame>(&self, frame: &mut F, meta: &IcmpMeta) -> Result<IcmpMeta, DropReason> {
+    pub fn icmp_to_server<F: Frame>(
+        &mut self,
+        frame: &mut F,
+        meta: &IcmpMeta,
+    ) -> Result<IcmpMeta, DropReason> {
         let (from, to) = (self.client.reversed(), self.server.reversed());
         let quote = Quote { from, to, seq: self.delta.wrapping_neg(), ack: 0 };
         let bytes = frame.data_mut();
         let mut out = rewrite(bytes, meta, &quote)?;
         if let (TimestampMode::ClientOnly { .. }, IcmpKind::TooBig { mtu }) = (self.timestamps, meta.kind) {
+            self.note_way_to_client(mtu);
             // What the server sends grows on its way to the client.
-            let mtu = mtu.saturating_sub(INSERTED);
+            let mtu = less_growth(mtu, INSERTED, meta.v6);
             let l4 = usize::from(meta.l4);
             let change = if meta.v6 {
                 patch::set_u32(bytes, l4 + 4, mtu)
@@ -50,6 +52,13 @@ impl Translation {
         }
         Ok(out)
     }
+}
+
+/// The MTU that a sender is told whose packets grow by so much on their way. One of IPv6 would not believe that it is smaller than
+/// the least that there is.
+pub(crate) fn less_growth(mtu: u32, growth: u16, v6: bool) -> u32 {
+    let least = if v6 { mtu.min(u32::from(IPV6_MIN_MTU)) } else { 0 };
+    mtu.saturating_sub(u32::from(growth)).max(least)
 }
 
 fn rewrite(bytes: &mut [u8], meta: &IcmpMeta, quote: &Quote) -> Result<IcmpMeta, DropReason> {

@@ -14,8 +14,8 @@ use crate::wire::{get_u32, patch, put};
 
 /// The most octets of options that the data offset allows.
 const MAX_OPTIONS: usize = 40;
-/// What an inserted timestamps option takes, with two NOPs before it.
-const INSERTED: usize = 2 + TIMESTAMPS_LEN;
+/// As an index.
+const INSERTED: usize = super::INSERTED as usize;
 /// The most SACK blocks that fit beside timestamps (RFC 2018 section 3).
 const BLOCKS_BESIDE_TIMESTAMPS: usize = 3;
 
@@ -86,7 +86,7 @@ impl Translation {
             }
         }
         match self.own_timestamps(now) {
-            Some(own) if !has_timestamps => insert(frame, meta, area, own),
+            Some(own) if !has_timestamps && self.growth(meta) > 0 => insert(frame, meta, area, own),
             _ => Ok(area.write(frame.data_mut(), meta)),
         }
     }
@@ -102,7 +102,7 @@ impl Translation {
 
     /// The timestamps that weir makes for the client, where the server makes none.
     pub fn own_timestamps(&self, now: Nanos) -> Option<Timestamps> {
-        let TimestampMode::ClientOnly { base, echo } = self.timestamps else { return None };
+        let TimestampMode::ClientOnly { base, echo, .. } = self.timestamps else { return None };
         Some(Timestamps { val: base.wrapping_add((now.0 / 1_000_000) as u32), ecr: echo })
     }
 }

@@ -20,7 +20,7 @@ fn feed(bytes: &[u8], capacity: usize, how: &mut Translation) -> bool {
         }
         Ok(Parsed::Icmp(meta)) => {
             let own = Translation { server: meta.quoted, client: meta.quoted.reversed(), ..*how };
-            for how in [own, *how] {
+            for mut how in [own, *how] {
                 let (mut there, mut back) = (fresh(), fresh());
                 let (up, down) =
                     (how.icmp_to_server(&mut there, &meta), how.icmp_to_client(&mut back, &meta));
@@ -81,7 +81,7 @@ fn mutated_packets_do_no_harm() {
         let mut how = translation(v6);
         how.prefix = random.below(100_000) as u32;
         if random.one_in(2) {
-            how.timestamps = TimestampMode::ClientOnly { base: 1, echo: 2 };
+            how.timestamps = TimestampMode::ClientOnly { base: 1, echo: 2, narrow: v6 };
         }
         let capacity = bytes.len() + random.below(16);
         read += usize::from(feed(&bytes, capacity, &mut how));

@@ -134,7 +134,10 @@ fn echo_without_ack_stays() {
 }
 
 fn client_only(v6: bool) -> Translation {
-    Translation { timestamps: TimestampMode::ClientOnly { base: 800, echo: 40 }, ..translation(v6) }
+    Translation {
+        timestamps: TimestampMode::ClientOnly { base: 800, echo: 40, narrow: false },
+        ..translation(v6)
+    }
 }
 
 #[test]
@@ -150,6 +153,33 @@ fn promised_timestamps_go_no_further_and_come_back() {
             let (frame, out) = to_client(&mut how, &packet, Nanos::from_millis(5));
             assert_eq!(timestamps(out.options_of(frame.data())), Some(Timestamps { val: 805, ecr: 42 }));
             assert_eq!(frame.data().len(), packet.bytes().len() - 6 + 12);
+        }
+    }
+}
+
+/// What IPv6 cannot tell a server to make smaller goes as it is, and what has room, or can be told, with the option.
+#[test]
+fn full_segments_of_a_way_that_has_no_room_for_promised_timestamps_go_without_them() {
+    for v6 in [false, true] {
+        let heads = if v6 { 60 } else { 40 };
+        for (told, ip_len, grows) in [
+            (None, 1_280, true),
+            (Some(1_292), 1_280, true),
+            (Some(1_291), 1_280, !v6),
+            (Some(1_280), 1_280, !v6),
+            (Some(1_280), 1_269, !v6),
+            (Some(1_280), 1_268, true),
+            (Some(1_280), 1_281, true),
+            (Some(1_280), heads, true),
+        ] {
+            let mut how = client_only(v6);
+            how.note_way_to_client(told.unwrap_or(1_500));
+            let payload = vec![0xa5; ip_len - heads];
+            let packet = Packet { payload, ..Packet::new(how.server.reversed()) };
+            let (frame, out) = to_client(&mut how, &packet, Nanos::from_millis(5));
+            let seen = timestamps(out.options_of(frame.data()));
+            assert_eq!(seen.is_some(), grows, "{v6} {told:?} {ip_len}");
+            assert_eq!(usize::from(out.ip_len()), ip_len + if grows { 12 } else { 0 });
         }
     }
 }

@@ -51,7 +51,11 @@ fn random_translation(random: &mut Random, v6: bool) -> Translation {
     let timestamps = match random.below(3) {
         0 => TimestampMode::None,
         1 => TimestampMode::Both { offset: random.draw() as u32, first: random.draw() as u32 },
-        _ => TimestampMode::ClientOnly { base: random.draw() as u32, echo: random.draw() as u32 },
+        _ => TimestampMode::ClientOnly {
+            base: random.draw() as u32,
+            echo: random.draw() as u32,
+            narrow: false,
+        },
     };
     Translation {
         delta: random.draw() as u32,
