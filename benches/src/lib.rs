@@ -9,11 +9,12 @@
 //! | `lists` | lists of a million names and prefixes |
 //!
 //! Single steps in memory are measured by `benches/micro`. A contender in its lab is a [`stand::Stand`]: [`bed`] says whose CPUs are
-//! whose, [`contender`] starts it, [`ends`] and [`flood`] put loads on it, [`cpu`] reads what it used, [`report`] makes medians of it,
+//! whose, [`config`] what a weir there is told, [`contender`] starts it, [`ends`] and [`flood`] put loads on it, [`cpu`] reads what it used, [`report`] makes medians of it,
 //! [`plot`] pictures.
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod config;
 pub mod contender;
 pub mod cpu;
 mod crowd;

@@ -3,33 +3,14 @@
 use weir_control::lab::{IPV4, IPV6};
 
 use super::{HTTP, TLS};
+use crate::bed::GATEWAY_CPU;
+use crate::config::Config;
 
 /// weir's, with what goes to `[workers]` and to the intercept.
 pub fn weir(workers: &str, intercept: &str) -> String {
-    WEIR.replace("WORKERS", workers).replace("INTERCEPT", intercept)
+    let workers = format!("cores = [{GATEWAY_CPU}]\n{workers}");
+    Config { workers: &workers, tcp: &[HTTP, TLS], intercept, ..Config::default() }.to_string()
 }
-
-const WEIR: &str = r#"
-[[port]]
-name   = "lan"
-device = "lan0"
-
-[[port]]
-name   = "wan"
-device = "wan0"
-
-[workers]
-cores = [1]
-WORKERS
-
-[[intercept]]
-name = "web"
-from = "lan"
-to   = ["0.0.0.0/0", "::/0"]
-tcp  = [80, 443]
-INTERCEPT
-rules = [{ host = ["denied.example"], action = "reset" }]
-"#;
 
 /// What is marked is delivered here.
 pub const ROUTES: &str = "for family in -4 -6; do

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use weir_benches::config::Config;
 use weir_benches::contender::REQUESTS_TO_ENTER;
 use weir_control::admin::{self, Request};
 use weir_control::demo::client;
@@ -25,6 +26,10 @@ const ADMIN: &str = "/run/weir/admin.sock";
 /// From the removal of a device until it is made again.
 const GONE: Duration = Duration::from_millis(300);
 const CONFIG: &str = "/run/weir/outage.toml";
+
+const POOL: &str = r#"[[pool]]
+name = "pool"
+servers = ["192.0.2.11:80", "[2001:db8:2::11]:80"]"#;
 
 /// The lane that stands by, and until it does.
 const STANDBY: &str = "standby";
@@ -159,13 +164,15 @@ impl<'bed> Weir<'bed> {
             Handshake::Send => ("answer", r#"action = "send", pool = "pool""#),
             other => (other.name(), r#"action = "allow""#),
         };
-        let text = WEIR
-            .replace("FLOWS", &options.flows.to_string())
-            .replace("HANDSHAKE", name)
-            .replace("VERDICT", verdict)
-            .replace("FAIL", if options.closed { "closed" } else { "open" })
-            .replace("EXPRESS", &options.express);
-        bed.lab.gateway.run(|| std::fs::write(CONFIG, text))?;
+        let text = Config {
+            gateway: if options.closed { "fail = \"closed\"" } else { "fail = \"open\"" },
+            workers: &format!("flows = {}\nexpress = \"{}\"", options.flows, options.express),
+            more: POOL,
+            tcp: &[PORT],
+            intercept: &format!("handshake = \"{name}\""),
+            rules: &format!("{{ host = [\"www.example\"], {verdict} }}"),
+        };
+        bed.lab.gateway.run(|| std::fs::write(CONFIG, text.to_string()))?;
         Ok(Self { bed, child: spawn(bed, &[])?, handshake, leaving: None, frozen: None })
     }
 
@@ -342,32 +349,3 @@ impl Drop for Load {
         }
     }
 }
-
-const WEIR: &str = r#"
-[gateway]
-fail = "FAIL"
-
-[[port]]
-name   = "lan"
-device = "lan0"
-
-[[port]]
-name   = "wan"
-device = "wan0"
-
-[workers]
-flows = FLOWS
-express = "EXPRESS"
-
-[[pool]]
-name = "pool"
-servers = ["192.0.2.11:80", "[2001:db8:2::11]:80"]
-
-[[intercept]]
-name = "web"
-from = "lan"
-to   = ["0.0.0.0/0", "::/0"]
-tcp  = [80]
-handshake = "HANDSHAKE"
-rules = [{ host = ["www.example"], VERDICT }]
-"#;

@@ -9,6 +9,7 @@ use weir_control::lab::NamespaceChild;
 
 use weir_benches::Failure;
 use weir_benches::bed::{GATEWAY_CPU, shell};
+use weir_benches::config::Config;
 
 use super::bed::Bed;
 
@@ -78,7 +79,9 @@ impl Contender {
             Self::Through => "handshake = \"through\"",
         };
         let config = std::env::temp_dir().join(format!("weir-syn-flood-{}.toml", std::process::id()));
-        std::fs::write(&config, WEIR.replace("HANDSHAKE", handshake))?;
+        let workers = format!("cores = [{GATEWAY_CPU}]");
+        let text = Config { workers: &workers, tcp: &[80], intercept: handshake, ..Config::default() };
+        std::fs::write(&config, text.to_string())?;
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", &GATEWAY_CPU.to_string()]).arg(weir).args(["run", "-c"]).arg(&config);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -117,24 +120,3 @@ table inet flood {
 }
 END
 sysctl -q -w net.netfilter.nf_conntrack_tcp_loose=0 net.ipv4.tcp_syncookies=1 net.ipv4.tcp_timestamps=1";
-
-const WEIR: &str = r#"
-[[port]]
-name   = "lan"
-device = "lan0"
-
-[[port]]
-name   = "wan"
-device = "wan0"
-
-[workers]
-cores = [1]
-
-[[intercept]]
-name = "web"
-from = "lan"
-to   = ["0.0.0.0/0", "::/0"]
-tcp  = [80]
-HANDSHAKE
-rules = [{ host = ["denied.example"], action = "reset" }]
-"#;
