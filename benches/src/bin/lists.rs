@@ -1,20 +1,19 @@
 //! Measures lists of a million entries: how long reading and compiling takes, what memory it takes at the most and at the
 //! end, and how long a lookup takes.
 //!
-//!     lists                     all four
-//!     lists names|wildcards|v4|v6
+//!     lists                     all of them
+//!     lists names|wildcards|mixed|v4|v6|prefixes
 //!
 //! Each is measured in a process of its own, so that the highest memory is its own. Lookups are timed five times, and the median
 //! counts. Exits with 1 when a bar is missed.
 
-use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use weir_benches::entries::{ENTRIES, name, scramble, v4, v6};
+use weir_benches::entries::{ENTRIES, List, scramble};
 use weir_control::lists::{self, Content, Kind};
 
 // As in weir.
@@ -27,7 +26,6 @@ const RUNS: usize = 5;
 const MISSED: u8 = 2;
 /// The bars: milliseconds until it is compiled, MiB at the most, nanoseconds of a lookup.
 const BARS: [f64; 3] = [1000.0, 64.0, 200.0];
-const LISTS: [&str; 4] = ["names", "wildcards", "v4", "v6"];
 
 /// The process's memory in MiB: `VmRSS`, or `VmHWM` for the most there ever was.
 fn memory(key: &str) -> f64 {
@@ -37,17 +35,8 @@ fn memory(key: &str) -> f64 {
     kib / 1024.0
 }
 
-fn write_list(list: &str, path: &Path) -> std::io::Result<()> {
-    let mut text = String::new();
-    for i in 0..ENTRIES {
-        let _ = match list {
-            "names" => writeln!(text, "0.0.0.0 {}", name(i)),
-            "wildcards" => writeln!(text, "*.{}", name(i)),
-            "v4" => writeln!(text, "{}/24", v4(i)),
-            _ => writeln!(text, "{}/64", v6(i)),
-        };
-    }
-    std::fs::write(path, text)
+fn write_list(list: List, path: &Path) -> std::io::Result<()> {
+    std::fs::write(path, (0..ENTRIES).map(|i| list.lines(i)).collect::<String>())
 }
 
 /// Texts one behind the other: who reads them in order does not wait for memory, as who has just read a packet does not.
@@ -88,8 +77,8 @@ fn time(questions: usize, ask: impl Fn(usize) -> bool) -> (f64, usize) {
 }
 
 /// Whether all bars are met.
-fn measure(list: &str, path: &Path) -> Result<bool, Box<dyn std::error::Error>> {
-    let kind = if list.starts_with('v') { Kind::Prefixes } else { Kind::Names };
+fn measure(list: List, path: &Path) -> Result<bool, Box<dyn std::error::Error>> {
+    let kind = if list.is_of_prefixes() { Kind::Prefixes } else { Kind::Names };
     let before = memory("VmRSS:");
     let read = lists::load(path, kind)?;
     let (most, after) = (memory("VmHWM:") - before, memory("VmRSS:") - before);
@@ -97,21 +86,20 @@ fn measure(list: &str, path: &Path) -> Result<bool, Box<dyn std::error::Error>> 
     let wanted = |at: u32| scramble(at) % (2 * ENTRIES);
     let (lookup, found) = match &read.content {
         Content::Names(names) => {
-            let host = |i| if list == "names" { name(i) } else { format!("www.{}", name(i)) };
-            let hosts: Row = (0..LOOKUPS).map(|at| host(wanted(at))).collect();
+            let hosts: Row = (0..LOOKUPS).map(|at| list.host(wanted(at))).collect();
             time(hosts.ends.len(), |at| names.contains(hosts.get(at)))
         }
         Content::Prefixes(prefixes) => {
-            let address = |i| if list == "v4" { IpAddr::V4(v4(i)) } else { IpAddr::V6(v6(i)) };
-            let addresses: Vec<IpAddr> = (0..LOOKUPS).map(|at| address(wanted(at))).collect();
+            let addresses: Vec<IpAddr> = (0..LOOKUPS).map(|at| list.address(wanted(at))).collect();
             time(addresses.len(), |at| prefixes.contains(addresses[at]))
         }
     };
     let measured = [read.took.as_secs_f64() * 1000.0, most, lookup];
     let met = measured.iter().zip(BARS).all(|(measured, bar)| *measured < bar);
     println!(
-        "{list:<10} {:>8} entries  read and compiled in {:>4} ms  memory {most:>5.1} MiB at the most, {after:>5.1} after, \
+        "{:<10} {:>8} entries  read and compiled in {:>4} ms  memory {most:>5.1} MiB at the most, {after:>5.1} after, \
          {:>5.1} of entries  lookup {lookup:>4.0} ns ({} % found)  {}",
+        list.name(),
         read.content.entries(),
         read.took.as_millis(),
         read.content.memory() as f64 / f64::from(1 << 20),
@@ -124,28 +112,36 @@ fn measure(list: &str, path: &Path) -> Result<bool, Box<dyn std::error::Error>> 
 fn main() -> ExitCode {
     let folder = std::env::temp_dir();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [list, path] = arguments.as_slice() {
+    let named = |name: &str| List::ALL.into_iter().find(|list| list.name() == name);
+    if let [name, path] = arguments.as_slice()
+        && let Some(list) = named(name).filter(|_| named(path).is_none())
+    {
         return match measure(list, Path::new(path)) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(MISSED),
             Err(error) => {
-                eprintln!("{list}: {error}");
+                eprintln!("{name}: {error}");
                 ExitCode::FAILURE
             }
         };
     }
+    if let Some(name) = arguments.iter().find(|name| named(name).is_none()) {
+        eprintln!("{name} is no list; there are: {}", List::ALL.map(List::name).join(", "));
+        return ExitCode::FAILURE;
+    }
     let mut missed = false;
-    let asked = |list: &&str| arguments.is_empty() || arguments.iter().any(|a| a == list);
-    for list in LISTS.iter().filter(|list| asked(list)) {
-        let path = folder.join(format!("weir-bench-list-{}-{list}", std::process::id()));
+    let asked = |list: &List| arguments.is_empty() || arguments.iter().any(|a| a == list.name());
+    for list in List::ALL.into_iter().filter(asked) {
+        let name = list.name();
+        let path = folder.join(format!("weir-bench-list-{}-{name}", std::process::id()));
         let measured = write_list(list, &path)
-            .and_then(|()| Command::new(std::env::current_exe()?).arg(list).arg(&path).status());
+            .and_then(|()| Command::new(std::env::current_exe()?).arg(name).arg(&path).status());
         drop(std::fs::remove_file(&path));
         match measured {
             Ok(status) if status.success() => {}
             Ok(status) if status.code() == Some(i32::from(MISSED)) => missed = true,
             other => {
-                eprintln!("{list}: {other:?}");
+                eprintln!("{name}: {other:?}");
                 return ExitCode::FAILURE;
             }
         }
