@@ -4,22 +4,16 @@ use serde_json::Value;
 use weir_core::express::Stay;
 use weir_sys::ethtool::{self, Feature};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::admin::{self, Request};
 use crate::config::Express;
 use crate::host::port_device;
-use crate::host::sysctl::VLAN_OFFLOADS;
+use crate::host::sysctl::{MERGING_OFFLOADS, MergingOffload, VLAN_OFFLOADS};
 use crate::run::convert;
 
 /// Flows of a running gateway that are asked about, at most.
 const LISTED: u64 = 65_536;
-
-/// Features that merge packets before weir sees them: what ethtool calls them to set, and what they are.
-const MERGING: [(&str, &str, &str, &str); 2] = [
-    ("lro", "rx-lro", "lro", "large receive offload"),
-    ("gro-hw", "rx-gro-hw", "rx-gro-hw", "GRO in hardware"),
-];
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -44,62 +38,67 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 
 /// `runs`: a weir that switches off what hides tags.
 fn of_features(device: &str, features: &[Feature], (vlans, runs): (&[&str], bool)) -> Vec<Finding> {
-    let on = |name: &str| features.iter().any(|feature| feature.name == name && feature.active);
-    let stays = |name: &str| features.iter().any(|f| f.name == name && f.active && !f.changeable);
-    let mut findings: Vec<Finding> = MERGING
-        .iter()
-        .map(|(id, feature, option, words)| {
-            let what = format!("{words} ({feature}) is on");
-            let why = "the NIC merges segments to packets larger than a frame: they are dropped, and forwarded ones would break \
-                       the path's MTU";
-            match on(feature) {
-                true if stays(feature) => {
-                    Finding::bad(id, device, what, format!("{why}; its driver does not let go of it"))
-                }
-                true if !runs => Finding::note(
-                    id,
-                    device,
-                    what,
-                    "the NIC merges segments to packets larger than a frame: weir switches that off when it starts, and on again \
-                     at its end",
-                ),
-                true => Finding::bad(id, device, what, why)
-                    .mend(format!("ethtool -K {device} {option} off")),
-                false => Finding::good(id, device, format!("{words} is off")),
-            }
-        })
-        .collect();
-    let hides = VLAN_OFFLOADS.into_iter().find(|name| on(name));
-    let kept = VLAN_OFFLOADS
-        .into_iter()
-        .find(|name| features.iter().any(|f| f.name == *name && f.active && !f.changeable));
-    let what = |name: &str| {
-        format!("the NIC takes VLAN tags off ({name}), and there are {} on it", vlans.join(", "))
-    };
-    let why = "the steering program sees no tag then: packets of the VLANs look like the port's own";
-    findings.push(match (hides, vlans) {
-        (Some(name), [_, ..]) if kept.is_none() && !runs => Finding::note(
-            "rx-vlan",
+    let mut findings: Vec<Finding> =
+        MERGING_OFFLOADS.iter().map(|of| merging(device, features, of, runs)).collect();
+    findings.push(tags(device, features, vlans, runs));
+    findings.into_iter().map(|finding| finding.on(device)).collect()
+}
+
+fn merging(device: &str, features: &[Feature], of: &MergingOffload, runs: bool) -> Finding {
+    let MergingOffload { name, words } = of;
+    let (id, off) = (name.trim_start_matches("rx-"), format!("ethtool -K {device} {name} off"));
+    let what = format!("{words} ({name}) is on");
+    let why = "the NIC merges segments to packets larger than a frame: they are dropped, and forwarded ones would break the path's \
+               MTU";
+    match features.iter().find(|feature| feature.name == *name && feature.active) {
+        None => Finding::good(id, device, format!("{words} is off")),
+        Some(Feature { changeable: false, .. }) => {
+            Finding::bad(id, device, what, format!("{why}; its driver does not let go of it"))
+                .by_hand(NoCommand::Hardware)
+        }
+        Some(_) if !runs => Finding::note(
+            id,
             device,
-            what(name),
+            what,
+            "the NIC merges segments to packets larger than a frame: weir switches that off when it starts, and on again at its end",
+        )
+        .mend(off),
+        Some(_) => Finding::bad(id, device, what, why).mend(off),
+    }
+}
+
+/// Tags that no frame has any more.
+fn tags(device: &str, features: &[Feature], vlans: &[&str], runs: bool) -> Finding {
+    let id = "rx-vlan";
+    let mut hiding = VLAN_OFFLOADS
+        .iter()
+        .filter_map(|name| features.iter().find(|feature| feature.name == *name && feature.active));
+    let kept = hiding.clone().find(|feature| !feature.changeable);
+    let Some(Feature { name, .. }) = kept.or_else(|| hiding.next()).filter(|_| !vlans.is_empty()) else {
+        let what = "no tag is lost: there are no VLANs on it, or the tags stay in the frames";
+        return Finding::good(id, device, what);
+    };
+    let what = format!("the NIC takes VLAN tags off ({name}), and there are {} on it", vlans.join(", "));
+    if kept.is_some() {
+        let why = "its driver does not leave them in the frames, so that the steering program sees none: weir does not start on it \
+                   with VLANs";
+        return Finding::bad(id, device, what, why).by_hand(NoCommand::Hardware);
+    }
+    let finding = match runs {
+        false => Finding::note(
+            id,
+            device,
+            what,
             "the steering program would see no tag: weir switches that off when it starts, and on again at its end",
         ),
-        (Some(name), [_, ..]) if kept.is_none() => Finding::bad("rx-vlan", device, what(name), why)
-            .mend(format!("ethtool -K {device} {name} off")),
-        (Some(name), [_, ..]) => Finding::bad(
-            "rx-vlan",
+        true => Finding::bad(
+            id,
             device,
-            what(kept.unwrap_or(name)),
-            "its driver does not leave them in the frames, so that the steering program sees none: weir does not start on it with \
-             VLANs",
+            what,
+            "the steering program sees no tag then: packets of the VLANs look like the port's own",
         ),
-        _ => Finding::good(
-            "rx-vlan",
-            device,
-            "no tag is lost: there are no VLANs on it, or the tags stay in the frames",
-        ),
-    });
-    findings.into_iter().map(|finding| finding.on(device)).collect()
+    };
+    finding.mend(format!("ethtool -K {device} {name} off"))
 }
 
 /// The other end of a virtual device leaves checksums to a NIC that there is not. Only what comes shows whether it does: a
@@ -144,6 +143,7 @@ fn unfinished(ground: &Ground<'_>, subject: &str) -> Option<Finding> {
             "the express lane has no use for these: workers carry them, and finish each packet's checksum. At the other end of the \
              virtual device: ethtool -K DEV tx off",
         )
+        .by_hand(NoCommand::FarEnd)
     })
 }
 
@@ -154,14 +154,16 @@ mod tests {
 
     #[test]
     fn merging_is_bad_before_a_start_only_where_the_driver_keeps_it() {
-        for (changeable, severity, words) in
-            [(true, Severity::Note, "on again at its end"), (false, Severity::Bad, "does not let go")]
-        {
+        for (changeable, severity, words, by_hand) in [
+            (true, Severity::Note, "on again at its end", None),
+            (false, Severity::Bad, "does not let go", Some(NoCommand::Hardware)),
+        ] {
             for (name, id) in [("rx-lro", "lro"), ("rx-gro-hw", "gro-hw")] {
                 let features = [Feature { name: name.into(), active: true, changeable }];
                 let findings = of_features("eth1", &features, (&[], false));
                 let found = findings.iter().find(|finding| finding.id == id).unwrap();
-                assert_eq!((found.severity, &found.mend), (severity, &None));
+                let command = changeable.then(|| format!("ethtool -K eth1 {name} off"));
+                assert_eq!((found.severity, &found.mend, found.by_hand), (severity, &command, by_hand));
                 assert!(found.why.contains(words), "{found:?}");
             }
         }
@@ -177,7 +179,7 @@ mod tests {
     fn merging_and_lost_tags_are_bad_and_named_with_their_command() {
         for (on, vlans, bad) in [
             (&["rx-gro", "rx-vlan-hw-parse"][..], &[][..], &[][..]),
-            (&["rx-lro"], &[], &[("lro", "ethtool -K eth1 lro off")]),
+            (&["rx-lro"], &[], &[("lro", "ethtool -K eth1 rx-lro off")]),
             (&["rx-gro-hw"], &[], &[("gro-hw", "ethtool -K eth1 rx-gro-hw off")]),
             (&["rx-vlan-hw-parse"], &["eth1.5"], &[("rx-vlan", "ethtool -K eth1 rx-vlan-hw-parse off")]),
             (&[], &["eth1.5"], &[]),
@@ -190,6 +192,25 @@ mod tests {
                 .collect();
             assert_eq!(found, bad, "{on:?} {vlans:?}");
             assert!(findings.iter().all(|f| f.port.as_deref() == Some("eth1")));
+        }
+    }
+
+    /// No device here keeps what it is asked to let go of, and no veth one has sub-interfaces without 8021q.
+    #[test]
+    fn tags_that_are_taken_off_are_mended_by_a_command_where_the_driver_lets_go_of_it() {
+        for (kept, runs, severity, by_hand) in [
+            (false, false, Severity::Note, None),
+            (false, true, Severity::Bad, None),
+            (true, false, Severity::Bad, Some(NoCommand::Hardware)),
+            (true, true, Severity::Bad, Some(NoCommand::Hardware)),
+        ] {
+            let name = "rx-vlan-stag-hw-parse";
+            let features = [Feature { name: name.into(), active: true, changeable: !kept }];
+            let findings = of_features("eth1", &features, (&["eth1.5"], runs));
+            let found = findings.iter().find(|finding| finding.id == "rx-vlan").unwrap();
+            let command = (!kept).then(|| format!("ethtool -K eth1 {name} off"));
+            assert_eq!((found.severity, &found.mend, found.by_hand), (severity, &command, by_hand));
+            assert!(found.is_whole() && found.what.contains("eth1.5"), "{found:?}");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Who removed what is weir's: as far as the kernel tells, and /proc still knows.
 //!
 //! rtnetlink's notifications carry the port id of the netlink socket whose request they are about; for most programs that
-//! is the process id, and /proc/net/netlink knows the rest. nft's carry process id and name. Nobody tells who wrote a sysctl or
-//! detached a BPF link. A program like `ip` is gone within a millisecond: what started it is looked up at once.
+//! is the process id, and /proc/net/netlink knows the rest. nft's carry process id and name; who wrote a sysctl fanotify tells (see
+//! [`super::writers`]). Nobody tells who detached a BPF link. A program like `ip` is gone within a millisecond: what started it is
+//! looked up at once.
 
 use std::fmt;
 use std::fs;
@@ -45,6 +46,8 @@ impl Culprit {
     /// A process; `name` as the kernel told it, for one that may have ended.
     pub fn of(pid: u32, name: Option<String>) -> Self {
         let name = name.or_else(|| name_of(pid));
+        // That of a script, not that of its interpreter.
+        let name = if name.as_deref().is_some_and(is_interpreter) { command_of(pid).or(name) } else { name };
         let parent = parent_of(pid).filter(|parent| *parent > 1);
         let parent = parent.and_then(|parent| Some((parent, command_of(parent)?)));
         Self { pid, name, parent }

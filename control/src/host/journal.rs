@@ -119,6 +119,16 @@ impl Journal {
         }
     }
 
+    /// What was set, with what the kernel changed along.
+    pub fn written(&self) -> BTreeMap<Key, String> {
+        let mut written = BTreeMap::new();
+        for Entry { key, new, also, .. } in &self.entries {
+            written.extend(also.iter().filter_map(|effect| Some((effect.key.clone(), effect.new.clone()?))));
+            written.insert(key.clone(), new.clone());
+        }
+        written
+    }
+
     /// Whether something is to be restored of whose key `chosen` says so.
     pub fn has(&self, chosen: impl Fn(&Key) -> bool) -> bool {
         self.entries.iter().any(|entry| chosen(&entry.key))

@@ -7,12 +7,12 @@
 //! - [`iptables`]: the same in the words of iptables, for people.
 //! - [`apply`]: does what the plan says, in the order that never black-holes traffic, and takes it back when a step fails.
 //! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
-//! - [`journal`]: the old values of sysctls, on disk before the first is changed. [`lock`]: one weir per network namespace;
-//!   [`instance`]: which.
+//! - [`journal`]: the old values of sysctls, on disk before the first is changed; [`sysctl_files`]: what somebody else wants of
+//!   them. [`lock`]: one weir per network namespace; [`instance`]: which.
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
 //!   [`picture`] puts it together with the gateway's own [`source`] addresses, [`keepalive`] keeps neighbours true).
 //!   [`preflight`]: may we, can the kernel? [`local_ports`]: are ports free for the gateway? [`port_device`]: which devices
-//!   can be ports. [`sub_interface`]: VLANs of them. [`culprit`]: who removed something of weir's.
+//!   can be ports. [`sub_interface`]: VLANs of them. [`culprit`]: who removed something of weir's; [`writers`]: who changed a sysctl.
 //!
 //! Everything works in the network namespace of the calling thread (rtnetlink sockets, `nft` children and /proc/sys/net all
 //! follow it), and everything asynchronous runs on a tokio current_thread runtime: [`wait`] makes one for callers without.
@@ -44,8 +44,10 @@ pub mod source;
 pub mod spec;
 pub mod sub_interface;
 pub mod sysctl;
+pub mod sysctl_files;
 mod undo;
 pub mod watch;
+pub mod writers;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -127,6 +129,7 @@ impl Host {
     pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
         spec.validate()?;
         let mut seen = observe::observe(&self.netlink, spec).await?;
+        seen.set = journal::Journal::load(&self.paths.journal)?.written();
         seen.pins = steering::pins(&self.paths.pins).map_err(|error| HostError::Kernel(error.to_string()))?;
         Ok(plan::plan(spec, &seen))
     }
@@ -175,6 +178,11 @@ impl Host {
             |reason| HostError::Command { command: format!("nft add table {} ...", nft::TABLE), reason };
         self.note_own(nft::Ruleset::of(&spec.shut()).load().map_err(failed)?);
         Ok(())
+    }
+
+    /// The sysctls that such a change may come by.
+    pub fn switches(&self, spec: &HostSpec) -> Vec<sysctl::Key> {
+        observe::switches(spec)
     }
 
     /// Whether a sysctl is not as `spec` needs it. Reads a few files of /proc, and asks nobody.

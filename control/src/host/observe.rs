@@ -13,6 +13,7 @@ use super::plan::DUMMY_ADDRESS;
 use super::rule::{SeenRoute, SeenRule, table_of};
 use super::spec::Family;
 use super::sysctl::{self, Key, VLAN_OFFLOADS};
+use super::sysctl_files::{Said, SysctlFiles};
 use super::{HostError, HostSpec, PROTOCOL};
 
 /// One moment of a host.
@@ -28,6 +29,10 @@ pub struct Observed {
     pub nft_wanted: Option<SeenTable>,
     /// Values of the keys that matter; a key that does not exist is missing.
     pub sysctls: BTreeMap<Key, String>,
+    /// What the files of sysctl.d say of these.
+    pub said: BTreeMap<Key, Said>,
+    /// What weir has set, and the kernel along with it.
+    pub set: BTreeMap<Key, String>,
     pub links: Vec<LinkInfo>,
     /// Devices that have the dummy address.
     pub with_dummy_address: Vec<String>,
@@ -61,6 +66,8 @@ pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, Hos
         }
     }
     read_sysctls(spec, &mut seen)?;
+    let files = SysctlFiles::read();
+    seen.said = seen.sysctls.keys().filter_map(|key| Some((key.clone(), files.of(key)?))).collect();
     Ok(seen)
 }
 
@@ -90,6 +97,16 @@ fn read_sysctls(spec: &HostSpec, seen: &mut Observed) -> Result<(), HostError> {
         }
     }
     Ok(())
+}
+
+/// The sysctls among the keys, and those whose writing changes them along.
+pub fn switches(spec: &HostSpec) -> Vec<Key> {
+    let mut keys = keys(spec, &[]);
+    let aliases: Vec<Key> = keys.iter().filter_map(Key::alias).collect();
+    keys.extend(aliases);
+    keys.push(Key::of_device(6, "all", "disable_ipv6"));
+    keys.retain(|key| !key.is_offload());
+    keys
 }
 
 /// Keys that [`super::plan::plan`] looks at.

@@ -5,6 +5,7 @@
 
 mod pins;
 mod script;
+mod sysctls;
 
 use std::net::Ipv4Addr;
 
@@ -12,13 +13,14 @@ use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 pub use script::{Line, write_script};
+pub(crate) use sysctls::sysctl_steps;
 
 use super::HostSpec;
 use super::nft::{self, Ruleset, SeenTable, TABLE};
 use super::observe::Observed;
 use super::rule::{LocalRoute, MarkRule, SeenRoute, SeenRule};
 use super::spec::Family;
-use super::sysctl::{Key, MERGING_OFFLOADS, VLAN_OFFLOADS};
+use super::sysctl::Key;
 
 /// The address of the TUN devices: the IPv4 dummy address of RFC 7600.
 ///
@@ -33,13 +35,13 @@ const SHUT: &str = "all that is intercepted is dropped (fail = \"closed\"): a st
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// As wanted, and weir's (or nobody's, like a sysctl).
+    /// As wanted, and weir's (or nobody's, like most sysctls).
     Present,
     /// To be done.
     Missing,
     /// There is what is wanted, or something in its place, that weir did not install.
     Foreign,
-    /// weir's own, of another configuration or damaged: to be replaced or removed.
+    /// weir's own, of another configuration or damaged: to be replaced or removed; or a sysctl that somebody wants otherwise.
     Conflicting,
 }
 
@@ -140,7 +142,15 @@ impl Action {
 
     /// Whether it switches off that a device merges segments.
     pub fn is_merging_offload(&self) -> bool {
-        matches!(self, Self::SetSysctl { key, .. } if key.is_merging())
+        self.sysctl().is_some_and(Key::is_merging)
+    }
+
+    /// The sysctl that it sets.
+    pub const fn sysctl(&self) -> Option<&Key> {
+        match self {
+            Self::SetSysctl { key, .. } => Some(key),
+            _ => None,
+        }
     }
 
     /// What it is about.
@@ -255,83 +265,6 @@ fn address_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         step
     };
     spec.tuns().map(step).collect()
-}
-
-pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let value = |key: &Key| seen.sysctls.get(key).map(String::as_str);
-    let mut want = |key: Key, wanted: &str, satisfied: bool| {
-        let now = value(&key);
-        let status = if satisfied { Status::Present } else { Status::Missing };
-        let mut step = Step::new(Action::SetSysctl { key, value: wanted.to_owned() }, status);
-        step.note = now.filter(|now| *now != wanted).map(|now| format!("now {now}"));
-        if let (None, Some(device)) = (now, step_device(&step)) {
-            step.wait_for(&device, seen);
-        }
-        steps.push(step);
-    };
-    let forward = Key::new("net/ipv4/ip_forward");
-    let forwarding = value(&forward) == Some("1");
-    want(forward, "1", forwarding);
-    for device in spec.devices() {
-        // Writing ip_forward sets every device's own switch, so it matters only where somebody has turned one off since.
-        let key = Key::of_device(4, device, "forwarding");
-        if forwarding && value(&key) == Some("0") {
-            want(key, "1", false);
-        }
-    }
-    if seen.ipv6 {
-        let key = Key::new("net/ipv6/conf/all/forwarding");
-        let on = value(&key).is_some_and(|v| v != "0");
-        want(key, "1", on);
-    }
-    // With it, a marked packet's source is looked up in weir's table too, and found to be local: a martian.
-    for device in std::iter::once("all").chain(spec.devices().map(String::as_str)) {
-        let key = Key::of_device(4, device, "src_valid_mark");
-        if value(&key).is_some_and(|v| v != "0") {
-            want(key, "0", false);
-        }
-    }
-    // The value in force is the larger of `all` and the device's own; 2 on the device is loose whatever `all` says.
-    let all = value(&Key::of_device(4, "all", "rp_filter")).unwrap_or("0");
-    for device in spec.tuns() {
-        let key = Key::of_device(4, device, "rp_filter");
-        let loose = value(&key).is_some_and(|own| own.max(all) != "1");
-        want(key, "2", loose);
-    }
-    // A device is born as `default` says: the kernel would drop what is written into it.
-    let born = value(&Key::of_device(6, "default", "disable_ipv6")).unwrap_or("0");
-    for device in spec.tuns().filter(|_| seen.ipv6) {
-        let key = Key::of_device(6, device, "disable_ipv6");
-        let now = value(&key);
-        if born != "0" || now.is_some_and(|now| now != "0") {
-            want(key, "0", now == Some("0"));
-        }
-    }
-    // What is not in the frame the XDP program cannot see, and would take for what has no tag; and merged segments are no frame.
-    let tags = spec.trunks.iter().flat_map(|device| VLAN_OFFLOADS.map(|name| (device, name)));
-    let merging = spec.steered.iter().flat_map(|device| MERGING_OFFLOADS.map(|name| (device, name)));
-    for (device, name) in tags.chain(merging) {
-        let key = Key::of_offload(device, name);
-        if value(&key) == Some("on") {
-            want(key, "off", false);
-        }
-    }
-    // What weir sends from the gateway's own address comes out of this device when the kernel has to find the next hop.
-    for device in spec.punt_tun.iter().filter(|_| spec.gateway_source) {
-        let key = Key::of_device(4, device, "accept_local");
-        let on = value(&key) == Some("1");
-        want(key, "1", on);
-    }
-    steps
-}
-
-/// The device that a sysctl is one of; none for those of all.
-fn step_device(step: &Step) -> Option<String> {
-    match &step.action {
-        Action::SetSysctl { key, .. } => key.device().map(str::to_owned),
-        _ => None,
-    }
 }
 
 fn route_step(spec: &HostSpec, seen: &Observed, family: Family) -> Step {

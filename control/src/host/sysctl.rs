@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::HostError;
 use weir_sys::ethtool;
@@ -14,7 +14,22 @@ pub const VLAN_OFFLOADS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse
 
 /// The offloads by which a device merges segments before anybody sees them. Large packets are not for the XDP program, so XDP in the
 /// kernel's stack (net/core/dev.c, dev_xdp_install) and some drivers switch these off when it comes, and nobody on again.
-pub const MERGING_OFFLOADS: [&str; 2] = ["rx-lro", "rx-gro-hw"];
+pub const MERGING_OFFLOADS: [MergingOffload; 2] = [
+    MergingOffload { name: "rx-lro", words: "large receive offload" },
+    MergingOffload { name: "rx-gro-hw", words: "GRO in hardware" },
+];
+
+/// One of [`MERGING_OFFLOADS`].
+#[derive(Clone, Copy, Debug)]
+pub struct MergingOffload {
+    /// The kernel's name of it, which `ethtool -K` takes.
+    pub name: &'static str,
+    /// What people call it.
+    pub words: &'static str,
+}
+
+/// Where all keys but those of offloads are.
+const FOLDER: &str = "/proc/sys";
 
 /// Where keys of offloads begin.
 const OFFLOAD: &str = "ethtool/";
@@ -35,6 +50,24 @@ impl Key {
         Self(format!("net/ipv{version}/conf/{device}/{name}"))
     }
 
+    /// As sysctl(8) takes it, the inverse of how it is shown: dots and slashes change places, unless a slash comes first.
+    pub fn from_dotted(text: &str) -> Self {
+        match text.find(['.', '/']).and_then(|at| text.get(at..at + 1)) {
+            Some(".") => Self(text.chars().map(swapped).collect()),
+            _ => Self(text.to_owned()),
+        }
+    }
+
+    /// Its path below /proc/sys.
+    pub fn as_path(&self) -> &str {
+        &self.0
+    }
+
+    /// The same switch by another name (devinet.c, ipv4_devconf).
+    pub fn alias(&self) -> Option<Self> {
+        (self.0 == "net/ipv4/ip_forward").then(|| Self::of_device(4, "all", "forwarding"))
+    }
+
     /// An offload of a device; its values are `on` and `off`.
     pub fn of_offload(device: &str, name: &str) -> Self {
         Self(format!("{OFFLOAD}{device}/{name}"))
@@ -43,13 +76,18 @@ impl Key {
     /// The [`MERGING_OFFLOADS`] that the driver of a device lets go of.
     pub fn of_merging(device: &str) -> Vec<Self> {
         let features = ethtool::features_of(device).unwrap_or_default();
-        let can = |name: &&str| features.iter().any(|of| of.name == *name && of.changeable);
-        MERGING_OFFLOADS.into_iter().filter(can).map(|name| Self::of_offload(device, name)).collect()
+        let can = |of: &MergingOffload| features.iter().any(|has| has.name == of.name && has.changeable);
+        MERGING_OFFLOADS.into_iter().filter(can).map(|of| Self::of_offload(device, of.name)).collect()
     }
 
     /// Whether this is one of [`MERGING_OFFLOADS`].
     pub fn is_merging(&self) -> bool {
-        self.offload().is_some_and(|(_, name)| MERGING_OFFLOADS.contains(&name))
+        self.offload().is_some_and(|(_, name)| MERGING_OFFLOADS.iter().any(|of| of.name == name))
+    }
+
+    /// Whether it is no sysctl.
+    pub fn is_offload(&self) -> bool {
+        self.offload().is_some()
     }
 
     /// Device and name of an offload.
@@ -67,8 +105,22 @@ impl Key {
         (!matches!(device, "all" | "default")).then_some(device)
     }
 
-    fn path(&self) -> PathBuf {
-        PathBuf::from("/proc/sys").join(&self.0)
+    /// Its file.
+    pub(super) fn path(&self) -> PathBuf {
+        Path::new(FOLDER).join(&self.0)
+    }
+
+    /// The key of a file.
+    pub(super) fn of_path(path: &Path) -> Option<Self> {
+        path.strip_prefix(FOLDER).ok()?.to_str().map(Self::new)
+    }
+
+    /// Family and name of a switch, be it that of all devices or of one.
+    pub(super) fn switch(&self) -> String {
+        let named = self.alias();
+        let path = named.as_ref().unwrap_or(self).as_path();
+        let mut parts = path.split('/').skip(1);
+        format!("{}/{}", parts.next().unwrap_or_default(), parts.last().unwrap_or_default())
     }
 
     /// The value without its newline; none when there is no such key (no such device, no IPv6).
@@ -135,15 +187,15 @@ impl std::fmt::Display for Key {
         if let Some((device, name)) = self.offload() {
             return write!(f, "{name} of {device}");
         }
-        for c in self.0.chars() {
-            let c = match c {
-                '/' => '.',
-                '.' => '/',
-                other => other,
-            };
-            write!(f, "{c}")?;
-        }
-        Ok(())
+        self.0.chars().map(swapped).try_for_each(|c| write!(f, "{c}"))
+    }
+}
+
+const fn swapped(c: char) -> char {
+    match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
     }
 }
 

@@ -18,6 +18,8 @@ use super::contest::{Contests, Item};
 use super::pace::Pace;
 use super::road::ready_tun;
 use crate::admin::repairs::{Contested, Repairs};
+use crate::host::sysctl::Key;
+use crate::host::writers::SysctlWriters;
 use crate::host::{Culprit, Effort, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
 
 /// How often what nobody announces is looked at: sysctls, programs on devices.
@@ -33,6 +35,8 @@ pub struct Repair {
     next_look: Instant,
     /// Who removed something of a kind since its last repair: when that has to wait, the news of it is old by then.
     culprits: BTreeMap<Kind, Culprit>,
+    /// Who wrote to sysctls; none where this process may not know.
+    writers: Option<SysctlWriters>,
     /// The table is out on purpose: what it marks has no route now.
     opened: bool,
 }
@@ -41,14 +45,27 @@ pub struct Repair {
 struct Done {
     title: String,
     kind: Kind,
+    /// The sysctl, if it is one.
+    key: Option<Key>,
     failure: Option<String>,
 }
 
 impl Repair {
     pub fn new(board: Arc<Repairs>, tuns: Vec<Arc<Tun>>) -> Self {
         let now = Instant::now();
-        let (contests, culprits) = (Contests::default(), BTreeMap::new());
-        Self { contests, pace: Pace::new(now), board, tuns, next_look: now + LOOK, culprits, opened: false }
+        let writers = SysctlWriters::start().inspect_err(|error| {
+            tracing::debug!(%error, "who changes sysctls cannot be told");
+        });
+        Self {
+            contests: Contests::default(),
+            pace: Pace::new(now),
+            board,
+            tuns,
+            next_look: now,
+            culprits: BTreeMap::new(),
+            writers: writers.ok(),
+            opened: false,
+        }
     }
 
     /// The devices that are looked after.
@@ -76,6 +93,7 @@ impl Repair {
         if now >= self.next_look {
             self.next_look = now + LOOK;
             let sysctl = host.has_changed_sysctl(spec).unwrap_or(false);
+            self.listen(host, spec, sysctl);
             let tun = self.tuns.iter().any(|tun| !is_whole(tun));
             if sysctl || tun || !detached(steering).is_empty() {
                 self.pace.want();
@@ -94,6 +112,28 @@ impl Repair {
         }
     }
 
+    /// Hears from now on who writes to the sysctls that there are now; what was heard is of no use while all are as they should be.
+    fn listen(&self, host: &Host, spec: &HostSpec, changed: bool) {
+        let Some(writers) = &self.writers else { return };
+        writers.watch(&host.switches(spec));
+        if !changed && !self.contests.waits(Kind::Sysctl) {
+            writers.forget_all();
+        }
+    }
+
+    /// Who removed something, as well as it is known.
+    fn culprit_of(&self, done: &Done) -> Option<Culprit> {
+        let writer = done.key.as_ref().zip(self.writers.as_ref()).and_then(|(key, writers)| writers.of(key));
+        writer.or_else(|| self.culprits.get(&done.kind).cloned())
+    }
+
+    fn forget_culprit_of(&mut self, done: &Done) {
+        self.culprits.remove(&done.kind);
+        if let (Some(key), Some(writers)) = (&done.key, &self.writers) {
+            writers.forget(key);
+        }
+    }
+
     /// Compares everything and puts back what is missing and not waiting.
     async fn round(&mut self, host: &Host, spec: &HostSpec, steering: &Mutex<Option<Steering>>) {
         self.contests.begin();
@@ -101,15 +141,15 @@ impl Repair {
         done.extend(self.repair_programs(steering));
         done.extend(self.repair_host(host, spec).await);
         let now = Instant::now();
-        for Done { title, kind, failure } in &done {
-            let by = self.culprits.get(kind);
-            let contested = self.contests.repaired(title, *kind, by, failure.clone(), now);
+        for done in &done {
+            let (Done { title, kind, failure, .. }, by) = (done, self.culprit_of(done));
+            let contested = self.contests.repaired(title, *kind, by.as_ref(), failure.clone(), now);
             if failure.is_none() {
                 self.board.count(*kind);
             }
-            tell(title, by, failure.as_deref(), contested, self.item(title));
+            tell(title, by.as_ref(), failure.as_deref(), contested, self.item(title));
         }
-        done.iter().for_each(|done| drop(self.culprits.remove(&done.kind)));
+        done.iter().for_each(|done| self.forget_culprit_of(done));
         self.settle(host, spec).await;
     }
 
@@ -137,7 +177,7 @@ impl Repair {
             }
             let made = if tun.exists() { Ok(()) } else { tun.restore() };
             let failure = made.and_then(|()| ready_tun(&tun)).err().map(|error| error.to_string());
-            done.push(Done { title, kind: Kind::Tun, failure });
+            done.push(Done { title, kind: Kind::Tun, key: None, failure });
         }
         done
     }
@@ -152,7 +192,7 @@ impl Repair {
             let Ok(mut steering) = steering.lock() else { continue };
             let Some(steering) = steering.as_mut() else { continue };
             let failure = steering.reattach(ifindex).err().map(|error| error.to_string());
-            done.push(Done { title, kind: Kind::Xdp, failure });
+            done.push(Done { title, kind: Kind::Xdp, key: None, failure });
         }
         done
     }
@@ -174,8 +214,12 @@ impl Repair {
         };
         match host.apply_chosen(spec, &mut chosen).await {
             Ok(applied) => {
-                let of =
-                    |step: Step| Done { title: step.action.title(), kind: step.action.kind(), failure: None };
+                let of = |step: Step| Done {
+                    title: step.action.title(),
+                    kind: step.action.kind(),
+                    key: step.action.sysctl().cloned(),
+                    failure: None,
+                };
                 applied.steps.into_iter().map(of).collect()
             }
             Err(error) => {
@@ -185,7 +229,7 @@ impl Repair {
                     (None, _) => ("the kernel's side".to_owned(), Kind::Rule),
                 };
                 let may = self.contests.may(&title, kind, Instant::now());
-                let failed = Done { title, kind, failure: Some(error.to_string()) };
+                let failed = Done { title, kind, key: None, failure: Some(error.to_string()) };
                 if may { vec![failed] } else { Vec::new() }
             }
         }

@@ -223,6 +223,11 @@ fn program_that_is_detached_is_attached_again_and_one_that_is_held_by_a_link_can
             let gateway = &world.lab.gateway;
             let links = links(world);
             assert_eq!(links.len(), 2);
+            let told = |log: &str, device: &str| {
+                let command = format!("attach XDP to {device}");
+                let of_it = |line: &&str| line.contains(&command) && line.contains("it is put back");
+                log.lines().filter(of_it).count()
+            };
             let traffic = Traffic::start(world);
             for (device, link) in ["lan0", "wan0"].into_iter().zip(links) {
                 for line in [
@@ -237,14 +242,25 @@ fn program_that_is_detached_is_attached_again_and_one_that_is_held_by_a_link_can
                 world.sh(gateway, &format!("bpftool link detach id {link}"));
                 soon(world, "bpftool link detach", PROGRAMS);
                 until("it is counted", || world.weir.count("repairs", "xdp") == before + 1);
+                until("it is told", || told(&world.weir.logged(), device) > 0);
                 traffic.goes_on();
                 all_roads(world);
             }
             traffic.stop();
-            if fail == "closed" {
-                // The pins are of the links that hold now.
+            let log = if fail == "closed" {
                 world.weir.kill();
+                // The pins are of the links that hold now.
                 world.sh(gateway, PROGRAMS);
+                world.weir.logged()
+            } else {
+                let ended = world.weir.stop();
+                world.assert_as_before();
+                ended.errors
+            };
+            for device in ["lan0", "wan0"] {
+                assert_eq!(told(&log, device), 1, "{device}: {log}");
+            }
+            if fail == "closed" {
                 world.weir.start();
             }
         });
@@ -277,68 +293,179 @@ impl Manager {
         Self(world.lab.gateway.spawn_command(command).expect("sh"))
     }
 
-    /// Gives up, with everything that it started.
-    fn give_up(mut self, world: &World<'_>) {
+    /// They give up, with everything that they started.
+    fn give_up(managers: impl IntoIterator<Item = Self>, world: &World<'_>) {
         world.sh(&world.lab.gateway, "touch /run/give-up");
-        until("the manager ends", || self.0.inner().try_wait().expect("a child").is_some());
+        for mut manager in managers {
+            until("the manager ends", || manager.0.inner().try_wait().expect("a child").is_some());
+        }
     }
 }
 
-const RULE_MANAGER: &str =
-    "while test ! -e /run/give-up; do echo 'rule del priority 1077'; sleep 0.05; done | ip -force -batch -";
-const NFT_MANAGER: &str = "while test ! -e /run/give-up; do nft flush ruleset; sleep 0.05; done";
-const ADDRESS_MANAGER: &str =
-    "while test ! -e /run/give-up; do ip addr flush dev weir-punt; sleep 0.05; done";
+/// Somebody who keeps removing something: what he does each time, what weir puts back, and how he is told.
+struct Quarrel {
+    /// A loop without its body, so that what it starts may be one program that lives as long.
+    body: &'static str,
+    what: &'static str,
+    by: &'static str,
+    /// The kernel tells of whom the change was, so that the script which started him can be named.
+    is_named: bool,
+}
+
+const fn quarrel(body: &'static str, what: &'static str, by: &'static str) -> Quarrel {
+    Quarrel { body, what, by, is_named: true }
+}
+
+/// What removes the rules and the routes, of both families.
+const ROUTING_MANAGERS: [Quarrel; 4] = [
+    quarrel(
+        "while test ! -e /run/give-up; do echo 'rule del priority 1077'; sleep 0.05; done | ip -force -batch -",
+        "ip rule add fwmark 0x77/0xff",
+        "ip (process",
+    ),
+    quarrel(
+        "while test ! -e /run/give-up; do echo 'rule del priority 1077'; sleep 0.05; done | ip -6 -force -batch -",
+        "ip -6 rule add fwmark 0x77/0xff",
+        "ip (process",
+    ),
+    quarrel(
+        "while test ! -e /run/give-up; do echo 'route flush table 177'; sleep 0.05; done | ip -force -batch -",
+        "ip route add local default dev lo table 177",
+        "ip (process",
+    ),
+    quarrel(
+        "while test ! -e /run/give-up; do echo 'route flush table 177'; sleep 0.05; done | ip -6 -force -batch -",
+        "ip -6 route add local default dev lo table 177",
+        "ip (process",
+    ),
+];
+
+/// What removes the rest of what the kernel has to be told.
+const OTHER_MANAGERS: [Quarrel; 4] = [
+    quarrel(
+        "while test ! -e /run/give-up; do nft flush ruleset; sleep 0.05; done",
+        "nft add table inet weir ...",
+        "nft (process",
+    ),
+    Quarrel {
+        is_named: false,
+        ..quarrel(
+            "while test ! -e /run/give-up; do ip addr flush dev weir-punt; sleep 0.05; done",
+            "ip addr add 192.0.0.8/32 dev weir-punt",
+            "process",
+        )
+    },
+    Quarrel {
+        is_named: false,
+        ..quarrel(
+            "while test ! -e /run/give-up; do sysctl -qw net.ipv4.ip_forward=0; sleep 0.05; done",
+            "sysctl -w net.ipv4.ip_forward=1",
+            "process",
+        )
+    },
+    Quarrel {
+        is_named: false,
+        ..quarrel(
+            // By the script itself, which lives as long as it does so.
+            "while test ! -e /run/give-up; do echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; sleep 0.05; done",
+            "sysctl -w net.ipv6.conf.all.forwarding=1",
+            "bad-manager-3 (process",
+        )
+    },
+];
+
+/// What takes the program off a port, by the link that weir has there now: others of this machine's kernel are not looked at.
+const PROGRAM_MANAGER: Quarrel = Quarrel {
+    is_named: false,
+    ..quarrel(
+        "while test ! -e /run/give-up; do
+            program=$(ip -d link show lan0 | sed -n 's,.*prog/xdp id \\([0-9]*\\).*,\\1,p')
+            test -z \"$program\" || bpftool link show | sed -n \"s/^\\([0-9]*\\): xdp  prog $program .*/\\1/p\" |
+                while read link; do bpftool link detach id $link; done
+            sleep 0.05
+        done",
+        "attach XDP to lan0",
+        "somebody",
+    )
+};
+
+/// Everything that a quarrel is about is there.
+const ALL_WHOLE: [usize; 8] = [0, 1, 3, 4, 6, 12, 15, 16];
+
+/// Plays quarrels at the same time: each is named and backed off from, told once, and over when the manager gives up.
+fn assert_backed_off(quarrels: &[Quarrel]) {
+    play(&Settings::default(), |world| {
+        world.meet_neighbours();
+        let names = (0..quarrels.len()).map(|number| format!("bad-manager-{number}"));
+        let managers: Vec<Manager> =
+            names.zip(quarrels).map(|(name, of)| Manager::start(world, &name, of.body)).collect();
+        let repairs = |status: &Value, what: &str| {
+            let contested = status["contested"].as_array().unwrap().iter();
+            let of_it = |one: &&Value| one["what"].as_str().unwrap().contains(what);
+            contested.filter(of_it).map(|one| one["repairs"].as_u64().unwrap()).max().unwrap_or(0)
+        };
+        let mut status = Value::Null;
+        until("weir says who removes what", || {
+            status = world.weir.status();
+            // Enough quarrel for a pause of two seconds.
+            quarrels.iter().all(|of| repairs(&status, of.what) >= 6)
+        });
+        let from = Instant::now();
+        let said = world.weir.finish(world.weir.command("status"));
+        assert_eq!(said.code(), 1);
+        for (number, Quarrel { what, by, is_named, .. }) in quarrels.iter().enumerate() {
+            let sentence = format!("`{what}");
+            let reasons =
+                status["unhealthy"].as_array().unwrap().iter().map(|reason| reason.as_str().unwrap());
+            let reason = reasons.into_iter().find(|reason| reason.starts_with(&sentence)).unwrap_or_default();
+            assert!(reason.contains(by) && reason.contains("was removed"), "{what}: {status:#}");
+            let script = format!("started by bad-manager-{number} (");
+            // Two of one kind may be taken for each other.
+            let script = if quarrels.len() > 1 { "started by bad-manager-" } else { &script };
+            assert!(!is_named || reason.contains(script), "{reason}");
+            assert!(said.output.contains(&format!("NOT HEALTHY: {sentence}")), "{}", said.output);
+        }
+        std::thread::sleep(Duration::from_millis(900));
+        let later = world.weir.status();
+        for Quarrel { what, .. } in quarrels {
+            let more = repairs(&later, what) - repairs(&status, what);
+            let most = 1 + from.elapsed().as_secs() / 2;
+            assert!(more <= most, "{what} is not backed off from: {more} more in {:?}", from.elapsed());
+        }
+        // What goes by the fast road, or is forwarded, does not care.
+        Family::BOTH.into_iter().for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 10_000));
+        Manager::give_up(managers, world);
+        until("weir is well again", || world.weir.status()["healthy"] == true);
+        for whole in ALL_WHOLE.map(|removal| REMOVALS[removal].2).into_iter().chain([PROGRAMS]) {
+            world.sh(&world.lab.gateway, whole);
+        }
+        all_roads(world);
+        let ended = world.weir.stop();
+        for Quarrel { what, .. } in quarrels {
+            for once in ["is removed again and again", "holds again"] {
+                let told = ended.errors.lines().filter(|line| line.contains(what) && line.contains(once));
+                assert_eq!(told.count(), 1, "{what} {once}: {}", ended.errors);
+            }
+        }
+        // What they have set the sysctls to is their wish by now, and stays when weir goes.
+        world.sh(&world.lab.gateway, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        world.assert_as_before();
+    });
+}
 
 #[test]
-fn manager_that_keeps_removing_is_named_and_backed_off_from_until_it_gives_up() {
-    for (body, what, by) in [
-        (RULE_MANAGER, "`ip rule add fwmark 0x77/0xff", "ip (process"),
-        (NFT_MANAGER, "`nft add table inet weir ...`", "nft (process"),
-        (ADDRESS_MANAGER, "`ip addr add 192.0.0.8/32 dev weir-punt", "process"),
-    ] {
-        play(&Settings::default(), |world| {
-            let manager = Manager::start(world, "bad-manager", body);
-            let mut reason = String::new();
-            until("weir says who removes what", || {
-                let status = world.weir.status();
-                reason = status["unhealthy"].to_string();
-                let contested = status["contested"].as_array().unwrap().iter();
-                // Enough quarrel for a pause that can be seen.
-                contested.map(|one| one["repairs"].as_u64().unwrap()).max() >= Some(6)
-            });
-            for word in [what, by, "was removed"] {
-                assert!(reason.contains(word), "no {word:?} in {reason}");
-            }
-            if body != ADDRESS_MANAGER {
-                assert!(reason.contains("started by bad-manager"), "{reason}");
-            }
-            let status = world.weir.finish(world.weir.command("status"));
-            assert_eq!(status.code(), 1);
-            assert!(
-                status.output.contains("NOT HEALTHY: `") && status.output.contains(by),
-                "{}",
-                status.output
-            );
-            let count = || world.weir.status()["repairs"].to_string();
-            let repairs = count();
-            std::thread::sleep(Duration::from_millis(900));
-            assert_eq!(count(), repairs, "it is backed off from");
-            // The fast road does not care.
-            Family::BOTH
-                .into_iter()
-                .for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 10_000));
-            manager.give_up(world);
-            until("weir is well again", || world.weir.status()["healthy"] == true);
-            world.sh(&world.lab.gateway, "ip rule | grep -q ^1077: && nft list table inet weir >/dev/null");
-            world.sh(&world.lab.gateway, "ip addr show weir-punt | grep -q 192.0.0.8/32");
-            all_roads(world);
-            let ended = world.weir.stop();
-            assert_eq!(ended.errors.matches("is removed again and again").count(), 1, "{}", ended.errors);
-            assert_eq!(ended.errors.matches("holds again").count(), 1, "{}", ended.errors);
-            world.assert_as_before();
-        });
-    }
+fn managers_that_keep_removing_rules_and_routes_are_named_and_backed_off_from_until_they_give_up() {
+    assert_backed_off(&ROUTING_MANAGERS);
+}
+
+#[test]
+fn managers_that_keep_changing_tables_addresses_and_sysctls_are_told_and_backed_off_from() {
+    assert_backed_off(&OTHER_MANAGERS);
+}
+
+#[test]
+fn manager_that_keeps_detaching_the_program_is_told_and_backed_off_from() {
+    assert_backed_off(&[PROGRAM_MANAGER]);
 }
 
 /// Changes as fast as it can what weir must look at, and counts.
@@ -369,7 +496,7 @@ fn changes_in_a_loop_cost_a_few_rounds_a_second_and_what_is_removed_meanwhile_is
         let seconds = start.elapsed().as_secs_f64();
         let changes = world.sh(&world.lab.gateway, "cat /run/changes");
         assert!(rounds as f64 <= 3.0 * seconds + 10.0, "{rounds} rounds in {seconds} s of {changes} changes");
-        manager.give_up(world);
+        Manager::give_up([manager], world);
         // In the calm after it, too.
         let before = world.weir.status()["repair_rounds"].as_u64().unwrap();
         let calm = Instant::now();
@@ -382,27 +509,30 @@ fn changes_in_a_loop_cost_a_few_rounds_a_second_and_what_is_removed_meanwhile_is
 }
 
 #[test]
-fn kernel_road_of_a_box_that_fails_open_is_forwarded_while_its_rule_is_missing() {
-    play(&Settings { handshake: "relay", ..Settings::default() }, |world| {
-        let manager = Manager::start(world, "bad-manager", RULE_MANAGER);
-        until("the rule is given up for now", || {
-            let status = world.weir.status();
-            status["contested"].as_array().unwrap().iter().any(|one| one["repairs"].as_u64() >= Some(7))
-                && !world.sh(&world.lab.gateway, "nft list tables").contains("inet weir")
+fn kernel_road_of_a_box_that_fails_open_is_forwarded_while_its_rule_or_route_is_missing() {
+    // One of each family, and one of each kind.
+    for Quarrel { body, what, .. } in [&ROUTING_MANAGERS[0], &ROUTING_MANAGERS[3]] {
+        play(&Settings { handshake: "relay", ..Settings::default() }, |world| {
+            let manager = Manager::start(world, "bad-manager", body);
+            until(&format!("{what} is given up for now"), || {
+                let status = world.weir.status();
+                status["contested"].as_array().unwrap().iter().any(|one| one["repairs"].as_u64() >= Some(7))
+                    && !world.sh(&world.lab.gateway, "nft list tables").contains("inet weir")
+            });
+            for family in Family::BOTH {
+                let mut stream = world.connect(family, HTTP);
+                fetch_intact(&mut stream, 10_000);
+                assert_eq!(world.weir.find_flow(stream.local_addr().unwrap()), None, "{what}: not forwarded");
+            }
+            Manager::give_up([manager], world);
+            until("weir is well again", || world.weir.status()["healthy"] == true);
+            for family in Family::BOTH {
+                let mut stream = world.connect(family, HTTP);
+                fetch_intact(&mut stream, 10_000);
+                assert_eq!(world.weir.flow(stream.local_addr().unwrap())["road"], "relay", "{what}");
+            }
         });
-        for family in Family::BOTH {
-            let mut stream = world.connect(family, HTTP);
-            fetch_intact(&mut stream, 10_000);
-            assert_eq!(world.weir.find_flow(stream.local_addr().unwrap()), None, "not forwarded");
-        }
-        manager.give_up(world);
-        until("weir is well again", || world.weir.status()["healthy"] == true);
-        for family in Family::BOTH {
-            let mut stream = world.connect(family, HTTP);
-            fetch_intact(&mut stream, 10_000);
-            assert_eq!(world.weir.flow(stream.local_addr().unwrap())["road"], "relay");
-        }
-    });
+    }
 }
 
 #[test]

@@ -24,5 +24,6 @@ pub mod thread;
 pub mod tun;
 pub mod uring;
 pub mod waiter;
+pub mod writes;
 pub mod xdp_features;
 pub mod xsk;

@@ -150,6 +150,74 @@ isolated! {
     }
 }
 
+/// How the step for a sysctl stands, by `weir plan` and by `weir plan --iptables`, with its note.
+fn state_of(key: &str) -> (Status, String) {
+    let plan = plan();
+    let step = find(&plan, &format!("sysctl -w {key}="));
+    let lines = host(async |h| h.plan_iptables(&spec()).await).unwrap().lines;
+    let line = lines.iter().find(|line| line.command == step.action.title()).unwrap();
+    assert_eq!((line.status, &line.note), (step.status, &step.note));
+    assert_eq!(line.runs, step.is_due());
+    (step.status, step.note.clone().unwrap_or_default())
+}
+
+isolated! {
+    fn sysctls_of_both_families_are_told_apart_by_who_wants_them_how() {
+        gateway();
+        let file = "mkdir -p /run/sysctl.d && echo 'LINE' > /run/sysctl.d/50-router.conf";
+        let says = |line: &str| sh(&file.replace("LINE", line));
+        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            let assert_state = |status: Status, words: &str| {
+                let (now, note) = state_of(key);
+                assert!(now == status && note.contains(words), "{key}: {now} {note:?}, not {status} {words:?}");
+            };
+            assert_state(Status::Missing, "now 0");
+            says(&format!("{key} = 0"));
+            assert_state(Status::Conflicting, "now 0, as /run/sysctl.d/50-router.conf:1 says: change it there too");
+            // As a script, too.
+            assert!(plan().to_string().contains(&format!("\nsysctl -w {key}=1  # conflicting: now 0, as /run/")));
+            host(async |h| h.apply(&spec()).await).unwrap();
+            assert_state(Status::Present, "50-router.conf:1 says 0: so it is again after a reboot");
+            sh("rm /run/sysctl.d/50-router.conf");
+            assert_state(Status::Present, "");
+            sh(&format!("sysctl -qw {key}=0"));
+            assert_state(Status::Conflicting, "weir had set it to 1, and somebody has changed it since");
+            std::fs::write("/run/plan.sh", plan().to_string()).unwrap();
+            sh("sh -e /run/plan.sh");
+            assert_state(Status::Present, "");
+            host(async |h| h.remove().await).unwrap();
+            assert_eq!(sh(&format!("sysctl -n {key}")), "0\n");
+            // Somebody's own is left alone, now and when weir goes.
+            says(&format!("{key}=1"));
+            sh("sysctl -qp /run/sysctl.d/50-router.conf");
+            assert_state(Status::Foreign, "50-router.conf:1 says 1: left as it is");
+            host(async |h| h.apply(&spec()).await).unwrap();
+            host(async |h| h.remove().await).unwrap();
+            assert_eq!(sh(&format!("sysctl -n {key}")), "1\n");
+            sh(&format!("rm /run/sysctl.d/50-router.conf && sysctl -qw {key}=0"));
+        }
+    }
+}
+
+isolated! {
+    fn sysctls_of_devices_that_a_pattern_of_somebodys_is_for_are_conflicting() {
+        gateway();
+        sh("mkdir /run/sysctl.d");
+        for (line, key) in [
+            ("net.ipv4.conf.*.src_valid_mark = 1", "net.ipv4.conf.lan.src_valid_mark"),
+            ("net/ipv4/conf/weir-*/rp_filter = 1", "net.ipv4.conf.weir-punt.rp_filter"),
+            ("net.ipv6.conf.weir-*.disable_ipv6 = 1", "net.ipv6.conf.weir-relay.disable_ipv6"),
+        ] {
+            let value = sh(&format!("sysctl -n {key}"));
+            sh(&format!("echo '{line}' > /run/sysctl.d/a.conf && sysctl -qw {key}=1"));
+            let (status, note) = state_of(key);
+            assert!(status == Status::Conflicting && note.contains("/run/sysctl.d/a.conf:1 says"), "{key}: {status} {note}");
+            assert!(!plan().is_done());
+            sh(&format!("sysctl -qw {key}={value}"));
+        }
+    }
+}
+
 isolated! {
     fn table_of_somebody_else_is_refused_and_left_alone() {
         gateway();

@@ -58,17 +58,27 @@ isolated! {
         let spec = spec();
         pipe(&plan(&spec).to_string());
         let whole = sh("iptables-save; ip6tables-save").lines().filter(|l| !l.starts_with('#')).count();
-        for line in [
-            "ip rule del priority 1077",
-            "ip6tables -t mangle -D WEIR 1",
-            "iptables -t mangle -F PREROUTING",
-            "ip6tables -t filter -F FORWARD",
-        ] {
-            sh(line);
-            let now = plan(&spec);
-            assert!(count(&now, Status::Missing) >= 1 && count(&now, Status::Foreign) == 0, "{line}:\n{now}");
-            pipe(&now.to_string());
-            assert!(plan(&spec).is_done(), "{line}");
+        for (ip, tables, forwarding) in
+            [("ip", "iptables", "net.ipv4.ip_forward"), ("ip -6", "ip6tables", "net.ipv6.conf.all.forwarding")]
+        {
+            for line in [
+                format!("{ip} rule del priority 1077"),
+                format!("{ip} route flush table 177"),
+                format!("{tables} -t mangle -D WEIR 1"),
+                format!("{tables} -t mangle -F PREROUTING"),
+                format!("{tables} -t filter -F FORWARD"),
+                format!("sysctl -qw {forwarding}=0"),
+            ] {
+                sh(&line);
+                let now = plan(&spec);
+                assert!(count(&now, Status::Missing) >= 1 && count(&now, Status::Foreign) == 0, "{line}:\n{now}");
+                // Of the other family nothing is said to be so.
+                let due = now.lines.iter().filter(|of| of.runs).map(|of| &of.command);
+                let other = |of: &&String| [ip, tables, "sysctl"].iter().all(|begin| !of.starts_with(&format!("{begin} ")));
+                assert_eq!(due.filter(other).count(), 0, "{line}:\n{now}");
+                pipe(&now.to_string());
+                assert!(plan(&spec).is_done(), "{line}");
+            }
         }
         let again = sh("iptables-save; ip6tables-save").lines().filter(|l| !l.starts_with('#')).count();
         assert_eq!(whole, again);
@@ -91,16 +101,19 @@ isolated! {
         let removal: String = plan(&other).removal.iter().map(|line| format!("{line}\n")).collect();
         pipe(&removal);
         assert!(!sh("iptables-save; ip6tables-save").contains("WEIR"));
-        sh("iptables -t mangle -N DIVERT && iptables -t mangle -A DIVERT -j MARK --set-mark 1");
-        let foreign = plan(&spec);
-        let line = foreign.lines.iter().find(|line| line.status == Status::Foreign).unwrap();
-        assert_eq!(line.command, "iptables -t mangle -N DIVERT");
-        assert!(line.note.as_ref().unwrap().contains("-A DIVERT -j MARK"), "{foreign}");
-        let theirs = sh("iptables-save");
-        pipe(&foreign.to_string());
-        let rules = |text: &str| text.lines().filter(|l| l.starts_with('-')).collect::<Vec<_>>().join("\n");
-        assert_eq!(rules(&sh("iptables-save")), rules(&theirs), "somebody's chain has got weir's rules");
-        sh("iptables -t mangle -F; iptables -t mangle -X");
+        for tables in ["iptables", "ip6tables"] {
+            sh(&format!("{tables} -t mangle -N DIVERT && {tables} -t mangle -A DIVERT -j MARK --set-mark 1"));
+            let foreign = plan(&spec);
+            let line = foreign.lines.iter().find(|line| line.status == Status::Foreign).unwrap();
+            assert_eq!(line.command, format!("{tables} -t mangle -N DIVERT"));
+            assert!(line.note.as_ref().unwrap().contains("-A DIVERT -j MARK"), "{foreign}");
+            let save = "iptables-save; ip6tables-save";
+            let theirs = sh(save);
+            pipe(&foreign.to_string());
+            let rules = |text: &str| text.lines().filter(|l| l.starts_with('-')).collect::<Vec<_>>().join("\n");
+            assert_eq!(rules(&sh(save)), rules(&theirs), "somebody's chain has got weir's rules");
+            sh(&format!("{tables} -t mangle -F; {tables} -t mangle -X"));
+        }
         host(async |h| h.clean().await).unwrap();
         // Tables of iptables that are empty stay: rules, routes and the rest are as before.
         let text = |dump: &str| dump.split("# nft list ruleset").next().unwrap().to_owned();

@@ -1,7 +1,7 @@
 //! A process with network and mount namespaces of its own for a test, and what tests do in it.
 //!
 //! A test starts itself again below `unshare -n -m`: nothing that it does can reach the host's network, /run is an empty
-//! tmpfs (so that `ip netns add` is private too), and all of it is gone when the process is.
+//! tmpfs (so that `ip netns add` is private too), no file says what sysctls should be, and all of it is gone when the process is.
 
 use std::env;
 use std::fs;
@@ -43,7 +43,10 @@ pub fn run_isolated(test: &str, body: impl FnOnce()) {
             "--",
             "sh",
             "-c",
-            "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$@\"",
+            "mount -t tmpfs tmpfs /run && ip link set lo up
+             for folder in /etc /usr/local/lib /usr/lib; do test ! -d $folder/sysctl.d || mount -t tmpfs tmpfs $folder/sysctl.d; done
+             test ! -e /etc/sysctl.conf || mount --bind /dev/null /etc/sysctl.conf
+             exec \"$@\"",
             "sh",
         ])
         .arg(env::current_exe().unwrap())
