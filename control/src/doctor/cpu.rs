@@ -6,7 +6,7 @@ use std::path::Path;
 
 use weir_sys::affinity;
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::sockets;
 use crate::config::{Cores, Idle};
@@ -46,6 +46,7 @@ fn missing_cores(cores: &BTreeSet<usize>, found: &mut Findings) {
             format!("`cores` names {missing:?}, and this process may use {available:?}"),
             "workers cannot be pinned there: correct `cores`",
         )
+        .by_hand(NoCommand::Configuration)
     });
 }
 
@@ -115,6 +116,7 @@ fn numa(sys: &Path, device: &str, cores: &BTreeSet<usize>, found: &mut Findings)
                     "every frame crosses between the sockets: in [workers] choose among the cores {local:?}"
                 ),
             )
+            .by_hand(NoCommand::Configuration)
         }
         .on(device),
     );

@@ -5,7 +5,7 @@
 
 use weir_sys::ethtool;
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 
 /// What AF_XDP can have of a driver at best.
@@ -120,7 +120,8 @@ impl Driver {
         if self.advice.is_empty() {
             return Finding::good("driver", device, what).on(device);
         }
-        Finding::note("driver", device, what, self.advice.replace("DEVICE", device)).on(device)
+        let advice = self.advice.replace("DEVICE", device);
+        Finding::note("driver", device, what, advice).by_hand(NoCommand::Nothing).on(device)
     }
 }
 
@@ -145,7 +146,7 @@ fn unknown(device: &str, name: &str) -> Finding {
     let what = format!("driver {name}: not one that weir was tried with or has notes on");
     let why =
         "the answers about XDP and zero-copy of this port are what the kernel said in a trial: trust these";
-    Finding::note("driver", device, what, why).on(device)
+    Finding::note("driver", device, what, why).by_hand(NoCommand::Nothing).on(device)
 }
 
 #[cfg(test)]

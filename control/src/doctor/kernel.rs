@@ -11,9 +11,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use weir_sys::uring::{self, UringError};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
-use crate::host::{HostError, preflight, sysctl};
+use crate::host::sysctl::{self, Key};
+use crate::host::{HostError, preflight};
 
 /// The oldest Linux that has all that weir uses.
 const OLDEST: (u32, u32) = (5, 19);
@@ -58,12 +59,26 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         jit(ground, found);
     }
     if !sysctl::has_ipv6() {
-        found.push(Finding::note(
+        // Where IPv6 is there and switched off, its switches are there, too.
+        let off: Vec<Key> =
+            ["all", "default", "lo"].map(|device| Key::of_device(6, device, "disable_ipv6")).into();
+        let off: Vec<Key> = off
+            .into_iter()
+            .filter(|key| key.read().ok().flatten().is_some_and(|value| value != "0"))
+            .collect();
+        let finding = Finding::note(
             "ipv6",
             "kernel",
-            "this kernel has no IPv6, or was booted without it",
+            match off.is_empty() {
+                true => "this kernel has no IPv6, or was booted without it",
+                false => "IPv6 is switched off on this host",
+            },
             "what clients send by IPv6 is neither intercepted nor forwarded here",
-        ));
+        );
+        found.push(match off.is_empty() {
+            true => finding.by_hand(NoCommand::Kernel),
+            false => finding.mend(off.iter().map(|key| key.command("0")).collect::<Vec<_>>().join("; ")),
+        });
     }
 }
 
@@ -83,6 +98,7 @@ fn version(found: &mut Findings) {
             format!("Linux {release} is older than {least_major}.{least_minor}"),
             "BPF links for XDP, multishot polls of io_uring or the nft expressions are not in it: boot a newer kernel",
         )
+        .by_hand(NoCommand::Kernel)
     });
 }
 
@@ -115,6 +131,7 @@ fn options(ground: &Ground<'_>, found: &mut Findings) {
             format!("the kernel was built without {}", missing.join(", ")),
             "weir cannot start without them: boot a kernel that has them",
         )
+        .by_hand(NoCommand::Kernel)
     });
 }
 
@@ -129,12 +146,13 @@ fn missing_options(text: &str, fast: bool) -> Vec<&'static str> {
 fn permissions(found: &mut Findings) {
     let missing = preflight::permissions();
     for error in &missing {
-        found.push(Finding::note(
+        let finding = Finding::note(
             "permissions",
             "this process",
             error.to_string(),
             "`weir run` needs it, and so do some probes: run `weir doctor` as the user that weir runs as",
-        ));
+        );
+        found.push(finding.by_hand(NoCommand::User));
     }
     if missing.is_empty() {
         found.push(Finding::good("permissions", "this process", "has every capability that weir needs"));
@@ -155,7 +173,7 @@ fn nft(found: &mut Findings) {
         );
         found.push(match error {
             HostError::NftMissing => finding.mend("apt-get install nftables"),
-            _ => finding,
+            _ => finding.by_hand(NoCommand::Kernel),
         });
     }
     if refused.is_empty() {
@@ -194,7 +212,7 @@ fn io_uring(probed: Result<(), UringError>) -> Finding {
             Finding::bad("io-uring", "kernel.io_uring_disabled", error.to_string(), why)
                 .mend("sysctl -w kernel.io_uring_disabled=0")
         }
-        Err(error) => Finding::bad("io-uring", "kernel", error.to_string(), why),
+        Err(error) => Finding::bad("io-uring", "kernel", error.to_string(), why).by_hand(NoCommand::Kernel),
     }
 }
 
@@ -203,12 +221,15 @@ fn af_xdp(asked: Result<(), Errno>) -> Option<Finding> {
     match asked {
         Ok(()) => Some(Finding::good("af-xdp", "kernel", "gives AF_XDP sockets")),
         Err(Errno::PERM | Errno::ACCESS) => None,
-        Err(error) => Some(Finding::bad(
-            "af-xdp",
-            "kernel",
-            format!("gives no AF_XDP socket: {error}"),
-            "the fast road is made of them: boot a kernel with CONFIG_XDP_SOCKETS, or say handshake = \"relay\" in every intercept",
-        )),
+        Err(error) => Some(
+            Finding::bad(
+                "af-xdp",
+                "kernel",
+                format!("gives no AF_XDP socket: {error}"),
+                "the fast road is made of them: boot a kernel with CONFIG_XDP_SOCKETS, or say handshake = \"relay\" in every intercept",
+            )
+            .by_hand(NoCommand::Kernel),
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::host::rule::{SeenRoute, SeenRule};
 use crate::host::{PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
@@ -26,20 +26,13 @@ fn running(status: &serde_json::Value, found: &mut Findings) {
     let pid = &status["pid"];
     let before = found.findings.len();
     for reason in status["unhealthy"].as_array().into_iter().flatten().filter_map(|r| r.as_str()) {
-        found.push(Finding::bad(
-            "gateway",
-            format!("process {pid}"),
-            reason,
-            "the running weir says so itself",
-        ));
+        let so = Finding::bad("gateway", format!("process {pid}"), reason, "the running weir says so itself");
+        found.push(so.by_hand(NoCommand::Weir));
     }
     for warning in status["warnings"].as_array().into_iter().flatten().filter_map(|w| w.as_str()) {
-        found.push(Finding::note(
-            "gateway",
-            format!("process {pid}"),
-            warning,
-            "the running weir says so itself",
-        ));
+        let so =
+            Finding::note("gateway", format!("process {pid}"), warning, "the running weir says so itself");
+        found.push(so.by_hand(NoCommand::Nothing));
     }
     found.good_unless_found(
         before,
@@ -56,29 +49,35 @@ fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
         format!("another weir runs in this network namespace as {who}, and does not answer at {admin}"),
         "one network namespace has room for one weir: this configuration cannot be started beside it",
     );
-    found.push(if pid == 0 { finding } else { finding.mend(format!("kill {pid}")) });
+    found.push(finding.mend_or((pid != 0).then(|| format!("kill {pid}")), NoCommand::Unseen));
 }
 
 /// Somebody listens at the admin socket, and it is not a weir of this namespace.
 fn admin_of_another(ground: &Ground<'_>, found: &mut Findings) {
     let admin = &ground.config.gateway.admin;
     match std::os::unix::net::UnixStream::connect(admin) {
-        Ok(_) => found.push(Finding::bad(
-            "admin-socket",
-            admin.display().to_string(),
-            "somebody listens there, and it is no weir of this network namespace",
-            "a weir that starts here refuses to take the place: name another `admin` in [gateway]",
-        )),
+        Ok(_) => found.push(
+            Finding::bad(
+                "admin-socket",
+                admin.display().to_string(),
+                "somebody listens there, and it is no weir of this network namespace",
+                "a weir that starts here refuses to take the place: name another `admin` in [gateway]",
+            )
+            .by_hand(NoCommand::Configuration),
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             found.skip("admin-socket", admin.display().to_string(), "only root may ask there");
         }
         Err(_) => match fs::symlink_metadata(admin) {
-            Ok(meta) if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => found.push(Finding::bad(
-                "admin-socket",
-                admin.display().to_string(),
-                "there is a file that is no socket",
-                "weir does not overwrite it and does not start: name another `admin` in [gateway], or remove it",
-            )),
+            Ok(meta) if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => found.push(
+                Finding::bad(
+                    "admin-socket",
+                    admin.display().to_string(),
+                    "there is a file that is no socket",
+                    "weir does not overwrite it and does not start: name another `admin` in [gateway], or remove it",
+                )
+                .by_hand(NoCommand::Configuration),
+            ),
             _ => found.push(Finding::good("admin-socket", admin.display().to_string(), "the place is free")),
         },
     }

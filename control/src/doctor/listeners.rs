@@ -1,6 +1,6 @@
 //! TCP ports that weir must have, and who has them.
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::sockets::{self, Listener};
 use crate::host::HostError;
@@ -35,24 +35,24 @@ fn fallback(ground: &Ground<'_>, listeners: &[Listener], found: &mut Findings) {
             }
             None => ("somebody".to_owned(), None),
         };
-        let mut finding = Finding::bad(
+        let finding = Finding::bad(
             "listen-port",
             subject.clone(),
             format!("{who} listens there, at {}", listener.address),
             "the relay's listener needs the port on both families: stop that process, or choose another `listen` in [fallback]",
         );
-        finding.mend = command;
-        found.push(finding);
+        found.push(finding.mend_or(command, NoCommand::Unseen));
     }
     if weir.is_some() {
         for (name, v4) in [("IPv4", true), ("IPv6", false)] {
             if !on_port.iter().any(|listener| listener.address.is_ipv4() == v4) {
-                found.push(Finding::bad(
+                let finding = Finding::bad(
                     "listen-port",
                     subject.clone(),
                     format!("the running weir does not listen there on {name}"),
-                    "its relay takes no connection of that family: restart weir",
-                ));
+                    "its relay takes no connection of that family: start weir again with --replace",
+                );
+                found.push(finding.by_hand(NoCommand::Weir));
             }
         }
     }
@@ -74,14 +74,13 @@ fn metrics(ground: &Ground<'_>, listeners: &[Listener], found: &mut Findings) {
         Some(owner) => {
             let who =
                 owner.as_ref().map_or("somebody".to_owned(), |o| format!("{} (process {})", o.name, o.pid));
-            let mut finding = Finding::bad(
+            let finding = Finding::bad(
                 "metrics-port",
                 address.to_string(),
                 format!("{who} listens there"),
                 "weir does not start: stop that process, or choose another `metrics` in [gateway]",
             );
-            finding.mend = owner.map(|owner| format!("kill {}", owner.pid));
-            finding
+            finding.mend_or(owner.map(|owner| format!("kill {}", owner.pid)), NoCommand::Unseen)
         }
     });
 }
@@ -98,14 +97,13 @@ fn gateway_ports(ground: &Ground<'_>, found: &mut Findings) {
         }
         Err(HostError::Spec(text)) => {
             let command = text.split('`').find(|part| part.starts_with("sysctl ")).map(str::to_owned);
-            let mut finding = Finding::bad(
+            let finding = Finding::bad(
                 "gateway-ports",
                 subject,
                 text,
                 "answers to the box's own connections would be taken for a server's: weir does not start",
             );
-            finding.mend = command;
-            found.push(finding);
+            found.push(finding.mend_or(command, NoCommand::Configuration));
         }
         Err(error) => found.skip("gateway-ports", subject, error),
     }

@@ -24,12 +24,13 @@ pub mod report;
 mod routing;
 mod rss;
 pub(crate) mod ruleset;
+mod sent;
 mod sockets;
 mod sysctls;
 mod trial;
 mod tuning;
 
-pub use finding::{Finding, Findings, NotProbed, Severity};
+pub use finding::{Finding, Findings, NoCommand, NotProbed, Severity};
 pub use report::Report;
 
 use crate::config::Config;

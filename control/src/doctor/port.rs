@@ -2,7 +2,7 @@
 
 use weir_dataplane::gateway::{FRAME_SIZES, largest_packet};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::config::Port;
 use crate::host::{LinkInfo, port_device, sysctl};
@@ -22,6 +22,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
                     format!("there is no such device; there are: {}", names.join(", ")),
                     format!("weir does not start without its ports: correct `device` at {}", port.origin),
                 )
+                .by_hand(NoCommand::Configuration)
                 .on(device),
             );
             continue;
@@ -54,7 +55,8 @@ fn link_state(link: &LinkInfo, found: &mut Findings) {
                 device,
                 "is up and has no carrier",
                 "no packet comes in or goes out by it: look at the cable, the transceiver or the device at the other end",
-            ),
+            )
+            .by_hand(NoCommand::FarEnd),
         }
         .on(device),
     );
@@ -74,14 +76,16 @@ fn fitness(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
     let so = if ground.running.is_some() { "weir leaves it to the kernel" } else { "weir does not start" };
     let why = format!("{so}: {}; {}", unfit.why, unfit.instead);
     let finding = Finding::bad(id, device, unfit.what, why).on(device);
-    found.push(Finding { mend: unfit.mend, ..finding });
+    found.push(finding.mend_or(unfit.mend, NoCommand::Configuration));
 }
 
 /// What weir says about a device when it starts.
 fn shared(link: &LinkInfo, links: &[LinkInfo]) -> Finding {
     let device = &link.name;
     match port_device::shared(link, links) {
-        Some((what, why)) => Finding::note("shared", device, what, why).on(device),
+        Some((what, why)) => {
+            Finding::note("shared", device, what, why).by_hand(NoCommand::Nothing).on(device)
+        }
         None => Finding::good("shared", device, "no ipvlan is on it").on(device),
     }
 }
@@ -94,7 +98,7 @@ fn vlans(ground: &Ground<'_>, port: &Port, link: &LinkInfo, found: &mut Findings
             found.push(Finding::good("vlan", device, "its VLANs are those of the intercepts").on(device));
         }
         told => told.into_iter().for_each(|(what, why)| {
-            found.push(Finding::note("vlan", device, what, why).on(device));
+            found.push(Finding::note("vlan", device, what, why).by_hand(NoCommand::Configuration).on(device));
         }),
     }
 }
@@ -119,7 +123,8 @@ fn program(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
                 "somebody took the steering program of the running weir off the device",
                 "what comes in by it takes the kernel's road until weir has put it back, which it tries within a second: if this \
                  stays so, `weir status` says what is in the way",
-            ),
+            )
+            .by_hand(NoCommand::Weir),
             (None, None) => Finding::good("xdp-program", device, "has no XDP program"),
             (Some(_), _) => Finding::good("xdp-program", device, "carries weir's"),
         }

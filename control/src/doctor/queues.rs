@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use weir_sys::ethtool;
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::limits::queues;
 use crate::config::Queues;
@@ -145,5 +145,6 @@ fn cores(ground: &Ground<'_>, workers: usize, counts: &Counts, found: &mut Findi
         .filter(|(_, (count, _))| *count > cores.len())
         .map(|(device, (_, channels))| set_queues(device, channels, fewer))
         .collect();
-    found.push(if commands.is_empty() { finding } else { finding.mend(commands.join(" && ")) });
+    let command = (!commands.is_empty()).then(|| commands.join(" && "));
+    found.push(finding.mend_or(command, NoCommand::Configuration));
 }

@@ -11,7 +11,7 @@ mod stage;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::ruleset::{self, Chain};
 use packets::cases;
@@ -157,9 +157,8 @@ fn finding(ground: &Ground<'_>, lost: &[&Case], table: Option<&Table>, id: &'sta
     } else {
         "connections that the relay should take are never answered"
     };
-    let mut finding = Finding::bad(id, subject, what, why);
-    finding.mend = table.and_then(|table| mend(ground, table, id));
-    finding
+    let command = table.and_then(|table| mend(ground, table, id));
+    Finding::bad(id, subject, what, why).mend_or(command, NoCommand::Choice)
 }
 
 /// A rule that lets weir's packets through, before all others of the chain that drops them.

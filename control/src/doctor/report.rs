@@ -101,7 +101,7 @@ impl Table<'_> {
 const WIDTH: usize = 100;
 
 fn row(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
-    let Finding { id, severity, subject, what, why, mend, .. } = finding;
+    let Finding { id, severity, subject, what, why, mend, by_hand, .. } = finding;
     writeln!(f, "  {:<4}  {}", severity.name(), wrapped(&format!("{id}: {subject}: {what}")))?;
     if !why.is_empty() {
         writeln!(f, "        {}", wrapped(why))?;
@@ -109,6 +109,9 @@ fn row(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
     if let Some(command) = mend {
         // One line, however long: it is to be copied.
         writeln!(f, "        mend: {command}")?;
+    }
+    if let Some(why) = by_hand {
+        writeln!(f, "        by hand: {}", wrapped(why.sentence()))?;
     }
     Ok(())
 }
@@ -134,12 +137,14 @@ fn wrapped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::NoCommand;
     use super::*;
 
     fn report() -> Report {
         let mut found = Findings::default();
         found.push(Finding::good("kernel-version", "6.18", "new enough"));
-        found.push(Finding::note("zero-copy", "lan0", "copies", "slower").on("lan0"));
+        let copies = Finding::note("zero-copy", "lan0", "copies", "slower");
+        found.push(copies.by_hand(NoCommand::Hardware).on("lan0"));
         found.push(
             Finding::bad("link", "lan0", "is down", "nothing passes").on("lan0").mend("ip link set lan0 up"),
         );
@@ -158,6 +163,7 @@ mod tests {
         assert!(at("good  kernel-version") < at("port lan (lan0)"));
         assert!(at("BAD   link") < at("note  zero-copy") && at("note  zero-copy") < at("good  mtu"));
         assert!(at("mend: ip link set lan0 up") < at("note  zero-copy"));
+        assert!(at("note  zero-copy") < at("by hand: no setting gives a device what its driver has not"));
         assert!(!text.contains("1500") && report().table(true).contains("mtu: lan0: 1500"), "{text}");
         assert!(at("not probed") < at("rss-symmetry"));
     }
@@ -168,7 +174,11 @@ mod tests {
         assert_eq!((&json["healthy"], &json["bad"], &json["good"]), (&false.into(), &1.into(), &2.into()));
         let findings = json["findings"].as_array().unwrap();
         assert_eq!(findings.len(), 4);
-        assert_eq!(findings[2]["mend"], "ip link set lan0 up");
+        assert_eq!(
+            (&findings[2]["mend"], &findings[2]["by_hand"]),
+            (&"ip link set lan0 up".into(), &Value::Null)
+        );
+        assert_eq!(findings[1]["by_hand"], NoCommand::Hardware.sentence());
         assert_eq!((&findings[0]["mend"], &findings[0]["port"]), (&Value::Null, &Value::Null));
         assert_eq!(json["not_probed"][0]["id"], "rss-symmetry");
     }

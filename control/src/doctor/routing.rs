@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleMessage};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::host::rule::{SeenRule, table_of};
 use crate::host::spec::Family;
@@ -193,14 +193,14 @@ fn own_addresses(ground: &Ground<'_>, found: &mut Findings) {
     for intercept in &ground.config.intercepts {
         for to in &intercept.to {
             let Some(local) = own.iter().find(|local| local.contains(to)) else { continue };
-            let mut finding = Finding::bad(
+            let finding = Finding::bad(
                 id,
                 format!("intercept {}", intercept.name),
                 format!("`to` has {to}, which is this box's own ({local} is local)"),
                 "what is for the box itself is never intercepted: correct `to`, or take the address off the box",
             );
             let device = ground.own.iter().find(|(address, ..)| *address == local.addr() && is_host(local));
-            finding.mend = match device {
+            let command = match device {
                 Some((address, index, length)) => ground
                     .links
                     .iter()
@@ -208,7 +208,7 @@ fn own_addresses(ground: &Ground<'_>, found: &mut Findings) {
                     .map(|link| format!("ip addr del {address}/{length} dev {}", link.name)),
                 None => Some(format!("ip route del local {local} table local")),
             };
-            found.push(finding);
+            found.push(finding.mend_or(command, NoCommand::Configuration));
         }
     }
     for local in own.iter().filter(|local| !is_host(local) && !is_multicast(local)) {

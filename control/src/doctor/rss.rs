@@ -3,15 +3,17 @@
 //! The client's packets arrive at one port, the server's at another, and each NIC chooses a queue by a hash. Whatever it says,
 //! both directions belong to one worker, by a keyed hash of weir's own: a frame that another worker receives crosses to it. So
 //! what can be lost is what finds no room on that way, and a running gateway tells how many crossed and how many were lost. When none runs, the
-//! keys and tables that the NICs have are read, and both directions of many connections put through them. Packets cannot be
-//! sent to oneself: what arrives at a port is sent by the far end.
+//! where the directions of connections arrive is tried, with frames that another device of this host sends to the ports (see
+//! [`super::sent`]). Most ports get theirs from far ends alone: then the keys and tables that the NICs have are read, and both
+//! directions of many connections put through them.
 
 use weir_core::drop::DropReason;
 use weir_sys::ethtool::{self, Rss};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::limits::queues;
+use super::sent::Seen;
 
 const ID: &str = "rss-symmetry";
 const SPREAD: &str = "rss-spread";
@@ -25,55 +27,85 @@ const OWN_HASH: &str = "weir chooses the worker of a connection by a hash of its
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
-    let most = ground.ports().map(|(port, _)| queues(port).len()).max().unwrap_or(0);
     if !ground.fast {
         return;
     }
-    let subject: Vec<&str> = ground.ports().map(|(port, _)| port.device.as_str()).collect();
-    let subject = subject.join(", ");
-    if most <= 1 {
+    let subject = subject(ground);
+    if has_one_worker(ground) {
         return found.push(Finding::good(ID, subject, "one queue, one worker: there is nothing to cross to"));
     }
     if ground.running.is_some() {
         crossed(ground, &subject, found);
     }
-    let mut hashes = Vec::new();
     for (port, _) in ground.ports() {
         let device = &port.device;
         match ethtool::rss_of(device) {
-            Ok(rss) => {
-                found.push(spread(device, &queues(port).into_iter().collect::<Vec<u32>>(), &rss));
-                hashes.push((device, rss));
-            }
+            Ok(rss) => found.push(spread(device, &queues(port).into_iter().collect::<Vec<u32>>(), &rss)),
             Err(error) => found.skip(SPREAD, device, format!("it does not tell its hash: {error}")),
         }
     }
-    if ground.running.is_none() {
-        foretold(&subject, &hashes, ground.ports().count(), found);
+}
+
+fn subject(ground: &Ground<'_>) -> String {
+    ground.ports().map(|(port, _)| port.device.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether all that comes belongs to one worker.
+pub fn has_one_worker(ground: &Ground<'_>) -> bool {
+    ground.ports().all(|(port, _)| queues(port).len() <= 1)
+}
+
+/// What the NICs will do to the two directions of connections, while no weir runs. `seen`: what became of frames that were sent, or why
+/// there are none.
+pub fn directions(ground: &Ground<'_>, seen: Result<Seen, String>, found: &mut Findings) {
+    if has_one_worker(ground) {
+        return;
+    }
+    let subject = subject(ground);
+    let unsent = match seen {
+        Ok(Seen { connections, unlike }) => {
+            let what = format!("frames were sent: {}", apart(connections, unlike));
+            return found.push(Finding::good(ID, subject, format!("{what}; {OWN_HASH}")));
+        }
+        Err(why) => why,
+    };
+    let hashes: Vec<(&String, Rss)> = ground
+        .ports()
+        .filter_map(|(port, _)| Some((&port.device, ethtool::rss_of(&port.device).ok()?)))
+        .collect();
+    match foretold(&hashes, ground.ports().count()) {
+        Ok(what) => {
+            let how = format!("computed from the keys and tables of the NICs, not seen ({unsent}): {what}");
+            found.push(Finding::good(ID, subject, format!("{how}; {OWN_HASH}")));
+        }
+        Err(why) => {
+            found.skip(ID, subject, format!("{why}; {unsent}: `weir doctor` counts instead when weir runs"))
+        }
     }
 }
 
-/// What the NICs' hashes will do to the two directions of connections.
-fn foretold(subject: &str, hashes: &[(&String, Rss)], ports: usize, found: &mut Findings) {
+fn apart(connections: u32, unlike: u32) -> String {
+    match unlike {
+        0 => format!("both directions of each of {connections} connections come to queues of one number"),
+        _ => format!(
+            "of {connections} connections {unlike} have their directions on queues of different numbers"
+        ),
+    }
+}
+
+/// What the NICs' hashes say.
+///
+/// # Errors
+/// A sentence: why that is not known.
+fn foretold(hashes: &[(&String, Rss)], ports: usize) -> Result<String, String> {
     if hashes.len() < ports {
-        let why = "not every port tells its hash, and only their far ends can send what arrives at them: `weir doctor` counts \
-                   instead when weir runs";
-        return found.skip(ID, subject, why);
+        return Err("not every port tells its hash".to_owned());
     }
     if let Some((device, why)) = hashes.iter().find_map(|(device, rss)| Some((device, untold(rss)?))) {
-        return found.skip(ID, device.as_str(), why);
+        return Err(format!("{device}: {why}"));
     }
     let pairs = hashes.iter().flat_map(|(_, a)| hashes.iter().map(move |(_, b)| crossing(a, b)));
-    let what = match pairs.max().unwrap_or(0) {
-        0 => "both directions of a connection come to queues of one number".to_owned(),
-        unlike => {
-            format!(
-                "of {} connections {unlike} have their directions on queues of different numbers",
-                2 * SAMPLE
-            )
-        }
-    };
-    found.push(Finding::good(ID, subject, format!("{what}; {OWN_HASH}")));
+    Ok(apart(2 * SAMPLE, pairs.max().unwrap_or(0)))
 }
 
 /// Why nobody can say which queue a NIC puts a packet on.
@@ -96,15 +128,23 @@ fn spread(device: &str, taken: &[u32], rss: &Rss) -> Finding {
     if idle.is_empty() || rss.indirection.is_empty() {
         return Finding::good(SPREAD, device, "every queue that is taken gets packets").on(device);
     }
-    let contiguous = (0..).zip(taken).all(|(number, queue)| number == *queue);
     let finding = Finding::note(
         SPREAD,
         device,
         format!("the hash's table leaves out the queues {idle:?}"),
         "they receive nothing: the other queues have all the work of receiving",
     );
-    let mend = contiguous.then(|| format!("ethtool -X {device} equal {}", taken.len()));
-    Finding { mend, ..finding }.on(device)
+    finding.mend(set_table(device, taken)).on(device)
+}
+
+/// The command by which a NIC's hash leads to these queues, and to no others.
+fn set_table(device: &str, taken: &[u32]) -> String {
+    if (0..).zip(taken).all(|(number, queue)| number == *queue) {
+        return format!("ethtool -X {device} equal {}", taken.len());
+    }
+    let most = taken.iter().max().copied().unwrap_or(0);
+    let weights: Vec<&str> = (0..=most).map(|queue| if taken.contains(&queue) { "1" } else { "0" }).collect();
+    format!("ethtool -X {device} weight {}", weights.join(" "))
 }
 
 /// What the running gateway counted.
@@ -131,7 +171,8 @@ fn crossed(ground: &Ground<'_>, subject: &str, found: &mut Findings) {
             format!("{what}, and {lost} found no room there and were dropped"),
             "a worker could not keep up with what the others received for it: give [workers] more cores, or the devices fewer \
              queues, so that no two workers share a core",
-        ),
+        )
+        .by_hand(NoCommand::Configuration),
     });
 }
 
@@ -258,8 +299,30 @@ mod tests {
         let odd = spread("eth1", &[0, 1, 2, 3], &rss(&KEY, 0, 2));
         assert_eq!(odd.severity, Severity::Note);
         assert!(odd.what.contains("[2, 3]"), "{odd:?}");
+        assert_eq!(even.mend, None);
         assert_eq!(odd.mend.as_deref(), Some("ethtool -X eth1 equal 4"));
-        // Of queues that are picked, no command of one number says it.
-        assert_eq!(spread("eth1", &[1, 3], &rss(&KEY, 0, 2)).mend, None);
+        // Of queues that are picked, no single number says it.
+        let picked = spread("eth1", &[1, 3], &rss(&KEY, 0, 2));
+        assert_eq!(picked.mend.as_deref(), Some("ethtool -X eth1 weight 0 1 0 1"));
+    }
+
+    #[test]
+    fn directions_are_foretold_only_where_every_port_tells_its_whole_hash() {
+        let (eth1, eth2) = ("eth1".to_owned(), "eth2".to_owned());
+        let usual = rss(&KEY, 0, 4);
+        let of_both = |a: &Rss, b: &Rss| foretold(&[(&eth1, a.clone()), (&eth2, b.clone())], 2);
+        assert!(of_both(&usual, &usual).unwrap().starts_with("of 512 connections "));
+        let symmetric = rss(&KEY, 1, 4);
+        let alike = "both directions of each of 512 connections come to queues of one number";
+        assert_eq!(of_both(&symmetric, &symmetric), Ok(alike.to_owned()));
+        assert!(foretold(&[(&eth1, usual.clone())], 2).unwrap_err().contains("not every port"));
+        for (untold, words) in [
+            (Rss { key: Vec::new(), ..usual.clone() }, "does not show the key"),
+            (Rss { indirection: Vec::new(), ..usual.clone() }, "does not show the table"),
+            (Rss { function: 2, ..usual.clone() }, "hash function (2)"),
+        ] {
+            let why = of_both(&usual, &untold).unwrap_err();
+            assert!(why.starts_with("eth2: ") && why.contains(words), "{why}");
+        }
     }
 }

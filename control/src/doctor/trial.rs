@@ -4,24 +4,24 @@
 //! and an AF_XDP socket bound to each queue that the configuration takes; the kernel says what they became. A port that
 //! carries a program already, or is down, is left alone.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_sys::ethtool;
 use weir_sys::steering::{AttachMode, Sizes, Steering, SteeringError};
 use weir_sys::xsk::{self, Area, Queue, RingSizes, XskError};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::limits::queues;
+use super::rss;
+use super::sent::{self, Open, Seen};
 use crate::config::{Mode, Port};
 use crate::host::sysctl::Key;
 use crate::host::{self, Host, HostError, LinkInfo, Paths, port_device};
 use crate::run::convert;
 
-/// Entries of the rings of a trial, and frames of its area.
+/// Entries of the rings of a trial, and frames for each queue.
 const RING: u32 = 64;
-const FRAMES: usize = 256;
 /// How long the kernel may take to free the devices.
 const DETACH: Duration = Duration::from_secs(2);
 
@@ -36,6 +36,12 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         }
         return;
     }
+    let seen = try_all(ground, found);
+    rss::directions(ground, seen, found);
+}
+
+/// Tries every port that nothing hinders; and, on all of them, where the directions of connections arrive, or why that cannot be seen.
+fn try_all(ground: &Ground<'_>, found: &mut Findings) -> Result<Seen, String> {
     let hindrance = |link: &LinkInfo| match link {
         link if port_device::unfit(link, &ground.links).is_some() => Some("the device can be no port"),
         LinkInfo { up: false, .. } => Some("the port is down"),
@@ -48,16 +54,15 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     }
     let mut steering = match Steering::load(&Sizes::default()) {
         Ok(steering) => steering,
-        Err(error) => match refused(&error) {
-            Some(finding) => return found.push(finding),
-            None => {
-                return ground
-                    .config
-                    .ports
-                    .iter()
-                    .for_each(|port| found.skip("xdp-mode", &port.device, &error));
+        Err(error) => {
+            match refused(&error) {
+                Some(finding) => found.push(finding),
+                None => {
+                    ground.config.ports.iter().for_each(|port| found.skip("xdp-mode", &port.device, &error))
+                }
             }
-        },
+            return Err("the steering program cannot be loaded".to_owned());
+        }
     };
     found.push(Finding::good("steering-program", "kernel", "takes the steering program"));
     let before: Vec<Settings> = ground
@@ -65,17 +70,21 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         .filter(|(_, link)| hindrance(link).is_none())
         .map(|(port, _)| Settings::of(&port.device))
         .collect();
-    let tried: Vec<&str> = ground
-        .ports()
-        .filter(|(_, link)| hindrance(link).is_none())
-        .map(|(port, link)| {
-            trial(&mut steering, port, link, found);
-            port.device.as_str()
-        })
-        .collect();
+    let (mut tried, mut open) = (Vec::new(), Vec::new());
+    for (port, link) in ground.ports().filter(|(_, link)| hindrance(link).is_none()) {
+        tried.push(port.device.as_str());
+        open.extend(trial(&mut steering, port, link, found).map(|queues| Open { link, queues }));
+    }
+    let seen = match open.len() == ground.config.ports.len() {
+        _ if rss::has_one_worker(ground) => Err("there is one worker".to_owned()),
+        true => sent::play(ground, &mut steering, &mut open),
+        false => Err("not every port could be tried".to_owned()),
+    };
+    open.into_iter().flat_map(|open| open.queues).for_each(|queue| std::mem::forget(queue.close()));
     drop(steering);
     wait_until_free(&ground.paths, &tried);
     before.iter().for_each(Settings::put_back);
+    seen
 }
 
 /// What a device may lose when an XDP program comes: XDP in the kernel's stack and some drivers switch off that segments are
@@ -118,7 +127,8 @@ impl Settings {
 /// The kernel does not take the program; none: not from this user.
 fn refused(error: &SteeringError) -> Option<Finding> {
     let is_users = matches!(error, SteeringError::NotPermitted { .. });
-    (!is_users).then(|| Finding::bad("steering-program", "kernel", error.to_string(), "weir does not start"))
+    let finding = Finding::bad("steering-program", "kernel", error.to_string(), "weir does not start");
+    (!is_users).then(|| finding.by_hand(NoCommand::Kernel))
 }
 
 /// What the running gateway got.
@@ -135,33 +145,43 @@ fn told(ground: &Ground<'_>, port: &Port, found: &mut Findings) {
     zero_copy(port, status["zero_copy"] == true, found);
 }
 
-fn trial(steering: &mut Steering, port: &Port, link: &LinkInfo, found: &mut Findings) {
+/// The port's sockets, if it gives all of them.
+fn trial(steering: &mut Steering, port: &Port, link: &LinkInfo, found: &mut Findings) -> Option<Vec<Queue>> {
     let device = &port.device;
     match attach(steering, port, link) {
         Ok(refused) => xdp_mode(port, refused.as_deref(), found),
         Err(error) => {
-            return found.push(
+            found.push(
                 Finding::bad(
                     "xdp-mode",
                     device,
                     error.to_string(),
                     "weir does not start with this `mode`: say \"auto\"",
                 )
+                .by_hand(NoCommand::Configuration)
                 .on(device),
             );
+            return None;
         }
     }
     match sockets(port, link) {
-        Ok(real) => zero_copy(port, real, found),
-        Err(error) => found.push(
-            Finding::bad(
-                "zero-copy",
-                device,
-                error.to_string(),
-                "weir does not start: the fast road needs these sockets",
-            )
-            .on(device),
-        ),
+        Ok(queues) => {
+            zero_copy(port, queues.iter().all(Queue::zero_copy), found);
+            Some(queues)
+        }
+        Err(error) => {
+            found.push(
+                Finding::bad(
+                    "zero-copy",
+                    device,
+                    error.to_string(),
+                    "weir does not start: the fast road needs these sockets",
+                )
+                .by_hand(NoCommand::Hardware)
+                .on(device),
+            );
+            None
+        }
     }
 }
 
@@ -181,37 +201,43 @@ fn attach(steering: &mut Steering, port: &Port, link: &LinkInfo) -> Result<Optio
     }
 }
 
-/// Opens a socket on each queue that is configured; whether all of them are zero-copy.
-fn sockets(port: &Port, link: &LinkInfo) -> Result<bool, XskError> {
-    let (area, frames) = Area::new(FRAMES, xsk::FrameSize::Page as usize, false)?;
-    // The area lasts as long as the process, and nobody asks it for its frames.
-    std::mem::forget(frames);
+/// Opens a socket on each queue that is configured.
+fn sockets(port: &Port, link: &LinkInfo) -> Result<Vec<Queue>, XskError> {
+    let wanted = queues(port);
+    let (area, mut frames) =
+        Area::new(wanted.len().max(1) * RING as usize, xsk::FrameSize::Page as usize, false)?;
     let mode = match port.mode {
         Mode::Auto => xsk::Mode::Auto,
         Mode::ZeroCopy => xsk::Mode::ZeroCopy,
         Mode::Copy | Mode::Generic => xsk::Mode::Copy,
     };
-    let mut all = true;
-    for queue in queues(port) {
-        let socket = match open(&area, link, queue, mode) {
+    let mut opened = Vec::new();
+    for queue in wanted {
+        let mut open = |mode| {
+            let sizes = RingSizes::all(RING);
+            Queue::open(&area, &link.name, link.ifindex, queue, mode, sizes, &mut frames)
+        };
+        let socket = match open(mode) {
             // As `weir run` does: a driver without zero-copy.
             Err(XskError::Socket { source, .. })
                 if mode == xsk::Mode::ZeroCopy && source.kind() == std::io::ErrorKind::Unsupported =>
             {
-                open(&area, link, queue, xsk::Mode::Copy)?
+                open(xsk::Mode::Copy)
             }
-            other => other?,
+            other => other,
         };
-        all &= socket.zero_copy();
-        std::mem::forget(socket.close());
+        match socket {
+            Ok(socket) => opened.push(socket),
+            Err(error) => {
+                opened.into_iter().for_each(|socket| std::mem::forget(socket.close()));
+                std::mem::forget(frames);
+                return Err(error);
+            }
+        }
     }
-    Ok(all)
-}
-
-fn open(area: &Arc<Area>, link: &LinkInfo, queue: u32, mode: xsk::Mode) -> Result<Queue, XskError> {
-    // Nothing is to be received.
-    let none = &mut Vec::new();
-    Queue::open(area, &link.name, link.ifindex, queue, mode, RingSizes::all(RING), none)
+    // The area lasts as long as the process, and nobody asks it for its frames.
+    std::mem::forget(frames);
+    Ok(opened)
 }
 
 /// `generic`: it runs in the kernel's stack, and why.
@@ -226,7 +252,8 @@ fn xdp_mode(port: &Port, generic: Option<&str>, found: &mut Findings) {
                 device,
                 format!("the driver takes no XDP, so it runs in the kernel's stack ({reason})"),
                 "every packet is copied and costs several times as much; another NIC or a newer driver would do better",
-            ),
+            )
+            .by_hand(NoCommand::Hardware),
         }
         .on(device),
     );
@@ -246,9 +273,11 @@ fn zero_copy(port: &Port, real: bool, found: &mut Findings) {
                 device,
                 "`mode` asks for zero-copy, and the AF_XDP sockets copy",
                 format!("the driver has no zero-copy on these queues: {slower}; say mode = \"auto\" to be content with it"),
-            ),
+            )
+            .by_hand(NoCommand::Configuration),
             (false, Mode::Auto) => {
                 Finding::note("zero-copy", device, "the AF_XDP sockets copy: the driver has no zero-copy", slower)
+                    .by_hand(NoCommand::Hardware)
             }
         }
         .on(device),

@@ -157,5 +157,7 @@ mod tests {
         let seen = [set("0\n", "0\n"), set("2\n", "0\n"), set("0\n", "20000\n"), set("2\n", "20000\n")];
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(seen, [Severity::Good, Severity::Note, Severity::Note, Severity::Good]);
+        // A kernel or a device without these settings.
+        assert_eq!(polling("eth1", &folder).severity, Severity::Good);
     }
 }
