@@ -28,12 +28,14 @@ pub fn open_wires(world: &World<'_>) {
 pub fn ready(world: &World<'_>) {
     open_wires(world);
     world.meet_neighbours();
-    until("the lane is open", || {
-        let mut stream = world.connect(Family::V4, HTTP);
-        fetch_intact(&mut stream, 200_000);
-        let client = stream.local_addr().unwrap();
-        world.weir.find_flow(client).is_some_and(|flow| flow["lane"] == "express")
-    });
+    for family in Family::BOTH {
+        until("the lane is open", || {
+            let mut stream = world.connect(family, HTTP);
+            fetch_intact(&mut stream, 200_000);
+            let client = stream.local_addr().unwrap();
+            world.weir.find_flow(client).is_some_and(|flow| flow["lane"] == "express")
+        });
+    }
 }
 
 /// Moves octets until the connection is in the lane.

@@ -76,7 +76,7 @@ fn flood_is_answered_by_the_steering_program_and_real_clients_are_served() {
     {
         play(&answering(intercept, limits), |world| {
             set_gro(world, "on");
-            let running = Download::start(world, Family::V4, 2_000_000, 500_000);
+            let running = Family::BOTH.map(|family| Download::start(world, family, 2_000_000, 500_000));
             flooded(world, || {
                 wait_for("cookies of the program", || world.weir.count("steering", "cookie") > 1000);
                 let before = world.weir.count("flows", "cookies-accepted");
@@ -84,7 +84,7 @@ fn flood_is_answered_by_the_steering_program_and_real_clients_are_served() {
                 let accepted = world.weir.count("flows", "cookies-accepted") - before;
                 assert!(accepted >= CLIENTS as u64 / 2, "{intercept}: {accepted} cookies came back");
             });
-            running.finish();
+            running.into_iter().for_each(Download::finish);
             // Calm for a second: the worker answers again.
             std::thread::sleep(Duration::from_secs(2));
             let before = world.weir.count("steering", "cookie");

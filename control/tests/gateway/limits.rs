@@ -63,17 +63,18 @@ fn half_open_connections_beyond_the_limit_are_answered_with_cookies() {
 fn half_open_connections_beyond_the_limit_without_cookies_are_dropped() {
     let intercept = "syn_cookies = \"off\"\nfull = \"drop\"";
     play(&Settings { intercept, ..limited("answer", "half_open = 4") }, |world| {
-        let mut silent: Vec<RawClient> =
-            (0..4).map(|at| RawClient::new(world, Family::V4, 5000 + at, HTTP)).collect();
+        let of_both = |port| Family::BOTH.map(|family| RawClient::new(world, family, port, HTTP));
+        let mut silent: Vec<RawClient> = [of_both(5000), of_both(5001)].into_iter().flatten().collect();
         for client in &mut silent {
             client.send_syn();
             client.expect_syn_ack();
         }
-        let mut late = RawClient::new(world, Family::V4, 6000, HTTP);
-        late.send_syn();
-        assert!(late.receive(Duration::from_millis(500), |tcp| tcp.syn).is_none());
-        assert_eq!(world.weir.count("drops", "half-open-full"), 1);
-        assert_eq!(world.weir.count("flows", "limited"), 1);
+        for (mut late, count) in of_both(6000).into_iter().zip(1..) {
+            late.send_syn();
+            assert!(late.receive(Duration::from_millis(500), |tcp| tcp.syn).is_none());
+            assert_eq!(world.weir.count("drops", "half-open-full"), count);
+            assert_eq!(world.weir.count("flows", "limited"), count);
+        }
     });
 }
 

@@ -110,9 +110,11 @@ fn stop_clean_and_a_start_after_a_crash_end_in_the_state_before() {
 
 #[test]
 fn journal_that_is_damaged_after_a_crash_is_told_and_the_rest_of_it_restored() {
+    const OTHERWISE: &str =
+        "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv4.conf.lan0.src_valid_mark=1";
     prepare(&Settings::default(), |world| {
         let gateway = &world.lab.gateway;
-        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lan0.src_valid_mark=1");
+        world.sh(gateway, OTHERWISE);
         let before = dump(world);
         world.weir.start();
         world.weir.kill();
@@ -120,7 +122,8 @@ fn journal_that_is_damaged_after_a_crash_is_told_and_the_rest_of_it_restored() {
         world.sh(gateway, "cd /run/weir; for j in journal-*.json; do printf '{\"key\":\"net/ipv4/co' >> $j; echo x > $j.new; done");
         let cleaned = world.weir.clean();
         assert_eq!(cleaned.code(), 0, "{cleaned:?}");
-        for word in ["was damaged", "net/ipv4/co", "sysctl -w net.ipv4.ip_forward=0", "instance-"] {
+        let restored = ["sysctl -w net.ipv4.ip_forward=0", "sysctl -w net.ipv6.conf.all.forwarding=0"];
+        for word in ["was damaged", "net/ipv4/co", "instance-"].into_iter().chain(restored) {
             assert!(cleaned.output.contains(word), "no {word:?} in {}", cleaned.output);
         }
         assert_same("cleaned", &before, &dump(world));
@@ -135,9 +138,9 @@ fn journal_that_is_damaged_after_a_crash_is_told_and_the_rest_of_it_restored() {
             "{}",
             ended.errors
         );
-        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lan0.src_valid_mark=1");
+        world.sh(gateway, OTHERWISE);
         assert_same("after nonsense", &before, &dump(world));
-        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.lan0.src_valid_mark=0");
+        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.lan0.src_valid_mark=0");
     });
 }
 
@@ -145,18 +148,25 @@ fn journal_that_is_damaged_after_a_crash_is_told_and_the_rest_of_it_restored() {
 fn sysctl_that_somebody_changed_after_a_crash_is_his_and_told() {
     prepare(&Settings::default(), |world| {
         let gateway = &world.lab.gateway;
-        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.wan0.forwarding=1 net.ipv4.conf.lan0.src_valid_mark=2");
+        world.sh(
+            gateway,
+            "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv4.conf.wan0.forwarding=1 \
+                            net.ipv4.conf.lan0.src_valid_mark=2",
+        );
         let before = dump(world);
         world.weir.start();
         world.weir.kill();
-        world.sh(gateway, "sysctl -qw net.ipv4.conf.lan0.src_valid_mark=1");
+        world.sh(gateway, "sysctl -qw net.ipv4.conf.lan0.src_valid_mark=1 net.ipv6.conf.all.forwarding=2");
         let cleaned = world.weir.clean();
-        let told = "net.ipv4.conf.lan0.src_valid_mark is 1 by somebody else's hand: left alone";
-        assert!(cleaned.output.contains(told), "{}", cleaned.output);
+        for so in ["net.ipv4.conf.lan0.src_valid_mark is 1", "net.ipv6.conf.all.forwarding is 2"] {
+            let told = format!("{so} by somebody else's hand: left alone");
+            assert!(cleaned.output.contains(&told), "{}", cleaned.output);
+        }
         assert_eq!(world.sh(gateway, "cat /proc/sys/net/ipv4/conf/lan0/src_valid_mark"), "1\n");
-        world.sh(gateway, "sysctl -qw net.ipv4.conf.lan0.src_valid_mark=2");
+        assert_eq!(world.sh(gateway, "cat /proc/sys/net/ipv6/conf/all/forwarding"), "2\n");
+        world.sh(gateway, "sysctl -qw net.ipv4.conf.lan0.src_valid_mark=2 net.ipv6.conf.all.forwarding=0");
         assert_same("and everything else is restored", &before, &dump(world));
-        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.lan0.src_valid_mark=0");
+        world.sh(gateway, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.lan0.src_valid_mark=0");
     });
 }
 

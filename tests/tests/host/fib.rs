@@ -470,22 +470,25 @@ isolated! {
 isolated! {
     fn port_down_changed_removed_and_back_is_told() {
         gateway();
-        sh("ip neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev lan nud permanent");
-        sh("ip route add 10.9.0.0/16 via 10.1.0.2");
+        for (to, router) in [("10.9.0.0/16", "10.1.0.2"), ("fd09::/16", "fd01::2")] {
+            sh(&format!("ip neigh add {router} lladdr 02:00:00:00:00:02 dev lan nud permanent"));
+            sh(&format!("ip route add {to} via {router}"));
+        }
+        let hops = |w: &Watched| [w.hop("10.9.0.1"), w.hop("fd09::1")];
         let mut watched = Watched::start(HOUR);
-        assert_eq!(watched.hop("10.9.0.1"), "0:02 1500");
+        assert_eq!(hops(&watched), ["0:02 1500", "0:02 1500"]);
         watched.changes.clear();
         sh("ip link set lan mtu 1400");
-        watched.soon("mtu", |w| w.hop("10.9.0.1") == "0:02 1400");
+        watched.soon("mtu", |w| hops(w) == ["0:02 1400", "0:02 1400"]);
         sh("ip link set lanp down");
         watched.soon("no carrier", |w| w.changes.last() == Some(&(PortId(0), PortChange::Down)));
-        watched.soon("no carrier", |w| w.hop("10.9.0.1") == "unresolved 0");
+        watched.soon("no carrier", |w| hops(w) == ["unresolved 0", "unresolved 0"]);
         sh("ip link set lanp up");
         watched.soon("carrier", |w| w.changes.last() == Some(&(PortId(0), PortChange::Up)));
-        watched.soon("carrier", |w| w.hop("10.9.0.1") == "0:02 1400");
+        watched.soon("carrier", |w| hops(w) == ["0:02 1400", "0:02 1400"]);
         // IPv4 says nothing about the routes that go with a device.
         sh("ip link set lan down");
-        watched.soon("down", |w| w.hop("10.9.0.1") == "kernel");
+        watched.soon("down", |w| hops(w) == ["kernel", "kernel"]);
         sh("ip link del lan");
         watched.soon("removed", |w| w.changes.last() == Some(&(PortId(0), PortChange::Removed)));
         sh("ip link add lan type veth peer name lanp");
@@ -499,24 +502,29 @@ isolated! {
 isolated! {
     fn burst_of_routes_yields_few_pictures_and_the_last_is_right() {
         gateway();
-        sh("ip neigh add 10.2.0.3 lladdr 02:00:00:00:00:03 dev wan nud permanent");
+        for router in ["10.2.0.3", "fd02::3"] {
+            sh(&format!("ip neigh add {router} lladdr 02:00:00:00:00:03 dev wan nud permanent"));
+        }
         let mut watched = Watched::start(HOUR);
         watched.settle(Duration::from_millis(200));
         let before = watched.fibs;
         // Far more than the socket's buffer holds, should the watch fall behind.
         let mut batch = String::new();
-        for n in 0..20_000 {
-            batch.push_str(&format!("route add 172.{}.{}.{}/32 via 10.2.0.3\n", 16 + n / 65536, n / 256 % 256, n % 256));
+        for n in 0..10_000 {
+            batch.push_str(&format!("route add 172.16.{}.{}/32 via 10.2.0.3\n", n / 256, n % 256));
+            batch.push_str(&format!("route add fd16::{n:x}/128 via fd02::3\n"));
         }
         std::fs::write("/run/batch", batch).unwrap();
         sh("ip -batch /run/batch");
-        watched.soon("the last route", |w| w.hop("172.16.78.31") == "1:03 1500");
+        let is = |w: &Watched, hop: &str| ["172.16.39.15", "fd16::270f"].iter().all(|last| w.hop(last) == hop);
+        watched.soon("the last routes", |w| is(w, "1:03 1500"));
         watched.settle(Duration::from_millis(500));
-        assert_eq!(watched.fib.v4.iter().filter(|(p, _)| p.prefix_len() == 32 && p.addr().octets()[0] == 172).count(), 20_000);
+        assert_eq!(watched.fib.v4.iter().filter(|(p, _)| p.prefix_len() == 32 && p.addr().octets()[0] == 172).count(), 10_000);
+        assert_eq!(watched.fib.v6.iter().filter(|(p, _)| p.prefix_len() == 128 && p.addr().segments()[0] == 0xfd16).count(), 10_000);
         let pictures = watched.fibs - before;
         assert!(pictures < 100, "{pictures} pictures");
         sh("sed -i s/add/del/ /run/batch && ip -batch /run/batch");
-        watched.soon("all gone", |w| w.hop("172.16.78.31") == "kernel" && w.hop("172.16.0.0") == "kernel");
+        watched.soon("all gone", |w| is(w, "kernel") && w.hop("172.16.0.0") == "kernel" && w.hop("fd16::") == "kernel");
     }
 }
 
@@ -543,7 +551,7 @@ isolated! {
         let mut watched = Watched::start(HOUR);
         watched.settle(Duration::from_millis(100));
         assert_eq!(watched.touched, 0);
-        for line in ["sysctl -qw net.ipv4.ip_forward=0", "nft flush ruleset", "ip rule del priority 1077", "ip -6 rule flush", "ip route flush table 177", "ip -6 route flush table 177"] {
+        for line in ["sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv6.conf.all.forwarding=0", "nft flush ruleset", "ip rule del priority 1077", "ip -6 rule flush", "ip route flush table 177", "ip -6 route flush table 177"] {
             let before = watched.touched;
             sh(line);
             watched.soon(line, |w| w.touched > before);

@@ -137,12 +137,13 @@ isolated! {
         gateway();
         sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1 net.ipv4.conf.all.rp_filter=1");
         host(async |h| h.apply(&spec()).await).unwrap();
-        sh("sysctl -qw net.ipv4.conf.weir-relay.rp_filter=1");
+        sh("sysctl -qw net.ipv4.conf.weir-relay.rp_filter=1 net.ipv6.conf.all.forwarding=2");
         let removed = host(async |h| h.remove().await).unwrap();
-        assert!(
-            removed.commands.contains(&"# net.ipv4.conf.weir-relay.rp_filter is 1 by somebody else's hand: left alone".to_owned()),
-            "{removed:#?}"
-        );
+        for so in ["net.ipv4.conf.weir-relay.rp_filter is 1", "net.ipv6.conf.all.forwarding is 2"] {
+            let told = format!("# {so} by somebody else's hand: left alone");
+            assert!(removed.commands.contains(&told), "{removed:#?}");
+        }
+        assert_eq!(sh("cat /proc/sys/net/ipv6/conf/all/forwarding"), "2\n");
         assert_eq!(sh("cat /proc/sys/net/ipv4/conf/weir-relay/rp_filter"), "1\n");
         assert_eq!(sh("cat /proc/sys/net/ipv4/conf/all/src_valid_mark"), "1\n");
     }
@@ -155,7 +156,7 @@ isolated! {
         host(async |h| h.apply(&spec()).await).unwrap();
         sh("sed -i 's/\"boot_id\":\"[0-9a-f]*/\"boot_id\":\"0/' /run/weir/journal-*.json");
         host(async |h| h.clean().await).unwrap();
-        assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward"), "1\n");
+        assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"), "1\n1\n");
         assert_eq!(sh("find /run -type f"), "", "a journal about nothing is removed");
     }
 }

@@ -44,7 +44,7 @@ fn every_step(spec: &HostSpec) -> usize {
 isolated! {
     fn any_step_failing_on_a_bare_host_leaves_it_as_it_was() {
         gateway();
-        sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wan.forwarding=1");
+        sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wan.forwarding=1 net.ipv6.conf.wan.forwarding=1");
         let steps = every_step(&spec());
         assert!(steps >= 12, "{steps}");
         host(async |h| h.remove().await).unwrap();
@@ -105,9 +105,13 @@ isolated! {
         gateway();
         // Room for the first draft, which is before the value, and not for the second, which tells what the kernel made of it.
         sh("mkdir -p /run/weir && mount -t tmpfs -o size=4k tmpfs /run/weir");
-        let error = refused();
-        assert!(error.contains("No space left on device"), "{error}");
-        assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward; ls /run/weir"), "0\n");
+        // The first of the steps with something to tell is that of IPv4, and then that of IPv6.
+        for (forwarding, first) in [("ipv4/ip_forward", "true"), ("ipv6/conf/all/forwarding", "sysctl -qw net.ipv4.ip_forward=1")] {
+            sh(first);
+            let error = refused();
+            assert!(error.contains("No space left on device"), "{error}");
+            assert_eq!(sh(&format!("cat /proc/sys/net/{forwarding}; ls /run/weir")), "0\n");
+        }
         sh("umount /run/weir");
         host(async |h| h.apply(&spec()).await).unwrap();
         host(async |h| h.remove().await).unwrap();

@@ -148,23 +148,25 @@ fn weir_answers_a_tagged_syn_by_the_vlan_that_it_came_by() {
 #[test]
 fn packet_of_the_full_mtu_gets_two_tags() {
     let (from, to) = (LAN, LINKS[2]);
-    let mut bed = Bed::new(Family::V4, from, to, VlanChoice::ALL);
-    let most = weir_dataplane::gateway::largest_packet(weir_dataplane::gateway::FRAME_SIZES[1], 1);
-    let mut fib = bed.fib.clone();
-    fib.links[0].as_mut().unwrap().mtu = most as u16;
-    let mut link = *fib.vlans.get(to).unwrap();
-    link.link.mtu = most as u16;
-    fib.vlans.insert(to, link);
-    bed.publish(fib);
-    bed.sends(from, UNTAGGED, &bed.syn());
-    bed.sends(to, DOUBLE, &bed.syn_ack());
-    let request = bed.ack().payload(weir_tests::hello::http_request("fine.example"));
-    bed.sends(from, UNTAGGED, &request);
-    let mut more = bed.ack().payload(vec![b'x'; most - 40]);
-    more.seq += request.payload.len() as u32;
-    let left = bed.sends(from, UNTAGGED, &more);
-    assert_eq!(left.iter().map(|(_, frame)| frame.len()).collect::<Vec<_>>(), [most + 14 + 8]);
-    assert_eq!(bed.dropped(), []);
+    for (family, heads) in [(Family::V4, 40), (Family::V6, 60)] {
+        let mut bed = Bed::new(family, from, to, VlanChoice::ALL);
+        let most = weir_dataplane::gateway::largest_packet(weir_dataplane::gateway::FRAME_SIZES[1], 1);
+        let mut fib = bed.fib.clone();
+        fib.links[0].as_mut().unwrap().mtu = most as u16;
+        let mut link = *fib.vlans.get(to).unwrap();
+        link.link.mtu = most as u16;
+        fib.vlans.insert(to, link);
+        bed.publish(fib);
+        bed.sends(from, UNTAGGED, &bed.syn());
+        bed.sends(to, DOUBLE, &bed.syn_ack());
+        let request = bed.ack().payload(weir_tests::hello::http_request("fine.example"));
+        bed.sends(from, UNTAGGED, &request);
+        let mut more = bed.ack().payload(vec![b'x'; most - heads]);
+        more.seq += request.payload.len() as u32;
+        let left = bed.sends(from, UNTAGGED, &more);
+        assert_eq!(left.iter().map(|(_, frame)| frame.len()).collect::<Vec<_>>(), [most + 14 + 8]);
+        assert_eq!(bed.dropped(), []);
+    }
 }
 
 #[test]

@@ -11,9 +11,13 @@ use crate::world::{HTTP, play};
 
 /// Whether it is doubted that the gateway runs with the file.
 fn is_doubted(world: &World<'_>) -> bool {
-    let (from, to) = ends(Family::V4, 41_100, HTTP);
-    let explained = explain(world, from, to, &["--host", ALLOWED]);
-    explained.steps("policy").any(|step| step["question"].as_str().unwrap().contains("with this file"))
+    let doubts = Family::BOTH.map(|family| {
+        let (from, to) = ends(family, 41_100, HTTP);
+        let explained = explain(world, from, to, &["--host", ALLOWED]);
+        explained.steps("policy").any(|step| step["question"].as_str().unwrap().contains("with this file"))
+    });
+    assert_eq!(doubts[0], doubts[1], "IPv4 and IPv6");
+    doubts[0]
 }
 
 #[test]
@@ -44,7 +48,9 @@ fn port_that_is_off_the_fast_road_is_said_to_be_and_why() {
         }
         world.sh(&world.lab.gateway, "ip link set lan0 mtu 1500");
         until("the port is on the fast road", || !lost(world));
-        let (from, to) = ends(Family::V4, 41_120, HTTP);
-        explain(world, from, to, &["--host", ALLOWED]).assert_says("fast", &["intercept web"]);
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_120, HTTP);
+            explain(world, from, to, &["--host", ALLOWED]).assert_says("fast", &["intercept web"]);
+        }
     });
 }

@@ -77,11 +77,13 @@ fn gateway_that_hangs_is_explained_from_the_maps_of_its_program() {
             fetch_intact(&mut stream, 100);
         }
         world.weir.signal(Signal::CONT);
-        until("weir breathes", || {
-            let mut stream = world.connect(Family::V4, HTTP);
-            fetch_intact(&mut stream, 100);
-            world.weir.find_flow(stream.local_addr().unwrap()).is_some_and(|flow| flow["road"] == "fast")
-        });
+        for family in Family::BOTH {
+            until("weir breathes", || {
+                let mut stream = world.connect(family, HTTP);
+                fetch_intact(&mut stream, 100);
+                world.weir.find_flow(stream.local_addr().unwrap()).is_some_and(|flow| flow["road"] == "fast")
+            });
+        }
     });
 }
 
