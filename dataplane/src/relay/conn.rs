@@ -9,6 +9,7 @@ use weir_core::policy::{Action, Policy};
 use weir_core::reevaluate::{Outcome, Standing, Tally};
 use weir_core::relay::{Failure, Judge, Relay, Side, Verdict};
 use weir_core::verify::Answers;
+use weir_sys::sockopt;
 use weir_sys::uring::{Errno, Key, Readiness};
 
 use super::stock::Stock;
@@ -59,6 +60,10 @@ pub(super) struct Leg {
     /// It is to be told when it hangs.
     pub watched: bool,
     pub ready: Readiness,
+    /// With each receive the kernel says whether it leaves anything.
+    pub tells: bool,
+    /// It has received without that.
+    pub heard: bool,
     /// What comes from it, comes in bulk, and goes on through a pipe.
     pub bulk: bool,
     /// So many more receives into a pipe are taken to be worth it.
@@ -73,7 +78,8 @@ impl Connection {
             machine,
             judge,
             elsewhere: None,
-            legs: [Leg::new(socket), Leg::default()],
+            // Its listener has been told to.
+            legs: [Leg { tells: true, ..Leg::new(socket) }, Leg::default()],
             stocks: Default::default(),
             attempts: 0,
             class: 0,
@@ -160,6 +166,16 @@ impl Leg {
     pub fn new(socket: OwnedFd) -> Self {
         let ready = Readiness { writable: true, ..Readiness::default() };
         Self { socket: Some(socket), ready, ..Self::default() }
+    }
+
+    /// A receive came without a word of what it has left. From the second one on it is to say so, which costs a call, as that of
+    /// a receive that finds nothing.
+    pub fn untold(&mut self) {
+        if std::mem::replace(&mut self.heard, true)
+            && let Some(socket) = &self.socket
+        {
+            self.tells = sockopt::say_what_is_left(socket).is_ok();
+        }
     }
 }
 

@@ -80,6 +80,7 @@ fn prepare(listener: &OwnedFd, config: &RelayConfig) -> io::Result<()> {
     sockopt::set_nodelay(listener)?;
     sockopt::clear_upkeep(listener)?;
     sockopt::set_upkeep(listener, &config.upkeep)?;
+    sockopt::say_what_is_left(listener)?;
     sockopt::keep_syn(listener)
 }
 

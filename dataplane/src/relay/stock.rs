@@ -61,10 +61,10 @@ pub(super) struct Piped {
 
 /// What became of a receive.
 pub(super) enum Taken {
-    /// So many octets; `all`: there were no more.
+    /// So many octets; `left`: whether there is more, or the end, as far as the kernel says so.
     Octets {
         len: u32,
-        all: bool,
+        left: Option<bool>,
     },
     End,
     /// There is nothing.
@@ -123,7 +123,7 @@ impl Stocks {
         self.held + octets <= self.may_hold
     }
 
-    /// Receives at most `most` octets; in bulk through a pipe, if there is one and nothing waits.
+    /// Receives at most `most` octets; in bulk through a pipe, if there is one and nothing waits. `tells`: the socket says what is left.
     pub fn receive(
         &mut self,
         stock: &mut Stock,
@@ -131,6 +131,7 @@ impl Stocks {
         socket: impl AsFd,
         most: usize,
         wish: Wish,
+        tells: bool,
     ) -> Taken {
         if wish == Wish::Bulk && matches!(stock, Stock::Nothing) && !self.is_loose(from) {
             *stock = self.take_pipe();
@@ -143,7 +144,7 @@ impl Stocks {
                 Ok(0) if piped.level == 0 => return Taken::End,
                 Ok(len) if len > 0 => {
                     piped.level += len;
-                    return Taken::Octets { len: len as u32, all: false };
+                    return Taken::Octets { len: len as u32, left: None };
                 }
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Taken::Failed(e),
                 // Of several things: the socket has nothing or has ended, or the pipe's slots are taken.
@@ -168,12 +169,16 @@ impl Stocks {
             most = most.min(LITTLE);
         }
         let Some(chunk) = self.chunks[from as usize].get_mut(..most) else { return Taken::NoRoom };
-        match sockopt::recv_now(socket, chunk) {
-            Ok(0) => Taken::End,
-            Ok(len) => {
+        let received = match tells {
+            true => sockopt::recv_and_look(socket, chunk),
+            false => sockopt::recv_now(socket, chunk).map(|len| (len, None)),
+        };
+        match received {
+            Ok((0, _)) => Taken::End,
+            Ok((len, left)) => {
                 self.loose[from as usize] = (0, len);
                 self.held_loose[from as usize] = reserves;
-                Taken::Octets { len: len as u32, all: len < most }
+                Taken::Octets { len: len as u32, left }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
             Err(e) => Taken::Failed(e),

@@ -61,11 +61,15 @@ impl Pump {
             (false, true) => Wish::Bulk,
             (false, false) => Wish::Plain,
         };
-        let event = match self.stocks.receive(stock, from, leg.socket.as_ref()?, most as usize, wish) {
-            Taken::Octets { len, all } => {
-                // FIN comes without another word when it has come already, and a receive ends before urgent data.
-                leg.ready.readable = !all || leg.ready.ended || leg.ready.hung || leg.ready.urgent;
-                leg.note(len, matches!(stock, Stock::Piped(_)));
+        let socket = leg.socket.as_ref()?;
+        let event = match self.stocks.receive(stock, from, socket, most as usize, wish, leg.tells) {
+            Taken::Octets { len, left } => {
+                let is_piped = matches!(stock, Stock::Piped(_));
+                if left.is_none() && !is_piped {
+                    leg.untold();
+                }
+                leg.ready.readable = left != Some(false) || leg.ready.hung;
+                leg.note(len, is_piped);
                 turn.octets = turn.octets.saturating_add(len);
                 Event::Received { from, len }
             }

@@ -58,14 +58,7 @@ pub fn clear_upkeep(socket: impl AsFd) -> io::Result<()> {
 ///
 /// Errors: none is expected.
 pub fn keep_syn(listener: impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let len = size_of::<libc::c_int>() as libc::socklen_t;
-    let fd = listener.as_fd().as_raw_fd();
-    // SAFETY: the value lives for the call, which reads `len` octets of it.
-    let code = unsafe {
-        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, std::ptr::from_ref(&on).cast(), len)
-    };
-    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    set_number(listener, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, 1)
 }
 
 /// The DSCP that the SYN of an accepted connection had, in the upper six bits (as IP_TOS and IPV6_TCLASS have it); it can be asked
@@ -193,6 +186,55 @@ pub fn send_now(socket: impl AsFd, octets: &[u8], more_follows: bool) -> io::Res
     Ok(rustix::net::send(socket, octets, flags)?)
 }
 
+/// As [`recv_now`], and whether anything is left behind what was received, octets or the end: none where the socket was not told to say so
+/// ([`say_what_is_left`]).
+///
+/// Errors: as of [`recv_now`].
+pub fn recv_and_look(socket: impl AsFd, into: &mut [u8]) -> io::Result<(usize, Option<bool>)> {
+    // A header of a control message, and a number (cmsg(3)), aligned for it.
+    let mut control = [0_u64; 3];
+    let mut part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: msghdr is integers and pointers: all zeros is a value of it.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the message names two pieces of memory of the lengths that it says, both of which live for the call.
+    let len = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT) };
+    let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: the kernel has written whole messages to `control`, as far as `message` says.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+    let first = first.filter(|head| (head.cmsg_level, head.cmsg_type) == (libc::IPPROTO_TCP, TCP_INQ));
+    // SAFETY: behind the header of this message is an int (net/ipv4/tcp.c, tcp_recvmsg).
+    let left = first.map(|head| unsafe { libc::CMSG_DATA(head).cast::<libc::c_int>().read_unaligned() });
+    Ok((len, left.map(|left| left > 0)))
+}
+
+/// The option, and the control message (include/uapi/linux/tcp.h).
+const TCP_INQ: libc::c_int = 36;
+
+/// With each receive of this socket, or of what this listener accepts, the kernel says whether anything is left (TCP_INQ).
+///
+/// Errors: none is expected.
+pub fn say_what_is_left(socket: impl AsFd) -> io::Result<()> {
+    set_number(socket, libc::IPPROTO_TCP, TCP_INQ, 1)
+}
+
+fn set_number(
+    socket: impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the value lives for the call, which reads `len` octets of it.
+    let code = unsafe { libc::setsockopt(fd, level, option, std::ptr::from_ref(&value).cast(), len) };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn transparent(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     match address {
@@ -241,3 +283,6 @@ pub fn is_local(address: IpAddr) -> bool {
     Socket::new(Domain::for_address(address), Type::DGRAM, None)
         .is_ok_and(|s| s.bind(&address.into()).is_ok())
 }
+
+#[cfg(test)]
+mod tests;

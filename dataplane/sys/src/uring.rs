@@ -68,8 +68,6 @@ pub struct Readiness {
     pub ended: bool,
     /// It has failed, or is closed in both directions.
     pub hung: bool,
-    /// There is urgent data (RFC 6093): a receive ends before it, and says nothing of what is behind.
-    pub urgent: bool,
 }
 
 impl Readiness {
@@ -79,18 +77,16 @@ impl Readiness {
         self.writable |= other.writable;
         self.ended |= other.ended;
         self.hung |= other.hung;
-        self.urgent |= other.urgent;
     }
 
     fn of(events: u32) -> Self {
         let any = |of: i16| events & of as u32 != 0;
         let hung = any(libc::POLLERR | libc::POLLHUP);
         Self {
-            readable: any(libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP) || hung,
+            readable: any(libc::POLLIN | libc::POLLRDHUP) || hung,
             writable: any(libc::POLLOUT) || hung,
             ended: any(libc::POLLRDHUP),
             hung,
-            urgent: any(libc::POLLPRI),
         }
     }
 }
@@ -140,7 +136,8 @@ impl Ring {
     /// Tells what a socket is ready for: what it is now, and then each time that something is added, until a completion says
     /// `more: false`.
     pub fn watch(&mut self, socket: impl AsFd, token: u64) {
-        let events = (libc::POLLIN | libc::POLLPRI | libc::POLLOUT | libc::POLLRDHUP) as u32;
+        // Not POLLPRI: the kernel says that with all that comes (sock_def_readable of net/core/sock.c), urgent or not.
+        let events = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
         let entry = opcode::PollAdd::new(Fd(socket.as_fd().as_raw_fd()), events).multi(true).build();
         self.push(entry.user_data(token & TOKEN));
     }

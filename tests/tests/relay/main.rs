@@ -145,19 +145,31 @@ fn octets_around_urgent_data_arrive_without_anything_more_being_sent() {
         for length in [3, 200_000, 8 * MIB] {
             let bytes = pattern(seed as u64, length);
             let (result, received) = channel();
-            let expected = 2 * length;
+            let around = [&bytes[..], &bytes].concat();
+            let (expected, answer) = (around.len(), bytes.clone());
             let origin = lab.serve(server, move |mut stream| {
                 let mut seen = vec![0; expected];
                 result.send(stream.read_exact(&mut seen).map(|()| seen)).unwrap();
+                urge(&mut stream, &answer);
+                // It says nothing more, neither octets nor its end.
+                let _ = stream.read(&mut [0]);
             });
             let mut stream = lab.connect(origin);
-            stream.write_all(&bytes).unwrap();
-            send(&stream, b"!", SendFlags::OOB).unwrap();
-            stream.write_all(&bytes).unwrap();
+            urge(&mut stream, &bytes);
             let seen = received.recv_timeout(SOON).expect("nothing stalls").unwrap();
-            assert!(seen == [bytes.clone(), bytes].concat(), "{server}, {length} octets before and after");
+            assert!(seen == around, "{server}, {length} octets before and after");
+            let mut answer = vec![0; expected];
+            stream.read_exact(&mut answer).expect("nothing stalls");
+            assert!(answer == around, "from {server}, {length} octets before and after");
         }
     }
+}
+
+/// Octets, an urgent one, and the octets again.
+fn urge(stream: &mut TcpStream, octets: &[u8]) {
+    stream.write_all(octets).unwrap();
+    send(&*stream, b"!", SendFlags::OOB).unwrap();
+    stream.write_all(octets).unwrap();
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Direction {
     }
 
     fn receive(&mut self, stocks: &mut Stocks, most: usize, wish: Wish) {
-        match stocks.receive(&mut self.stock, Side::Client, &self.comes, most, wish) {
+        match stocks.receive(&mut self.stock, Side::Client, &self.comes, most, wish, false) {
             Taken::Octets { len, .. } => self.level += len as usize,
             Taken::Nothing => {}
             Taken::NoRoom => assert!(self.level > 0, "there is always room for a little"),
