@@ -64,6 +64,10 @@ pub(super) struct Leg {
     pub tells: bool,
     /// It has received without that.
     pub heard: bool,
+    /// What it brought is the last before its end.
+    pub closes: bool,
+    /// The kernel looks after it, as far as that is wanted.
+    pub kept_up: bool,
     /// What comes from it, comes in bulk, and goes on through a pipe.
     pub bulk: bool,
     /// So many more receives into a pipe are taken to be worth it.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_core::flow::second::HelloRetry;
 use weir_core::ids::Nanos;
@@ -47,6 +48,8 @@ pub(super) struct Pump {
     hooks: Arc<Hooks>,
     failures: Failures,
     upkeep: Upkeep,
+    /// It is soon enough once a connection is older than a server may take to answer: most never are.
+    upkeep_waits: bool,
     asking: Asking,
     /// The time of this batch.
     pub now: Nanos,
@@ -73,6 +76,9 @@ impl Pump {
         let (failures, upkeep) = (config.failures.clone(), config.upkeep);
         let (stocks, again, now, bytes) = (Stocks::new(), Vec::new(), Nanos(0), [0; 2]);
         let (hungry, held_full) = (VecDeque::new(), HeldFull::Wait);
+        let patience = Duration::from_nanos(config.limits.connect.max(config.limits.pooled).0);
+        let upkeep_waits =
+            upkeep.user_timeout.is_none() && upkeep.keepalive.is_none_or(|silence| silence > patience);
         Self {
             ring,
             timers,
@@ -80,6 +86,7 @@ impl Pump {
             hooks,
             failures,
             upkeep,
+            upkeep_waits,
             asking,
             now,
             stocks,
@@ -94,6 +101,9 @@ impl Pump {
     pub fn drive(&mut self, key: Key, conn: &mut Connection, event: Option<Event>) -> bool {
         let mut turn = Turn::default();
         if let Some(event) = event {
+            if event == Event::Timer {
+                self.keep_up(conn);
+            }
             self.tell(conn, event);
         }
         self.go_on(key, conn, &mut turn);
@@ -125,6 +135,17 @@ impl Pump {
         }
         self.settle(conn);
         conn.machine.is_done()
+    }
+
+    /// The timer of a connection comes once at the latest when its server should have answered.
+    fn keep_up(&self, conn: &mut Connection) {
+        let leg = conn.leg(Side::Server);
+        if let Some(socket) = &leg.socket
+            && !std::mem::replace(&mut leg.kept_up, true)
+            && let Err(error) = sockopt::set_upkeep(socket, &self.upkeep)
+        {
+            tracing::debug!(%error, "a server's connection is not looked after by the kernel");
+        }
     }
 
     fn go_on(&mut self, key: Key, conn: &mut Connection, turn: &mut Turn) {
@@ -327,7 +348,12 @@ impl Pump {
                 }
             }
             Command::Reset(side) => {
+                let waits = conn.leg(side.other()).closes;
                 if let Some(socket) = conn.socket(side) {
+                    if waits {
+                        // What was to go with FIN goes before the RST.
+                        let _ = sockopt::set_nodelay(socket);
+                    }
                     // If it cannot be set the end gets FIN.
                     let _ = sockopt::set_reset_on_close(socket);
                 }
@@ -374,7 +400,13 @@ impl Pump {
         if from == LocalEnd::ClientAnyPort {
             self.stats.add(Counter::PortChanged, 1);
         }
-        let (socket, source) = match socket(conn.client(), server, from, &self.upkeep) {
+        let made = socket(conn.client(), server, from).and_then(|(socket, source)| {
+            if !self.upkeep_waits {
+                sockopt::set_upkeep(&socket, &self.upkeep)?;
+            }
+            Ok((socket, source))
+        });
+        let (socket, source) = match made {
             Ok(bound) => bound,
             Err(error) => return Some(Event::ConnectFailed(failure_of(&error))),
         };
@@ -388,7 +420,8 @@ impl Pump {
         }
         conn.attempts = conn.attempts.wrapping_add(1);
         self.ring.watch(&socket, Task::Leg(Side::Server, conn.attempts).token(key));
-        *conn.leg(Side::Server) = Leg { connects: true, socket: Some(socket), ..Leg::default() };
+        let kept_up = !self.upkeep_waits;
+        *conn.leg(Side::Server) = Leg { connects: true, socket: Some(socket), kept_up, ..Leg::default() };
         None
     }
 
@@ -482,23 +515,13 @@ impl Pump {
 }
 
 /// A socket for a leg to `server`, and where it comes from. Port 0: the kernel chooses address and port when it connects.
-fn socket(
-    client: SocketAddr,
-    server: SocketAddr,
-    from: LocalEnd,
-    upkeep: &Upkeep,
-) -> io::Result<(OwnedFd, SocketAddr)> {
+fn socket(client: SocketAddr, server: SocketAddr, from: LocalEnd) -> io::Result<(OwnedFd, SocketAddr)> {
     let source = match from {
         LocalEnd::Client => client,
         LocalEnd::ClientAnyPort => SocketAddr::new(client.ip(), 0),
-        LocalEnd::Gateway => {
-            let (socket, source) = sockopt::own_stream(server)?;
-            sockopt::set_upkeep(&socket, upkeep)?;
-            return Ok((socket, source));
-        }
+        LocalEnd::Gateway => return sockopt::own_stream(server),
     };
     let socket = sockopt::transparent_stream(source)?;
-    sockopt::set_upkeep(&socket, upkeep)?;
     let source = if source.port() == 0 { sockopt::local_address(&socket)? } else { source };
     Ok((socket, source))
 }

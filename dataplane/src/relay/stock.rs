@@ -185,25 +185,30 @@ impl Stocks {
         }
     }
 
-    /// Sends at most `most` of the octets that came from `from`, in their order.
+    /// Sends at most `most` of the octets that came from `from`, in their order. `closes`: their end is known and follows at once, so
+    /// that FIN can go with the last of them.
     pub fn send(
         &mut self,
         stock: &mut Stock,
         from: Side,
         socket: impl AsFd,
         most: usize,
+        closes: bool,
     ) -> io::Result<usize> {
         match stock {
             Stock::Nothing => {
-                let (start, end) = self.loose[from as usize];
-                let end = end.min(start + most);
-                let sent = sockopt::send_now(socket, &self.chunks[from as usize][start..end], false)?;
+                let (start, all) = self.loose[from as usize];
+                let end = all.min(start + most);
+                let octets = &self.chunks[from as usize][start..end];
+                let sent = sockopt::send_now(socket, octets, closes && end == all)?;
                 self.loose[from as usize].0 += sent;
                 Ok(sent)
             }
             Stock::Kept(kept) => {
-                let end = kept.bytes.len().min(kept.start + most);
-                let sent = sockopt::send_now(socket, &kept.bytes[kept.start..end], false)?;
+                let all = kept.bytes.len();
+                let end = all.min(kept.start + most);
+                let octets = &kept.bytes[kept.start..end];
+                let sent = sockopt::send_now(socket, octets, closes && end == all)?;
                 kept.start += sent;
                 self.held -= std::mem::take(&mut kept.held);
                 if kept.start == kept.bytes.len() {

@@ -69,6 +69,7 @@ impl Pump {
                     leg.untold();
                 }
                 leg.ready.readable = left != Some(false) || leg.ready.hung;
+                leg.closes = leg.ready.ended && !leg.ready.hung && len < most;
                 leg.note(len, is_piped);
                 turn.octets = turn.octets.saturating_add(len);
                 Event::Received { from, len }
@@ -98,9 +99,10 @@ impl Pump {
     pub(super) fn send(&mut self, conn: &mut Connection, to: Side) -> Option<Event> {
         let from = to.other();
         let Connection { legs, stocks, .. } = conn;
+        let closes = legs[from as usize].closes;
         let (leg, stock) = (&mut legs[to as usize], &mut stocks[from as usize]);
         let (Some(most), true) = (leg.sends, leg.ready.writable) else { return None };
-        let event = match self.stocks.send(stock, from, leg.socket.as_ref()?, most as usize) {
+        let event = match self.stocks.send(stock, from, leg.socket.as_ref()?, most as usize, closes) {
             Ok(len) => Event::Sent { to, len: len as u32 },
             Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
                 leg.ready.writable = false;

@@ -272,17 +272,24 @@ fn silence(lab: &Lab) {
 
 #[test]
 fn end_that_is_gone_without_a_word_is_found_by_keepalive_and_the_other_reset() {
-    let lab = Lab::new();
     let second = Some(Duration::from_secs(1));
-    let relay = lab.relay_with(by_rule(), &with_upkeep(Upkeep { keepalive: second, user_timeout: None }));
-    let streams = SERVERS.map(|server| open(&lab, waiting(&lab, server)));
-    silence(&lab);
-    for stream in streams {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        assert!(is_reset(&stream));
+    let patient = with_upkeep(Upkeep { keepalive: second, user_timeout: None });
+    // Here it has time until the server should have answered.
+    let soon = Nanos::from_millis(300);
+    let limits = weir_core::relay::Limits { connect: soon, pooled: soon, ..patient.limits };
+    let hurried = RelayConfig { limits, ..patient.clone() };
+    for config in [patient, hurried] {
+        let lab = Lab::new();
+        let relay = lab.relay_with(by_rule(), &config);
+        let streams = SERVERS.map(|server| open(&lab, waiting(&lab, server)));
+        silence(&lab);
+        for stream in streams {
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            assert!(is_reset(&stream));
+        }
+        counted(&relay, Counter::ServerFailed, 2);
+        assert_eq!(relay.counters().failures(Failure::TimedOut), 2);
     }
-    counted(&relay, Counter::ServerFailed, 2);
-    assert_eq!(relay.counters().failures(Failure::TimedOut), 2);
 }
 
 #[test]

@@ -240,6 +240,12 @@ pub fn nft(ns: &Namespace, script: &str) {
     command(ns, Command::new("nft").args(["-f", "-"]), script);
 }
 
+/// All of nft's tables in a namespace.
+pub fn nft_list(ns: &Namespace) -> String {
+    let output = ns.run(|| Command::new("nft").args(["list", "ruleset"]).output());
+    String::from_utf8(output.expect("the namespace").expect("nft").stdout).expect("text")
+}
+
 pub fn ip(ns: &Namespace, batch: &str) {
     command(ns, Command::new("ip").args(["-batch", "-"]), batch);
 }

@@ -173,6 +173,32 @@ fn urge(stream: &mut TcpStream, octets: &[u8]) {
 }
 
 #[test]
+fn end_that_comes_with_the_last_octets_leaves_with_them() {
+    const SEEN: &str = "table inet seen { chain in { type filter hook input priority 0;
+        tcp flags & fin == fin meta length > 1000 counter comment \"both\"\n}\n}";
+    let lab = Lab::new();
+    let relay = lab.relay(by_rule());
+    lab::nft(&lab.client, SEEN);
+    for server in SERVERS {
+        let origin = lab.serve(server, |mut stream| {
+            stream.read_exact(&mut [0; 4]).unwrap();
+            // In one segment with FIN.
+            send(&stream, &[7; 1100], SendFlags::MORE).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let _ = stream.read(&mut [0]);
+        });
+        let mut stream = lab.connect(origin);
+        stream.write_all(b"ping").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer == [7; 1100], "{server}");
+    }
+    counted(&relay, Counter::Finished, 2);
+    let listed = lab::nft_list(&lab.client);
+    assert!(listed.contains("counter packets 2 "), "{listed}");
+}
+
+#[test]
 fn reset_of_either_end_reaches_the_other() {
     let lab = Lab::new();
     let relay = lab.relay(by_rule());

@@ -84,7 +84,7 @@ impl Direction {
         if most == 0 {
             return;
         }
-        match stocks.send(&mut self.stock, Side::Client, &self.goes, most) {
+        match stocks.send(&mut self.stock, Side::Client, &self.goes, most, false) {
             Ok(sent) => {
                 self.level -= sent;
                 self.passed += sent;
