@@ -28,14 +28,17 @@ const SAMPLE: u16 = 64;
 /// The discard port, and the first of the clients'.
 const SERVER: u16 = 9;
 const CLIENTS: u16 = 61_000;
-/// How long a frame may take to arrive.
-const WAIT: Duration = Duration::from_millis(200);
+/// How long a frame may take to arrive where nobody knows whether any does, and where others have.
+const TRIAL: Duration = Duration::from_millis(200);
+const WAIT: Duration = Duration::from_secs(3);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_micros(20);
-/// Longer than all of it takes.
+/// Longer than one connection takes: the sign of life is renewed for each.
 const ALIVE: u64 = 60_000_000_000;
 /// Room for one frame.
 const LONGEST: usize = 128;
+/// The shortest frame of Ethernet, without its check sequence: NICs send no shorter one.
+const SHORTEST: usize = 60;
 
 /// A port with the program on it, and a socket on each of its queues.
 #[derive(Debug)]
@@ -65,10 +68,11 @@ pub fn play(ground: &Ground<'_>, steering: &mut Steering, ports: &mut [Open<'_>]
     let (mut connections, mut unlike) = (0, 0);
     for (number, v6) in (0..SAMPLE).flat_map(|number| [(number, false), (number, true)]) {
         let mut came = Vec::new();
+        steering.heartbeat(clock::monotonic_ns()).map_err(|error| error.to_string())?;
         for (port, sender) in ports.iter_mut().zip(&senders) {
             let mut queue = |back| {
                 let lost = || format!("a frame from {} to {} was lost", sender.device, port.link.name);
-                sender.deliver(port, Probe { number, v6, back }).ok_or_else(lost)
+                sender.deliver(port, Probe { number, v6, back }, WAIT).ok_or_else(lost)
             };
             came.push([queue(false)?, queue(true)?]);
         }
@@ -99,19 +103,21 @@ fn prepare(steering: &mut Steering, ports: &[Open<'_>]) -> Result<(), SteeringEr
     steering.heartbeat(clock::monotonic_ns())
 }
 
-/// The device whose frames arrive at a port.
+/// The device whose frames arrive at a port. What is only on top of the port (VLANs and the like) sends by it, and not to it.
 fn sender_to(ground: &Ground<'_>, ports: &mut [Open<'_>], at: usize) -> Result<Sender, String> {
     let (name, index) = (ports[at].link.name.clone(), ports[at].link.ifindex);
     let others: Vec<u32> =
         ports.iter().map(|port| port.link.ifindex).filter(|other| *other != index).collect();
+    let lower = ports[at].link.lower;
     let may = |link: &&LinkInfo| {
-        link.up && (link.lower == Some(index) || others.contains(&link.ifindex)) && link.ifindex != index
+        let is_other_end = link.lower == Some(index) && lower == Some(link.ifindex);
+        link.up && (is_other_end || others.contains(&link.ifindex))
     };
     for link in ground.links.iter().filter(may) {
         let Ok(socket) = PacketSocket::open(&link.name) else { continue };
         let macs = [ports[at].link.mac, link.mac].map(Option::unwrap_or_default);
         let sender = Sender { device: link.name.clone(), socket, macs };
-        if sender.deliver(&mut ports[at], Probe { number: 0, v6: false, back: false }).is_some() {
+        if sender.deliver(&mut ports[at], Probe { number: 0, v6: false, back: false }, TRIAL).is_some() {
             return Ok(sender);
         }
     }
@@ -134,11 +140,11 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends a frame; the queue that it came to.
-    fn deliver(&self, port: &mut Open<'_>, probe: Probe) -> Option<u32> {
+    /// Sends a frame; the queue that it came to, if it did in time.
+    fn deliver(&self, port: &mut Open<'_>, probe: Probe, wait: Duration) -> Option<u32> {
         let frame = probe.frame(&self.macs)?;
         self.socket.send(&frame).ok()?;
-        let deadline = Instant::now() + WAIT;
+        let deadline = Instant::now() + wait;
         let mut came = Vec::new();
         loop {
             for queue in &mut port.queues {
@@ -171,7 +177,9 @@ impl Probe {
         let mut frame = HeapFrame::new(LONGEST);
         build::segment(&mut frame, &segment, &[])?;
         edit::set_macs(frame.data_mut(), macs);
-        Some(frame.data().to_vec())
+        let mut frame = frame.data().to_vec();
+        frame.resize(frame.len().max(SHORTEST), 0);
+        Some(frame)
     }
 }
 
@@ -192,11 +200,15 @@ mod tests {
 
     use super::*;
 
+    fn frame_of(number: u16, v6: bool, back: bool) -> Vec<u8> {
+        Probe { number, v6, back }.frame(&[[2; 6], [4; 6]]).unwrap()
+    }
+
     #[test]
     fn both_directions_of_a_probe_have_each_others_ends_and_whole_checksums() {
         for (number, v6) in (0..SAMPLE).flat_map(|number| [(number, false), (number, true)]) {
             let read = |back| {
-                let frame = Probe { number, v6, back }.frame(&[[2; 6], [4; 6]]).unwrap();
+                let frame = frame_of(number, v6, back);
                 match parse(&frame) {
                     Ok(Parsed::Tcp(meta)) => (meta, frame[..12].to_vec()),
                     other => panic!("{other:?}"),
@@ -204,6 +216,10 @@ mod tests {
             };
             let ((there, macs), (back, _)) = (read(false), read(true));
             assert_eq!((there.tuple, there.v6), (back.tuple.reversed(), v6));
+            assert!(
+                frame_of(number, v6, false).len() >= SHORTEST,
+                "a NIC would add to it, and nobody would know it again"
+            );
             assert_eq!(macs, [[2; 6], [4; 6]].concat());
             assert_ne!(there.tuple.src.addr, there.tuple.dst.addr);
         }
