@@ -10,8 +10,8 @@
 //! Of a million connections the cache lines that a packet needs cost 27 ns by themselves, in huge pages and a batch at a time (`memory/*`; 50 in
 //! plain ones), of 78 for the whole pipeline, which takes 24 with a thousand: the two are not done at once. By a profile of those 78, 25 go by at the
 //! two instructions that fetch a connection, 10 where the index's slot is read, and 16 in the copy from 21 MB of segments (4 when nothing
-//! else is done). The processor gets past a fetch only when it knows where the memory is, and a guest's pages are looked up
-//! twice over: a fetch by another instruction than a load does not hide that.
+//! else is done). Probably the processor gets past a fetch only when it knows where the memory is, and a guest's pages are
+//! looked up twice over (there are no counters here that would tell); a fetch by another instruction than a load does not hide that.
 //!
 //! Two workers, each with half of the connections, do 2.0 times what one does (`workers/2/*`; 2.4 of a million, of which each has fewer).
 //!

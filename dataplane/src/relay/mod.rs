@@ -74,11 +74,11 @@
 //!
 //! The last line is what is left when nothing is done in user space, no call costs anything and nobody waits: 0.64 of HAProxy for a connection,
 //! 0.70 for a request and 0.95 for bulk in packets of the MTU. So what uses two sockets of the kernel can open 1.5 times as many connections
-//! as HAProxy, or answer 1.3 times as many requests, only if those three cost 2.5 us of the relay's 22, and 1.0 of its 3.8; of bulk in packets
-//! of the MTU it cannot carry 1.3 times as much at all. There one large send fills a sixth of a veth device's ring (256 packets), packets
-//! are lost at it and sent again (4 to 13 % of them, by HAProxy's sends as well), and what was spliced is copied after all, where devices
-//! have no scatter and gather. With offloads the CPUs of both ends and of the gateway are busy: half of the gateway's time is softirqs
-//! while nobody runs, which the benchmark counts as nobody's.
+//! as HAProxy, or answer 1.3 times as many requests, only if those three cost 2.5 us of the relay's 22, and 1.0 of its 3.8; for 1.3 times the bulk in packets
+//! of the MTU that would not be enough, the kernel would have to do less for each packet. There packets are sent again (4 to 13 % of them in one
+//! sample each, more by HAProxy): they seem to be lost at the rings of veth devices (256 packets, of which one large send fills a sixth), and what was
+//! spliced seems to be copied after all, where devices have no scatter and gather. With offloads the CPUs of both ends and of the gateway are busy: half of
+//! the gateway's time is softirqs while nobody runs, which the benchmark counts as nobody's, of all contenders.
 //!
 //! Tried since, in turns in one run, medians of 4 to 7 of 0.6 s, spreads of a tenth each way:
 //!
