@@ -15,7 +15,7 @@ use crate::demo;
 use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::explain;
-use crate::host::{self, Host, Instance, Paths, sub_interface};
+use crate::host::{self, Closed, Host, Instance, Paths, sub_interface};
 use crate::lab::Devices;
 use crate::replay;
 use crate::run::{self, convert};
@@ -464,10 +464,16 @@ fn ask(args: &AdminArgs, request: Request, table: fn(&serde_json::Value) -> Stri
 fn with_fate(mut failure: Failure) -> Failure {
     let running = Paths::of_this_namespace().ok().and_then(|paths| Instance::read(&paths.instance));
     let lives = running.and_then(|of| i32::try_from(of.pid).ok()).is_some_and(host::lock::is_alive);
-    if !lives && host::has_closed() {
-        failure.message +=
-            " What is to be intercepted is dropped (fail = \"closed\"); `weir clean` opens the box";
-    }
+    let closed = if lives { Closed::No } else { Closed::by_table() };
+    failure.message += match closed {
+        Closed::Yes => {
+            " What is to be intercepted is dropped (fail = \"closed\"); `weir clean` opens the box"
+        }
+        Closed::Unknown => {
+            " Whether an earlier weir has left the box closed cannot be seen here: ask as root"
+        }
+        Closed::No => "",
+    };
     failure
 }
 

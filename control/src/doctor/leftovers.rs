@@ -7,7 +7,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::host::rule::{SeenRoute, SeenRule};
-use crate::host::{PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
+use crate::host::{Closed, PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -94,20 +94,26 @@ fn leftovers(ground: &Ground<'_>, found: &mut Findings) {
     if ground.paths.journal.exists() {
         left.push(format!("old values of sysctls in {}", ground.paths.journal.display()));
     }
-    let table = nft::read().ok().flatten().filter(nft::SeenTable::is_ours);
-    let pins = is_pinned(&ground.paths.pins);
-    // Its rules drop what no listener takes. Pins beside a table of another kind are those of the express lane.
-    let closed = table.as_ref().map_or(pins, nft::SeenTable::fails_closed);
-    if table.is_some() {
+    let table = nft::read();
+    if table.as_ref().is_ok_and(|table| table.as_ref().is_some_and(nft::SeenTable::is_ours)) {
         left.push(format!("the nft table {}", nft::TABLE));
     }
+    let pins = is_pinned(&ground.paths.pins);
     if pins {
         left.push(format!("pins in {}", ground.paths.pins.display()));
     }
     let subject = "this network namespace";
+    let closed = Closed::of(&ground.links);
+    if let (Closed::Unknown, Err(why)) = (closed, &table) {
+        let what = "whether an earlier weir has left the box closed";
+        found.skip("leftovers", subject, format!("{what} cannot be seen: {why}"));
+        if left.is_empty() {
+            return;
+        }
+    }
     found.push(if left.is_empty() {
         Finding::good("leftovers", subject, "nothing of an earlier weir is left")
-    } else if closed {
+    } else if closed == Closed::Yes {
         Finding::bad(
             "leftovers",
             subject,

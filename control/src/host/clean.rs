@@ -116,11 +116,6 @@ impl Host {
         Ok(removed)
     }
 
-    /// Whether an earlier weir has left something that may keep a box closed.
-    pub fn is_closed(&self) -> bool {
-        is_pinned(&self.paths.pins) || has_closed()
-    }
-
     async fn remove_tuns(&self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         for link in link::links(&self.netlink).await? {
@@ -155,11 +150,6 @@ impl Host {
 /// Whether a weir has left something pinned there.
 pub fn is_pinned(pins: &Path) -> bool {
     fs::read_dir(pins).is_ok_and(|mut folder| folder.next().is_some())
-}
-
-/// Whether a weir that fails closed has left its table.
-pub fn has_closed() -> bool {
-    nft::read().is_ok_and(|table| table.is_some_and(|table| table.is_ours() && table.fails_closed()))
 }
 
 fn is_tun_name(name: &str) -> bool {

@@ -388,6 +388,7 @@ mod tests {
         let intercept = InterceptSpec {
             name: "web".into(),
             from: vec!["lan".into()],
+            tagged: false,
             to: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
             ports: vec![(80, 80)],
             reject_quic: true,

@@ -7,6 +7,7 @@
 //! - [`iptables`]: the same in the words of iptables, for people.
 //! - [`apply`]: does what the plan says, in the order that never black-holes traffic, and takes it back when a step fails.
 //! - [`clean`]: removes everything that carries weir's tag, with no configuration and after any crash.
+//!   [`closed`]: whether what a weir was to intercept is dropped now.
 //! - [`journal`]: the old values of sysctls, on disk before the first is changed; [`sysctl_files`]: what somebody else wants of
 //!   them. [`lock`]: one weir per network namespace; [`instance`]: which.
 //! - [`watch`]: routes, neighbours, links and addresses as the fast road needs them ([`notify`] hears that something changed,
@@ -19,6 +20,7 @@
 
 pub mod apply;
 pub mod clean;
+pub mod closed;
 pub mod culprit;
 pub mod effort;
 pub mod error;
@@ -55,7 +57,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 pub use apply::Applied;
-pub use clean::{Removed, has_closed, is_pinned};
+pub use clean::{Removed, is_pinned};
+pub use closed::Closed;
 pub use culprit::{Culprit, Removal};
 pub use effort::Effort;
 pub use error::HostError;
@@ -164,19 +167,19 @@ impl Host {
         Ok(())
     }
 
-    /// Puts the table in place, in one step, with which all that `spec` intercepts is dropped ([`HostSpec::shut`]), and nothing
-    /// else: it needs no device, and is there until the next [`Self::apply`] or [`Self::clean`].
+    /// Puts the table in place, in one step, with which all that `spec` intercepts is dropped ([`nft::Ruleset::shut`]), and nothing
+    /// else: it needs no device, and is there until the next [`Self::apply`] or [`Self::clean`]. `links`: all that there are.
     ///
     /// # Errors
     /// A table of somebody else's has the name; nft is missing, or refuses.
-    pub fn shut(&self, spec: &HostSpec) -> Result<(), HostError> {
+    pub fn shut(&self, spec: &HostSpec, links: &[LinkInfo]) -> Result<(), HostError> {
         spec.validate()?;
         if nft::read()?.is_some_and(|table| !table.is_ours()) {
             return Err(HostError::Foreign(nft::foreign()));
         }
         let failed =
             |reason| HostError::Command { command: format!("nft add table {} ...", nft::TABLE), reason };
-        self.note_own(nft::Ruleset::of(&spec.shut()).load().map_err(failed)?);
+        self.note_own(nft::Ruleset::shut(spec, links).load().map_err(failed)?);
         Ok(())
     }
 

@@ -15,6 +15,7 @@
 
 mod kernel;
 mod listing;
+mod shut;
 
 use std::fmt::Write as _;
 
@@ -36,6 +37,9 @@ const TAG: &str = "weir ";
 
 /// In the comments of rules that drop what weir is to intercept and cannot.
 const FAIL_CLOSED: &str = "fail closed";
+
+/// In those of them that are about ports which steering does not see.
+const LOST: &str = "lost port";
 
 /// Elements in one `add element` command.
 const ELEMENTS_PER_COMMAND: usize = 256;
@@ -87,6 +91,10 @@ impl Ruleset {
         }
         rules.extend(relay_rules(spec));
         rules.extend(lost_rules(spec));
+        Self::new(sets, rules)
+    }
+
+    fn new(sets: Vec<(String, &'static str, Vec<IpNet>)>, rules: Vec<Rule>) -> Self {
         let mut ruleset = Self { fingerprint: String::new(), sets, rules };
         let mut digest = Sha256::new();
         for command in ruleset.commands() {
@@ -109,11 +117,12 @@ impl Ruleset {
         let chain = |name, head: &str| {
             (Part::Section(format!("chain {name}")), format!("add chain {TABLE} {name}{head}"))
         };
-        let mut parts = vec![
-            (Part::Table, format!("add table {TABLE} {{ comment \"{TAG}{}\"; }}", self.fingerprint)),
-            chain("prerouting", " { type filter hook prerouting priority mangle; policy accept; }"),
-            chain("syn", ""),
-        ];
+        let table = format!("add table {TABLE} {{ comment \"{TAG}{}\"; }}", self.fingerprint);
+        let mut parts = vec![(Part::Table, table)];
+        if self.rules.iter().any(|rule| rule.chain != "forward") {
+            let head = " { type filter hook prerouting priority mangle; policy accept; }";
+            parts.extend([chain("prerouting", head), chain("syn", "")]);
+        }
         if self.rules.iter().any(|rule| rule.chain == "forward") {
             parts.push(chain("forward", " { type filter hook forward priority filter; policy accept; }"));
         }
@@ -297,7 +306,7 @@ fn lost_rules(spec: &HostSpec) -> Vec<Rule> {
             if !lost.is_empty() {
                 let own = "fib daddr type != { local, broadcast, anycast, multicast }";
                 let text = format!("{} {daddr} {ports} {own} drop", of_devices(lost.iter().copied()));
-                let comment = format!("{} {words}, lost port: {FAIL_CLOSED}", name_of(intercept));
+                let comment = format!("{} {words}, {LOST}: {FAIL_CLOSED}", name_of(intercept));
                 rules.push(Rule { chain: "prerouting", text, comment });
             }
         }

@@ -29,7 +29,13 @@ use super::sysctl::Key;
 pub const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// What is said of the table that a start begins with where it must not forward what it is to intercept.
-const SHUT: &str = "all that is intercepted is dropped (fail = \"closed\"): a start has not come to its end, or the ports are lost";
+const SHUT: &str = "all that is intercepted is dropped (fail = \"closed\"): a start has not come to its end";
+
+/// The same, where that start was to intercept something else, or found other VLANs.
+const SHUT_OTHERWISE: &str = "what a start with another configuration, or other VLANs, was to intercept is dropped (fail = \"closed\"): it has not come to its end";
+
+/// What is said of the table of one that runs, where a port is lost.
+const LOST: &str = "what comes on by ports that are lost is dropped (fail = \"closed\")";
 
 /// How a step stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -305,9 +311,11 @@ fn table_step(spec: &HostSpec, seen: &Observed) -> Step {
         None => (Status::Missing, None),
         Some(table) if !table.is_ours() => (Status::Foreign, Some(nft::foreign())),
         Some(table) if ruleset.matches(table, wanted) => (Status::Present, None),
-        Some(table) if Ruleset::of(&spec.shut()).matches(table, None) => {
-            (Status::Conflicting, Some(SHUT.to_owned()))
+        Some(table) if table.is_shut() => {
+            let is_of_this = Ruleset::shut(spec, &seen.links).matches(table, None);
+            (Status::Conflicting, Some(if is_of_this { SHUT } else { SHUT_OTHERWISE }.to_owned()))
         }
+        Some(table) if table.has_lost_ports() => (Status::Conflicting, Some(LOST.to_owned())),
         Some(table) => (Status::Conflicting, Some(difference(&ruleset, table, wanted))),
     };
     let mut lines = ruleset.lines(seen.nft.as_ref(), wanted);

@@ -40,6 +40,8 @@ pub struct InterceptSpec {
     pub name: String,
     /// Devices that its clients are behind.
     pub from: Vec<String>,
+    /// They may send tagged frames: sub-interfaces of VLANs that come later are among these devices then.
+    pub tagged: bool,
     /// Destinations of both families. None matches nothing.
     pub to: Vec<IpNet>,
     /// TCP destination ports, each range with both its ends.
@@ -151,12 +153,6 @@ impl HostSpec {
         ports.into_iter().chain(self.tuns())
     }
 
-    /// The same while nobody looks at anything: all that is intercepted is dropped, new connections and what comes on of others.
-    pub fn shut(&self) -> Self {
-        let lost = self.intercepts.iter().flat_map(|intercept| intercept.from.iter().cloned()).collect();
-        Self { fail: Fail::Closed, lost, ..self.clone() }
-    }
-
     /// The TUN devices that are used.
     pub fn tuns(&self) -> impl Iterator<Item = &String> {
         self.relay_tun.iter().chain(self.punt_tun.iter())
@@ -208,7 +204,7 @@ fn v6(net: &IpNet) -> Option<Ipv6Net> {
 }
 
 /// A name that the kernel takes (dev_valid_name) and that nft does not read as a pattern.
-fn device_name(name: &str) -> Result<(), HostError> {
+pub(super) fn device_name(name: &str) -> Result<(), HostError> {
     let fits = !name.is_empty() && name.len() <= DEVICE_NAME_MAX && name != "." && name != "..";
     let plain =
         name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '"' | '\'' | '*' | '\\'));

@@ -46,6 +46,7 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
     let intercepts = config.intercepts.iter().map(|intercept| host::InterceptSpec {
         name: intercept.name.clone(),
         from: devices(intercept),
+        tagged: intercept.vlan.takes_tagged(),
         to: intercept.to.clone(),
         ports: intercept.tcp.iter().map(|range| (*range.start(), *range.end())).collect(),
         reject_quic: intercept.quic == Quic::Reject,

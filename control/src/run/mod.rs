@@ -1,7 +1,7 @@
 //! `weir run`: puts the box in, keeps it, takes it out again.
 //!
 //! The order of a start: what an earlier weir left is removed; the host is looked at; steering learns what is the box's
-//! own and what is intercepted, is attached and lets everything pass; the kernel's side is applied; relay and workers
+//! own and what is intercepted, is attached and lets everything pass; the relay listens; the kernel's side is applied; workers
 //! start; only then steering begins to redirect. The end is the same backwards. When a step fails, everything before it
 //! is taken back, and the command exits 3 with one sentence.
 //!
@@ -31,13 +31,13 @@ pub mod reload;
 mod repair;
 mod road;
 mod shut;
+mod signals;
 mod steer;
 mod vlans;
 
 use std::path::Path;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use weir_sys::uring;
@@ -46,11 +46,12 @@ use crate::admin::server;
 use crate::config::{Config, Fail};
 use crate::exit::{Exit, Failure};
 use crate::host::instance::Registered;
-use crate::host::{self, Host, Instance, Lock, Paths, Removed, preflight};
+use crate::host::{self, Closed, Host, Instance, Lock, Paths, Removed, preflight};
 use end::Ending;
 use handover::{Fate, Inherited, Predecessor};
 use parts::Parts;
 use reload::Reloader;
+use signals::Signals;
 
 /// How often the threads are looked after.
 const HEALTH: std::time::Duration = std::time::Duration::from_secs(1);
@@ -81,19 +82,21 @@ async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
         (_, Some(predecessor)) => return succeed(config, &host, &paths, predecessor).await,
         (lock, None) => lock,
     };
-    let is_closed = shut::begin(config, &host).await;
+    // Who is told to end opens the box: also before anything has started.
+    let mut signals = Signals::new()?;
+    shut::begin(config, &host).await;
     let keeps_lane = has_lane(config) && host::is_pinned(&paths.pins);
     let _registered;
-    let (result, keeps) = match begin(config, &host, &paths).await {
+    let (result, keeps_lane) = match begin(config, &host, &paths).await {
         Ok((registered, started)) => {
             _registered = registered;
             started.parts.settle_pins();
-            let served = serve((&host, &paths, lock.as_ref()), started).await;
-            (served, (config.gateway.fail == Fail::Closed, has_lane(config)))
+            let served = serve((&host, &paths, lock.as_ref()), started, &mut signals).await;
+            (served, has_lane(config))
         }
-        Err(failure) => (Err(failure), (is_closed, keeps_lane)),
+        Err(failure) => (Err(failure), keeps_lane),
     };
-    leave(&host, result, keeps).await
+    leave((config, &host), result, (true, keeps_lane), &mut signals).await
 }
 
 /// Whether this process may do what it must, and the kernel can.
@@ -120,9 +123,10 @@ async fn succeed(
     paths: &Paths,
     mut predecessor: Predecessor,
 ) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
     let mut started = match prepare(config, host, paths, &mut predecessor).await {
         Ok(started) => started,
-        Err(failure) => return yield_to(config, host, predecessor, failure).await,
+        Err(failure) => return yield_to((config, host), predecessor, failure, &mut signals).await,
     };
     let pid = predecessor.pid;
     if let Err(failure) = started.parts.accept() {
@@ -139,8 +143,8 @@ async fn succeed(
     let lock = predecessor.dismiss();
     started.parts.settle_pins();
     tracing::info!(pid, "took the place of the process before");
-    let result = serve((host, paths, Some(&lock)), started).await;
-    leave(host, result, (config.gateway.fail == Fail::Closed, has_lane(config))).await
+    let result = serve((host, paths, Some(&lock)), started, &mut signals).await;
+    leave((config, host), result, (true, has_lane(config)), &mut signals).await
 }
 
 /// All of a start that can fail.
@@ -164,38 +168,45 @@ async fn prepare(
 
 /// This process could not take the place of another, which goes on with what is installed. If it does not, nobody else removes that.
 async fn yield_to(
-    config: &Config,
-    host: &Host,
+    place: (&Config, &Host),
     predecessor: Predecessor,
     failure: Failure,
+    signals: &mut Signals,
 ) -> Result<Exit, Failure> {
     let pid = predecessor.pid;
     let fate = predecessor.fate();
     let keeps = match fate {
         Fate::Lives => return Err(failure),
         Fate::Stopped => (false, false),
-        Fate::Died => (config.gateway.fail == Fail::Closed, has_lane(config)),
+        Fate::Died => (true, has_lane(place.0)),
     };
     let how = if fate == Fate::Stopped { "was told to end" } else { "has ended by itself" };
     let failure = Failure::refused(format!("process {pid} {how} while this one took its place: {failure}"));
-    leave(host, Err(failure), keeps).await
+    leave(place, Err(failure), keeps, signals).await
 }
 
-/// Removes what is installed, unless another process has taken this one's place.
+/// Removes what is installed, unless another process has taken this one's place. Unless it was asked to end, what keeps a box
+/// closed that fails closed stays, and what the express lane lives on with: if that `may_close` it, and `keeps_lane`.
 async fn leave(
-    host: &Host,
+    (config, host): (&Config, &Host),
     result: Result<Served, Failure>,
-    (stays_closed, keeps_lane): (bool, bool),
+    (may_close, keeps_lane): (bool, bool),
+    signals: &mut Signals,
 ) -> Result<Exit, Failure> {
     let result = match result {
         Ok(Served::Replaced { .. }) => return Ok(Exit::Done),
         Ok(Served::Ended(exit)) => Ok(exit),
         Err(failure) => Err(failure),
     };
-    let asked = matches!(result, Ok(Exit::Done));
+    let asked = matches!(result, Ok(Exit::Done)) || signals.has_come().await;
+    // What was installed for one that runs lets open connections of the kernel's road pass.
+    let closed = match may_close && !asked {
+        true => shut::begin(config, host).await,
+        false => Closed::No,
+    };
     // Whatever was installed is removed, however it ended.
-    let removed = clean(host, stays_closed && !asked, keeps_lane && !asked).await;
-    if stays_closed && !asked {
+    let removed = clean(host, closed != Closed::No, keeps_lane && !asked).await;
+    if closed == Closed::Yes {
         shut::tell();
     }
     let exit = result?;
@@ -233,9 +244,6 @@ async fn clean(host: &Host, stays_closed: bool, keeps_lane: bool) -> Result<Remo
 /// A gateway that has started, and those who may ask it.
 struct Started {
     parts: Parts,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
     admin: server::AdminSocket,
     listener: UnixListener,
     metrics: Option<TcpListener>,
@@ -248,9 +256,6 @@ async fn start(
     paths: &Paths,
     predecessor: Option<(Inherited, &Path)>,
 ) -> Result<Started, Failure> {
-    let terminate = signal(SignalKind::terminate()).map_err(Failure::refused)?;
-    let interrupt = signal(SignalKind::interrupt()).map_err(Failure::refused)?;
-    let hangup = signal(SignalKind::hangup()).map_err(Failure::refused)?;
     // The socket of a process that is being replaced is its own until nothing can fail any more.
     let (inherited, before) = predecessor.unzip();
     let first = if before.is_some() { None } else { Some(server::bind(&config.gateway.admin, None)?) };
@@ -263,13 +268,17 @@ async fn start(
         Some(bound) => bound,
         None => server::bind(&config.gateway.admin, before)?,
     };
-    Ok(Started { parts, terminate, interrupt, hangup, admin, listener, metrics })
+    Ok(Started { parts, admin, listener, metrics })
 }
 
 /// Serves until a signal, or until it is drained or replaced; stops everything.
-async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Result<Served, Failure> {
-    let Started { mut parts, mut terminate, mut interrupt, mut hangup, admin: socket, listener, metrics } =
-        started;
+async fn serve(
+    place: (&Host, &Paths, Option<&Lock>),
+    started: Started,
+    signals: &mut Signals,
+) -> Result<Served, Failure> {
+    let Started { mut parts, admin: socket, listener, metrics } = started;
+    let Signals { terminate, interrupt, hangup } = signals;
     let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
     let (ends, mut asked) = mpsc::channel(4);
     let admin = server::serve(listener, parts.state.clone(), reloader.clone(), ends.clone());
@@ -311,7 +320,7 @@ async fn serve(place: (&Host, &Paths, Option<&Lock>), started: Started) -> Resul
     if let Ok(Served::Replaced { told }) = served {
         // Now, while the file cannot be another's than the new process's or this one's.
         drop(socket);
-        finish::relayed(parts, told, (&mut terminate, &mut interrupt)).await;
+        finish::relayed(parts, told, (terminate, interrupt)).await;
     } else {
         notify::stopping();
         ending.farewell().await;

@@ -108,12 +108,13 @@ impl Parts {
         let compiled = Arc::new(config.compile(FIRST_EPOCH).with_vlans(&view.fib.vlans));
         let spec = spec_before_steering(config, host, &view).await?;
         let mut road = attach(config, &links, paths, &compiled, (&view, &found))?;
-        let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let (snapshot, adopted) = beginning(&compiled, &view.fib, road.as_ref())?;
         let mut publisher = Publisher::new();
         let tell = Tell::new()?;
         let relay =
             start_relay(config, &links, (&snapshot, &mut publisher), &tell, road.as_ref(), listeners)?;
+        // From here on, what is new is the relay's, which may not have come to be.
+        let applied = host.apply(&spec).await.map_err(Failure::refused)?;
         let dataplane = match &mut road {
             Some(road) => Some(road.start(config, &links, (&snapshot, adopted), &mut publisher, &tell)?),
             None => None,

@@ -4,41 +4,44 @@ use super::convert;
 use super::parts::Parts;
 use crate::config::{self, Config};
 use crate::exit::Failure;
-use crate::host::{Fail, Host, HostError, HostEvent, Lock, sub_interface};
+use crate::host::{Closed, Fail, Host, HostEvent, LinkInfo, Lock, sub_interface};
 
 /// What the log says when a box that fails closed is left so.
 const CLOSED: &str =
     "fail = \"closed\": what is to be intercepted is dropped until weir runs, or `weir clean` opens the box";
 
-/// Before anything else of a start: whatever ends it, be it the kernel for want of memory, nothing is forwarded that is to be
-/// intercepted. Whether it is so now, which is asked only where the box fails closed.
-pub async fn begin(config: &Config, host: &Host) -> bool {
+/// Before anything else of a start, and when what has started ends by itself: whatever ends it, be it the kernel for want of
+/// memory, nothing is forwarded that is to be intercepted. Whether it is so now, which is asked only where the box fails closed.
+pub async fn begin(config: &Config, host: &Host) -> Closed {
     if config.gateway.fail != config::Fail::Closed {
-        return false;
+        return Closed::No;
     }
-    match shut(config, host).await {
-        Ok(()) => true,
-        Err(error) => {
-            let is_closed = host.is_closed();
-            if is_closed {
-                tracing::warn!(%error, "the box stays closed by what an earlier weir has left alone");
-            } else {
-                tracing::error!("fail = \"closed\", but what is to be intercepted is forwarded: {error}");
-            }
-            is_closed
+    let links = host.all_links().await;
+    let done = links.as_ref().map_err(ToString::to_string).and_then(|links| shut(config, host, links));
+    let Err(error) = done else { return Closed::Yes };
+    let closed = links.map_or(Closed::Unknown, |links| Closed::of(&links));
+    match closed {
+        Closed::Yes => tracing::warn!(%error, "the box stays closed by what an earlier weir has left alone"),
+        Closed::No => {
+            tracing::error!("fail = \"closed\", but what is to be intercepted is forwarded: {error}");
         }
+        Closed::Unknown => tracing::error!(
+            "fail = \"closed\", but what is to be intercepted is forwarded, unless an earlier weir has left the box closed, which \
+             cannot be seen here: {error}"
+        ),
     }
+    closed
 }
 
-async fn shut(config: &Config, host: &Host) -> Result<(), HostError> {
-    let links = host.all_links().await?;
-    host.shut(&convert::host_spec(config, &sub_interface::of_ports(&convert::ports(config), &links)))
+fn shut(config: &Config, host: &Host, links: &[LinkInfo]) -> Result<(), String> {
+    let vlans = sub_interface::of_ports(&convert::ports(config), links);
+    host.shut(&convert::host_spec(config, &vlans), links).map_err(|error| error.to_string())
 }
 
 /// This process cannot even begin. Where another weir runs, it goes on as it was.
 pub async fn refuse(config: &Config, host: &Host, failure: Failure) -> Failure {
     if let Ok(_lock) = Lock::acquire()
-        && begin(config, host).await
+        && begin(config, host).await == Closed::Yes
     {
         tell();
     }

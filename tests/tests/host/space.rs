@@ -96,6 +96,7 @@ pub fn spec() -> HostSpec {
             InterceptSpec {
                 name: "some \"quoted\" name".into(),
                 from: vec!["lan".into()],
+                tagged: false,
                 to: ["198.51.100.0/25", "198.51.100.128/25", "10.9.0.0/16", "10.9.1.0/24", "2001:db8:1::/48"]
                     .iter()
                     .map(|p| p.parse().unwrap())
@@ -106,6 +107,7 @@ pub fn spec() -> HostSpec {
             InterceptSpec {
                 name: "web".into(),
                 from: vec!["lan".into()],
+                tagged: false,
                 to: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
                 ports: vec![(80, 80), (443, 443), (8000, 8099)],
                 reject_quic: true,

@@ -50,6 +50,7 @@ pub fn web() -> HostSpec {
         intercepts: vec![InterceptSpec {
             name: "web".into(),
             from: vec!["lan".into()],
+            tagged: false,
             to: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             ports: vec![(80, 80), (8000, 8099)],
             reject_quic: false,

@@ -8,6 +8,8 @@ use super::packet::{Packet, has};
 
 /// The chain that packets enter the table by.
 const ENTRY: &str = "prerouting";
+/// The only one of a table whose start has not come to its end; what is forwarded comes there.
+const FORWARD: &str = "forward";
 /// Chains jumped through, at most (NFT_JUMP_STACK_SIZE).
 const DEPTH: usize = 16;
 
@@ -98,6 +100,9 @@ impl Table {
 
     /// The rule that decides on a packet; none where all let it pass.
     pub fn walk(&self, packet: &Packet) -> Option<Hit> {
+        if !self.chains.contains_key(ENTRY) {
+            return (packet.fib == "unicast").then(|| self.chain(FORWARD, packet, &mut Vec::new(), 0))?;
+        }
         self.chain(ENTRY, packet, &mut Vec::new(), 0)
     }
 

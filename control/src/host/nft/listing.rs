@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{FAIL_CLOSED, TAG};
+use super::shut::SHUT;
+use super::{FAIL_CLOSED, LOST, TAG};
 
 /// A table `inet weir` as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,17 @@ impl SeenTable {
 
     /// Whether it drops what weir is to intercept and cannot.
     pub fn fails_closed(&self) -> bool {
-        self.text.contains(FAIL_CLOSED)
+        self.text.contains(&format!(": {FAIL_CLOSED}"))
+    }
+
+    /// Whether it is what a start begins with on a box that fails closed.
+    pub fn is_shut(&self) -> bool {
+        self.text.contains(&format!(", {SHUT}: {FAIL_CLOSED}"))
+    }
+
+    /// Whether it drops what comes by ports that are lost.
+    pub fn has_lost_ports(&self) -> bool {
+        self.text.contains(&format!(", {LOST}: {FAIL_CLOSED}"))
     }
 
     /// Whether another listing says the same.

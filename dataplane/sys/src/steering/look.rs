@@ -280,6 +280,14 @@ impl Maps {
         })
     }
 
+    /// Whether it drops what is intercepted without a sign of life.
+    ///
+    /// # Errors
+    /// [`SteeringError::Map`].
+    pub fn fails_closed(&self) -> Result<bool, SteeringError> {
+        Ok(get(&self.config, "config", &(Config::Closed as u32))?.is_some_and(|closed| closed != 0))
+    }
+
     /// Reads all that the program would look up. Does not count as a packet.
     ///
     /// # Errors
