@@ -87,6 +87,9 @@ struct {
 #define ON_ITS_WAY 128
 /* Packets that a flow which never pauses for so long gives its worker. */
 #define PATIENCE 2048
+/* And one whose worker has not said for so long that it had nothing in hand: it may be that it never has. Units of 2^10 ns. */
+#define PRESSED 20000
+#define PATIENCE_PRESSED 64
 
 /* A frame on a wire has at least so many octets, whatever is in it. */
 #define SHORTEST_FRAME 60
@@ -124,29 +127,55 @@ __noinline int to_worker(struct xdp_md *ctx, __u32 outcome, __u32 translated)
 }
 
 /*
+ * A packet of the lane that cannot go on here: to the worker of its flow. A stray has none, and one that got it would reset the flow, so that
+ * it goes where it would if there were no worker: it is not to be steered, which finds one.
+ */
+__noinline int cannot_go(struct xdp_md *ctx, __u32 outcome, struct weir_express *entry)
+{
+	__u32 translated;
+
+	if (!entry)
+		return NOT_EXPRESS;
+	translated = entry->flags & WEIR_EXPRESS_TRANSLATED;
+	if (!(entry->link & WEIR_EXPRESS_STRAY))
+		return to_worker(ctx, outcome, translated);
+	if (!is_for_us(ctx, ctx->ingress_ifindex))
+		return NOT_EXPRESS;
+	if (translated || config_of(WEIR_CONFIG_CLOSED))
+		return count(WEIR_EXPRESS_DROP, XDP_DROP);
+	return count(WEIR_KERNEL_FLOW, XDP_PASS);
+}
+
+/*
  * A flow that changes over from its worker, so that nothing of it is overtaken: its packets go on to the worker until that has been seen
  * with nothing in hand since the last of them. Each direction by itself, at a pause of its own; one without pauses in the end all the
  * same. NOT_EXPRESS: the lane has it from this packet on.
  */
 __noinline int change_over(struct xdp_md *ctx, struct weir_express *entry)
 {
-	__u64 now = bpf_ktime_get_ns() >> 10, *idle;
-	__u32 index, given;
+	__u64 now = bpf_ktime_get_ns() >> 10, told = 0, *idle;
 	__s64 since = -1;
+	__u32 index;
+	__s32 ago;
 	int action;
 
 	if (!entry)
 		return NOT_EXPRESS;
-	if (entry->tick >= PATIENCE) {
+	index = entry->worker;
+	idle = bpf_map_lookup_elem(&express_idle, &index);
+	if (idle)
+		told = *(volatile __u64 *)idle >> 10;
+	if (entry->tick >= (now > told + PRESSED ? PATIENCE_PRESSED : PATIENCE)) {
 		entry->link &= ~WEIR_EXPRESS_CHANGES;
 		return OVERTAKING;
 	}
-	index = entry->worker;
-	idle = bpf_map_lookup_elem(&express_idle, &index);
 	/* How long after the last packet that it was given it had nothing in hand. */
-	if (entry->given && idle) {
-		given = (__u32)now - entry->given;
-		since = (__s64)(*(volatile __u64 *)idle >> 10) - (__s64)(now - given);
+	if (entry->given) {
+		ago = ((__u32)now | 1) - entry->given;
+		/* Another CPU may have read its clock later. */
+		if (ago < 0)
+			ago = 0;
+		since = (__s64)told - ((__s64)now - ago);
 	}
 	if (since <= ON_ITS_WAY) {
 		entry->given = (__u32)now | 1;
@@ -380,7 +409,7 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 	void *data = (void *)(long)ctx->data;
 	void *header = data + ETH_HLEN;
 	struct tcphdr *tcp = data + l4;
-	__u32 translated = entry->flags & WEIR_EXPRESS_TRANSLATED, outcome = WEIR_EXPRESS, why, octets;
+	__u32 outcome = WEIR_EXPRESS, why, octets;
 	__u32 index = entry->link & (WEIR_EXPRESS_LINKS - 1);
 	struct weir_express_link *link = bpf_map_lookup_elem(&express_links, &index);
 	struct weir_express_hop hop;
@@ -391,7 +420,7 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 	if (!link || (void *)(tcp + 1) > data_end)
 		return NOT_EXPRESS;
 	if (link->ifindex != ctx->ingress_ifindex)
-		return to_worker(ctx, WEIR_EXPRESS_INGRESS, translated);
+		return cannot_go(ctx, WEIR_EXPRESS_INGRESS, entry);
 	if (!is_for_link(link, data))
 		return NOT_EXPRESS;
 	flags = ((__u8 *)tcp)[13];
@@ -416,25 +445,25 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 			return action;
 		/* Nobody sends the others. */
 		if (!(flags & TCP_ACK) && (flags & (TCP_RST | TCP_FIN)) != TCP_RST)
-			return to_worker(ctx, WEIR_EXPRESS_HEADER, translated);
+			return cannot_go(ctx, WEIR_EXPRESS_HEADER, entry);
 		outcome = WEIR_EXPRESS_ALONE;
 	}
 	if (!find_hop(entry, &hop))
-		return to_worker(ctx, WEIR_EXPRESS_HOP, translated);
+		return cannot_go(ctx, WEIR_EXPRESS_HOP, entry);
 	octets = ipv6 ? sizeof(struct ipv6hdr) + bpf_ntohs(((struct ipv6hdr *)header)->payload_len)
 		      : bpf_ntohs(((struct iphdr *)header)->tot_len);
 	why = obstacle(header, tcp, octets, frame_len(ctx), &hop, ipv6);
 	if (why != WEIR_EXPRESS)
-		return to_worker(ctx, why, translated);
+		return cannot_go(ctx, why, entry);
 	if (link->flags & WEIR_EXPRESS_UNFINISHED_SUMS && is_unfinished(key, tcp, ETH_HLEN + octets - l4) &&
 	    !finish_sum(ctx, l4, ETH_HLEN + octets))
-		return to_worker(ctx, WEIR_EXPRESS_UNFINISHED, translated);
+		return cannot_go(ctx, WEIR_EXPRESS_UNFINISHED, entry);
 	if (bpf_redirect_map(&express_ports, hop.link, XDP_ABORTED) != XDP_REDIRECT)
-		return to_worker(ctx, WEIR_EXPRESS_HOP, translated);
+		return cannot_go(ctx, WEIR_EXPRESS_HOP, entry);
 	if (entry->flags & (WEIR_EXPRESS_TIMESTAMPS | WEIR_EXPRESS_SACK_MAP | WEIR_EXPRESS_SACK_REMOVE))
 		change = cross_options(ctx, entry, tcp, flags, l4);
 	if (change < 0)
-		return to_worker(ctx, WEIR_EXPRESS_OPTIONS, translated);
+		return cannot_go(ctx, WEIR_EXPRESS_OPTIONS, entry);
 	octets -= l4 - ETH_HLEN + tcp->doff * 4;
 	cross_tcp(tcp, entry, flags, change);
 	cross_ip(header, entry, ipv6);
@@ -442,6 +471,29 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 	if (!note(entry, weir_express_check(key), octets, flags & (TCP_FIN | TCP_RST)))
 		return count(WEIR_EXPRESS_REPLACED, XDP_DROP);
 	return count(outcome, XDP_REDIRECT);
+}
+
+/*
+ * Of user space alone, which has it run on the octets of a key and of what `link` of the entry is to say beside the device. In place: one
+ * that is stored anew loses what other CPUs note in it at that moment, of which the flow's end would be the worst.
+ */
+static __always_inline int mark_entry(struct xdp_md *ctx)
+{
+	struct weir_express_key key, *place = (void *)(long)ctx->data;
+	void *data_end = (void *)(long)ctx->data_end;
+	struct weir_express *entry;
+	__u8 mark;
+
+	if ((void *)(place + 1) + 1 > data_end)
+		return XDP_ABORTED;
+	key = *place;
+	mark = *(__u8 *)(place + 1) & ~(WEIR_EXPRESS_LINKS - 1);
+	entry = bpf_map_lookup_elem(&express_flows, &key);
+	if (!entry)
+		return XDP_PASS;
+	entry->link = (entry->link & (WEIR_EXPRESS_LINKS - 1)) | mark;
+	entry->last_seen = bpf_ktime_get_ns() >> 30;
+	return XDP_TX;
 }
 
 static __always_inline int express4(struct xdp_md *ctx, struct iphdr *ip, void *data_end)

@@ -88,7 +88,7 @@ static __always_inline int is_alive(__u64 now)
 
 /*
  * Whether the dataplane, late as it is, may just have been kept from running for a moment: then what it translates must not
- * come to the kernel, which would end it with a RST. Nobody writes a heartbeat of 0 but who knows that the process is gone.
+ * come to the kernel, which would end it with a RST. Who writes a heartbeat of 0 knows that no worker reads the sockets any more.
  */
 static __always_inline int is_in_doubt(__u64 now)
 {

@@ -509,4 +509,11 @@ int weir_rest(struct xdp_md *ctx)
 	return judge(ctx);
 }
 
+/* On no device. */
+SEC("xdp")
+int weir_mark(struct xdp_md *ctx)
+{
+	return mark_entry(ctx);
+}
+
 char weir_license[] SEC("license") = "Dual MIT/GPL";

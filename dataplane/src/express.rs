@@ -7,6 +7,7 @@
 mod former;
 mod note;
 mod strays;
+mod takeover;
 mod ways;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use weir_sys::steering::{
 
 pub use former::Former;
 pub use strays::Strays;
+pub use takeover::share_out;
 pub use ways::Ways;
 
 /// Connections that enter with one system call.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use weir_core::express::{Adopted, Names};
-use weir_core::flow::key::{FlowHasher, FlowKey, Tuple, owner};
+use weir_core::express::Adopted;
+use weir_core::flow::key::FlowHasher;
 use weir_core::ids::{MAX_PORTS, Nanos, PoolId, PortId, ServerId};
 use weir_core::pipeline::{Config, Pipeline};
 use weir_core::policy::Policy;
@@ -23,12 +23,12 @@ use weir_core::view::FlowView;
 use weir_sys::memory::prefer_huge_pages;
 use weir_sys::steering::{CookieSwitch, Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
-use weir_sys::xsk::{Area, Mode, Queue, XskError};
+use weir_sys::xsk::{Area, Frame, Mode, Queue, XskError};
 use weir_sys::{affinity, clock};
 
 use crate::driver::Driver as _;
 use crate::driver::afxdp::{AfXdp, XskFrame};
-use crate::express::{Feeder, Ways};
+use crate::express::{Feeder, Ways, share_out};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{BEAT, Heartbeat, Stalls};
@@ -226,16 +226,32 @@ impl Dataplane {
             secret: random::secret(),
             failures: spec.failures.clone(),
         };
-        let share = frames / drivers.len();
-        for (id, (driver, waiter)) in drivers.into_iter().zip(waiters).enumerate() {
-            let rest = pool.len().saturating_sub(share.saturating_sub(driver.in_rings().fill));
-            let own = pool.split_off(rest).into_iter().map(XskFrame).collect();
-            plane.start_worker(&make, id, driver, waiter, own, publisher)?;
-        }
+        plane.start_workers(&make, drivers.into_iter().zip(waiters).collect(), pool, publisher)?;
         tell_of_strays(spec);
         plane.start_flood(spec, steering.cookies(), Cookies::new(make.secret), cookies_until)?;
         plane.start_heartbeat(spec.heartbeat)?;
         Ok(plane)
+    }
+
+    fn start_workers(
+        &mut self,
+        make: &Make<'_>,
+        drivers: Vec<(AfXdp, Waiter)>,
+        mut pool: Vec<Frame>,
+        publisher: &mut Publisher,
+    ) -> Result<(), StartError> {
+        let share = self.frames / drivers.len();
+        let (mut own, mut all) = (Vec::new(), Vec::new());
+        for (driver, _) in &drivers {
+            let rest = pool.len().saturating_sub(share.saturating_sub(driver.in_rings().fill));
+            own.push(pool.split_off(rest).into_iter().map(XskFrame).collect::<Vec<_>>());
+            all.push(own.last().map_or(0, Vec::len) + driver.in_rings().fill);
+        }
+        let made = own.into_iter().zip(make.pipelines(&all)).enumerate();
+        for ((driver, waiter), (id, (own, pipeline))) in drivers.into_iter().zip(made) {
+            self.start_worker(make, (id, pipeline), driver, waiter, own, publisher)?;
+        }
+        Ok(())
     }
 
     /// Watches for floods of SYNs, which the steering program then answers.
@@ -257,7 +273,7 @@ impl Dataplane {
     fn start_worker(
         &mut self,
         make: &Make<'_>,
-        id: usize,
+        (id, pipeline): (usize, Pipeline<XskFrame>),
         driver: AfXdp,
         waiter: Waiter,
         frames: Vec<XskFrame>,
@@ -269,7 +285,7 @@ impl Dataplane {
         let answers = Arc::new(ArrayQueue::new(ANSWERS));
         let parts = Parts {
             id,
-            pipeline: make.pipeline(id, frames.len() + driver.in_rings().fill, self.handoff.workers()),
+            pipeline,
             driver,
             hasher: FlowHasher::new(make.seed),
             handoff: self.handoff.clone(),
@@ -551,36 +567,23 @@ impl Make<'_> {
         let (policy, fib) = (self.first.policy.clone(), self.first.fib.clone());
         let mut pipeline = Pipeline::with_memory(&config, policy, fib, now, prefer_huge_pages);
         pipeline.share_sources(self.sources.clone());
-        self.adopt(&mut pipeline, id, workers, now);
         pipeline
     }
 
-    /// Connections that the express lane carries already, and the server legs whose packets come to this worker.
-    fn adopt(&self, pipeline: &mut Pipeline<XskFrame>, id: usize, workers: usize, now: Nanos) {
-        let hasher = FlowHasher::new(self.seed);
-        let owner = |tuple: &Tuple| owner(hasher.hash(&FlowKey::of(tuple)), workers);
-        for adopted in self.spec.adopted.iter() {
-            let Names { client, server } = adopted.names;
-            if owner(&client) == id {
-                if !pipeline.adopt(now, adopted) {
-                    self.leave_to_program(adopted);
-                }
-            } else if FlowKey::of(&client) != FlowKey::of(&server)
-                && owner(&server) == id
-                && !pipeline.claim(now, &server, owner(&client))
+    /// One for each worker, with its number of frames; they have the connections that the express lane carries already.
+    fn pipelines(&self, frames: &[usize]) -> Vec<Pipeline<XskFrame>> {
+        let workers = frames.len();
+        let pipelines = frames.iter().enumerate().map(|(id, frames)| self.pipeline(id, *frames, workers));
+        let mut pipelines: Vec<_> = pipelines.collect();
+        let (hasher, now) = (FlowHasher::new(self.seed), Nanos(clock::monotonic_ns()));
+        for names in share_out(&mut pipelines, &self.spec.adopted, &hasher, now) {
+            if let Some(ways) = &self.spec.express
+                && let Err(error) = ways.strays().add(ways.express(), names)
             {
-                self.leave_to_program(adopted);
+                tracing::warn!(%error, "express lane: a connection ends");
             }
         }
-    }
-
-    /// A connection that no worker can have.
-    fn leave_to_program(&self, adopted: &Adopted) {
-        if let Some(ways) = &self.spec.express
-            && let Err(error) = ways.strays().add(ways.express(), adopted.names)
-        {
-            tracing::warn!(%error, "express lane: a connection ends");
-        }
+        pipelines
     }
 
     /// For each port, which worker sends for one that has no queue of it.

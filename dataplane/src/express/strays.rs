@@ -48,8 +48,8 @@ impl Strays {
             let Some(names) = self.all().pop_front() else { break };
             let (client, server) = (ends(&names.client), ends(&names.server));
             let stays = match express.seen(client, server) {
-                // Somebody else has taken it out, or has put another in its place.
-                Ok([None, None]) => Ok(false),
+                // Somebody has put another in its place, or has taken it out.
+                Ok(seen) if !seen.iter().flatten().any(|seen| seen.is_stray) => Ok(false),
                 Ok(seen) if is_over(&seen, now) => express.take(client, server).map(|_| false),
                 Ok(_) => Ok(true),
                 Err(error) => Err(error),

@@ -68,25 +68,77 @@ fn flow_is_its_workers_until_that_has_nothing_in_hand_in_a_pause_of_each_directi
 }
 
 #[test]
-fn flow_without_a_pause_changes_over_in_the_end_and_that_is_counted() {
+fn packets_at_the_same_moment_are_no_pause() {
     with_lane(|lane| {
         for how in all() {
             for (way, frame) in changing(lane, &how) {
+                lane.express.tell_idle(WORKER, clock::monotonic_ns()).unwrap();
+                // Several of them within a unit of the program's clock, from whichever part of it on.
                 let before = lane.steering.counters().unwrap();
-                for _ in 0..2048 {
-                    lane.run(way, &frame);
+                for _ in 0..5 {
+                    lane.steering.run_times(lane.devices[way as usize], &frame, 10).unwrap();
                 }
                 let after = lane.steering.counters().unwrap();
-                let workers = |counters: &weir_sys::steering::Counters| counters.of(Outcome::ExpressChanging);
-                assert_eq!(workers(&after) - workers(&before), 2048);
-                let (trial, outcome) = lane.counted(way, &frame);
-                assert_eq!(outcome, Outcome::ExpressOvertaking);
-                assert_eq!(trial.frame, by_worker(&how, way, &frame));
-                is_carried(lane, &how, way, &frame);
+                let moved = |outcome| after.of(outcome) - before.of(outcome);
+                assert_eq!((moved(Outcome::ExpressChanging), moved(Outcome::Express)), (50, 0), "{way:?}");
             }
             lane.express.take(ends(&how.client), ends(&how.server)).unwrap();
         }
     });
+}
+
+#[test]
+fn flow_without_a_pause_changes_over_in_the_end_and_that_is_counted() {
+    with_lane(|lane| {
+        for how in all() {
+            for (way, frame) in changing(lane, &how) {
+                // Its worker has not said for long that it had nothing in hand.
+                lane.express.tell_idle(WORKER, 1).unwrap();
+                assert_eq!(given(lane, way, &frame, false), 64);
+                let (trial, outcome) = lane.counted(way, &frame);
+                assert_eq!(outcome, Outcome::Express);
+                assert_eq!(trial.frame, by_worker(&how, way, &frame));
+            }
+            lane.express.take(ends(&how.client), ends(&how.server)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn flow_whose_worker_was_without_work_a_moment_ago_waits_longer_for_a_pause() {
+    with_lane(|lane| {
+        for how in all() {
+            for way in WAYS {
+                // On a loaded machine it may be longer ago by then.
+                let waits = (0..50).any(|_| {
+                    let frames = changing(lane, &how);
+                    let given = given(lane, way, &frames[way as usize].1, true);
+                    lane.express.take(ends(&how.client), ends(&how.server)).unwrap();
+                    given == 2048
+                });
+                assert!(waits, "{way:?}");
+            }
+        }
+    });
+}
+
+/// How many packets its worker gets of a direction that makes no pause, before the first overtakes. `tells`: it had nothing in hand each
+/// time before the last of them came.
+fn given(lane: &mut Lane, way: Way, frame: &[u8], tells: bool) -> u64 {
+    let before = lane.steering.counters().unwrap();
+    for given in 0..=2048 {
+        let at = clock::monotonic_ns();
+        lane.run(way, frame);
+        if tells {
+            lane.express.tell_idle(WORKER, at).unwrap();
+        }
+        let after = lane.steering.counters().unwrap();
+        if after.of(Outcome::ExpressOvertaking) > before.of(Outcome::ExpressOvertaking) {
+            assert_eq!(after.of(Outcome::ExpressChanging) - before.of(Outcome::ExpressChanging), given);
+            return given;
+        }
+    }
+    panic!("it waits for ever");
 }
 
 #[test]

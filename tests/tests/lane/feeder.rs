@@ -11,7 +11,7 @@ use weir_tests::packet::{BOTH, FIN, RST, SYN};
 use super::*;
 
 /// The lane's glue, with both devices.
-fn ways(lane: &Lane) -> Arc<Ways> {
+pub fn ways(lane: &Lane) -> Arc<Ways> {
     let ways = Ways::new(lane.express.clone(), Vec::new());
     ways.set_link(LAN, Some(0));
     ways.set_link(WAN, Some(1));
@@ -40,7 +40,7 @@ fn entering(family: Family, stands_by: bool) -> (Bench, u32) {
 }
 
 /// Directions in the map.
-fn directions(lane: &Lane) -> usize {
+pub fn directions(lane: &Lane) -> usize {
     let mut sweep = Sweep::default();
     assert!(!lane.express.sweep(&mut sweep).unwrap());
     sweep.entries().count()

@@ -5,6 +5,7 @@ mod changing;
 mod feeder;
 mod random;
 mod simulation;
+mod strays;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};

@@ -9,9 +9,9 @@ use super::*;
 const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 1, 1, 0, 0, 1, 2];
 
 /// A segment that takes the lane, and what becomes of it when it is changed so.
-type Row = (&'static str, Outcome, Vec<u8>);
+pub type Row = (&'static str, Outcome, Vec<u8>);
 
-fn rows(how: &Translation, way: Way) -> Vec<Row> {
+pub fn rows(how: &Translation, way: Way) -> Vec<Row> {
     let seg = || segment(how, way);
     let v6 = seg().src.0.is_ipv6();
     let damaged = |at: usize| {
@@ -65,7 +65,7 @@ fn rows(how: &Translation, way: Way) -> Vec<Row> {
     rows
 }
 
-fn check(lane: &mut Lane, how: &Translation, way: Way, (name, outcome, frame): &Row) {
+pub fn check(lane: &mut Lane, how: &Translation, way: Way, (name, outcome, frame): &Row) {
     let (trial, counted) = lane.counted(way, frame);
     let what = format!("{name}, {way:?}: {how:?}");
     assert_eq!(counted, *outcome, "{what}");

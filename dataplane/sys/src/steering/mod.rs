@@ -183,7 +183,7 @@ impl Steering {
             port_socks: map_of(&ebpf, "port_socks")?,
             vlans: Vlans::new(map_of(&ebpf, "vlans")?, map_of(&ebpf, "port_macs")?),
             flows: KernelFlows::new(map_of(&ebpf, "kernel_flows")?),
-            express: Express::new(&ebpf, is_adopted)?,
+            express: Express::new(&mut ebpf, is_adopted)?,
             intercepts,
             pools: Pools::new(map_of(&ebpf, "pool_servers")?),
             counters: counters.ok_or(SteeringError::NoMap { map: "counters" })?,
@@ -469,6 +469,15 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, SteeringError>
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or_else(|| SteeringError::Load { reason: format!("the object has no XDP program {name}") })
+}
+
+/// Loads a program of the object that is for user space to run.
+fn routine(ebpf: &mut Ebpf, name: &str) -> Result<trial::Routine, SteeringError> {
+    let program = xdp(ebpf, name)?;
+    program.load().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
+    let fd = program.fd().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
+    let fd = fd.as_fd().try_clone_to_owned();
+    fd.map(trial::Routine::new).map_err(|error| SteeringError::Load { reason: error.to_string() })
 }
 
 fn map_of<K, V>(ebpf: &Ebpf, name: &'static str) -> Result<Map<K, V>, SteeringError>

@@ -183,7 +183,7 @@ impl Outcome {
                 "of the express lane, and its worker may still have some that came before: to its worker"
             }
             Self::ExpressOvertaking => {
-                "the first of the express lane of a flow that made no pause: sent on, and may have overtaken some that came before"
+                "the first of the express lane of a flow whose worker was not seen without work in a pause of it: sent on, and may have overtaken some that came before"
             }
         }
     }

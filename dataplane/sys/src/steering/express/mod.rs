@@ -28,10 +28,12 @@
 //!
 //! A flow that stands by ([`ExpressFlow::stands_by`]) is its worker's: every packet of it but SYNs goes there (`Outcome::Redirect`) as long as
 //! there is a sign of life and a socket, and the rest of steering is spared it. When there is none, it is carried as any other of the lane.
-//! A flow that changes over from a worker ([`ExpressFlow::from`]) is the worker's until it has been seen with nothing in hand in a pause
-//! of the flow (`Outcome::ExpressChanging`), so that nothing is overtaken; one that makes no pause of 0.13 ms in 2,048 packets of a
-//! direction changes over all the same (`Outcome::ExpressOvertaking`: one for each direction).
-//! A stray ([`Express::set_stray`]) is no worker's: all of it is carried as if there were no sign of life.
+//! A flow that changes over from a worker ([`ExpressFlow::from`]) is the worker's until that and all others have been seen with nothing in
+//! hand more than 0.13 ms after the last packet it was given (`Outcome::ExpressChanging`), so that as good as nothing is overtaken. A
+//! direction of which that is not seen in 2,048 packets, or in 64 when the worker has not been seen so for 20 ms, changes over all the
+//! same (`Outcome::ExpressOvertaking`: one for each direction).
+//! A stray ([`Express::set_stray`]) is no worker's: all of it is carried as if there were no sign of life, and what cannot be rewritten is
+//! for the kernel (`KernelFlow`), or dropped where that could not go on, or the box fails closed.
 //!
 //! # Order
 //!
@@ -48,6 +50,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use aya::Ebpf;
+use zerocopy::IntoBytes as _;
 
 pub use flow::{Ends, ExpressFlow, Splice};
 pub use note::ExpressNote;
@@ -56,9 +59,13 @@ pub use sweep::{Change, ExpressEntry, Sweep};
 use super::error::SteeringError;
 use super::layout::Config;
 use super::map::Map;
-use super::{map_data, map_of, set};
+use super::trial::Routine;
+use super::{map_data, map_of, routine, set};
 use crate::clock;
 use layout::{Entry, FIN, HopValue, Key, LINKS, LinkValue, RST, STRAY, UNFINISHED_SUMS, VOID};
+
+/// The program that marks an entry in place.
+const MARK: &str = "weir_mark";
 
 /// The unit of `last_seen` in the map, as a power of 2, in ns.
 pub(super) const SEEN_SHIFT: u32 = 30;
@@ -117,6 +124,8 @@ pub struct Seen {
     pub rst: bool,
     /// The program has ended the flow's lane: a SYN came after that.
     pub is_void: bool,
+    /// No worker knows the flow.
+    pub is_stray: bool,
 }
 
 impl From<&Entry> for Seen {
@@ -128,6 +137,7 @@ impl From<&Entry> for Seen {
             fin: entry.head.ended & FIN != 0,
             rst: entry.head.ended & RST != 0,
             is_void: entry.head.flags & VOID != 0,
+            is_stray: entry.is_stray(),
         }
     }
 }
@@ -161,13 +171,15 @@ pub struct Express {
     /// Interface index, and no program: `struct bpf_devmap_val`.
     ports: Map<u32, [u32; 2]>,
     idle: Map<u32, u64>,
+    mark: Routine,
     config: Map<u32, u64>,
     capacity: usize,
     is_adopted: bool,
 }
 
 impl Express {
-    pub(super) fn new(ebpf: &Ebpf, is_adopted: bool) -> Result<Self, SteeringError> {
+    pub(super) fn new(ebpf: &mut Ebpf, is_adopted: bool) -> Result<Self, SteeringError> {
+        let mark = routine(ebpf, MARK)?;
         let entries = Map::<Key, Entry>::room("express_flows", map_data(ebpf, "express_flows")?)?;
         let express = Self {
             flows: map_of(ebpf, "express_flows")?,
@@ -176,6 +188,7 @@ impl Express {
             links: map_of(ebpf, "express_links")?,
             ports: map_of(ebpf, "express_ports")?,
             idle: map_of(ebpf, "express_idle")?,
+            mark,
             config: map_of(ebpf, "config")?,
             capacity: entries as usize / 2,
             is_adopted,
@@ -290,18 +303,15 @@ impl Express {
     }
 
     /// Has the program carry a flow that no worker knows, whatever it is a packet of, as seen now; or one that a worker knows again, at
-    /// once. Of what it counts at that moment something may be missing.
+    /// once. Nothing of what it notes meanwhile is lost. Two system calls.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn set_stray(&self, client: Ends, server: Ends, is_stray: bool) -> io::Result<()> {
-        let last_seen = (clock::monotonic_ns() >> SEEN_SHIFT) as u32;
+        let mark = if is_stray { STRAY } else { 0 };
         for key in ExpressFlow::keys(client, server) {
-            if let Some(mut entry) = self.flows.get(&key)? {
-                entry.link = entry.link() | if is_stray { STRAY } else { 0 };
-                entry.head.last_seen = last_seen;
-                self.flows.set(&key, &entry)?;
-            }
+            // An entry that is not there is none to be marked.
+            self.mark.run(&[key.as_bytes(), &[mark]].concat())?;
         }
         Ok(())
     }

@@ -155,9 +155,11 @@ impl Look {
     pub(super) fn crossed(&self, opens: bool) -> Option<Outcome> {
         let lane = self.lane.filter(|_| self.has_lane)?;
         let alive = self.is_alive();
-        let or_drop = |outcome| match self.port.is_some() && alive {
-            true => Some(outcome),
-            false => lane.is_translated.then_some(Outcome::ExpressDrop),
+        let or_drop = |outcome| match (lane.is_stray, self.port.is_some() && alive) {
+            (true, _) if lane.is_translated || self.closed => Some(Outcome::ExpressDrop),
+            (true, _) => Some(Outcome::KernelFlow),
+            (false, true) => Some(outcome),
+            (false, false) => lane.is_translated.then_some(Outcome::ExpressDrop),
         };
         if !lane.by_its_device {
             return or_drop(Outcome::ExpressIngress);

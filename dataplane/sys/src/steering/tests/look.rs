@@ -236,7 +236,7 @@ fn syn_of_a_flow_that_is_over_is_said_to_end_its_lane() {
 #[test]
 fn flow_that_is_stood_by_for_and_one_that_no_worker_knows_are_said_to_be_so() {
     let sizes = Sizes { express_flows: 4, ..Sizes::default() };
-    for (alive, delta) in [(true, 0), (false, 5)] {
+    for (alive, delta) in [(true, 0), (true, 5), (false, 0), (false, 5)] {
         with_bench_of(&sizes, |bench| {
             fill_lane(bench, (true, true), delta);
             if !alive {
@@ -251,6 +251,15 @@ fn flow_that_is_stood_by_for_and_one_that_no_worker_knows_are_said_to_be_so() {
                 express.set_stray(ends, ends, true).unwrap();
             }
             check_all(bench, &format!("stray, {name}"));
+            for hop in [7, 8] {
+                let up = express.hop(hop).unwrap();
+                express.set_hop(hop, &ExpressHop { is_up: false, ..up }).unwrap();
+            }
+            check_all(bench, &format!("stray without a way, {name}"));
+            for hop in [7, 8] {
+                let down = express.hop(hop).unwrap();
+                express.set_hop(hop, &ExpressHop { is_up: true, ..down }).unwrap();
+            }
             for (from, to) in ends {
                 let what = packet(LAN, from, to);
                 let look = bench.steering.maps().unwrap().look(&what).unwrap();
