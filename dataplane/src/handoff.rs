@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::hold::Packet;
 use weir_core::ids::{Nanos, PortId};
@@ -59,8 +60,8 @@ struct Mailbox<F> {
 #[derive(Debug)]
 pub struct Handoff<F> {
     mailboxes: Vec<Mailbox<F>>,
-    /// When each worker last had nothing in hand, ns.
-    idle: Vec<AtomicU64>,
+    /// When each worker last had nothing in hand, ns: written in each idle breath, so that each has its cache line.
+    idle: Vec<CachePadded<AtomicU64>>,
     reservoir: ArrayQueue<F>,
 }
 
@@ -69,7 +70,7 @@ impl<F> Handoff<F> {
     pub fn new(wakers: Vec<Waker>, room: usize, frames: usize) -> Arc<Self> {
         let mailbox = |waker| Mailbox { queue: ArrayQueue::new(room), waker };
         Arc::new(Self {
-            idle: wakers.iter().map(|_| AtomicU64::new(0)).collect(),
+            idle: wakers.iter().map(|_| CachePadded::default()).collect(),
             mailboxes: wakers.into_iter().map(mailbox).collect(),
             reservoir: ArrayQueue::new(frames.max(1)),
         })
@@ -112,10 +113,15 @@ impl<F> Handoff<F> {
         }
     }
 
+    /// When `worker` last had nothing in hand.
+    pub fn idle(&self, worker: usize) -> Nanos {
+        Nanos(self.idle.get(worker).map_or(u64::MAX, |idle| idle.load(Ordering::Acquire)))
+    }
+
     /// When the last of all other workers had nothing in hand. What they have handed over until then is in the mailboxes.
     pub fn others_idle(&self, worker: usize) -> Nanos {
-        let others = self.idle.iter().enumerate().filter(|(other, _)| *other != worker);
-        Nanos(others.map(|(_, idle)| idle.load(Ordering::Acquire)).min().unwrap_or(u64::MAX))
+        let others = (0..self.workers()).filter(|other| *other != worker);
+        others.map(|other| self.idle(other)).min().unwrap_or(Nanos(u64::MAX))
     }
 
     /// Keeps a pool between `low` and `high` frames.

@@ -170,6 +170,7 @@ impl<D: Driver> Worker<D> {
         }
         let mut work = 0;
         let others_idle = self.parts.handoff.others_idle(self.parts.id);
+        self.idleness.begin(now);
         let before = self.breathed.replace(now);
         if before.is_some_and(|before| now > before.saturating_add(HUNG)) {
             self.late = self.frames;
@@ -466,6 +467,7 @@ impl<D: Driver> Worker<D> {
         if to == self.parts.id || to >= self.parts.handoff.workers() {
             return self.discard(frame, DropReason::PortLost);
         }
+        self.idleness.gives_away = true;
         self.hand_over(to, Crossing::Send(port, frame));
     }
 

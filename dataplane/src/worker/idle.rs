@@ -23,6 +23,27 @@ pub(super) struct Idleness {
     told: Nanos,
     /// Not before then again.
     next: Nanos,
+    /// The last work after which the others were woken.
+    woken: Nanos,
+    /// In this breath frames went to another worker, which has the queue to send them by.
+    pub(super) gives_away: bool,
+    /// Since then none did.
+    kept: Nanos,
+}
+
+impl Idleness {
+    /// A breath begins.
+    pub(super) fn begin(&mut self, now: Nanos) {
+        if std::mem::take(&mut self.gives_away) {
+            self.kept = now;
+        }
+    }
+
+    /// Until when nothing of what had come in by then is in hand, here or at `others`; none: one of them may still have frames of this
+    /// one's to send.
+    fn until(&self, now: Nanos, others: Nanos) -> Option<Nanos> {
+        (!self.gives_away && others > self.kept).then(|| now.min(others))
+    }
 }
 
 impl<D: Driver> Worker<D> {
@@ -47,11 +68,23 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.idleness.next = now.saturating_add(IDLE_EVERY);
-        self.idleness.told = now.min(others);
-        express.tell_idle(self.idleness.told);
-        if !self.has_told_idle() {
-            // Those that sleep have to look whether they have something.
-            for other in (0..self.parts.handoff.workers()).filter(|other| *other != self.parts.id) {
+        if let Some(until) = self.idleness.until(now, others) {
+            self.idleness.told = until;
+            express.tell_idle(until);
+        }
+        self.wake_for_that(now);
+    }
+
+    /// Those that sleep have to look whether they have something: once after the last work, when a mark of theirs is late enough.
+    fn wake_for_that(&mut self, now: Nanos) {
+        let Idleness { worked, woken, .. } = self.idleness;
+        let least = worked.saturating_add(ON_ITS_WAY);
+        if woken == worked || now <= least || self.has_told_idle() {
+            return;
+        }
+        self.idleness.woken = worked;
+        for other in (0..self.parts.handoff.workers()).filter(|other| *other != self.parts.id) {
+            if self.parts.handoff.idle(other) <= least {
                 self.parts.handoff.wake(other);
             }
         }
@@ -66,5 +99,26 @@ impl<D: Driver> Worker<D> {
     /// Whether it is to breathe on until it has told that.
     pub(super) fn has_to_tell_idle(&self) -> bool {
         self.parts.express.is_some() && self.parts.pipeline.express_flows() > 0 && !self.has_told_idle()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_another_worker_is_to_send_are_in_hand_until_it_has_had_none_later() {
+        let mut idleness = Idleness::default();
+        idleness.begin(Nanos(100));
+        assert_eq!(idleness.until(Nanos(100), Nanos(90)), Some(Nanos(90)));
+        idleness.gives_away = true;
+        assert_eq!(idleness.until(Nanos(100), Nanos(90)), None);
+        idleness.begin(Nanos(200));
+        // Its mark is of before it got them, or may be.
+        assert_eq!(idleness.until(Nanos(200), Nanos(150)), None);
+        assert_eq!(idleness.until(Nanos(200), Nanos(200)), None);
+        idleness.begin(Nanos(300));
+        assert_eq!(idleness.until(Nanos(300), Nanos(201)), Some(Nanos(201)));
+        assert_eq!(idleness.until(Nanos(300), Nanos(u64::MAX)), Some(Nanos(300)));
     }
 }
