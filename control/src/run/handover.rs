@@ -37,6 +37,8 @@ pub(super) const START: Duration = Duration::from_secs(180);
 pub(super) const LINE: usize = 64 * 1024;
 /// Between two looks whether the old process has ended.
 const PAUSE: Duration = Duration::from_millis(10);
+/// From the end of a killed process's descriptors to its own.
+const DYING: Duration = Duration::from_millis(500);
 
 pub(super) const RELEASE: &str = "release";
 pub(super) const RELEASED: &str = "released";
@@ -190,14 +192,25 @@ impl Predecessor {
     }
 
     /// Whether the old one goes on, now that this one has failed.
-    pub fn fate(mut self) -> Fate {
+    pub fn fate(&mut self) -> Fate {
         // What it may have said is there.
         drop(self.stream.set_read_timeout(Some(PAUSE)));
-        while let Ok(line) = read_line(&self.stream) {
-            self.ends |= line == ENDS;
-        }
-        let deadline = Instant::now() + PROMPT;
-        while self.ends && self.is_alive() && Instant::now() < deadline {
+        let is_silent = loop {
+            match read_line(&self.stream) {
+                Ok(line) => self.ends |= line == ENDS,
+                Err(error) => {
+                    break matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                }
+            }
+        };
+        // Who has hung up may have been killed: its descriptors are closed before it counts as dead.
+        let patience = match (self.ends, is_silent) {
+            (true, _) => PROMPT,
+            (false, false) => DYING,
+            (false, true) => Duration::ZERO,
+        };
+        let deadline = Instant::now() + patience;
+        while self.is_alive() && Instant::now() < deadline {
             std::thread::sleep(PAUSE);
         }
         match (self.is_alive(), self.ends) {
@@ -253,8 +266,11 @@ fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
     let mut octet = [0; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let into = &mut [IoSliceMut::new(&mut octet)];
-    rustix::net::recvmsg(stream, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    // A socket with a timeout is told of what interrupts it: the kernel does not go on waiting by itself (signal(7)).
+    rustix::io::retry_on_intr(|| {
+        let into = &mut [IoSliceMut::new(&mut octet)];
+        rustix::net::recvmsg(stream, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let rights = |message| match message {
         RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
         _ => None,

@@ -169,7 +169,7 @@ async fn prepare(
 /// This process could not take the place of another, which goes on with what is installed. If it does not, nobody else removes that.
 async fn yield_to(
     place: (&Config, &Host),
-    predecessor: Predecessor,
+    mut predecessor: Predecessor,
     failure: Failure,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
@@ -182,7 +182,10 @@ async fn yield_to(
     };
     let how = if fate == Fate::Stopped { "was told to end" } else { "has ended by itself" };
     let failure = Failure::refused(format!("process {pid} {how} while this one took its place: {failure}"));
-    leave(place, Err(failure), keeps, signals).await
+    let left = leave(place, Err(failure), keeps, signals).await;
+    // Until here it was this process's: nobody else starts while that cleans up.
+    drop(predecessor);
+    left
 }
 
 /// Removes what is installed, unless another process has taken this one's place. Unless it was asked to end, what keeps a box

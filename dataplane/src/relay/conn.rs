@@ -66,6 +66,8 @@ pub(super) struct Leg {
     pub heard: bool,
     /// What it brought is the last before its end.
     pub closes: bool,
+    /// What was sent to it may wait for the FIN that is to go with it.
+    pub waits: bool,
     /// The kernel looks after it, as far as that is wanted.
     pub kept_up: bool,
     /// What comes from it, comes in bulk, and goes on through a pipe.

@@ -345,10 +345,11 @@ impl Pump {
                 if let Some(socket) = conn.socket(to) {
                     // ENOTCONN: reset meanwhile, which the next operation on it tells.
                     let _ = sockopt::shutdown_write(socket);
+                    conn.leg(to).waits = false;
                 }
             }
             Command::Reset(side) => {
-                let waits = conn.leg(side.other()).closes;
+                let waits = conn.leg(side).waits;
                 if let Some(socket) = conn.socket(side) {
                     if waits {
                         // What was to go with FIN goes before the RST.

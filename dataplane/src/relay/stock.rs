@@ -19,7 +19,7 @@ pub(super) const CHUNK: usize = 64 * 1024;
 /// Octets that wait in connections of a thread, above which each may add but little.
 const PLENTY: usize = 64 << 20;
 /// What a direction may hold all the same: so every connection goes on, and the whole is bounded.
-const LITTLE: usize = 4096;
+pub(super) const LITTLE: usize = 4096;
 /// Pipes of a thread: each has two descriptors, and is a direction's only while octets are in it.
 const PIPES: usize = 32;
 

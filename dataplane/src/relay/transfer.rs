@@ -7,7 +7,7 @@ use weir_sys::uring::{Errno, Key};
 use super::conn::{Connection, Leg, failure_of};
 use super::pump::{Pump, Turn};
 use super::stats::Counter;
-use super::stock::{CHUNK, Stock, Taken, Wish};
+use super::stock::{CHUNK, LITTLE, Stock, Taken, Wish};
 
 /// After so many octets others have their turn.
 const TURN: u32 = 1 << 20;
@@ -69,7 +69,9 @@ impl Pump {
                     leg.untold();
                 }
                 leg.ready.readable = left != Some(false) || leg.ready.hung;
-                leg.closes = leg.ready.ended && !leg.ready.hung && len < most;
+                // A receive that was cut short by nothing but the end; of more than a little a segment less is not worth it.
+                let is_last = !is_piped && (len as usize) < LITTLE.min(most as usize);
+                leg.closes = leg.ready.ended && !leg.ready.hung && is_last;
                 leg.note(len, is_piped);
                 turn.octets = turn.octets.saturating_add(len);
                 Event::Received { from, len }
@@ -103,7 +105,10 @@ impl Pump {
         let (leg, stock) = (&mut legs[to as usize], &mut stocks[from as usize]);
         let (Some(most), true) = (leg.sends, leg.ready.writable) else { return None };
         let event = match self.stocks.send(stock, from, leg.socket.as_ref()?, most as usize, closes) {
-            Ok(len) => Event::Sent { to, len: len as u32 },
+            Ok(len) => {
+                leg.waits |= closes;
+                Event::Sent { to, len: len as u32 }
+            }
             Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
                 leg.ready.writable = false;
                 return None;

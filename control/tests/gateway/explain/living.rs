@@ -5,6 +5,7 @@ use weir_control::demo::stage::Family;
 use super::*;
 use crate::config::{ALLOWED, Settings};
 use crate::express::{always, into_the_lane, ready};
+use crate::weir::until;
 use crate::world::{HTTP, exchange_intact, fetch_intact, play, prepare};
 
 #[test]
@@ -42,10 +43,16 @@ fn flow_of_the_express_lane_is_shown_with_its_way_out() {
             let (from, to) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
             for (from, to, device) in [(from, to, "wan0"), (to, from, "lan0")] {
                 let ingress = if device == "wan0" { "lan0" } else { "wan0" };
+                let way = format!("yes: its packets leave from {from} to {to} by {device} to ");
+                // Each direction changes over in a pause of its own.
+                until("this direction is in the lane", || {
+                    fetch_intact(&mut stream, 100);
+                    let explained = explain(world, from, to, &["--in", ingress]);
+                    explained.answer("steering", "in the express lane").starts_with(&way)
+                });
                 let explained = explain(world, from, to, &["--in", ingress]);
                 explained.assert_says("fast", &["lives there"]);
                 let answer = explained.answer("steering", "in the express lane");
-                let way = format!("yes: its packets leave from {from} to {to} by {device} to ");
                 assert!(answer.starts_with(&way), "{answer}");
                 let says = explained.steps("steering").last().unwrap()["detail"].to_string();
                 assert!(says.contains("a packet that follows: express: "), "{says}");
