@@ -114,6 +114,11 @@ impl<'a> Ending<'a> {
         }
     }
 
+    /// Who has this one's place, and waits for it to take nothing new any more.
+    pub(super) const fn successor(&mut self) -> Option<Giving> {
+        self.giving.take()
+    }
+
     async fn drain(&mut self, parts: &mut Parts, drain: Drain) {
         if self.giving.is_some() {
             return drain.refuse("another process takes weir's place: drain that one");
@@ -173,7 +178,10 @@ impl<'a> Ending<'a> {
             (Stage::Released, Some(DONE)) if giving.reaches(Stage::Granted, GONE).await => {
                 self.hold(parts, giving)
             }
-            (Stage::Granted, Some(SERVES)) => return Some(Ok(Served::Replaced { told: false })),
+            (Stage::Granted, Some(SERVES)) => {
+                self.giving = Some(giving);
+                return Some(Ok(Served::Replaced { told: false }));
+            }
             (Stage::Released | Stage::Granted, _) => {
                 tracing::error!("the process that wanted to take weir's place has failed: this one goes on");
                 giving.refuse("it has waited too long, and goes on".to_owned()).await;

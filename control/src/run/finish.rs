@@ -1,20 +1,30 @@
 //! The last of a process whose place another has taken: its connections may finish.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::Signal;
 use weir_dataplane::relay::RelayHandle;
 
+use super::giving::Giving;
+use super::handover::LEFT;
 use super::parts::Parts;
 use crate::admin::state::State;
 
+/// How often it is looked whether nothing new can come any more, and for how long.
+const BRIEF: Duration = Duration::from_millis(1);
+const LEAVING: Duration = Duration::from_secs(5);
 /// As long as it takes.
 const UNBOUNDED: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often it is looked whether the last connection has gone.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Another process serves: the relay's connections finish here, until a signal says that what is left is to be reset. `told`: one has.
-pub async fn relayed(parts: Parts, told: bool, (terminate, interrupt): (&mut Signal, &mut Signal)) {
+/// Another process serves, and waits for this one to take nothing new any more: the relay's connections finish here, until a signal says
+/// that what is left is to be reset. No `giving`: one has.
+pub async fn relayed(
+    parts: Parts,
+    giving: Option<Giving>,
+    (terminate, interrupt): (&mut Signal, &mut Signal),
+) {
     let state = parts.state.clone();
     // Nothing of the host is this process's any more, nor does it watch it.
     drop(parts);
@@ -23,13 +33,24 @@ pub async fn relayed(parts: Parts, told: bool, (terminate, interrupt): (&mut Sig
     }
     let connections = state.relay.ask().as_ref().map_or(0, |relay| relay.counters().active());
     tracing::info!(connections, "replaced: connections of the relay finish here");
-    if !told {
+    if let Some(giving) = giving {
+        has_left(&state).await;
+        giving.say(LEFT).await;
+        drop(giving);
         over(&state, terminate, interrupt).await;
     }
     if let Some(relay) = state.relay.take() {
         let before = relay.counters().active();
         relay.stop(Duration::ZERO);
         tracing::info!(cut = before, "stopped");
+    }
+}
+
+/// Until nothing can come any more: what wakes a thread comes at once.
+async fn has_left(state: &State) {
+    let deadline = Instant::now() + LEAVING;
+    while state.relay.ask().as_ref().is_some_and(|relay| !relay.has_left()) && Instant::now() < deadline {
+        tokio::time::sleep(BRIEF).await;
     }
 }
 

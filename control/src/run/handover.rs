@@ -7,9 +7,10 @@
 //! accepting, lets the relay's connections finish, and ends. When the new one fails before that, the old one goes on as before.
 //!
 //! What is said, a line each: new `{"op":"replace"}`; old its [`Offer`], then an octet with each descriptor; new `release`; old
-//! `released`; new `done`, when nothing of its start can fail any more; old `gone`; new `serves`. Whoever goes on before `release` has
-//! changed his mind. Only what has heard `gone` accepts connections, and only what has heard `serves` accepts none any more, so no
-//! end of either leaves two that serve, or none. The old one says why it does not go on: with a refusal, or with `ends` when it was told
+//! `released`; new `done`, when nothing of its start can fail any more; old `gone`; new `serves`; old `left`. Whoever goes on before
+//! `release` has changed his mind. Only what has heard `gone` accepts connections, and only what has heard `serves` accepts none any
+//! more, so no end of either leaves two that serve, or none. What has heard `left`, or that the old one has gone, says that it is
+//! ready: from then on no new connection is the old one's, whatever becomes of that. The old one says why it does not go on: with a refusal, or with `ends` when it was told
 //! to end meanwhile; then what is installed is the new one's to remove.
 
 use std::io::{self, IoSliceMut, Read as _, Write as _};
@@ -33,6 +34,8 @@ use crate::host::{HostError, Instance, Lock, PUNT_TUN, Paths, RELAY_TUN};
 pub(super) const PROMPT: Duration = Duration::from_secs(30);
 /// How long a start may take, unless the new process says otherwise.
 pub(super) const START: Duration = Duration::from_secs(180);
+/// How long the old one may take to accept nothing any more.
+const LEAVING: Duration = Duration::from_secs(5);
 /// The longest line.
 pub(super) const LINE: usize = 64 * 1024;
 /// Between two looks whether the old process has ended.
@@ -45,6 +48,7 @@ pub(super) const RELEASED: &str = "released";
 pub(super) const DONE: &str = "done";
 pub(super) const GONE: &str = "gone";
 pub(super) const SERVES: &str = "serves";
+pub(super) const LEFT: &str = "left";
 pub(super) const ENDS: &str = "ends";
 
 /// What the old process has.
@@ -181,13 +185,21 @@ impl Predecessor {
         self.expect(GONE, answer)
     }
 
-    /// This process serves: the old one lets what runs on its relay finish, and ends.
+    /// This process serves: the old one takes nothing new any more, lets what runs on its relay finish, and ends.
     pub fn dismiss(mut self) -> Lock {
         if let Err(error) = self.lock.sign() {
             tracing::warn!(%error, "who meets the lock is told the process before this one");
         }
         // Where it cannot be written, the other has ended.
         drop(writeln!(self.stream, "{SERVES}"));
+        drop(self.stream.set_read_timeout(Some(LEAVING)));
+        match read_line(&self.stream) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                tracing::warn!(pid = self.pid, "the process before this one may still take connections");
+            }
+            // Or it has gone.
+            _ => {}
+        }
         self.lock
     }
 

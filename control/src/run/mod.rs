@@ -323,7 +323,8 @@ async fn serve(
     if let Ok(Served::Replaced { told }) = served {
         // Now, while the file cannot be another's than the new process's or this one's.
         drop(socket);
-        finish::relayed(parts, told, (terminate, interrupt)).await;
+        let giving = ending.successor().filter(|_| !told);
+        finish::relayed(parts, giving, (terminate, interrupt)).await;
     } else {
         notify::stopping();
         ending.farewell().await;

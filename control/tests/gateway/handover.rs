@@ -220,6 +220,29 @@ fn weir_that_is_told_to_end_while_it_is_replaced_takes_the_new_one_with_it_and_l
 }
 
 #[test]
+fn replaced_weir_that_says_it_has_left_accepts_nothing_any_more() {
+    for handshake in ["relay", "through"] {
+        play(&Settings { handshake, ..Settings::default() }, |world| {
+            let mut stream = world.connect(Family::V4, HTTP);
+            fetch_intact(&mut stream, 1000);
+            let mut next = Successor::take(world, r#"{"op":"replace"}"#);
+            next.release();
+            next.say("done");
+            assert_eq!(next.hear(), "gone");
+            let listens = || world.sh(&world.lab.gateway, "ss -Hltn sport = :12377");
+            assert!(!listens().is_empty(), "it serves until the other does");
+            next.say("serves");
+            assert_eq!(next.hear(), "left");
+            // This test has let go of those that it was given.
+            assert_eq!(listens(), "", "{handshake}");
+            drop((next, stream));
+            assert_eq!(world.weir.wait().code(), 0);
+            assert_eq!(world.weir.clean().code(), 0);
+        });
+    }
+}
+
+#[test]
 fn replaced_weir_that_is_told_to_end_resets_what_it_has_and_nothing_of_the_new_one() {
     for signal in [Signal::TERM, Signal::INT] {
         let settings = Settings { handshake: "relay", ..Settings::default() };

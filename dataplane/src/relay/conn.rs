@@ -66,6 +66,8 @@ pub(super) struct Leg {
     pub heard: bool,
     /// What it brought is the last before its end.
     pub closes: bool,
+    /// FIN was sent to it.
+    pub shut: bool,
     /// What was sent to it may wait for the FIN that is to go with it.
     pub waits: bool,
     /// The kernel looks after it, as far as that is wanted.
@@ -172,6 +174,11 @@ impl Leg {
     pub fn new(socket: OwnedFd) -> Self {
         let ready = Readiness { writable: true, ..Readiness::default() };
         Self { socket: Some(socket), ready, ..Self::default() }
+    }
+
+    /// It was reset, or is lost: both ends' FINs make it hang, too, and its own may be behind octets not yet received.
+    pub const fn is_lost(&self) -> bool {
+        self.ready.failed || (self.ready.hung && !self.shut)
     }
 
     /// A receive came without a word of what it has left. From the second one on it is to say so, which costs a call, as that of

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -123,6 +124,8 @@ pub enum RelayError {
 struct Member {
     requests: Sender<Request>,
     waker: Waker,
+    /// It accepts nothing any more.
+    left: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -136,6 +139,7 @@ pub struct RelayHandle {
     /// For another process to take over.
     listeners: Mutex<Vec<OwnedFd>>,
     backlog: i32,
+    upkeep: Upkeep,
     guard: Mutex<Gate>,
 }
 
@@ -185,6 +189,7 @@ impl RelayHandle {
             heartbeat: None,
             listeners: Mutex::new(duplicates(&listeners).map_err(RelayError::Guard)?),
             backlog: config.backlog,
+            upkeep: config.upkeep,
             guard: Mutex::new(gate),
         };
         let sources = Arc::new(Sources::new(SOURCES, random::seed()));
@@ -203,6 +208,7 @@ impl RelayHandle {
                 subscriber: publisher.subscribe(),
                 hooks: hooks.clone(),
                 stats: handle.stats.clone(),
+                left: Arc::default(),
                 sign: signs.get(number).cloned().unwrap_or_default(),
                 inbox,
             };
@@ -232,11 +238,11 @@ impl RelayHandle {
     pub fn accept(&self) -> Result<(), RelayError> {
         let listens = listener::listen(&self.own_listeners(), self.backlog);
         // Until now the other process's sign of life counted.
-        let guards = self.guard_again().map_err(RelayError::Guard);
+        let claims = self.claim().map_err(RelayError::Guard);
         for member in &self.members {
             member.ask(Request::Accept);
         }
-        listens.and(guards)
+        listens.and(claims)
     }
 
     /// What was counted, of all workers.
@@ -309,13 +315,16 @@ impl RelayHandle {
         self.own_listeners().iter().map(OwnedFd::try_clone).collect()
     }
 
-    /// Puts the gate of this process before the listeners, where another's was.
+    /// Puts the gate of this process before the listeners, where another's was, and has the kernel look after what they accept as is
+    /// wanted here.
     ///
     /// # Errors
     /// None is expected.
-    pub fn guard_again(&self) -> io::Result<()> {
+    pub fn claim(&self) -> io::Result<()> {
         let mut gate = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        self.own_listeners().iter().try_for_each(|listener| gate.guard(listener))
+        let listeners = self.own_listeners();
+        listeners.iter().try_for_each(|listener| gate.guard(listener))?;
+        listener::look_after(&listeners, &self.upkeep)
     }
 
     fn own_listeners(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
@@ -329,6 +338,11 @@ impl RelayHandle {
         for member in &self.members {
             member.ask(Request::Stop { drain, linger });
         }
+    }
+
+    /// Whether nothing that comes from now on comes to this relay, which was told to stop.
+    pub fn has_left(&self) -> bool {
+        self.members.iter().all(|member| member.thread.is_finished() || member.left.load(Ordering::Acquire))
     }
 
     /// Whether all threads have ended.
@@ -382,6 +396,7 @@ fn duplicates(listeners: &[Vec<OwnedFd>]) -> io::Result<Vec<OwnedFd>> {
 
 fn spawn(setup: Setup, requests: Sender<Request>) -> Result<Member, RelayError> {
     let name = format!("weir-relay-{}", setup.number);
+    let left = setup.left.clone();
     let (ready, readiness): (Sender<Result<Waker, UringError>>, Receiver<_>) = bounded(1);
     let body = move || match Worker::new(setup) {
         Ok(mut worker) => {
@@ -397,5 +412,5 @@ fn spawn(setup: Setup, requests: Sender<Request>) -> Result<Member, RelayError> 
         .spawn(body)
         .map_err(|source| RelayError::Thread { name: name.clone(), source })?;
     let waker = readiness.recv().map_err(|_| RelayError::Died { name })??;
-    Ok(Member { requests, waker, thread })
+    Ok(Member { requests, waker, left, thread })
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use weir_sys::sockopt;
+use weir_sys::sockopt::{self, Upkeep};
 use weir_sys::uring::Errno;
 
 use super::{RelayConfig, RelayError};
@@ -25,7 +25,8 @@ pub(super) fn open_all(
         if address.port() != config.listen {
             continue;
         }
-        prepare(&listener, config).map_err(|source| listen_error(address, source))?;
+        // What the configuration says is for [`look_after`]: until this process accepts, they are the other's.
+        prepare(&listener).map_err(|source| listen_error(address, source))?;
         let count = &mut taken[usize::from(address.is_ipv6())];
         all[*count % workers].push(listener);
         *count += 1;
@@ -68,18 +69,25 @@ pub(super) fn listen(listeners: &[OwnedFd], backlog: i32) -> Result<(), RelayErr
     Ok(())
 }
 
+/// The kernel looks after what they accept as is wanted here, and no more as another process has wanted it.
+pub(super) fn look_after(listeners: &[OwnedFd], upkeep: &Upkeep) -> io::Result<()> {
+    listeners.iter().try_for_each(|listener| {
+        sockopt::clear_upkeep(listener)?;
+        sockopt::set_upkeep(listener, upkeep)
+    })
+}
+
 fn place(address: SocketAddr, config: &RelayConfig) -> io::Result<OwnedFd> {
     let listener = sockopt::transparent_place(address)?;
-    prepare(&listener, config)?;
+    prepare(&listener)?;
+    sockopt::set_upkeep(&listener, &config.upkeep)?;
     Ok(listener)
 }
 
 /// What is set on the listener holds for what it accepts.
-fn prepare(listener: &OwnedFd, config: &RelayConfig) -> io::Result<()> {
+fn prepare(listener: &OwnedFd) -> io::Result<()> {
     // Without it small writes wait for an acknowledgement.
     sockopt::set_nodelay(listener)?;
-    sockopt::clear_upkeep(listener)?;
-    sockopt::set_upkeep(listener, &config.upkeep)?;
     sockopt::say_what_is_left(listener)?;
     sockopt::keep_syn(listener)
 }

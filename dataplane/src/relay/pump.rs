@@ -128,7 +128,7 @@ impl Pump {
                 self.tell(conn, event);
                 self.go_on(key, conn, &mut turn);
             }
-            if conn.leg(side).ready.hung && std::mem::take(&mut conn.leg(side).watched) {
+            if conn.leg(side).is_lost() && std::mem::take(&mut conn.leg(side).watched) {
                 self.tell(conn, Event::Hangup(side));
                 self.go_on(key, conn, &mut turn);
             }
@@ -338,14 +338,15 @@ impl Pump {
             }
             Command::Watch(side) => {
                 let leg = conn.leg(side);
-                leg.watched = !leg.ready.hung;
-                return leg.ready.hung.then_some(Event::Hangup(side));
+                leg.watched = !leg.is_lost();
+                return leg.is_lost().then_some(Event::Hangup(side));
             }
             Command::Shutdown(to) => {
                 if let Some(socket) = conn.socket(to) {
                     // ENOTCONN: reset meanwhile, which the next operation on it tells.
                     let _ = sockopt::shutdown_write(socket);
-                    conn.leg(to).waits = false;
+                    let leg = conn.leg(to);
+                    (leg.shut, leg.waits) = (true, false);
                 }
             }
             Command::Reset(side) => {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
@@ -53,6 +54,8 @@ pub(super) struct Setup {
     pub subscriber: Subscriber,
     pub hooks: Arc<Hooks>,
     pub stats: Arc<Stats>,
+    /// Set once it accepts nothing any more (Release, for the Acquire of [`has_left`](super::RelayHandle::has_left)).
+    pub left: Arc<AtomicBool>,
     /// When it breathed last.
     pub sign: Sign,
     pub inbox: Receiver<Request>,
@@ -106,6 +109,7 @@ pub(super) struct Worker {
     inbox: Receiver<Request>,
     sign: Sign,
     doors: Doors,
+    left: Arc<AtomicBool>,
     /// Accepting has not begun.
     waits: bool,
     /// When the listeners are closed.
@@ -140,6 +144,7 @@ impl Worker {
             workers: setup.workers,
             doors: Doors::new(listeners.len()),
             listeners: listeners.into_iter().map(Some).collect(),
+            left: setup.left,
             table: Slab::new(),
             pump,
             snapshot: setup.snapshot,
@@ -535,6 +540,9 @@ impl Worker {
         if self.closing.take_if(|at| *at <= now).is_some() {
             self.doors.close();
             self.at_doors();
+        }
+        if self.doors.is_over() {
+            self.left.store(true, Ordering::Release);
         }
         if !matches!(self.ending, Ending::Draining(until) if until <= now) {
             return;

@@ -68,6 +68,8 @@ pub struct Readiness {
     pub ended: bool,
     /// It has failed, or is closed in both directions.
     pub hung: bool,
+    /// It has failed: RST, or an end that does not answer.
+    pub failed: bool,
 }
 
 impl Readiness {
@@ -77,6 +79,7 @@ impl Readiness {
         self.writable |= other.writable;
         self.ended |= other.ended;
         self.hung |= other.hung;
+        self.failed |= other.failed;
     }
 
     fn of(events: u32) -> Self {
@@ -87,6 +90,7 @@ impl Readiness {
             writable: any(libc::POLLOUT) || hung,
             ended: any(libc::POLLRDHUP),
             hung,
+            failed: any(libc::POLLERR),
         }
     }
 }

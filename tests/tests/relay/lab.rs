@@ -109,6 +109,17 @@ impl Lab {
         self.gateway.run(start).expect("the gateway").expect("the relay")
     }
 
+    /// Another relay in the gateway, as a process has it that is about to take this one's place.
+    pub fn successor(&self, relay: &RelayHandle, spec: InterceptSpec, config: &RelayConfig) -> RelayHandle {
+        let policy = Arc::new(PolicyBuilder::new(1).intercept(spec).build().expect("a policy"));
+        let fib = Arc::new(Fib::default());
+        let snapshot = Arc::new(Snapshot { policy, fib, lanes: weir_core::express::Lanes::NONE });
+        let listeners = relay.listeners().expect("descriptors");
+        let (mut publisher, hooks) = (Publisher::new(), Hooks::default());
+        let start = || RelayHandle::take_over(config, &snapshot, &mut publisher, hooks, listeners);
+        self.gateway.run(start).expect("the gateway").expect("the relay")
+    }
+
     /// An origin that serves each connection on its own thread.
     pub fn serve<F>(&self, ip: IpAddr, serve: F) -> SocketAddr
     where

@@ -9,6 +9,7 @@ use socket2::{Domain, Socket, Type};
 use weir_core::ids::Nanos;
 use weir_core::relay::{Failure, Limits};
 use weir_dataplane::relay::{Counter, Hooks, RelayConfig, RelayHandle};
+use weir_sys::sockopt::Upkeep;
 
 use crate::lab::{
     self, CLIENTS, GATEWAY, LISTEN, Lab, NOBODY, SERVERS, SOON, by_rule, counted, everything, flow,
@@ -206,4 +207,58 @@ fn occupied_port_is_an_error_that_names_it() {
         })
         .unwrap();
     assert!(error.contains("0.0.0.0:12377") && error.contains("another process listens there"), "{error}");
+}
+
+/// Whether the kernel is about to ask the client of a connection of the gateway's whether it is there.
+fn is_kept_alive(lab: &Lab, client: SocketAddr) -> bool {
+    // The timer of the socket as proc(5) has it in net/tcp: 2 is keepalive's, 1 says that something is not acknowledged yet.
+    let timer = || {
+        let table = |name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
+        let tables = lab.gateway.run(|| table("tcp") + &table("tcp6")).unwrap();
+        let port = format!(":{:04X}", client.port());
+        let leg = |line: &&str| line.split_whitespace().nth(2).is_some_and(|remote| remote.ends_with(&port));
+        let line = tables.lines().find(leg).unwrap_or_else(|| panic!("{client}: {tables}"));
+        line.split_whitespace().nth(5).and_then(|timer| timer.chars().nth(1)).expect("a timer")
+    };
+    lab::until("all is acknowledged", || timer() != '1');
+    timer() == '2'
+}
+
+#[test]
+fn keepalive_of_a_relay_that_takes_over_begins_when_it_accepts_and_not_where_it_fails() {
+    let lab = Lab::new();
+    let with = |seconds: Option<u64>| {
+        let upkeep = Upkeep { keepalive: seconds.map(Duration::from_secs), user_timeout: None };
+        RelayConfig { upkeep, ..lab::config() }
+    };
+    for (own, others) in [(None, Some(7200)), (Some(7200), None)] {
+        let old = lab.relay_with(by_rule(), &with(own));
+        let opened = |server| {
+            let origin = lab.serve(server, |mut stream| {
+                let _ = stream.write_all(b"x");
+                let _ = stream.read(&mut [0; 1]);
+            });
+            let mut stream = lab.connect(origin);
+            stream.read_exact(&mut [0; 1]).expect("served");
+            stream
+        };
+        // It fails before it accepts.
+        drop(lab.successor(&old, by_rule(), &with(others)));
+        for server in SERVERS {
+            let stream = opened(server);
+            assert_eq!(is_kept_alive(&lab, stream.local_addr().unwrap()), own.is_some(), "{server} {own:?}");
+        }
+        let new = lab.successor(&old, by_rule(), &with(others));
+        new.accept().unwrap();
+        old.stop(Duration::ZERO);
+        for server in SERVERS {
+            let stream = opened(server);
+            assert_eq!(
+                is_kept_alive(&lab, stream.local_addr().unwrap()),
+                others.is_some(),
+                "{server} {own:?}"
+            );
+        }
+        new.stop(Duration::ZERO);
+    }
 }

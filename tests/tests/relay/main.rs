@@ -228,27 +228,40 @@ fn reset_of_either_end_reaches_the_other() {
 }
 
 #[test]
-fn reset_while_the_receiver_is_stalled_reaches_it() {
+fn reset_while_the_receiver_is_stalled_reaches_it_also_behind_fins() {
     let lab = Lab::new();
     let relay = lab.relay(by_rule());
-    for server in SERVERS {
+    // Who has sent FIN before: the server, and the client behind what it could send.
+    let cases = [(false, false), (true, false), (false, true), (true, true)];
+    for (server, (server_ends, client_ends)) in
+        SERVERS.into_iter().flat_map(|server| cases.map(|case| (server, case)))
+    {
         let (result, received) = channel();
         let (go, gone) = channel();
         let gone = std::sync::Arc::new(std::sync::Mutex::new(gone));
         // Reads nothing until the client is gone: the relay's buffer is full and it receives nothing, either.
         let origin = lab.serve(server, move |mut stream| {
+            if server_ends {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
             gone.lock().unwrap().recv_timeout(SOON).unwrap();
             let end = std::iter::repeat_with(|| stream.read(&mut [0; 65536])).find(|r| !matches!(r, Ok(1..)));
             result.send(end.unwrap().map_err(|e| e.kind())).unwrap();
         });
         let mut stream = lab.connect(origin);
+        if server_ends {
+            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        }
         stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
         while stream.write(&[0; 65536]).is_ok() {}
+        if client_ends {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
         lab::reset(stream);
         until("the relay to notice", || relay.flows(10).is_empty());
         go.send(()).unwrap();
         let end = received.recv_timeout(SOON).unwrap();
-        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "{server}");
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "{server} {server_ends} {client_ends}");
     }
 }
 

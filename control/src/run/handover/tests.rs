@@ -25,12 +25,27 @@ fn of_the_dead() -> u32 {
 #[test]
 fn old_process_that_goes_is_followed() {
     let (mut new, mut old) = predecessor("goes");
-    old.write_all(b"gone\n").unwrap();
+    old.write_all(b"gone\nleft\n").unwrap();
     new.depart().unwrap();
     drop(new.dismiss());
     let mut said = String::new();
     old.read_to_string(&mut said).unwrap();
     assert_eq!(said, "done\nserves\n");
+}
+
+#[test]
+fn old_process_is_waited_for_until_it_has_left_or_gone() {
+    for last in ["left\n", ""] {
+        let (new, mut old) = predecessor(&format!("leaves{}", last.len()));
+        let dismissing = std::thread::spawn(move || drop(new.dismiss()));
+        let mut said = [0; 7];
+        old.read_exact(&mut said).unwrap();
+        assert_eq!(said, *b"serves\n");
+        assert!(!dismissing.is_finished(), "it has heard nothing yet");
+        old.write_all(last.as_bytes()).unwrap();
+        drop(old);
+        dismissing.join().unwrap();
+    }
 }
 
 #[test]

@@ -88,15 +88,15 @@ impl Parts {
     /// The system refused a step; those after it are done all the same, and it can be called again.
     pub(in crate::run) async fn resume(&mut self, host: &Host, paths: &Paths) -> Result<(), Failure> {
         // What serves already comes first: the other process's sign of life is none any more, and connections pass by.
-        let guard = |relay: &RelayHandle| relay.guard_again().map_err(Failure::refused);
-        let guarded = self.state.relay.ask().as_ref().map_or(Ok(()), guard);
+        let claim = |relay: &RelayHandle| relay.claim().map_err(Failure::refused);
+        let claimed = self.state.relay.ask().as_ref().map_or(Ok(()), claim);
         let applied = host.apply(&self.spec).await.map_err(Failure::refused);
         let road = self.resume_road(host, paths).await;
         // Of the signs of life as they are now.
         drop(self.keeper.take());
         self.keep();
         self.look_at_lanes();
-        guarded.and(applied.map(drop)).and(road)
+        claimed.and(applied.map(drop)).and(road)
     }
 
     async fn resume_road(&mut self, host: &Host, paths: &Paths) -> Result<(), Failure> {

@@ -12,9 +12,9 @@ impl Relay {
         }
         self.poll_flow(Side::Client)
             .or_else(|| self.poll_flow(Side::Server))
+            .or_else(|| self.poll_finished())
             .or_else(|| self.poll_watch(Side::Client))
             .or_else(|| self.poll_watch(Side::Server))
-            .or_else(|| self.poll_finished())
     }
 
     pub(super) fn poll_finished(&mut self) -> Option<Command> {
@@ -77,15 +77,13 @@ impl Relay {
         allowed.unwrap_or(0)
     }
 
-    /// A leg that nothing is received from would not tell of its RST.
+    /// A leg that nothing is received from would not tell of its RST, be that behind FINs.
     pub(super) fn poll_watch(&mut self, side: Side) -> Option<Command> {
         if side == Side::Server && self.upstream != Upstream::Connected {
             return None;
         }
         let receiving = self.pipe_from(side).is_receiving();
-        // See hung_up(): once FIN was passed on, a hangup tells nothing.
-        let blind = self.blind || self.pipe_to(side).is_shut();
-        if receiving || blind || std::mem::replace(self.watch(side), true) {
+        if receiving || self.blind || std::mem::replace(self.watch(side), true) {
             return None;
         }
         Some(Command::Watch(side))

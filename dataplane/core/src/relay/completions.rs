@@ -41,11 +41,7 @@ impl Relay {
     }
 
     pub(super) fn hung_up(&mut self, side: Side) {
-        if !std::mem::replace(self.watch(side), false) {
-            return;
-        }
-        // FIN in both directions is a hangup too, and the end's own FIN may be behind bytes not yet received.
-        if !self.pipe_to(side).is_shut() {
+        if std::mem::replace(self.watch(side), false) {
             self.failed(side, Failure::Reset);
         }
     }

@@ -161,7 +161,7 @@ pub enum Event {
         len: u32,
     },
     SendFailed(Side, Failure),
-    /// [`Command::Watch`] saw the leg's end.
+    /// [`Command::Watch`] saw that the leg was reset, or is lost.
     Hangup(Side),
     /// [`Command::Watch`] was stopped.
     Unwatched(Side),
@@ -192,7 +192,7 @@ pub enum Command {
     Send { to: Side, len: u32 },
     /// FIN: no more bytes to this side.
     Shutdown(Side),
-    /// Tell when the leg is reset (POLLERR, POLLHUP), from when nothing is received from it.
+    /// Tell when the leg is reset or lost, now that nothing is received from it. FIN in both directions is neither.
     Watch(Side),
     /// The leg ends with a RST when it is closed (SO_LINGER 0); stop what is under way on it.
     Reset(Side),

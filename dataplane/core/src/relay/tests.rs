@@ -293,17 +293,25 @@ fn timeouts_end_what_makes_no_progress() {
 }
 
 #[test]
-fn hangup_while_back_pressured_is_a_reset_unless_fin_was_passed_on() {
-    let mut relay = established();
-    after(&mut relay, NOW, Event::Received { from: Side::Client, len: 64 });
-    after(&mut relay, NOW, Event::Hangup(Side::Client));
-    assert_eq!(relay.ending(), Some(Ending::Failed(Side::Client, Failure::Reset)));
-
-    let mut relay = established();
-    after(&mut relay, NOW, Event::Received { from: Side::Client, len: 64 });
-    after(&mut relay, NOW, Event::Eof(Side::Server));
-    assert_eq!(after(&mut relay, NOW, Event::Hangup(Side::Client)), [], "FIN in both directions");
-    assert_eq!(relay.ending(), None);
+fn reset_while_back_pressured_is_noticed_also_behind_a_fin_in_either_direction() {
+    let full = Event::Received { from: Side::Client, len: 64 };
+    let rows: [&[Event]; 4] = [
+        &[full],
+        &[full, Event::Eof(Side::Server)],
+        &[Event::Eof(Side::Server), full],
+        &[Event::Received { from: Side::Client, len: 9 }, Event::Eof(Side::Client), Event::Eof(Side::Server)],
+    ];
+    for events in rows {
+        let mut relay = established();
+        let mut commands = Vec::new();
+        for event in events {
+            commands.extend(after(&mut relay, NOW, *event));
+        }
+        assert!(commands.contains(&Command::Watch(Side::Client)), "{events:?}: {commands:?}");
+        let commands = after(&mut relay, NOW, Event::Hangup(Side::Client));
+        assert!(commands.contains(&Command::Reset(Side::Server)), "{events:?}: {commands:?}");
+        assert_eq!(relay.ending(), Some(Ending::Failed(Side::Client, Failure::Reset)), "{events:?}");
+    }
 }
 
 #[test]

@@ -89,6 +89,8 @@ struct World {
     faults: bool,
     /// Receives that found no memory.
     starved: u32,
+    /// A watch ended that was not told to: the kernel cannot watch.
+    unwatchable: bool,
     /// There was no room to hold what the client sends.
     hungry: bool,
     /// The most octets that wait in a direction, and that are held.
@@ -184,6 +186,7 @@ impl World {
             cancelled: false,
             faults,
             starved: 0,
+            unwatchable: false,
             hungry: false,
             buffer,
             budget: bytes.min(buffer),
@@ -362,6 +365,13 @@ impl World {
             assert!(count(|op| matches!(op, Op::Recv(..))) <= 1);
             assert!(count(|op| matches!(op, Op::Send(..))) <= 1);
             assert!(count(|op| matches!(op, Op::Watch(_))) <= 1);
+            let is_there = side == Side::Client || self.relay.is_connected();
+            if is_there && self.relay.ending().is_none() && !self.unwatchable {
+                assert!(
+                    count(|op| !matches!(op, Op::Send(..))) >= 1,
+                    "nobody would notice a RST of the {side:?}"
+                );
+            }
         }
     }
 
@@ -392,6 +402,7 @@ impl World {
             _ => self.complete(op),
         };
         self.starved += u32::from(matches!(event, Event::NoRoom(_)));
+        self.unwatchable |= matches!(event, Event::Unwatched(_)) && self.relay.ending().is_none();
         self.log.push(format!("{op:?} -> {event:?}"));
         self.relay.handle(self.now, event);
     }
