@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::express::{Names, Passed, Place, Stay};
 use crate::fib::Ways;
 use crate::flow::key::{FlowKey, Tuple};
-use crate::flow::record::{Flow, Origin, Stage};
+use crate::flow::record::{Flow, Origin, Side, Stage};
 use crate::frame::Frame;
 use crate::ids::Nanos;
 use crate::pipeline::Pipeline;
@@ -153,10 +153,10 @@ impl<F: Frame> Pipeline<F> {
             stage: stage_name(flow.stage),
             reason: reason(flow),
             adopted: flow.origin != Origin::Here,
-            packets_to_server: Some(flow.client.packets),
-            packets_to_client: Some(flow.server.packets),
-            bytes_to_server: flow.client.bytes,
-            bytes_to_client: flow.server.bytes,
+            packets_to_server: Some(flow.packets(Side::Client)),
+            packets_to_client: Some(flow.packets(Side::Server)),
+            bytes_to_server: flow.bytes(Side::Client),
+            bytes_to_client: flow.bytes(Side::Server),
             age_ns: now.saturating_sub(flow.created).0,
             idle_ns: now.saturating_sub(flow.seen).0,
         }

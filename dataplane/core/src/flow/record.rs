@@ -108,24 +108,33 @@ impl Side {
     }
 }
 
-/// One end, as seen from the middle: what it has sent and what it allows the other to send.
+/// One end, as seen from the middle: what it has sent and what it allows the other to send. What each packet needs.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct End {
-    pub packets: u64,
     /// The sequence number after the last octet of it that was passed on.
     pub nxt: Seq,
     /// The last acknowledgment it sent.
     pub ack: Seq,
     /// The right edge of the window it offers.
     pub edge: Seq,
-    /// These numbers are of before the express lane: the connection has gone on without them.
+    /// The lower parts of what [`Flow::packets`] and [`Flow::bytes`] say.
+    pub(crate) packets: u32,
+    pub(crate) bytes: u32,
+}
+
+/// The same end, as far as plain segments neither need nor change it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rest {
+    /// The upper parts of the counts.
+    packets: u16,
+    bytes: u16,
+    /// Its numbers are of before the express lane: the connection has gone on without them.
     pub lost: bool,
     /// Window shift it announced; applies when both did.
     pub shift: u8,
     pub fin: bool,
     pub fin_acked: bool,
-    pub bytes: u64,
 }
 
 /// Where an end would have got to by a segment that its peer's window does not take; believed when the peer acknowledges it.
@@ -199,11 +208,21 @@ pub enum Origin {
     Unknown,
 }
 
-/// A connection. What a packet of a running one needs is in its first two cache lines, in this order: a pair, which processors fetch
-/// together.
+/// A connection. What a packet of a running one needs is in the first cache line; of IPv6, whose addresses have no room there, in the
+/// first two.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(128))]
+#[repr(C, align(64))]
 pub struct Flow {
+    pub seen: Nanos,
+    /// Its [`Short`] ends, as the client sends.
+    addrs: u64,
+    ports: u32,
+    /// The line that its plain segments take without a thought ([`crate::hops::Hops::line`]): it was looked at as a whole, and nobody has
+    /// had it in hand since. 0: they need one.
+    pub(super) line: u32,
+    pub client: End,
+    pub server: End,
+
     pub key: FlowKey,
     pub stage: Stage,
     /// Who carries its packets.
@@ -214,25 +233,20 @@ pub struct Flow {
     pub unsummed: bool,
     /// Where its packets leave.
     pub hops: HopNumbers,
-    pub seen: Nanos,
-    /// The picture of the routes in which its plain segments need no thought ([`crate::hops::Hops::picture`]): it was looked at as a whole,
-    /// and nobody has had it in hand since. 0: they do.
-    pub(super) open_in: u32,
     /// Its server leg, where that is another connection than the client's.
     pub leg: u32,
-    pub client: End,
-    pub server: End,
-
+    pub client_rest: Rest,
+    pub server_rest: Rest,
+    /// The client's initial sequence number.
+    pub isn: Seq,
     pub created: Nanos,
     /// The second hello that its server may ask for.
     pub second: Second,
     pub claims: Claims,
     pub offer: Offer,
     pub verdict: Option<Verdict>,
-    /// Who was asked whether it still has the connection, and the number that an RST in answer bears, as the client counts.
-    pub asked: Option<(Side, Seq)>,
-    /// The client's initial sequence number.
-    pub isn: Seq,
+    /// The number that an RST bears by which `asked` answers, as the client counts.
+    pub answer: Seq,
     pub epoch: u32,
     /// A hash of the ways that the program sends them out by.
     pub ways: u32,
@@ -250,6 +264,8 @@ pub struct Flow {
     pub port: PortId,
     /// The SYN-ACK has been seen.
     pub answered: bool,
+    /// Who was asked whether it still has the connection.
+    pub asked: Option<Side>,
     /// Bytes of the client reached the server past weir, before the verdict.
     pub bypassed: bool,
     /// weir answered the client's SYN itself.
@@ -275,8 +291,41 @@ pub struct Flow {
     pub partial: bool,
 }
 
-// Four cache lines, of which a packet touches two.
-const _: () = assert!(size_of::<Flow>() == 256 && std::mem::offset_of!(Flow, created) == 128);
+// Four cache lines, of which a packet touches one or two.
+const _: () = assert!(
+    size_of::<Flow>() == 256
+        && std::mem::offset_of!(Flow, key) == 64
+        && std::mem::offset_of!(Flow, unsummed) < 128
+);
+
+/// Source and destination over IPv4, in few octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Short {
+    addrs: u64,
+    ports: u32,
+}
+
+impl Short {
+    /// Those of `tuple`; of IPv6 addresses the last four octets.
+    #[inline(always)]
+    const fn of(tuple: &Tuple) -> Self {
+        let ([.., a, b, c, d], [.., e, f, g, h]) = (tuple.src.addr.0, tuple.dst.addr.0);
+        Self {
+            addrs: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            ports: (tuple.src.port as u32) << 16 | tuple.dst.port as u32,
+        }
+    }
+
+    #[inline(always)]
+    const fn reversed(self) -> Self {
+        Self { addrs: self.addrs.rotate_left(32), ports: self.ports.rotate_left(16) }
+    }
+}
+
+/// A number of two parts: one of 48 bits, of which nobody counts to the end.
+const fn whole(high: u16, low: u32) -> u64 {
+    (high as u64) << 32 | low as u64
+}
 
 impl Flow {
     /// No hold.
@@ -287,17 +336,8 @@ impl Flow {
     /// No connection.
     pub const NONE: Self = {
         let nobody = Endpoint { addr: Addr([0; 16]), port: 0 };
-        let end = End {
-            nxt: Seq(0),
-            ack: Seq(0),
-            edge: Seq(0),
-            lost: false,
-            shift: 0,
-            fin: false,
-            fin_acked: false,
-            packets: 0,
-            bytes: 0,
-        };
+        let end = End { nxt: Seq(0), ack: Seq(0), edge: Seq(0), packets: 0, bytes: 0 };
+        let rest = Rest { packets: 0, bytes: 0, lost: false, shift: 0, fin: false, fin_acked: false };
         let offer = Offer {
             mss: 0,
             sack: false,
@@ -315,7 +355,12 @@ impl Flow {
             unsummed: false,
             hops: HopNumbers::NONE,
             seen: Nanos(0),
-            open_in: 0,
+            addrs: 0,
+            ports: 0,
+            line: 0,
+            client_rest: rest,
+            server_rest: rest,
+            isn: Seq(0),
             hold: Self::NO_HOLD,
             leg: Self::NO_LEG,
             client: end,
@@ -325,8 +370,8 @@ impl Flow {
             claims: Claims::NONE,
             offer,
             verdict: None,
+            answer: Seq(0),
             asked: None,
-            isn: Seq(0),
             epoch: 0,
             ways: 0,
             name: NameRef::NONE,
@@ -356,18 +401,21 @@ impl Flow {
     pub fn new(tuple: &Tuple, port: PortId, intercept: InterceptId, epoch: u32, now: Nanos) -> Self {
         let key = FlowKey::of(tuple);
         let low = Some(if key.low == tuple.src { Side::Client } else { Side::Server });
-        Self { key, low, port, intercept, epoch, created: now, seen: now, ..Self::NONE }
+        let Short { addrs, ports } = Short::of(tuple);
+        Self { addrs, ports, key, low, port, intercept, epoch, created: now, seen: now, ..Self::NONE }
     }
 
-    /// Has the cache lines that a packet needs fetched.
+    /// Has the cache line that a packet needs fetched, or both.
     #[inline(always)]
-    pub(super) fn prefetch(&self) {
+    pub(super) fn prefetch(&self, both: bool) {
         if cfg!(target_arch = "x86_64") {
             prefetch_index(from_ref(self), 0);
-            prefetch_index(from_ref(&self.client), 0);
+            if both {
+                prefetch_index(from_ref(&self.key), 0);
+            }
         } else {
             // No stable Rust has an instruction for it there: reading a word of each waits, but for all that are read together at once.
-            std::hint::black_box(self.seen.0 ^ self.server.packets);
+            std::hint::black_box(self.line ^ if both { u32::from(self.key.low.port) } else { 0 });
         }
     }
 
@@ -397,9 +445,21 @@ impl Flow {
         (*first == self.key.low && *second == self.key.high).then_some(side)
     }
 
-    /// The same in fewer steps: the port says which end it may be. A packet between two equal ports may not be recognized.
+    /// The same in fewer steps, of a packet over the same IP: the ports say which end it may be. A packet between two equal ports may
+    /// not be recognized.
     #[inline(always)]
-    pub(super) fn side_at_once(&self, tuple: &Tuple) -> Option<Side> {
+    pub(super) fn side_at_once(&self, tuple: &Tuple, v6: bool) -> Option<Side> {
+        if v6 {
+            return self.side_at_once_v6(tuple);
+        }
+        let (packet, mine) = (Short::of(tuple), Short { addrs: self.addrs, ports: self.ports });
+        let from_client = packet.ports == mine.ports;
+        let expected = select_unpredictable(from_client, mine, mine.reversed());
+        (packet == expected).then_some(if from_client { Side::Client } else { Side::Server })
+    }
+
+    #[inline(always)]
+    fn side_at_once_v6(&self, tuple: &Tuple) -> Option<Side> {
         let low = self.low?;
         let from_low = tuple.src.port == self.key.low.port;
         let (first, second) =
@@ -414,6 +474,8 @@ impl Flow {
     /// Its client is the other end.
     pub fn turn(&mut self) {
         self.low = self.low.map(Side::opposite);
+        let Short { addrs, ports } = Short { addrs: self.addrs, ports: self.ports }.reversed();
+        (self.addrs, self.ports) = (addrs, ports);
     }
 
     /// The end on `side` and the one opposite.
@@ -425,10 +487,48 @@ impl Flow {
         }
     }
 
+    /// What else there is of the end on `side` and of the one opposite.
+    #[inline]
+    pub fn rests(&mut self, side: Side) -> (&mut Rest, &mut Rest) {
+        match side {
+            Side::Client => (&mut self.client_rest, &mut self.server_rest),
+            Side::Server => (&mut self.server_rest, &mut self.client_rest),
+        }
+    }
+
+    /// Packets that the end on `side` has sent.
+    pub const fn packets(&self, side: Side) -> u64 {
+        match side {
+            Side::Client => whole(self.client_rest.packets, self.client.packets),
+            Side::Server => whole(self.server_rest.packets, self.server.packets),
+        }
+    }
+
+    /// Octets of payload that it has sent.
+    pub const fn bytes(&self, side: Side) -> u64 {
+        match side {
+            Side::Client => whole(self.client_rest.bytes, self.client.bytes),
+            Side::Server => whole(self.server_rest.bytes, self.server.bytes),
+        }
+    }
+
+    /// The end on `side` has sent so much more.
+    #[inline]
+    pub fn count(&mut self, side: Side, packets: u64, bytes: u64) {
+        let (packets, bytes) =
+            (self.packets(side).wrapping_add(packets), self.bytes(side).wrapping_add(bytes));
+        let (end, rest) = match side {
+            Side::Client => (&mut self.client, &mut self.client_rest),
+            Side::Server => (&mut self.server, &mut self.server_rest),
+        };
+        (end.packets, end.bytes) = (packets as u32, bytes as u32);
+        (rest.packets, rest.bytes) = ((packets >> 32) as u16, (bytes >> 32) as u16);
+    }
+
     /// Whether what is known of its numbers is of before the express lane.
     #[inline]
     pub const fn is_lost(&self) -> bool {
-        self.client.lost || self.server.lost
+        self.client_rest.lost || self.server_rest.lost
     }
 
     /// Whether a verdict lets it pass.

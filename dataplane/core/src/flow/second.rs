@@ -18,8 +18,13 @@ pub enum Expected {
     /// The server has asked for it.
     Asked,
     /// It has begun, and is held until it is judged, at the latest then.
-    Held { until: Nanos },
+    Held { until: Until },
 }
+
+/// A moment that may stand at any word, so that all of this takes little room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(4))]
+pub struct Until(pub Nanos);
 
 /// What came of it, for `weir flows`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

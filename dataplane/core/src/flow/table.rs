@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use hashbrown::HashTable;
 
 use crate::footprint::index_octets;
+use crate::hops::{Hops, Line};
 use crate::ids::Nanos;
 
 use super::key::{FlowHasher, FlowKey, Tuple};
@@ -94,12 +95,12 @@ impl FlowTable {
     }
 
     /// The slot that the index names first for this hash: nearly always the right one. It is not looked at, but what a packet needs of
-    /// it is fetched: who looks at it some packets later finds it at hand.
+    /// it is fetched: who looks at it some packets later finds it at hand. `both`: two cache lines.
     #[inline]
-    pub fn expect(&self, hash: u64) -> u32 {
+    pub fn expect(&self, hash: u64, both: bool) -> u32 {
         let slot = self.index.find(hash, |_| true).map_or(u32::MAX, |slot| *slot);
         if let Some(flow) = self.slots.get(slot as usize) {
-            flow.prefetch();
+            flow.prefetch(both);
         }
         slot
     }
@@ -111,13 +112,20 @@ impl FlowTable {
         side(likely).or_else(|| side(*self.index.find(hash, |&slot| side(slot).is_some())?))
     }
 
-    /// The connection in this slot and which end sent a packet, if the packet is of it and plain ones need no thought. What is done
-    /// with it does not change that.
+    /// The connection in this slot, which end sent a packet, and the line that it takes, if the packet is of it and plain ones need no
+    /// thought. What is done with it does not change that.
     #[inline(always)]
-    pub(crate) fn open(&mut self, slot: u32, tuple: &Tuple, picture: u32) -> Option<(&mut Flow, Side)> {
-        let flow = self.slots.get_mut(slot as usize).filter(|flow| flow.open_in == picture)?;
-        let side = flow.side_at_once(tuple)?;
-        Some((flow, side))
+    pub(crate) fn open<'a>(
+        &mut self,
+        slot: u32,
+        tuple: &Tuple,
+        v6: bool,
+        hops: &'a Hops,
+    ) -> Option<(&mut Flow, Side, &'a Line)> {
+        let flow = self.slots.get_mut(slot as usize)?;
+        let line = hops.line(flow.line).filter(|line| line.v6 == v6)?;
+        let side = flow.side_at_once(tuple, v6)?;
+        Some((flow, side, line))
     }
 
     #[inline]
@@ -129,7 +137,7 @@ impl FlowTable {
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {
         let flow = self.slots.get_mut(slot as usize).filter(|flow| flow.low.is_some())?;
-        flow.open_in = 0;
+        flow.line = 0;
         Some(flow)
     }
 
@@ -141,10 +149,10 @@ impl FlowTable {
         }
     }
 
-    /// As long as nobody calls [`Self::get_mut`], and in this picture of the routes, plain segments of this connection need no thought.
-    pub(crate) fn set_open(&mut self, slot: u32, picture: u32) {
+    /// As long as nobody calls [`Self::get_mut`], and as long as there is this line, plain segments of this connection need no thought.
+    pub(crate) fn set_open(&mut self, slot: u32, line: u32) {
         if let Some(flow) = self.get_mut(slot) {
-            flow.open_in = picture;
+            flow.line = line;
         }
     }
 
@@ -233,7 +241,9 @@ impl FlowTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fib::NextHop;
     use crate::flow::key::Tuple;
+    use crate::hops::HopNumbers;
     use crate::ids::{InterceptId, PortId};
     use crate::wire::addr::{Addr, Endpoint};
 
@@ -258,6 +268,47 @@ mod tests {
         assert_eq!(table.find(&flow(1, Stage::SynSent).key), None);
         assert!(table.insert(flow(9, Stage::SynSent)).is_some());
         assert!(table.find(&flow(9, Stage::SynSent).key).is_some());
+    }
+
+    /// The last octets of the IPv6 addresses are the IPv4 ones: a packet over the one IP is never of a connection over the other.
+    #[test]
+    fn open_takes_packets_of_both_ends_over_its_own_ip_only() {
+        let (mut hops, mut numbers) = (Hops::new(FlowHasher::new(1)), HopNumbers::NONE);
+        let hop = NextHop::Forward { port: PortId(1), src_mac: [2; 6], dst_mac: [4; 6], mtu: 1500 };
+        for side in [Side::Client, Side::Server] {
+            hops.note(&mut numbers, side, &hop);
+        }
+        let end = |v6: bool, last: u8, port| {
+            let mut addr = Addr::v4([10, 0, 0, last]);
+            if v6 {
+                addr.0[..12].copy_from_slice(&[0xfd; 12]);
+            }
+            Endpoint { addr, port }
+        };
+        for (v6, from, to) in [(false, 1, 2), (false, 2, 1), (true, 1, 2), (true, 2, 1)] {
+            let tuple = |v6| Tuple { src: end(v6, from, 4000), dst: end(v6, to, 443) };
+            let mut table = FlowTable::new(Capacity { fast: 1, kernel: 0 }, FlowHasher::new(3), Nanos(0));
+            let slot = table.insert(Flow::new(&tuple(v6), PortId(0), InterceptId(0), 1, Nanos(0))).unwrap();
+            let line = hops.number_line(&numbers, [0, 0], v6).unwrap();
+            let side = |table: &mut FlowTable, tuple: Tuple, v6| {
+                table.open(slot, &tuple, v6, &hops).map(|(_, side, _)| side)
+            };
+            assert_eq!(side(&mut table, tuple(v6), v6), None, "it needs a thought");
+            table.set_open(slot, line);
+            assert_eq!(side(&mut table, tuple(v6), v6), Some(Side::Client));
+            assert_eq!(side(&mut table, tuple(v6).reversed(), v6), Some(Side::Server));
+            assert_eq!(side(&mut table, tuple(!v6), !v6), None);
+            for other in [
+                Tuple { dst: end(v6, to, 444), ..tuple(v6) },
+                Tuple { src: end(v6, to, 4000), ..tuple(v6) },
+                Tuple { src: end(v6, 3, 443), ..tuple(v6).reversed() },
+                Tuple { src: end(v6, from, 443), dst: end(v6, to, 4000) },
+            ] {
+                assert_eq!(side(&mut table, other, v6), None, "{other:?}");
+            }
+            assert!(table.get_mut(slot).is_some());
+            assert_eq!(side(&mut table, tuple(v6), v6), None, "somebody has had it in hand");
+        }
     }
 
     /// Connections come and go for long; the index stays where it was made.

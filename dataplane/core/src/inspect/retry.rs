@@ -30,6 +30,8 @@ pub enum Said {
 
 /// Which of a server's first octets have come, and were those of a HelloRetryRequest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+// It may stand at any word: connections keep it.
+#[repr(C, packed(4))]
 pub struct Watch {
     seen: u64,
 }

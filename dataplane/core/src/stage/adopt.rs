@@ -7,19 +7,17 @@ use crate::fib::Way;
 use crate::flow::key::{FlowKey, owner};
 use crate::flow::legs::Leg;
 use crate::flow::names::NameRef;
-use crate::flow::record::{Flow, Origin, Stage, Verdict};
+use crate::flow::record::{Flow, Origin, Side, Stage, Verdict};
 use crate::frame::Frame;
 use crate::ids::{InterceptId, Nanos, PortId};
 use crate::pipeline::{Output, Pipeline};
 use crate::policy::{Action, Cause, Policy};
+use crate::tcp::options::MAX_SHIFT;
 use crate::tcp::track;
 use crate::tcp::translate::Translation;
 use crate::verify::HostCheck;
 
 use super::timers;
-
-/// The most that a window is scaled by (RFC 7323 section 2.3).
-const MAX_SHIFT: u8 = 14;
 
 impl<F: Frame> Pipeline<F> {
     /// What the next process has to know of a connection besides what the program does, and where its rule stands, if one decided.
@@ -40,10 +38,10 @@ impl<F: Frame> Pipeline<F> {
             host: self.names.get(flow.name).map(Cow::Borrowed),
             alpn: Cow::Borrowed(self.alpns.get_bytes(flow.alpn).unwrap_or_default()),
             passed: Passed {
-                packets_to_server: flow.client.packets,
-                packets_to_client: flow.server.packets,
-                bytes_to_server: flow.client.bytes,
-                bytes_to_client: flow.server.bytes,
+                packets_to_server: flow.packets(Side::Client),
+                packets_to_client: flow.packets(Side::Server),
+                bytes_to_server: flow.bytes(Side::Client),
+                bytes_to_client: flow.bytes(Side::Server),
                 seen: flow.seen,
                 ..Passed::default()
             },
@@ -103,7 +101,7 @@ impl<F: Frame> Pipeline<F> {
         (flow.answered, flow.seen) = (true, adopted.seen);
         flow.ways = self.hasher.hash_any(&self.ways_of(&flow, &adopted.names)) as u32;
         track::lose(&mut flow);
-        for (end, fin) in [(&mut flow.client, adopted.fins.0), (&mut flow.server, adopted.fins.1)] {
+        for (end, fin) in [(&mut flow.client_rest, adopted.fins.0), (&mut flow.server_rest, adopted.fins.1)] {
             // Nobody else will say whether it was acknowledged.
             (end.fin, end.fin_acked) = (fin, fin);
             // What they have agreed is not known either: as much as can be.

@@ -167,12 +167,12 @@ impl<F: Frame> Pipeline<F> {
             shown: promised.timestamps.map_or(0, |t| t.val),
         };
         let client_shift = carried.window_scale.unwrap_or(0);
-        track::start(&mut flow.client, &meta, client_shift);
+        track::start(&mut flow, Side::Client, &meta, client_shift);
         // What a SYN carries is not taken: the client sends it again.
         flow.client.nxt = meta.seq.add(1);
-        flow.server.shift = promised.window_scale.unwrap_or(0);
+        flow.server_rest.shift = promised.window_scale.unwrap_or(0);
         start_own_end(&mut flow, isn, self.own_window(id, &meta.tuple.dst));
-        flow.client.packets = 1;
+        flow.count(Side::Client, 1, 0);
         flow.counted = self.policy.limits.source.any();
         let Some(slot) = self.flows.insert(flow) else {
             return self.discard(packet.frame, DropReason::TableFull, out);
@@ -209,7 +209,7 @@ impl<F: Frame> Pipeline<F> {
             window: self.own_window(flow.intercept, &tuple.dst),
             options: SegmentOptions {
                 mss: Some(self.promised_mss(&tuple.dst)),
-                window_scale: offer.window_scale.then_some(flow.server.shift),
+                window_scale: offer.window_scale.then_some(flow.server_rest.shift),
                 sack: offer.sack,
                 timestamps: offer.timestamps.then_some(Timestamps { val, ecr: offer.tsval }),
             },
@@ -346,10 +346,10 @@ impl<F: Frame> Pipeline<F> {
             shown: timestamps.map_or(0, |t| t.ecr),
         };
         flow.client.nxt = meta.seq;
-        flow.client.shift = carried.window_scale.unwrap_or(0);
-        flow.server.shift = if carried.window_scale.is_some() { SHIFT } else { 0 };
+        flow.client_rest.shift = carried.window_scale.unwrap_or(0);
+        flow.server_rest.shift = if carried.window_scale.is_some() { SHIFT } else { 0 };
         start_own_end(&mut flow, cookie, self.own_window(id, &meta.tuple.dst));
-        flow.client.edge = options::right_edge(meta.ack, meta.window, flow.client.shift);
+        flow.client.edge = options::right_edge(meta.ack, meta.window, flow.client_rest.shift);
         let Some(slot) = self.flows.insert(flow) else {
             if flow.counted {
                 self.sources.leave(&meta.tuple.src.addr);
@@ -386,7 +386,7 @@ impl<F: Frame> Pipeline<F> {
             return self.acknowledge(slot, out);
         }
         if empty {
-            flow.client.packets += 1;
+            flow.count(Side::Client, 1, 0);
             track::note_ack(flow, Side::Client, &meta);
             return self.discard(packet.frame, DropReason::ToWeir, out);
         }
@@ -426,7 +426,8 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn acknowledge(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
         let (server, tuple, offer) = (flow.server, flow.tuple(), flow.offer);
-        let window = u32::try_from(server.edge.since(server.ack)).unwrap_or(0) >> server.shift.min(14);
+        let window =
+            u32::try_from(server.edge.since(server.ack)).unwrap_or(0) >> flow.server_rest.shift.min(14);
         let val = if flow.by_weir { self.cookies.clock(&tuple, self.now) } else { offer.shown };
         let segment = Segment {
             tuple: tuple.reversed(),

@@ -16,7 +16,7 @@ impl<F: Frame> Pipeline<F> {
     pub fn handle(&mut self, now: Nanos, packet: Packet<F>, out: &mut Output<F>) {
         let hash = self.hasher.hash_of(&packet.meta.tuple);
         let Packet { frame, port, meta } = packet;
-        let likely = self.flows.expect(hash);
+        let likely = self.flows.expect(hash, meta.v6 | !self.legs.is_empty());
         self.now = now;
         let mut seen = Seen { likely, ..Seen::new(port, meta, hash) };
         let mut frame = frame;
@@ -39,8 +39,10 @@ impl<F: Frame> Pipeline<F> {
     pub fn handle_batch(&mut self, now: Nanos, batch: &mut Batch<F>, out: &mut Output<F>) {
         self.now = now;
         let Some(mut seen) = batch.seen.get_mut(..batch.frames.len()) else { return };
+        // A connection of two legs takes more than its first cache line.
+        let has_legs = !self.legs.is_empty();
         for seen in &mut *seen {
-            seen.likely = self.flows.expect(seen.hash);
+            seen.likely = self.flows.expect(seen.hash, seen.meta.v6 | has_legs);
         }
         if self.has_partial {
             for (frame, seen) in batch.frames.iter_mut().zip(&mut *seen) {

@@ -35,7 +35,7 @@ impl<F: Frame> Pipeline<F> {
         if pool.is_some() {
             self.totals.sent += 1;
         }
-        if self.flows.get(slot).is_some_and(|flow| flow.server.fin) {
+        if self.flows.get(slot).is_some_and(|flow| flow.server_rest.fin) {
             // The client has had the end of the server's stream: nothing can follow.
             return self.give_up(slot, Failure::Unavailable, out);
         }
@@ -145,7 +145,7 @@ impl<F: Frame> Pipeline<F> {
             window: u16::try_from(window).unwrap_or(u16::MAX),
             options: SegmentOptions {
                 mss: Some(leg.mss),
-                window_scale: offer.window_scale.then_some(flow.client.shift),
+                window_scale: offer.window_scale.then_some(flow.client_rest.shift),
                 sack: offer.sack,
                 timestamps: offer.timestamps.then_some(Timestamps { val: offer.tsval, ecr: 0 }),
             },
@@ -278,7 +278,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return };
         let Some(leg) = self.legs.get(flow.leg) else { return };
         let offered = SynOptions {
-            window_scale: flow.offer.window_scale.then_some(flow.client.shift),
+            window_scale: flow.offer.window_scale.then_some(flow.client_rest.shift),
             sack: flow.offer.sack,
             timestamps: flow.offer.timestamps.then(Timestamps::default),
             ..SynOptions::default()

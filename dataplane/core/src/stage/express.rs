@@ -24,7 +24,7 @@ use crate::wire::build::{Segment, SegmentOptions};
 use super::timers;
 
 /// Packets of both directions after which a connection may enter; asked again each time so many have passed.
-const PACKETS: u64 = 16;
+const PACKETS: u32 = 16;
 /// So long after its verdict a connection enters, however little it has said: what is in the lane outlives the process.
 pub const MOMENT: Nanos = Nanos::from_secs(1);
 /// For so long after its beginning it is asked again each moment whether it can stand by.
@@ -64,8 +64,9 @@ impl<F: Frame> Pipeline<F> {
     /// Whether it has just had so many packets that it is to be asked for.
     pub(crate) fn is_due(&self, slot: u32) -> bool {
         self.flows.get(slot).is_some_and(|flow| {
-            flow.place == Place::Worker
-                && flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(PACKETS)
+            // What a packet has at hand is asked first.
+            flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(PACKETS)
+                && flow.place == Place::Worker
         })
     }
 
@@ -150,7 +151,7 @@ impl<F: Frame> Pipeline<F> {
             Err(Stay::Unacknowledged)
         } else if !flow.is_settled() {
             Err(Stay::Unanswered)
-        } else if flow.client.fin || flow.server.fin {
+        } else if flow.client_rest.fin || flow.server_rest.fin {
             Err(Stay::Ending)
         } else if flow.unsummed {
             Err(Stay::Unsummed)
@@ -315,9 +316,7 @@ impl<F: Frame> Pipeline<F> {
             return Some(packet);
         }
         if let Some(flow) = self.flows.get_mut(slot) {
-            let (from, _) = flow.ends(side);
-            from.packets += 1;
-            from.bytes += u64::from(packet.meta.payload_len());
+            flow.count(side, 1, u64::from(packet.meta.payload_len()));
         }
         self.send_on(slot, side, packet, out);
         None
@@ -328,7 +327,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn unsure_rst(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
         let meta = packet.meta;
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
-        if flow.asked == Some((side, meta.seq)) {
+        if flow.asked == Some(side) && flow.answer == meta.seq {
             self.discard(packet.frame, DropReason::ToWeir, out);
             return self.close(slot, timers::CLOSED, out);
         }
@@ -350,7 +349,7 @@ impl<F: Frame> Pipeline<F> {
             (Side::Client, None) => (Side::Server, flow.tuple(), number),
             (Side::Server, _) => (Side::Client, flow.tuple().reversed(), number),
         };
-        flow.asked = Some((to, number));
+        (flow.asked, flow.answer) = (Some(to), number);
         let options = SegmentOptions::default();
         let segment = Segment { tuple, flags: TcpFlags(TcpFlags::ACK), seq, ack, window: 0, options };
         self.send_built(&segment, out);
@@ -396,17 +395,15 @@ impl<F: Frame> Pipeline<F> {
 impl Flow {
     /// Ends that the program has sent on without a worker. Nobody else will say whether they were acknowledged.
     fn add_fins(&mut self, passed: &Passed) {
-        for (end, fin) in [(&mut self.client, passed.fins.0), (&mut self.server, passed.fins.1)] {
+        for (end, fin) in [(&mut self.client_rest, passed.fins.0), (&mut self.server_rest, passed.fins.1)] {
             (end.fin, end.fin_acked) = (end.fin | fin, end.fin_acked | fin);
         }
     }
 
     /// Counts what the program has carried.
     pub(crate) fn add_passed(&mut self, passed: &Passed) {
-        self.client.packets += passed.packets_to_server;
-        self.server.packets += passed.packets_to_client;
-        self.client.bytes += passed.bytes_to_server;
-        self.server.bytes += passed.bytes_to_client;
+        self.count(Side::Client, passed.packets_to_server, passed.bytes_to_server);
+        self.count(Side::Server, passed.packets_to_client, passed.bytes_to_client);
         self.seen = self.seen.max(passed.seen);
     }
 }

@@ -29,7 +29,7 @@ impl<F: Frame> Pipeline<F> {
         if !meta.flags.fin() && (meta.payload_len() == 0 || old) {
             // An ACK; or a keep-alive probe before the first byte (RFC 9293 section 3.8.4), whose octet of garbage does
             // not pass. Wherever it stands, the reading begins at the octet behind the SYN.
-            flow.client.packets += 1;
+            flow.count(Side::Client, 1, 0);
             track::note_ack(flow, Side::Client, &meta);
             return self.forward_bare(packet, out);
         }

@@ -5,7 +5,7 @@ use crate::drop::DropReason;
 use crate::fib::NextHop;
 use crate::flow::key::Tuple;
 use crate::flow::legs::Leg;
-use crate::flow::record::{Flow, Stage};
+use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::Nanos;
@@ -42,7 +42,7 @@ impl<F: Frame> Pipeline<F> {
         let room = u32::from(meta.window).saturating_sub(u32::from(header));
         // What has been promised already may be on its way.
         flow.server.edge = flow.server.edge.max(flow.server.ack.add(room));
-        flow.server.packets += 1;
+        flow.count(Side::Server, 1, 0);
         let held = flow.hold != Flow::NO_HOLD && self.holds.holds_any(flow.hold);
         self.flows.set_stage(slot, Stage::Splice);
         if header > 0 {
@@ -80,7 +80,7 @@ impl<F: Frame> Pipeline<F> {
         let leg = self.legs.get(id)?;
         let up = leg.up?;
         let window = u32::try_from(flow.client.edge.since(flow.client.ack)).unwrap_or(0);
-        let shift = if up.shift_to_server > 0 { 0 } else { flow.client.shift.min(14) };
+        let shift = if up.shift_to_server > 0 { 0 } else { flow.client_rest.shift.min(14) };
         let timestamps = match up.timestamps {
             TimestampMode::Both { first, .. } => Some(Timestamps { val: flow.offer.tsval, ecr: first }),
             _ => None,
@@ -241,11 +241,11 @@ fn translation(
     now: Nanos,
 ) -> Translation {
     let (offer, base) = (flow.offer, meta.seq.add(1));
-    let promised = i8::try_from(flow.server.shift.min(14)).unwrap_or(0);
+    let promised = i8::try_from(flow.server_rest.shift.min(14)).unwrap_or(0);
     let (to_client, to_server) = match (offer.window_scale, granted.window_scale) {
         (true, Some(shift)) => (i8::try_from(shift.min(14)).unwrap_or(0) - promised, 0),
         // The server reads the client's windows as they stand, and means its own so (RFC 7323 section 2.2).
-        (true, None) => (-promised, i8::try_from(flow.client.shift.min(14)).unwrap_or(0)),
+        (true, None) => (-promised, i8::try_from(flow.client_rest.shift.min(14)).unwrap_or(0)),
         (false, _) => (0, 0),
     };
     // The clock that the client has been shown goes on: weir's own, or that of the server it was taken from.

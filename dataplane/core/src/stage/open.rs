@@ -11,7 +11,7 @@ use crate::parse::Meta;
 use crate::pipeline::{KernelOp, Output, Pipeline, PuntTo};
 use crate::policy::{Action, Cause, Full, Handshake};
 use crate::tcp::flags::TcpFlags;
-use crate::tcp::options::{SynOptions, right_edge};
+use crate::tcp::options::{MAX_SHIFT, SynOptions, right_edge};
 use crate::tcp::track;
 use crate::wire::build::{Segment, SegmentOptions};
 use crate::wire::edit;
@@ -19,10 +19,8 @@ use crate::wire::edit;
 use super::answer::client_mss;
 use super::timers;
 
-/// `End::shift` of a SYN without the window scale option.
+/// `Rest::shift` of a SYN without the window scale option.
 pub(crate) const NO_SHIFT: u8 = u8::MAX;
-/// The largest shift (RFC 7323 section 2.3).
-const MAX_SHIFT: u8 = 14;
 
 impl<F: Frame> Pipeline<F> {
     /// A packet of a connection that is not in the table.
@@ -102,8 +100,8 @@ impl<F: Frame> Pipeline<F> {
         flow.counted = self.policy.limits.source.any();
         flow.offer = offer(&options, &packet.meta);
         flow.signed = options.md5 || options.ao;
-        track::start(&mut flow.client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
-        flow.client.packets = 1;
+        track::start(&mut flow, Side::Client, &packet.meta, options.window_scale.unwrap_or(NO_SHIFT));
+        flow.count(Side::Client, 1, 0);
         if let Some(slot) = self.flows.insert(flow) {
             self.totals.opened += 1;
             self.flows.arm(slot, self.now.saturating_add(timers::HANDSHAKE));
@@ -222,7 +220,7 @@ impl<F: Frame> Pipeline<F> {
             return self.ask_whether_it_lives(slot, Side::Client, seq, out);
         }
         let (server, edge) = (&flow.server, flow.server.edge);
-        let window = u32::try_from(edge.since(server.ack)).unwrap_or(0) >> server.shift.min(14);
+        let window = u32::try_from(edge.since(server.ack)).unwrap_or(0) >> flow.server_rest.shift.min(14);
         let segment = Segment {
             tuple: flow.tuple().reversed(),
             flags: TcpFlags(TcpFlags::ACK),
@@ -255,7 +253,7 @@ impl<F: Frame> Pipeline<F> {
         let meta = packet.meta;
         let ends = meta.seq == flow.client.nxt;
         // The answer to the challenge ACK of an older connection, of which the server is freed by it.
-        let answers = flow.server.packets > 0 && meta.seq == flow.server.ack;
+        let answers = flow.packets(Side::Server) > 0 && meta.seq == flow.server.ack;
         if !meta.flags.rst() || !(ends || answers) {
             self.discard(packet.frame, DropReason::BeforeHandshake, out);
             if meta.flags.ack() && !meta.flags.syn() && !meta.flags.rst() {
@@ -317,7 +315,7 @@ impl<F: Frame> Pipeline<F> {
                 return self.answered_before(slot, packet, out);
             }
             flow.server.ack = meta.ack;
-            flow.server.packets += 1;
+            flow.count(Side::Server, 1, 0);
             return self.forward(packet, out);
         }
         if meta.ack != expected {
@@ -334,15 +332,14 @@ impl<F: Frame> Pipeline<F> {
             Err((reason, frame)) => return self.discard(frame, reason, out),
         };
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
-        let server_shift = options.window_scale.filter(|_| flow.client.shift != NO_SHIFT);
+        let server_shift = options.window_scale.filter(|_| flow.client_rest.shift != NO_SHIFT);
         agree(&mut flow.offer, &options, &packet.meta);
         let client_window = flow.client.edge.since(flow.client.ack) as u32;
-        let packets = flow.server.packets;
-        track::start(&mut flow.server, &packet.meta, server_shift.unwrap_or(0));
-        flow.server.packets = packets + 1;
+        track::start(flow, Side::Server, &packet.meta, server_shift.unwrap_or(0));
+        flow.count(Side::Server, 1, 0);
         // Window scaling holds when both announced it (RFC 7323 section 2.2).
         if server_shift.is_none() {
-            flow.client.shift = 0;
+            flow.client_rest.shift = 0;
         }
         // The client's ACK is on its way; until then its window is that of its SYN.
         flow.client.ack = packet.meta.seq.add(1);
@@ -355,13 +352,12 @@ impl<F: Frame> Pipeline<F> {
     fn answered_before(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return self.unknown(packet, out) };
         let client_window = flow.client.edge.since(flow.client.ack) as u32;
-        let packets = flow.server.packets;
-        let shift = if flow.client.shift == NO_SHIFT { 0 } else { MAX_SHIFT };
-        track::start(&mut flow.server, &packet.meta, shift);
+        let shift = if flow.client_rest.shift == NO_SHIFT { 0 } else { MAX_SHIFT };
+        track::start(flow, Side::Server, &packet.meta, shift);
         flow.server.edge = right_edge(packet.meta.ack, packet.meta.window, shift);
-        flow.server.packets = packets + 1;
-        if flow.client.shift == NO_SHIFT {
-            flow.client.shift = 0;
+        flow.count(Side::Server, 1, 0);
+        if flow.client_rest.shift == NO_SHIFT {
+            flow.client_rest.shift = 0;
         }
         flow.client.ack = packet.meta.seq;
         flow.client.edge = flow.client.ack.add(client_window.min(u32::from(u16::MAX)));

@@ -13,7 +13,7 @@
 use crate::drop::DropReason;
 use crate::flow::names::NameRef;
 use crate::flow::record::{Flow, Side, Stage, Verdict};
-use crate::flow::second::{Expected, HelloRetry, Second};
+use crate::flow::second::{Expected, HelloRetry, Second, Until};
 use crate::frame::Frame;
 use crate::hold::{Packet, Refused};
 use crate::ids::Nanos;
@@ -91,7 +91,7 @@ impl<F: Frame> Pipeline<F> {
     fn hear(&mut self, slot: u32, packet: &Packet<F>, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let meta = packet.meta;
-        let end = flow.second.read.add(u32::from(flow.client.fin));
+        let end = flow.second.read.add(u32::from(flow.client_rest.fin));
         let is_ahead = !self.is_replay && meta.flags.ack() && meta.ack.after(end);
         let beginning = match flow.second.expected() {
             Expected::Perhaps { from, watch } => {
@@ -225,7 +225,7 @@ impl<F: Frame> Pipeline<F> {
         let until = self.now.saturating_add(wait);
         self.holds.read_from(flow.hold, at);
         if let Some(flow) = self.flows.get_mut(slot) {
-            flow.expect(Expected::Held { until });
+            flow.expect(Expected::Held { until: Until(until) });
         }
         self.flows.arm(slot, until);
     }

@@ -35,10 +35,10 @@ impl<F: Frame> Pipeline<F> {
     #[inline(always)]
     pub(crate) fn straight(&mut self, seen: &mut Seen) -> Option<()> {
         let meta = &seen.meta;
-        let (flow, side) = self.flows.open(seen.likely, &meta.tuple, self.hops.picture())?;
-        let hop = self.hops.get_open(&flow.hops, side)?;
+        let (flow, side, line) = self.flows.open(seen.likely, &meta.tuple, meta.v6, &self.hops)?;
+        let (hop, shift) = line.of(side);
         let passes = meta.flags.is_plain() && meta.ttl > 1 && meta.ip_len() <= hop.mtu;
-        if !passes || !track::note_plain(flow, side, meta) {
+        if !passes || !track::note_plain(flow, side, meta, shift) {
             return None;
         }
         flow.seen = self.now;
@@ -77,7 +77,10 @@ impl<F: Frame> Pipeline<F> {
         if track::is_over(flow) {
             self.close(slot, timers::LINGER, out);
         } else if track::is_steady(flow) {
-            self.flows.set_open(slot, self.hops.picture());
+            let shifts = [flow.client_rest.shift, flow.server_rest.shift];
+            if let Some(line) = self.hops.number_line(&flow.hops, shifts, meta.v6) {
+                self.flows.set_open(slot, line);
+            }
         }
         Some(port)
     }

@@ -49,7 +49,7 @@ impl<F: Frame> Pipeline<F> {
             Stage::SynSent => self.expire_at(slot, seen.saturating_add(HANDSHAKE), out),
             Stage::SynRcvd => self.syn_ack_timer(slot, out),
             Stage::Dialing => self.syn_timer(slot, out),
-            Stage::Splice if let Expected::Held { until } = second => self.second_overdue(slot, until, out),
+            Stage::Splice if let Expected::Held { until } = second => self.second_overdue(slot, until.0, out),
             Stage::Splice if self.header_timer(slot, out) => {}
             Stage::Answered | Stage::Held if waiting => self.unverified(slot, out),
             // A client that says nothing, or waits for the server to speak.

@@ -147,10 +147,13 @@ pub fn strip(options: &mut [u8]) {
     }
 }
 
+/// The most that a window is shifted by (RFC 7323 section 2.3).
+pub const MAX_SHIFT: u8 = 14;
+
 /// The window a segment offers: its right edge.
 #[inline]
 pub fn right_edge(ack: Seq, window: u16, shift: u8) -> Seq {
-    ack.add(u32::from(window) << shift.min(14))
+    ack.add(u32::from(window) << shift.min(MAX_SHIFT))
 }
 
 #[cfg(test)]
