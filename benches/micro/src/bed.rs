@@ -16,7 +16,7 @@ use weir_core::hold::Packet;
 use weir_core::ids::{Nanos, PortId, PortSet};
 use weir_core::parse::{Meta, Parsed, parse};
 use weir_core::pipeline::{Config, Output, Pipeline};
-use weir_core::policy::{InterceptSpec, Policy, PolicyBuilder};
+use weir_core::policy::{Handshake, InterceptSpec, Policy, PolicyBuilder};
 
 /// Where the clients are.
 pub const LAN: PortId = PortId(0);
@@ -26,6 +26,8 @@ pub const WAN: PortId = PortId(1);
 pub const CAPACITY: usize = 1792;
 /// What clients ask for.
 pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n";
+/// What the server acknowledges that has the request.
+const ASKED: u32 = 1001 + REQUEST.len() as u32;
 /// Connections of one client address.
 const OF_A_CLIENT: u32 = 50_000;
 /// Segments that are kept ready, at most.
@@ -110,8 +112,9 @@ pub fn meta_of(bytes: &[u8]) -> Meta {
 }
 
 /// Everything to port 80 is intercepted and allowed.
-fn policy() -> Arc<Policy> {
+fn policy(handshake: Handshake) -> Arc<Policy> {
     let web = InterceptSpec::new("web").from_port(LAN).to_any().tcp([80]);
+    let web = InterceptSpec { handshake, ..web };
     Arc::new(PolicyBuilder::new(1).intercept(web).build().expect("a valid policy"))
 }
 
@@ -142,8 +145,45 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// With `flows` allowed connections.
+    /// With `flows` allowed connections, whose handshakes passed through.
     pub fn new(flows: u32, v6: bool) -> Self {
+        let mut bed = Self::empty(flows, v6, Handshake::Through);
+        for n in 0..flows {
+            let Ends { client, server } = Ends::of(n, v6);
+            let steps = [
+                (LAN, segment(client, server, Kind::Syn, &[], &[])),
+                (WAN, segment(server, client, Kind::SynAck, &[], &[])),
+                (LAN, segment(client, server, Kind::Ack(1001, 5001), &[], REQUEST)),
+                (WAN, segment(server, client, Kind::Ack(5001, ASKED), &[], &[])),
+            ];
+            for (port, bytes) in steps {
+                bed.give(port, &bytes);
+            }
+        }
+        assert_eq!(bed.pipeline.totals.allowed, u64::from(flows));
+        bed
+    }
+
+    /// With `flows` allowed connections that weir has answered.
+    pub fn answered(flows: u32, v6: bool) -> Self {
+        let mut bed = Self::empty(flows, v6, Handshake::Answer);
+        for n in 0..flows {
+            let Ends { client, server } = Ends::of(n, v6);
+            let isn = bed.give(LAN, &segment(client, server, Kind::Syn, &[], &[])).expect("an answer").seq.0;
+            let next = isn.wrapping_add(1);
+            bed.give(LAN, &segment(client, server, Kind::Ack(1001, next), &[], REQUEST));
+            bed.give(WAN, &segment(server, client, Kind::SynAck, &[], &[]));
+            bed.give(WAN, &segment(server, client, Kind::Ack(5001, ASKED), &[], &[]));
+        }
+        assert_eq!(
+            (bed.pipeline.totals.allowed, bed.pipeline.leg_count()),
+            (u64::from(flows), flows as usize)
+        );
+        bed
+    }
+
+    /// With room for so many.
+    fn empty(flows: u32, v6: bool, handshake: Handshake) -> Self {
         let config = Config {
             flows: Capacity { fast: flows as usize, kernel: 16 },
             holds: 64,
@@ -158,26 +198,20 @@ impl Bed {
             secret: [7; 32],
             is_replay: false,
         };
-        let pipeline = Pipeline::new(&config, policy(), fib(flows, v6), Nanos(1));
+        let pipeline = Pipeline::new(&config, policy(handshake), fib(flows, v6), Nanos(1));
         let (arrived, hasher) = (Batch::with_capacity(crate::BATCH), FlowHasher::new(config.seed));
-        let mut bed = Self { pipeline, out: Output::default(), arrived, hasher };
-        let after = 1001 + REQUEST.len() as u32;
-        for n in 0..flows {
-            let Ends { client, server } = Ends::of(n, v6);
-            let steps = [
-                (LAN, segment(client, server, Kind::Syn, &[], &[])),
-                (WAN, segment(server, client, Kind::SynAck, &[], &[])),
-                (LAN, segment(client, server, Kind::Ack(1001, 5001), &[], REQUEST)),
-                (WAN, segment(server, client, Kind::Ack(5001, after), &[], &[])),
-            ];
-            for (port, bytes) in steps {
-                bed.handle(Nanos(2), port, HeapFrame::from_packet(&bytes, CAPACITY));
-            }
-            bed.out.tx.clear();
-            bed.out.free.clear();
-        }
-        assert_eq!(bed.pipeline.totals.allowed, u64::from(flows));
-        bed
+        Self { pipeline, out: Output::default(), arrived, hasher }
+    }
+
+    /// One segment while connections open; the first that leaves for it.
+    fn give(&mut self, port: PortId, bytes: &[u8]) -> Option<Meta> {
+        self.out.free.push(HeapFrame::new(CAPACITY));
+        self.handle(Nanos(2), port, HeapFrame::from_packet(bytes, CAPACITY));
+        let first = self.out.tx.first().map(|(_, frame)| meta_of(frame.data()));
+        self.out.tx.clear();
+        self.out.free.clear();
+        self.out.kernel.clear();
+        first
     }
 
     /// A frame from `port` waits in `arrived` for the others of its batch.

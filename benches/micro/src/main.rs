@@ -11,7 +11,7 @@ use std::thread;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use weir_micro::{Case, cases, count, workers};
+use weir_micro::{Case, cases, count, resident, workers};
 
 /// A case may take so many times the instructions of the baseline.
 const TOLERANCE: f64 = 1.03;
@@ -41,6 +41,9 @@ struct Args {
     case: Option<String>,
     #[arg(long, hide = true)]
     batches: Option<u32>,
+    /// Establish connections with this handshake, say what memory they hold, and nothing else.
+    #[arg(long, hide = true)]
+    resident: Option<String>,
 }
 
 /// A line of the JSON.
@@ -78,6 +81,12 @@ fn main() -> ExitCode {
         let mut work = case.prepare();
         (0..batches).for_each(|_| work());
         return ExitCode::SUCCESS;
+    }
+    if let Some(handshake) = &args.resident {
+        return resident::establish(handshake).map_or(ExitCode::from(3), |octets| {
+            println!("{octets:.1}");
+            ExitCode::SUCCESS
+        });
     }
     match run(&args) {
         Ok(true) => ExitCode::SUCCESS,
@@ -118,6 +127,7 @@ fn run(args: &Args) -> io::Result<bool> {
     }
     if !args.instructions {
         lines.extend(workers(&args.only));
+        lines.extend(memory(&args.only)?);
     }
     write(&args.json, &lines)?;
     Ok(true)
@@ -134,6 +144,18 @@ fn workers(only: &str) -> Vec<Line> {
         line
     };
     chosen.map(measure).collect()
+}
+
+/// What memory a connection holds, all in.
+fn memory(only: &str) -> io::Result<Vec<Line>> {
+    let chosen = resident::HANDSHAKES.map(|handshake| (resident::name(handshake), handshake));
+    let measure = |(name, handshake): (String, &str)| {
+        progress(&name);
+        let line = Line::new(&name, "octets", vec![resident::of_a_flow(handshake)?]);
+        println!("{name:36} {:>10.0} octets of memory", line.median);
+        Ok(line)
+    };
+    chosen.into_iter().filter(|(name, _)| name.contains(only)).map(measure).collect()
 }
 
 /// Says what is being measured, where somebody watches.
