@@ -93,6 +93,39 @@
 //! | not kept: up to 100 us of waiting for more after little of much | 88.2 | 15.2 | 3070 | 570 |
 //! | not kept: the relay's thread at nice 0 or 10 where NAPI is at -20, or SCHED_BATCH | 87 to 93 | 14.2 to 15.0 | 2980 to 3230 | 600 to 620 |
 //!
+//! Tried after that, in turns in one run, medians of 4 of 0.6 or 0.7 s, spreads of a seventh each way; none is kept:
+//!
+//! | | new connections | us | requests | us |
+//! | --- | --- | --- | --- | --- |
+//! | the relay as it is | 9,520 | 79.2 | 48,600 | 14.6 |
+//! | it waits up to 50 us for 16 completions where there were 4 (IORING_ENTER_EXT_ARG, min_wait) | 9,900 | 80.2 | 46,400 | 15.9 |
+//! | likewise, up to 200 us | 10,090 | 80.4 | 47,500 | 13.9 |
+//! | listeners with TCP_QUICKACK off, so that a request's ACK goes with the answer | 8,210 | 83.3 | 56,200 | 13.1 |
+//! | and no TCP_NODELAY on the server's leg | 8,860 | 80.3 | 51,000 | 12.9 |
+//! | HAProxy | 7,680 | 101.6 | 49,700 | 13.3 |
+//!
+//! Without the quick ACK a client that writes its request in two pieces and has not set TCP_NODELAY waits 40 ms for the answer: a tenth
+//! of a request's CPU, within the spread, is not worth that.
+//!
+//! | | bulk, MTU | ns/KiB | bulk, large packets | ns/KiB |
+//! | --- | --- | --- | --- | --- |
+//! | the relay as it is | 1.9 | 3210 | 6.4 | 420 |
+//! | a direction in bulk rests for 200 us after each receive | 2.0 | 2980 | 4.6 | 470 |
+//! | likewise, 500 us | 2.1 | 2890 | 3.2 | 570 |
+//! | likewise, 1 ms | 1.9 | 2820 | 1.9 | 650 |
+//! | 500 us, pipes of 1 MiB | 2.1 | 3050 | 6.3 | 410 |
+//! | HAProxy | 2.3 | 2710 | 5.5 | 660 |
+//!
+//! # What bounds bulk
+//!
+//! Both CPUs, that of the ends and the gateway's, are busy for 0.9 to 1.0 of the time, whoever carries. In packets of the MTU the client's ring
+//! overflows, since its CPU does not keep up: of 45 packets of 64 KiB 1 to 4 are sent again (by HAProxy 2 to 5). The relay is sent 15 ACKs for 64 KiB
+//! and HAProxy 4 to 11, for HAProxy brings more at a time: that is what a rest gains. With offloads the relay's packets are twice as large (61 KB to
+//! 33), and what it costs is elsewhere: packets that are steered to the gateway's CPU (RPS) are handled by softirqs there, 0.4 to 0.7 of its time
+//! (0.2 to 0.8 by HAProxy), which the scheduler charges to nobody while nobody runs, and in a fifth of the samples the CPU signals the other
+//! one, which in a virtual machine leaves it. By all of the CPU's time that is not idle (/proc/stat), the fairer account there, a KiB costs 1,170 and
+//! 1,620 ns in two runs, and HAProxy's 1,000 and 1,410: what the relay saves by the scheduler's account it pays in softirqs.
+//!
 //! Provided buffers win nothing over one buffer that is always warm, have to be large for bulk and small for memory, and
 //! receive beyond what the other end takes before they can be stopped. Direct descriptors do not fit: where a client wanted to go is
 //! its socket's own address, which the ring cannot tell before Linux 6.19, and its shutdown always takes a worker thread; their
