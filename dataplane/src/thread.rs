@@ -26,7 +26,7 @@ pub enum Idle {
 
 /// Breaths without work before a worker goes to sleep.
 const SPINS: u32 = 64;
-/// The longest sleep; a fraction of a flow timer's tick, too.
+/// The longest sleep.
 const SLEEP: Duration = BREATH;
 /// The sleep while frames are still to be sent: copy mode may want another kick.
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
@@ -62,7 +62,8 @@ pub fn run(
             breaths = 0;
             worker.bury_lost_ports(&mut waiter);
         }
-        if worker.breathe(Nanos(clock::monotonic_ns())) > 0 || worker.has_work() {
+        let now = Nanos(clock::monotonic_ns());
+        if worker.breathe(now) > 0 || worker.has_work() {
             quiet = 0;
             continue;
         }
@@ -71,7 +72,8 @@ pub fn run(
             std::hint::spin_loop();
             continue;
         }
-        let patience = if worker.driver().outstanding() > 0 { SHORT_SLEEP } else { SLEEP };
+        let longest = if worker.driver().outstanding() > 0 { SHORT_SLEEP } else { SLEEP };
+        let patience = worker.due_in(now).map_or(longest, |due| longest.min(due));
         if let Err(error) = waiter.wait(patience, || worker.has_work() || !arrivals.is_empty()) {
             tracing::debug!(%error, "waiting");
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
@@ -526,12 +527,20 @@ impl<D: Driver> Worker<D> {
     /// Whether there is something to do at once.
     pub fn has_work(&self) -> bool {
         self.scan.is_some()
+            || self.reroute.is_some()
+            || self.parts.pipeline.has_due()
             || !self.out.express.is_empty()
             || self.has_to_tell_idle()
             || !self.parts.commands.is_empty()
             || !self.parts.answers.is_empty()
             || self.parts.handoff.has_mail(self.parts.id)
             || self.leaving.iter().any(|frames| !frames.is_empty())
+    }
+
+    /// How long after `now` something is due, at the earliest; none: nothing is.
+    pub fn due_in(&self, now: Nanos) -> Option<Duration> {
+        let due = self.parts.pipeline.next_timer()?;
+        Some(Duration::from_nanos(due.0.saturating_sub(now.0)))
     }
 
     /// Lets others see the numbers of this moment.

@@ -266,6 +266,17 @@ impl<F: Frame> Pipeline<F> {
         self.due = due;
     }
 
+    /// Whether [`Self::poll_timers`] has left connections whose time has come.
+    pub const fn has_due(&self) -> bool {
+        self.flows.is_behind()
+    }
+
+    /// When a connection's time comes next, at the earliest; none: no connection waits. What is not whole of fragments waits longer
+    /// than it has to until somebody looks.
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.flows.next_timer()
+    }
+
     /// Cookies that this worker has not made may come back until then.
     pub fn expect_cookies(&mut self, until: Nanos) {
         self.cookies_until = self.cookies_until.max(until);

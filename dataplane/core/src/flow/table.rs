@@ -227,6 +227,16 @@ impl FlowTable {
         self.wheel.poll(now, due);
     }
 
+    /// Whether the last [`Self::poll`] has left some.
+    pub const fn is_behind(&self) -> bool {
+        self.wheel.is_behind()
+    }
+
+    /// When the next timer runs out, at the earliest; none: there is none.
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.wheel.next()
+    }
+
     /// The connections in slots from `cursor` on, and their slots.
     pub fn iter_from(&self, cursor: u32) -> impl Iterator<Item = (u32, &Flow)> {
         self.slots

@@ -1,13 +1,18 @@
-//! Timers of flows: a hashed timing wheel (Varghese and Lauck, scheme 6) of intrusive lists, one timer a slot.
+//! Timers of flows: two hashed timing wheels (Varghese and Lauck, schemes 6 and 7) of intrusive lists, one timer a slot.
 //!
-//! Arming, cancelling and firing cost the same however many timers there are. A deadline further away than one turn
-//! of the wheel is put where the turn ends and moved on when that comes.
+//! Arming, cancelling and firing cost the same however many timers there are. A deadline further away than one turn of the near
+//! wheel is in the far one, of which a spoke is such a turn, and comes to the near one when that begins: so a connection that
+//! says nothing for hours is touched twice in that time, and when there is something to do next is known ([`Wheel::next`]).
 
 use crate::ids::Nanos;
 
 const NIL: u32 = u32::MAX;
-/// Spokes of the wheel.
-const SPOKES: usize = 1024;
+/// Spokes of each wheel.
+const SPOKES: u64 = 1024;
+/// `prev` of the first in a spoke names that.
+const FIRST: u32 = 1 << 31;
+/// Timers that come to the near wheel in one call.
+const MOVES: usize = 256;
 
 /// The furthest a timer can be set, in ticks: deadlines are compared modulo 2^32.
 pub const FURTHEST: u64 = 1 << 30;
@@ -18,7 +23,14 @@ pub struct Wheel {
     tick: Nanos,
     /// The next tick to be served.
     now: u64,
+    /// The turn of the near wheel whose timers are all in it; turns after it are in the far one.
+    turn: u64,
+    /// Something was due that did not fit.
+    is_behind: bool,
+    /// Spokes of the near wheel, one tick each, then of the far one.
     heads: Vec<u32>,
+    /// Spokes with a timer, a bit each.
+    taken: [Taken; 2],
     next: Vec<u32>,
     /// `NIL`: not armed.
     prev: Vec<u32>,
@@ -32,10 +44,14 @@ impl Wheel {
 
     /// Timers for slots `0..capacity` that fire at most one `tick` late. Time starts at `now`.
     pub fn new(capacity: usize, tick: Nanos, now: Nanos) -> Self {
+        let now = now.0 / tick.0.max(1);
         Self {
             tick,
-            now: now.0 / tick.0.max(1),
-            heads: vec![NIL; SPOKES],
+            now,
+            turn: now / SPOKES,
+            is_behind: false,
+            heads: vec![NIL; 2 * SPOKES as usize],
+            taken: [Taken::default(); 2],
             next: vec![NIL; capacity],
             prev: vec![NIL; capacity],
             deadline: vec![0; capacity],
@@ -46,7 +62,7 @@ impl Wheel {
     /// who is called then looks at the time.
     pub fn arm(&mut self, slot: u32, at: Nanos) {
         self.cancel(slot);
-        // Never in the tick that has been served.
+        // Never in the tick that is being served.
         let tick = (at.0 / self.tick.0.max(1) + 1).clamp(self.now + 1, self.now + FURTHEST);
         let Some(deadline) = self.deadline.get_mut(slot as usize) else { return };
         *deadline = tick as u32;
@@ -66,44 +82,106 @@ impl Wheel {
     /// Collects into `due` up to its capacity slots whose time has come; they are not armed any more.
     pub fn poll(&mut self, now: Nanos, due: &mut Vec<u32>) {
         let target = now.0 / self.tick.0.max(1);
-        // After a long pause one turn meets every timer; more would meet them again.
-        self.now = self.now.max(target.saturating_sub(SPOKES as u64));
+        self.is_behind = false;
         while self.now <= target {
-            let mut slot = self.heads.get((self.now as usize) % SPOKES).copied().unwrap_or(NIL);
-            while slot != NIL {
-                let following = self.next.get(slot as usize).copied().unwrap_or(NIL);
-                let deadline = self.deadline.get(slot as usize).copied().unwrap_or(0);
-                // Compared modulo 2^32, since deadlines are kept in 32 bits.
-                if (deadline.wrapping_sub(self.now as u32) as i32) <= 0 {
-                    if due.len() == due.capacity() {
-                        return;
-                    }
-                    self.cancel(slot);
-                    due.push(slot);
-                }
-                slot = following;
+            self.is_behind = !self.begin_turn() || !self.serve(due);
+            if self.is_behind {
+                return;
             }
-            self.now += 1;
+            self.now = self.next_taken().min(target + 1);
         }
     }
 
+    /// Whether the last [`Self::poll`] has left something that was due.
+    pub const fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// When to poll again, if nothing is armed until then. None: never.
+    pub fn next(&self) -> Option<Nanos> {
+        if self.is_behind {
+            return Some(Nanos(0));
+        }
+        let tick = self.next_taken();
+        (tick != u64::MAX).then(|| Nanos(tick.saturating_mul(self.tick.0)))
+    }
+
+    /// The next tick with a timer, or in which timers come from the far wheel.
+    fn next_taken(&self) -> u64 {
+        let [near, far] = &self.taken;
+        let tick = near.after(self.now % SPOKES).map_or(u64::MAX, |wait| self.now + wait);
+        // Of turns that were passed over there is nothing.
+        let later = (self.turn + 1).max(self.now.div_ceil(SPOKES));
+        let turn = far.after(later % SPOKES).map(|wait| later + wait);
+        tick.min(turn.map_or(u64::MAX, |turn| turn * SPOKES))
+    }
+
+    /// Timers of the turn that has begun come from the far wheel; whether all are here.
+    fn begin_turn(&mut self) -> bool {
+        let turn = self.now / SPOKES;
+        if self.turn == turn {
+            return true;
+        }
+        let spoke = (SPOKES + turn % SPOKES) as usize;
+        for _ in 0..MOVES {
+            let slot = self.heads.get(spoke).copied().unwrap_or(NIL);
+            if slot == NIL {
+                self.turn = turn;
+                return true;
+            }
+            let deadline = self.deadline.get(slot as usize).copied().unwrap_or(0);
+            // Compared modulo 2^32, since deadlines are kept in 32 bits.
+            let wait = deadline.wrapping_sub(self.now as u32) as i32;
+            self.unlink(slot);
+            self.link(slot, self.now + u64::try_from(wait).unwrap_or(0));
+        }
+        false
+    }
+
+    /// Collects the timers of this tick; whether all had room.
+    fn serve(&mut self, due: &mut Vec<u32>) -> bool {
+        let spoke = (self.now % SPOKES) as usize;
+        while let Some(slot) = self.heads.get(spoke).copied().filter(|slot| *slot != NIL) {
+            if due.len() == due.capacity() {
+                return false;
+            }
+            self.unlink(slot);
+            due.push(slot);
+        }
+        true
+    }
+
     fn link(&mut self, slot: u32, tick: u64) {
-        let spoke = (tick as usize) % SPOKES;
-        let head = self.heads.get(spoke).copied().unwrap_or(NIL);
-        // While linked as the first, `prev` names the spoke, with the top bit set.
+        let turn = self.now / SPOKES;
+        let spoke = if tick < self.now + SPOKES {
+            tick % SPOKES
+        } else {
+            // Beyond the last turn: moved on when that comes.
+            SPOKES + (tick / SPOKES).min(turn + SPOKES - 1) % SPOKES
+        };
+        let head = self.heads.get(spoke as usize).copied().unwrap_or(NIL);
         set(&mut self.next, slot, head);
-        set(&mut self.prev, slot, spoke as u32 | 1 << 31);
+        set(&mut self.prev, slot, spoke as u32 | FIRST);
         if head != NIL {
             set(&mut self.prev, head, slot);
         }
-        set(&mut self.heads, spoke as u32, slot);
+        self.set_head(spoke as u32, slot);
+    }
+
+    fn set_head(&mut self, spoke: u32, slot: u32) {
+        set(&mut self.heads, spoke, slot);
+        let [near, far] = &mut self.taken;
+        match u64::from(spoke).checked_sub(SPOKES) {
+            Some(spoke) => far.set(spoke, slot != NIL),
+            None => near.set(u64::from(spoke), slot != NIL),
+        }
     }
 
     fn unlink(&mut self, slot: u32) {
         let next = self.next.get(slot as usize).copied().unwrap_or(NIL);
         let prev = self.prev.get(slot as usize).copied().unwrap_or(NIL);
-        if prev & (1 << 31) != 0 {
-            set(&mut self.heads, prev & !(1 << 31), next);
+        if prev & FIRST != 0 {
+            self.set_head(prev & !FIRST, next);
         } else {
             set(&mut self.next, prev, next);
         }
@@ -117,6 +195,35 @@ impl Wheel {
 fn set(list: &mut [u32], at: u32, value: u32) {
     if let Some(place) = list.get_mut(at as usize) {
         *place = value;
+    }
+}
+
+/// Which spokes of a wheel have a timer.
+#[derive(Clone, Copy, Debug)]
+struct Taken([u64; (SPOKES / 64) as usize]);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self([0; (SPOKES / 64) as usize])
+    }
+}
+
+impl Taken {
+    fn set(&mut self, spoke: u64, taken: bool) {
+        if let Some(word) = self.0.get_mut((spoke / 64) as usize) {
+            *word = *word & !(1 << (spoke % 64)) | u64::from(taken) << (spoke % 64);
+        }
+    }
+
+    /// How many spokes after `from`, round the wheel, the next is that has one; 0: that itself.
+    fn after(&self, from: u64) -> Option<u64> {
+        let words = self.0.len() as u64;
+        // The first word is looked at once more in the end, for the spokes before `from`.
+        (0..=words).find_map(|step| {
+            let at = (from / 64 + step) % words;
+            let word = self.0.get(at as usize)? & if step == 0 { u64::MAX << (from % 64) } else { u64::MAX };
+            (word != 0).then(|| (at * 64 + u64::from(word.trailing_zeros()) + SPOKES - from) % SPOKES)
+        })
     }
 }
 
@@ -167,6 +274,55 @@ mod tests {
     }
 
     #[test]
+    fn next_is_when_something_fires_or_comes_nearer_and_not_before() {
+        let tick = Nanos::from_millis(20);
+        let second = Nanos::from_secs(1).0;
+        for start in [0, 7 * second, 123_456 * second] {
+            let mut wheel = Wheel::new(200, tick, Nanos(start));
+            assert_eq!(wheel.next(), None);
+            let mut left: Vec<_> = (0..200_u64).map(|n| start + (n * n * n) % 30_000 * second + n).collect();
+            (0..).zip(&left).for_each(|(slot, at)| wheel.arm(slot, Nanos(*at)));
+            let (mut now, mut polls) = (start, 0);
+            let mut due = Vec::with_capacity(200);
+            while let Some(next) = wheel.next() {
+                assert!(left.iter().all(|at| at + 2 * tick.0 > now), "something is late at {now}");
+                assert!(next.0 > now, "asked for twice");
+                (now, polls) = (next.0, polls + 1);
+                wheel.poll(next, &mut due);
+                due.drain(..).for_each(|slot| {
+                    let at = std::mem::replace(&mut left[slot as usize], u64::MAX - 2 * tick.0);
+                    assert!(at <= now, "before its time");
+                });
+            }
+            assert!(left.iter().all(|at| *at > now), "all have fired");
+            // Each has its own, one to come nearer, and one more beyond the far wheel's turn.
+            assert!(polls <= 3 * 200, "{polls} polls");
+        }
+    }
+
+    #[test]
+    fn many_that_come_nearer_at_once_are_moved_in_parts_and_none_is_lost() {
+        let (tick, count) = (Nanos::from_millis(20), 10 * MOVES as u32);
+        let mut wheel = Wheel::new(count as usize, tick, Nanos(0));
+        (0..count).for_each(|slot| wheel.arm(slot, Nanos::from_secs(100)));
+        let mut due = Vec::with_capacity(64);
+        let mut fired = 0;
+        while let Some(next) = wheel.next() {
+            wheel.poll(next.max(Nanos::from_secs(90)), &mut due);
+            assert!(due.is_empty(), "before its time");
+            if !wheel.is_behind() {
+                break;
+            }
+        }
+        assert!(wheel.next() > Some(Nanos::from_secs(100)), "it sleeps until they are due");
+        for _ in 0..=count / 64 {
+            wheel.poll(Nanos::from_secs(101), &mut due);
+            fired += due.drain(..).count();
+        }
+        assert_eq!((fired, wheel.next()), (count as usize, None));
+    }
+
+    #[test]
     fn poll_with_full_output_goes_on_next_time() {
         let mut wheel = Wheel::new(10, Nanos::from_millis(1), Nanos(0));
         for slot in 0..10 {
@@ -177,6 +333,7 @@ mod tests {
             let mut due = Vec::with_capacity(3);
             wheel.poll(Nanos::from_millis(50), &mut due);
             all.extend(due);
+            assert_eq!(wheel.is_behind(), all.len() < 10);
         }
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
