@@ -474,24 +474,28 @@ static __always_inline int cross(struct xdp_md *ctx, struct weir_express *entry,
 }
 
 /*
- * Of user space alone, which has it run on the octets of a key and of what `link` of the entry is to say beside the device. In place: one
- * that is stored anew loses what other CPUs note in it at that moment, of which the flow's end would be the worst.
+ * Of user space alone, which has it run on the octets of a key, of what `link` of the entry is to say beside the device, and of what `ended`
+ * is to say besides. In place: one that is stored anew loses what other CPUs note in it at that moment, of which the flow's end would be
+ * the worst.
  */
 static __always_inline int mark_entry(struct xdp_md *ctx)
 {
 	struct weir_express_key key, *place = (void *)(long)ctx->data;
 	void *data_end = (void *)(long)ctx->data_end;
 	struct weir_express *entry;
-	__u8 mark;
+	__u8 mark, ended;
 
-	if ((void *)(place + 1) + 1 > data_end)
+	if ((void *)(place + 1) + 2 > data_end)
 		return XDP_ABORTED;
 	key = *place;
-	mark = *(__u8 *)(place + 1) & ~(WEIR_EXPRESS_LINKS - 1);
+	mark = ((__u8 *)(place + 1))[0] & ~(WEIR_EXPRESS_LINKS - 1);
+	ended = ((__u8 *)(place + 1))[1] & (TCP_FIN | TCP_RST);
 	entry = bpf_map_lookup_elem(&express_flows, &key);
 	if (!entry)
 		return XDP_PASS;
 	entry->link = (entry->link & (WEIR_EXPRESS_LINKS - 1)) | mark;
+	if (ended)
+		entry->ended |= ended;
 	entry->last_seen = bpf_ktime_get_ns() >> 30;
 	return XDP_TX;
 }

@@ -20,6 +20,7 @@ use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::frame::Frame;
 use weir_core::ids::{Nanos, PortId};
 use weir_core::pipeline::{Output, Pipeline};
+use weir_core::stage::timers;
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
 use weir_sys::clock;
@@ -85,6 +86,24 @@ impl Feeder {
         }
     }
 
+    /// Carries out what has to be so before what the pipeline sends: a FIN may be answered before it has left here, and then the answer is
+    /// the worker's.
+    pub fn carry_out_first<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>) {
+        if !out.express.iter().any(|op| matches!(op, ExpressOp::Ending { .. })) {
+            return;
+        }
+        let mut ops = std::mem::take(&mut out.express);
+        ops.retain(|op| {
+            let is_first = matches!(op, ExpressOp::Ending { .. });
+            if is_first {
+                self.carry_out_one(op, pipeline, out);
+            }
+            !is_first
+        });
+        ops.append(&mut out.express);
+        out.express = ops;
+    }
+
     /// Carries out what the pipeline asked for.
     pub fn carry_out<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>) {
         if self.ways.learn_period(&self.period) {
@@ -95,27 +114,34 @@ impl Feeder {
         }
         let mut ops = std::mem::take(&mut out.express);
         for op in ops.drain(..) {
-            match op {
-                ExpressOp::Enter(carried) => self.enter(&carried, pipeline),
-                ExpressOp::Leave(names) => {
-                    self.flush(pipeline);
-                    self.leave(&names, pipeline);
-                }
-                ExpressOp::Note(names) => {
-                    self.flush(pipeline);
-                    self.notes.extend(noted(pipeline, &names.key(), ends(&names.client)));
-                    self.write_notes();
-                }
-                ExpressOp::Ask(names) => {
-                    self.flush(pipeline);
-                    let seen = self.passed(&names);
-                    pipeline.handle_seen(&names.key(), seen.as_ref(), out);
-                }
-            }
+            self.carry_out_one(&op, pipeline, out);
         }
         self.flush(pipeline);
         ops.append(&mut out.express);
         out.express = ops;
+    }
+
+    fn carry_out_one<F: Frame>(&mut self, op: &ExpressOp, pipeline: &mut Pipeline<F>, out: &mut Output<F>) {
+        if !matches!(op, ExpressOp::Enter(_)) {
+            self.flush(pipeline);
+        }
+        match op {
+            ExpressOp::Enter(carried) => self.enter(carried, pipeline),
+            ExpressOp::Leave(names) => self.leave(names, pipeline),
+            ExpressOp::Ending { names, fins } => {
+                let seen = self.passed(names);
+                self.set_ending(names, *fins);
+                pipeline.handle_ending(&names.key(), seen.as_ref(), out);
+            }
+            ExpressOp::Note(names) => {
+                self.notes.extend(noted(pipeline, &names.key(), ends(&names.client)));
+                self.write_notes();
+            }
+            ExpressOp::Ask(names) => {
+                let seen = self.passed(names);
+                pipeline.handle_seen(&names.key(), seen.as_ref(), out);
+            }
+        }
     }
 
     fn enter<F: Frame>(&mut self, carried: &Carried, pipeline: &mut Pipeline<F>) {
@@ -186,6 +212,13 @@ impl Feeder {
         }
     }
 
+    fn set_ending(&self, names: &Names, fins: (bool, bool)) {
+        let (client, server) = (ends(&names.client), ends(&names.server));
+        if let Err(error) = self.ways.express().set_ending(client, server, fins) {
+            tracing::warn!(%error, "express lane: a connection that is ending is not known to be");
+        }
+    }
+
     fn leave<F: Frame>(&self, names: &Names, pipeline: &mut Pipeline<F>) {
         match self.ways.express().take(ends(&names.client), ends(&names.server)) {
             Ok(seen) => pipeline.handle_passed(&names.key(), &passed(&seen)),
@@ -243,13 +276,19 @@ fn adopt_flows(ways: &Ways) -> io::Result<Legacy> {
             break;
         }
     }
+    let now = Nanos(clock::monotonic_ns());
     let mut adopted = Vec::new();
     let mut notes = note::Reader::default();
     let mut known = ways.known();
     for (client, entries) in found {
         let over = |entry: &ExpressEntry| entry.seen.is_void || entry.seen.rst;
-        let is_over =
-            |up: &ExpressEntry, down: &ExpressEntry| over(up) || over(down) || up.seen.fin && down.seen.fin;
+        // What its ends send again of the last segments still comes.
+        let lingers = |up: &ExpressEntry, down: &ExpressEntry| {
+            Nanos(up.seen.last_seen.max(down.seen.last_seen)).saturating_add(timers::LINGER) > now
+        };
+        let is_over = |up: &ExpressEntry, down: &ExpressEntry| {
+            over(up) || over(down) || up.seen.fin && down.seen.fin && !lingers(up, down)
+        };
         match entries {
             [Some(up), Some(down)] if !is_over(&up, &down) => {
                 let key = FlowKey::of(&tuple(client));

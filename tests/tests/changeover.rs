@@ -84,6 +84,12 @@ fn lane(b: &Bench) -> Option<&'static str> {
     b.pipe.views(b.now, 0, 1).0.first().and_then(|view| view.lane)
 }
 
+/// The program is told that these ends have finished, and had seen so much before.
+fn ended(b: &mut Bench, names: Names, fins: (bool, bool), seen: &Passed) {
+    assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ending { names, fins }]);
+    b.pipe.handle_ending(&names.key(), Some(seen), &mut b.out);
+}
+
 fn left(b: &mut Bench) -> Vec<Names> {
     let ops = std::mem::take(&mut b.out.express);
     ops.into_iter()
@@ -141,19 +147,22 @@ fn fin_takes_the_connection_back_and_it_ends_although_nobody_knows_where_it_stoo
         let (c, s) = far(&b, n);
         let fin = b.lan(&c.clone().flags(FIN | ACK), &[]).one_to_server();
         assert_eq!((fin.seq, fin.flags), (c.seq, FIN | ACK));
-        assert_eq!(left(&mut b), [carried.names]);
         let passed = Passed { packets_to_server: 7, bytes_to_client: 5000, ..Passed::default() };
-        b.pipe.handle_passed(&carried.names.key(), &passed);
-        let view = b.pipe.views(b.now, 0, 1).0.remove(0);
+        ended(&mut b, carried.names, (false, false), &passed);
+        assert_eq!((b.pipe.express_flows(), b.pipe.standby_flows()), (0, 1));
+        let view = b.pipe.views_with(b.now, 0, 1, |_| Some(passed)).0.remove(0);
         assert_eq!((view.lane, view.lane_reason), (Some("worker"), Some("ending")));
         assert!(view.packets_to_server > Some(7) && view.bytes_to_client == 5000);
         // The server sends the rest, and then its own FIN.
         let rest = Seg { ack: c.seq + 1, ..s.clone() };
         b.wan(&rest.clone().payload("rest"), &[]).one_to_client();
+        ended(&mut b, carried.names, (true, false), &passed);
         let fin = Seg { seq: s.seq.wrapping_add(4), ..rest }.flags(FIN | ACK);
         b.wan(&fin, &[]).one_to_client();
+        assert_eq!(left(&mut b), [], "its acknowledgment may be lost with weir");
         let last = Seg { seq: c.seq.wrapping_add(1), ack: fin.seq.wrapping_add(1), ..c };
         b.lan(&last, &[]).one_to_server();
+        assert_eq!(left(&mut b), [carried.names]);
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.express_flows()), ((0, 0), 0));
     }
@@ -300,9 +309,10 @@ fn adopted_connection_is_listed_and_its_end_is_translated() {
         let fin = Seg::new(b.client, b.server, FIN | ACK, 70, 5000);
         let seen = b.lan(&fin, &[]).one_to_server();
         assert_eq!((seen.dst, seen.seq, seen.ack, seen.flags), (pool, 70, 4000, FIN | ACK));
-        assert_eq!(left(&mut b), [names]);
         // The server's FIN had passed before: its acknowledgment of this one is the end.
+        ended(&mut b, names, (false, true), &Passed { fins: (false, true), ..Passed::default() });
         b.wan(&Seg::new(pool, b.client, ACK, 4000, 71), &[]).one_to_client();
+        assert_eq!(left(&mut b), [names]);
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.leg_count()), ((0, 0), 0));
     }
@@ -336,10 +346,14 @@ fn connection_that_the_program_stands_by_for_is_carried_and_ended_by_its_worker(
         b.lan(&c.flags(RST), &[DROP(DropReason::RstOutOfWindow)]);
         let fin = b.c(n).flags(FIN | ACK);
         b.lan(&fin, &[]).one_to_server();
-        assert_eq!(left(&mut b), [carried.names], "nobody takes it for one that goes on");
+        ended(&mut b, carried.names, (true, false), &Passed::default());
+        b.lan(&fin, &[]).one_to_server();
+        assert_eq!(b.out.express, [], "it is known");
         b.wan(&b.s(0, n + 1).flags(FIN | ACK), &[]).one_to_client();
+        ended(&mut b, carried.names, (true, true), &Passed { fins: (true, false), ..Passed::default() });
         let last = Seg { seq: fin.seq.wrapping_add(1), ack: fin.ack.wrapping_add(1), ..b.c(n) };
         b.lan(&last, &[]).one_to_server();
+        assert_eq!(left(&mut b), [carried.names], "nobody takes it for one that goes on");
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
     }
@@ -383,8 +397,8 @@ fn ends_that_passed_while_no_worker_looked_are_learned_from_the_program() {
         b.wan(&b.s(0, n + 1).flags(FIN | ACK), &[]).one_to_client();
         let last = Seg { seq: b.c(n).seq.wrapping_add(1), ack: b.c(n).ack.wrapping_add(1), ..b.c(n) };
         b.lan(&last, &[]).one_to_server();
+        ended(&mut b, carried.names, (false, true), &fins(true, false));
         assert_eq!(left(&mut b), [carried.names]);
-        b.pipe.handle_passed(&carried.names.key(), &fins(true, false));
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!(b.pipe.flow_counts(), (0, 0));
 
@@ -414,10 +428,12 @@ fn adopted_connection_with_large_windows_ends_when_both_ends_have_finished() {
             b.wan(&Seg { seq: s.seq + at, ..s.clone() }.payload([7; 1000]), &[]).one_to_client();
         }
         b.wan(&Seg { seq: s.seq + 300_000, ..s.clone() }.flags(FIN | ACK), &[]).one_to_client();
-        assert_eq!(left(&mut b), [names]);
+        ended(&mut b, names, (false, true), &Passed::default());
         let fin = Seg { ack: s.seq + 300_001, ..c.clone() }.flags(FIN | ACK);
         b.lan(&fin, &[]).one_to_server();
+        ended(&mut b, names, (true, true), &Passed { fins: (false, true), ..Passed::default() });
         b.wan(&Seg { seq: s.seq + 300_001, ack: c.seq + 1, ..s }, &[]).one_to_client();
+        assert_eq!(left(&mut b), [names]);
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!(b.pipe.flow_counts(), (0, 0));
     }

@@ -176,9 +176,12 @@ impl<F: Frame> Pipeline<F> {
     /// Notes a packet and sends it on.
     pub(crate) fn pass(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
         if let Some(flow) = self.flows.get_mut(slot) {
+            let fins = flow.fins();
             track::note(flow, side, &packet.meta);
             if track::is_over(flow) {
                 self.close(slot, timers::LINGER, out);
+            } else if flow.fins() != fins {
+                self.note_fins(slot, out);
             }
         }
         self.send_on(slot, side, packet, out);

@@ -1,7 +1,7 @@
 //! Whole connections by seed, with the real program beside the pipeline: it carries what it is let have, and gives packets and whole
 //! connections back at random moments. Both ends' TCP must not notice, whatever the network does (`weir_tests::soak`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use weir_core::express::{Carried, ExpressOp, Names, Passed};
 use weir_core::frame::HeapFrame;
@@ -28,6 +28,8 @@ struct Program<'a> {
     waiting: Vec<(Carried, u64)>,
     /// What it has, by what comes in: whose it is, and when it was seen.
     flows: HashMap<Tuple, (Names, Nanos)>,
+    /// Those that it only stands by for, by what their clients send.
+    ending: HashSet<Tuple>,
     counts: Counts,
 }
 
@@ -45,7 +47,7 @@ impl<'a> Program<'a> {
         let mut rate = |choices: [u64; 4]| choices[random.below(4) as usize];
         let (hands_up, gives_back) = (rate([0, 40, 8, 3]), rate([0, 100, 30, 10]));
         let (waiting, flows, counts) = (Vec::new(), HashMap::new(), Counts::default());
-        Self { lane, random, hands_up, gives_back, waiting, flows, counts }
+        Self { lane, random, hands_up, gives_back, waiting, flows, ending: HashSet::new(), counts }
     }
 
     fn enter(&mut self, now: Nanos, carried: &Carried) -> bool {
@@ -66,6 +68,7 @@ impl<'a> Program<'a> {
     fn take(&mut self, names: &Names) -> Passed {
         let passed = self.passed(names);
         self.lane.express.take(ends(&names.client), ends(&names.server)).unwrap();
+        self.ending.remove(&names.client);
         self.flows.remove(&names.client);
         self.flows.remove(&names.server.reversed());
         passed.unwrap_or_default()
@@ -85,7 +88,8 @@ impl<'a> Program<'a> {
             bytes_to_server: up.bytes,
             bytes_to_client: down.bytes,
             seen: *up_seen.max(down_seen),
-            ..Passed::default()
+            fins: (up.fin, down.fin),
+            rst: false,
         })
     }
 
@@ -102,6 +106,16 @@ impl<'a> Program<'a> {
                 self.let_in(now, true, pipe);
                 let passed = self.take(&names);
                 pipe.handle_passed(&names.key(), &passed);
+            }
+            ExpressOp::Ending { names, fins } => {
+                self.let_in(now, true, pipe);
+                let (client, server) = (ends(&names.client), ends(&names.server));
+                let passed = self.passed(&names);
+                if passed.is_some() {
+                    self.lane.express.set_ending(client, server, fins).unwrap();
+                    self.ending.insert(names.client);
+                }
+                pipe.handle_ending(&names.key(), passed.as_ref(), out);
             }
             ExpressOp::Ask(names) => {
                 self.let_in(now, true, pipe);
@@ -130,7 +144,10 @@ impl<'a> Program<'a> {
 impl Beside for Program<'_> {
     fn carry(&mut self, now: Nanos, port: PortId, frame: &[u8]) -> Option<(PortId, Vec<u8>)> {
         let tuple = meta_of(frame)?.tuple;
-        let (_, seen) = self.flows.get_mut(&tuple)?;
+        let (names, seen) = self.flows.get_mut(&tuple)?;
+        if self.ending.contains(&names.client) {
+            return None;
+        }
         if self.random.one_in(self.hands_up) {
             self.counts.handed_up += 1;
             return None;

@@ -139,6 +139,11 @@ pub enum ExpressOp {
     ///
     /// [`Pipeline::handle_passed`]: crate::pipeline::Pipeline::handle_passed
     Leave(Names),
+    /// The program only stands by for it from now on, and is to know of these ends, of the client and of the server; then
+    /// [`Pipeline::handle_ending`] with the numbers of before.
+    ///
+    /// [`Pipeline::handle_ending`]: crate::pipeline::Pipeline::handle_ending
+    Ending { names: Names, fins: (bool, bool) },
     /// What is known of it has changed: note it anew ([`Pipeline::note`]).
     ///
     /// [`Pipeline::note`]: crate::pipeline::Pipeline::note
@@ -157,7 +162,7 @@ pub struct Passed {
     pub bytes_to_server: u64,
     pub bytes_to_client: u64,
     pub seen: Nanos,
-    /// While there was no sign of life it has sent on a FIN of the client, of the server; an RST.
+    /// FINs that it knows of, of the client, of the server; while there was no sign of life it has sent on an RST.
     pub fins: (bool, bool),
     pub rst: bool,
 }
@@ -191,7 +196,7 @@ pub struct Adopted {
     pub up: Option<Translation>,
     /// When its last packet passed.
     pub seen: Nanos,
-    /// The program has sent on a FIN of the client, of the server, while there was no worker.
+    /// The client has sent a FIN, the server has.
     pub fins: (bool, bool),
     /// It is for a worker, now that there is one again.
     pub stands_by: bool,

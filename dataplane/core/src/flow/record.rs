@@ -173,6 +173,11 @@ impl Claims {
         }
     }
 
+    /// An end says that it has finished.
+    pub fn have_fin(&self) -> bool {
+        self.client_fin == Some(true) || self.server_fin == Some(true)
+    }
+
     pub fn clear(&mut self, side: Side) {
         match side {
             Side::Client => self.client_fin = None,
@@ -523,6 +528,12 @@ impl Flow {
         };
         (end.packets, end.bytes) = (packets as u32, bytes as u32);
         (rest.packets, rest.bytes) = ((packets >> 32) as u16, (bytes >> 32) as u16);
+    }
+
+    /// Whether the client has finished, and whether the server has.
+    #[inline]
+    pub const fn fins(&self) -> (bool, bool) {
+        (self.client_rest.fin, self.server_rest.fin)
     }
 
     /// Whether what is known of its numbers is of before the express lane.

@@ -86,7 +86,9 @@ impl<F: Frame> Pipeline<F> {
         }
         self.in_express += u64::from(!adopted.stands_by);
         self.in_standby += u64::from(adopted.stands_by);
-        self.flows.arm(slot, adopted.seen.saturating_add(timers::IDLE).max(now));
+        let is_over = self.flows.get(slot).is_some_and(track::is_over);
+        let end = if is_over { now } else { adopted.seen.saturating_add(timers::IDLE).max(now) };
+        self.flows.arm(slot, end);
         true
     }
 

@@ -1,7 +1,7 @@
 //! Into the express lane and out of it ([`crate::express`]).
 //!
 //! A connection enters when it has had some packets, or has lived for a moment, so that short ones do not pay for the change. It comes
-//! back for good with the first FIN, RST or SYN; other packets that the program hands up (a TTL that runs out, one that is too
+//! back for good with the first FIN or RST, and after a FIN the program goes on to stand by: what the other end sends may take long. Other packets that the program hands up (a TTL that runs out, one that is too
 //! large, options it does not know) are carried by the worker one by one.
 //!
 //! Between ports whose workers are the faster way the program only stands by: a connection that has lived for a moment is in its map, and
@@ -128,7 +128,8 @@ impl<F: Frame> Pipeline<F> {
             return None;
         }
         if flow.place == Place::Standby {
-            return Some(Stay::Standby);
+            let is_ending = flow.fins() != (false, false) || flow.claims.have_fin();
+            return Some(if is_ending { Stay::Ending } else { Stay::Standby });
         }
         Some(self.carried(flow).err().unwrap_or(Stay::Young))
     }
@@ -223,6 +224,22 @@ impl<F: Frame> Pipeline<F> {
         out.express.push(ExpressOp::Leave(self.names_of(&flow)));
     }
 
+    /// A connection that the program carries is the worker's again, as long as there is one: an end says that it has finished.
+    fn stand_by(&mut self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get_mut(slot).filter(|flow| flow.place == Place::Express) else { return };
+        flow.place = Place::Standby;
+        self.in_express = self.in_express.saturating_sub(1);
+        self.in_standby += 1;
+        self.note_fins(slot, out);
+    }
+
+    /// Whoever carries on without this worker is to know which ends have finished.
+    #[cold]
+    pub(crate) fn note_fins(&self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot).filter(|flow| flow.place == Place::Standby) else { return };
+        out.express.push(ExpressOp::Ending { names: self.names_of(flow), fins: flow.fins() });
+    }
+
     /// What the program calls a connection.
     pub(crate) fn names_of(&self, flow: &Flow) -> Names {
         let client = flow.tuple();
@@ -237,6 +254,19 @@ impl<F: Frame> Pipeline<F> {
         flow.add_fins(passed);
         if flow.stage == Stage::Splice && !flow.place.is_in_map() && track::is_over(flow) {
             self.linger(slot, timers::LINGER);
+        }
+    }
+
+    /// What the program had carried, and which ends it knew of, when the worker had it stand by for the rest; `None`: it had not got it.
+    pub fn handle_ending(&mut self, key: &FlowKey, passed: Option<&Passed>, out: &mut Output<F>) {
+        let Some(slot) = self.flows.find(key) else { return };
+        let Some(flow) = self.flows.get_mut(slot).filter(|flow| flow.place == Place::Standby) else { return };
+        let Some(passed) = passed else { return };
+        // Of those that are known here it is, too, whether they were acknowledged.
+        let (client, server) = flow.fins();
+        flow.add_fins(&Passed { fins: (passed.fins.0 && !client, passed.fins.1 && !server), ..*passed });
+        if track::is_over(flow) {
+            self.close(slot, timers::LINGER, out);
         }
     }
 
@@ -278,6 +308,10 @@ impl<F: Frame> Pipeline<F> {
     /// The timer of an established connection: it may enter by now, or the program is asked whether it lives.
     pub(crate) fn express_timer(&mut self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot) else { return };
+        if flow.place.is_in_map() && track::is_over(flow) {
+            // Taken over so: what its ends send again of the last segments goes on.
+            return self.close(slot, timers::LINGER, out);
+        }
         let names = self.names_of(flow);
         let (place, seen, idle) =
             (flow.place, flow.seen, if flow.reset { timers::RESET } else { timers::IDLE });
@@ -308,11 +342,16 @@ impl<F: Frame> Pipeline<F> {
         out: &mut Output<F>,
     ) -> Option<Packet<F>> {
         let flags = packet.meta.flags;
-        if flags.fin() || flags.rst() {
+        let is_entering = self.flows.get(slot).is_some_and(|flow| flow.place == Place::Entering);
+        if flags.rst() || flags.fin() && is_entering {
             self.leave(slot, Place::Back, out);
             return Some(packet);
         }
-        if flags.syn() || self.flows.get(slot).is_some_and(|flow| flow.place == Place::Entering) {
+        if flags.fin() {
+            self.stand_by(slot, out);
+            return Some(packet);
+        }
+        if flags.syn() || is_entering {
             return Some(packet);
         }
         if let Some(flow) = self.flows.get_mut(slot) {

@@ -19,10 +19,7 @@ impl<F: Frame> Pipeline<F> {
         if side == Side::Client && (flow.hold != Flow::NO_HOLD || flow.second.is_expected()) {
             held::calm(&mut packet);
         }
-        if flow.place == Place::Standby && packet.meta.flags.fin() {
-            // As where the program carries it: what is left of it ends with weir.
-            self.leave(slot, Place::Back, out);
-        } else if matches!(flow.place, Place::Entering | Place::Express) {
+        if matches!(flow.place, Place::Entering | Place::Express) {
             match self.handed_up(slot, side, packet, out) {
                 Some(handed) => packet = handed,
                 None => return,

@@ -71,11 +71,14 @@ impl<F: Frame> Pipeline<F> {
             return None;
         }
         flow.seen = self.now;
+        let fins = flow.fins();
         track::note(flow, side, meta);
         hand_on(&mut packet.frame, meta, hop);
         let port = hop.port;
         if track::is_over(flow) {
             self.close(slot, timers::LINGER, out);
+        } else if flow.fins() != fins {
+            self.note_fins(slot, out);
         } else if track::is_steady(flow) {
             let shifts = [flow.client_rest.shift, flow.server_rest.shift];
             if let Some(line) = self.hops.number_line(&flow.hops, shifts, meta.v6) {
@@ -119,6 +122,7 @@ impl<F: Frame> Pipeline<F> {
             Side::Client => up.to_server(&mut packet.frame, &meta, self.now),
             Side::Server => up.to_client(&mut packet.frame, &meta, self.now),
         };
+        let fins = flow.fins();
         // In the client's numbers.
         match (side, &crossed) {
             (Side::Client, _) => track::note(flow, side, &meta),
@@ -127,6 +131,8 @@ impl<F: Frame> Pipeline<F> {
         }
         if track::is_over(flow) {
             self.close(slot, timers::LINGER, out);
+        } else if flow.fins() != fins {
+            self.note_fins(slot, out);
         }
         match crossed {
             Ok(_) => {

@@ -32,6 +32,7 @@
 //! hand more than 0.13 ms after the last packet it was given (`Outcome::ExpressChanging`), so that as good as nothing is overtaken. A
 //! direction of which that is not seen in 2,048 packets, or in 64 when the worker has not been seen so for 20 ms, changes over all the
 //! same (`Outcome::ExpressOvertaking`: one for each direction).
+//! So does one of which an end has finished ([`Express::set_ending`]): the other may go on for long.
 //! A stray ([`Express::set_stray`]) is no worker's: all of it is carried as if there were no sign of life, and what cannot be rewritten is
 //! for the kernel (`KernelFlow`), or dropped where that could not go on, or the box fails closed.
 //!
@@ -62,7 +63,7 @@ use super::map::Map;
 use super::trial::Routine;
 use super::{map_data, map_of, routine, set};
 use crate::clock;
-use layout::{Entry, FIN, HopValue, Key, LINKS, LinkValue, RST, STRAY, UNFINISHED_SUMS, VOID};
+use layout::{Entry, FIN, HopValue, Key, LINKS, LinkValue, RST, STANDBY, STRAY, UNFINISHED_SUMS, VOID};
 
 /// The program that marks an entry in place.
 const MARK: &str = "weir_mark";
@@ -309,9 +310,22 @@ impl Express {
     /// What the kernel says.
     pub fn set_stray(&self, client: Ends, server: Ends, is_stray: bool) -> io::Result<()> {
         let mark = if is_stray { STRAY } else { 0 };
-        for key in ExpressFlow::keys(client, server) {
+        self.mark_both(client, server, mark, [0, 0])
+    }
+
+    /// Gives a flow back to its worker, for which the program only stands by from now on, and notes FINs that it has had, of the client and
+    /// of the server. Two system calls.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_ending(&self, client: Ends, server: Ends, fins: (bool, bool)) -> io::Result<()> {
+        self.mark_both(client, server, STANDBY, [fins.0, fins.1].map(|fin| if fin { FIN } else { 0 }))
+    }
+
+    fn mark_both(&self, client: Ends, server: Ends, mark: u8, ended: [u8; 2]) -> io::Result<()> {
+        for (key, ended) in ExpressFlow::keys(client, server).iter().zip(ended) {
             // An entry that is not there is none to be marked.
-            self.mark.run(&[key.as_bytes(), &[mark]].concat())?;
+            self.mark.run(&[key.as_bytes(), &[mark, ended]].concat())?;
         }
         Ok(())
     }
