@@ -13,8 +13,9 @@
 //! in the copy from 21 MB of segments (4 when nothing else is done). Probably the processor gets past a fetch only when it knows where the
 //! memory is, and a guest's pages are looked up twice over (there are no counters here that would tell); a fetch by another instruction than
 //! a load does not hide that. How many lines are fetched of a connection matters less than that one has to be: with all that an
-//! IPv4 packet needs in one line instead of two, on one run of three pairs, 82.7, 80.7 and 82.3 became 82.4, 78.8 and 80.3; on a busy host
-//! nothing of that is seen.
+//! IPv4 packet needs in one line instead of two, in three pairs of runs 82.7, 80.7 and 82.3 became 82.4, 78.8 and 80.3; in five later ones the
+//! medians were 76.5 and 71.9, all between 60 and 86; in three on a busy host 112 and 137. So it is not shown that this alone helps; of
+//! IPv6, whose packets now need two lines, the medians of three went from 132 to 94.
 //!
 //! Two workers, each with half of the connections, do 2.0 times what one does (`workers/2/*`; 2.4 of a million, of which each has fewer).
 //!
@@ -27,7 +28,7 @@
 //! headers have been read (20 instructions more, as fast); looking for a connection and fetching it 16 segments before its turn,
 //! instead of a batch at once (between as fast and 10 ns slower). Only half of a pair of lines fetched, in the hope that the processor
 //! brings the other: it does not here (in a model of this, 36 ns became 103). What may: connections of fewer octets. In that model,
-//! of which one line each is read and written, 64 octets apart took 26 to 34 ns, 256 octets apart 42.
+//! of which one line each is read and written, 64 octets apart took 26 to 34 ns (once 44), 256 octets apart 37 to 47.
 //!
 //! What was tried and did not win: reading headers inside the worker's loop (all registers spill: 30 more); one reader whose last part
 //! is the same code for both families (offsets in registers: 15 more); rewriting each frame as soon as its connection is known

@@ -59,21 +59,27 @@ fn kill_as_another(world: &mut World<'_>) {
     assert!(of_another(world) >= 6);
 }
 
+/// Connections in the lane of another layout, with the name that each asks for, and downloads; and a weir that has found them.
+fn left_by_another(world: &mut World<'_>) -> (Vec<(TcpStream, &'static str)>, Vec<Download>) {
+    let mut streams: Vec<_> = [ALLOWED, POOLED]
+        .into_iter()
+        .flat_map(|host| Family::BOTH.map(|family| (world.connect(family, HTTP), host)))
+        .collect();
+    streams.iter_mut().for_each(|(stream, host)| into_the_lane(world, stream, host));
+    let downloads = downloads(world, &[ALLOWED, POOLED]);
+    count_resets(world);
+    kill_as_another(world);
+    world.weir.start();
+    (streams, downloads)
+}
+
 #[test]
 fn connections_that_another_version_left_finish_and_then_its_program_is_gone() {
     for handshake in ["answer", "through"] {
         let settings = Settings { express: "always", ..sending(handshake, &servers(1, HTTP), "") };
         play(&settings, |world| {
             ready(world);
-            let mut streams: Vec<_> = [ALLOWED, POOLED]
-                .into_iter()
-                .flat_map(|host| Family::BOTH.map(|family| (world.connect(family, HTTP), host)))
-                .collect();
-            streams.iter_mut().for_each(|(stream, host)| into_the_lane(world, stream, host));
-            let downloads = downloads(world, &[ALLOWED, POOLED]);
-            count_resets(world);
-            kill_as_another(world);
-            world.weir.start();
+            let (mut streams, downloads) = left_by_another(world);
             let left = |world: &World<'_>| world.weir.status()["flows_former"].as_u64();
             // Those that are open, at least: how far the downloads are depends on the machine.
             until("those of the other version are counted", || left(world) >= Some(4));
@@ -112,15 +118,7 @@ fn weir_that_is_replaced_leaves_the_lane_of_another_layout_to_the_next_one_which
         let settings = Settings { express: "always", ..sending(handshake, &servers(1, HTTP), "") };
         play(&settings, |world| {
             ready(world);
-            let mut streams: Vec<_> = [ALLOWED, POOLED]
-                .into_iter()
-                .flat_map(|host| Family::BOTH.map(|family| (world.connect(family, HTTP), host)))
-                .collect();
-            streams.iter_mut().for_each(|(stream, host)| into_the_lane(world, stream, host));
-            let downloads = downloads(world, &[ALLOWED, POOLED]);
-            count_resets(world);
-            kill_as_another(world);
-            world.weir.start();
+            let (mut streams, downloads) = left_by_another(world);
             let mut own = Family::BOTH.map(|family| world.connect(family, HTTP));
             own.iter_mut().for_each(|stream| into_the_lane(world, stream, ALLOWED));
             let mut old = replace(world, &settings);

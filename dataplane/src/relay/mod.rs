@@ -120,7 +120,7 @@
 //!
 //! Both CPUs, that of the ends and the gateway's, are busy for 0.9 to 1.0 of the time, whoever carries. In packets of the MTU the client's ring
 //! overflows, since its CPU does not keep up: of 45 packets of 64 KiB 1 to 4 are sent again (by HAProxy 2 to 5). The relay is sent 15 ACKs for 64 KiB
-//! and HAProxy 4 to 11, for HAProxy brings more at a time: that is what a rest gains. With offloads the relay's packets are twice as large (61 KB to
+//! and HAProxy 4 to 11, for HAProxy brings more at a time: that is what a rest may gain. With offloads the relay's packets are twice as large (61 KB to
 //! 33), and what it costs is elsewhere: packets that are steered to the gateway's CPU (RPS) are handled by softirqs there, 0.4 to 0.7 of its time
 //! (0.2 to 0.8 by HAProxy), which the scheduler charges to nobody while nobody runs, and in a fifth of the samples the CPU signals the other
 //! one, which in a virtual machine leaves it. By all of the CPU's time that is not idle (/proc/stat), the fairer account there, a KiB costs 1,170 and
