@@ -197,11 +197,12 @@ __noinline int meet_syn(struct weir_express *entry)
 {
 	struct weir_express_key key;
 	struct weir_express *other;
+	__u32 is_stray;
 
 	if (!entry)
 		return NOT_EXPRESS;
-	if (!(entry->link & WEIR_EXPRESS_STRAY) &&
-	    (is_alive(bpf_ktime_get_ns()) || !(entry->flags & WEIR_EXPRESS_TRANSLATED)))
+	is_stray = entry->link & WEIR_EXPRESS_STRAY;
+	if (!is_stray && is_alive(bpf_ktime_get_ns()))
 		return NOT_EXPRESS;
 	key.src = entry->dst;
 	key.dst = entry->src;
@@ -209,7 +210,7 @@ __noinline int meet_syn(struct weir_express *entry)
 	__builtin_memcpy(key.dport, entry->sport, 2);
 	other = bpf_map_lookup_elem(&express_flows, &key);
 	if (other && !((other->ended | entry->ended) & TCP_RST) && !(other->ended & entry->ended & TCP_FIN))
-		return count(WEIR_EXPRESS_DROP, XDP_DROP);
+		return is_stray || entry->flags & WEIR_EXPRESS_TRANSLATED ? count(WEIR_EXPRESS_DROP, XDP_DROP) : NOT_EXPRESS;
 	entry->flags |= WEIR_EXPRESS_VOID;
 	if (other)
 		other->flags |= WEIR_EXPRESS_VOID;

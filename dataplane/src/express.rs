@@ -46,6 +46,10 @@ pub struct Feeder {
     entering: Vec<(FlowKey, ExpressFlow)>,
     flows: Vec<ExpressFlow>,
     notes: Vec<(Ends, ExpressNote)>,
+    /// What is asked for meanwhile.
+    later: Vec<ExpressOp>,
+    /// Ends that the program could not be told of.
+    untold: u64,
     /// Numbers of ways that were asked for before.
     numbers: HashMap<WayOut, (u8, u16)>,
     /// The period of the ways that they are of.
@@ -63,6 +67,8 @@ impl Feeder {
             entering: Vec::with_capacity(BATCH),
             flows: Vec::with_capacity(BATCH),
             notes: Vec::with_capacity(BATCH),
+            later: Vec::with_capacity(BATCH),
+            untold: 0,
             numbers: HashMap::new(),
             period,
         }
@@ -87,21 +93,17 @@ impl Feeder {
     }
 
     /// Carries out what has to be so before what the pipeline sends: a FIN may be answered before it has left here, and then the answer is
-    /// the worker's.
+    /// the worker's. Those that are to enter first have to wait.
     pub fn carry_out_first<F: Frame>(&mut self, pipeline: &mut Pipeline<F>, out: &mut Output<F>) {
         if !out.express.iter().any(|op| matches!(op, ExpressOp::Ending { .. })) {
             return;
         }
-        let mut ops = std::mem::take(&mut out.express);
-        ops.retain(|op| {
-            let is_first = matches!(op, ExpressOp::Ending { .. });
-            if is_first {
-                self.carry_out_one(op, pipeline, out);
-            }
-            !is_first
+        let mut ops = std::mem::replace(&mut out.express, std::mem::take(&mut self.later));
+        ops.retain(|op| match op {
+            ExpressOp::Ending { names, fins } => !self.end(names, *fins, pipeline, out),
+            _ => true,
         });
-        ops.append(&mut out.express);
-        out.express = ops;
+        self.put_back(ops, out);
     }
 
     /// Carries out what the pipeline asked for.
@@ -112,13 +114,22 @@ impl Feeder {
         if out.express.is_empty() {
             return;
         }
-        let mut ops = std::mem::take(&mut out.express);
+        let mut ops = std::mem::replace(&mut out.express, std::mem::take(&mut self.later));
         for op in ops.drain(..) {
             self.carry_out_one(&op, pipeline, out);
         }
         self.flush(pipeline);
+        self.put_back(ops, out);
+        if self.untold > 0 {
+            let count = std::mem::take(&mut self.untold);
+            tracing::warn!(count, "express lane: connections that are ending are not known to be");
+        }
+    }
+
+    /// What is left of the operations comes before what was asked for meanwhile.
+    fn put_back<F: Frame>(&mut self, mut ops: Vec<ExpressOp>, out: &mut Output<F>) {
         ops.append(&mut out.express);
-        out.express = ops;
+        self.later = std::mem::replace(&mut out.express, ops);
     }
 
     fn carry_out_one<F: Frame>(&mut self, op: &ExpressOp, pipeline: &mut Pipeline<F>, out: &mut Output<F>) {
@@ -129,9 +140,7 @@ impl Feeder {
             ExpressOp::Enter(carried) => self.enter(carried, pipeline),
             ExpressOp::Leave(names) => self.leave(names, pipeline),
             ExpressOp::Ending { names, fins } => {
-                let seen = self.passed(names);
-                self.set_ending(names, *fins);
-                pipeline.handle_ending(&names.key(), seen.as_ref(), out);
+                self.end(names, *fins, pipeline, out);
             }
             ExpressOp::Note(names) => {
                 self.notes.extend(noted(pipeline, &names.key(), ends(&names.client)));
@@ -212,11 +221,19 @@ impl Feeder {
         }
     }
 
-    fn set_ending(&self, names: &Names, fins: (bool, bool)) {
+    /// Has the program stand by for a connection of which these ends have finished; whether it has it.
+    fn end<F: Frame>(
+        &mut self,
+        names: &Names,
+        fins: (bool, bool),
+        pipeline: &mut Pipeline<F>,
+        out: &mut Output<F>,
+    ) -> bool {
+        let Some(seen) = self.passed(names) else { return false };
         let (client, server) = (ends(&names.client), ends(&names.server));
-        if let Err(error) = self.ways.express().set_ending(client, server, fins) {
-            tracing::warn!(%error, "express lane: a connection that is ending is not known to be");
-        }
+        self.untold += u64::from(self.ways.express().set_ending(client, server, fins).is_err());
+        pipeline.handle_ending(&names.key(), &seen, out);
+        true
     }
 
     fn leave<F: Frame>(&self, names: &Names, pipeline: &mut Pipeline<F>) {

@@ -189,9 +189,6 @@ impl<D: Driver> Worker<D> {
         self.parts.pipeline.poll_timers(now, &mut self.out);
         self.serve_commands(now);
         self.follow_routes();
-        if let Some(express) = &mut self.parts.express {
-            express.carry_out_first(&mut self.parts.pipeline, &mut self.out);
-        }
         self.carry_out(now);
         self.parts.driver.supply(&mut self.out.free);
         if let Some(express) = &mut self.parts.express {
@@ -391,6 +388,9 @@ impl<D: Driver> Worker<D> {
         }
         self.out.again = again;
         self.handle_arrived(now);
+        if let Some(express) = &mut self.parts.express {
+            express.carry_out_first(&mut self.parts.pipeline, &mut self.out);
+        }
         self.ask_control(now);
         let mut ops = std::mem::take(&mut self.out.kernel);
         for op in ops.drain(..) {

@@ -87,7 +87,7 @@ fn lane(b: &Bench) -> Option<&'static str> {
 /// The program is told that these ends have finished, and had seen so much before.
 fn ended(b: &mut Bench, names: Names, fins: (bool, bool), seen: &Passed) {
     assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ending { names, fins }]);
-    b.pipe.handle_ending(&names.key(), Some(seen), &mut b.out);
+    b.pipe.handle_ending(&names.key(), seen, &mut b.out);
 }
 
 fn left(b: &mut Bench) -> Vec<Names> {
@@ -165,6 +165,70 @@ fn fin_takes_the_connection_back_and_it_ends_although_nobody_knows_where_it_stoo
         assert_eq!(left(&mut b), [carried.names]);
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.express_flows()), ((0, 0), 0));
+    }
+}
+
+/// Who knows the addresses, and no number, says for both ends that they have finished.
+#[test]
+fn forged_fins_end_no_connection_whatever_is_asked_of_the_program() {
+    for family in BOTH {
+        let (mut b, n, carried) = carried(family, Setup::new());
+        let (c, s) = far(&b, n);
+        for ahead in [0, 1 << 29, 1 << 30] {
+            b.lan(&Seg { seq: c.seq.wrapping_add(5000 + ahead), ..c.clone() }.flags(FIN | ACK), &[]);
+            b.wan(&Seg { seq: s.seq.wrapping_add(5000 + ahead), ..s.clone() }.flags(FIN | ACK), &[]);
+        }
+        // The ends' own go on.
+        b.wan(&s, &[]).one_to_client();
+        b.lan(&c, &[]).one_to_server();
+        let told = std::mem::take(&mut b.out.express);
+        let names = carried.names;
+        assert_eq!(told, [ExpressOp::Ending { names, fins: (false, false) }]);
+        let passed = Passed { packets_to_server: 9, seen: b.now, ..Passed::default() };
+        b.pipe.handle_ending(&names.key(), &passed, &mut b.out);
+        assert_eq!(b.pipe.reroute(0, 1000, true, &mut b.out), None);
+        assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ask(names)]);
+        b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+        b.wait(Nanos::from_secs(300), &[]);
+        assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((1, 0), 1));
+        b.lan(&c.payload("more"), &[]).one_to_server();
+    }
+}
+
+#[test]
+fn stall_between_a_fin_and_its_acknowledgment_is_no_reason_to_forget_it() {
+    for family in BOTH {
+        let (mut b, n, carried) = carried(family, Setup::new());
+        let ((c, s), names) = (far(&b, n), carried.names);
+        b.lan(&c.clone().flags(FIN | ACK), &[]).one_to_server();
+        let passed = Passed { packets_to_server: 9, seen: b.now, ..Passed::default() };
+        ended(&mut b, names, (false, false), &passed);
+        b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+        let fin = Seg { ack: c.seq.wrapping_add(1), ..s }.flags(FIN | ACK);
+        b.wan(&fin, &[]).one_to_client();
+        ended(&mut b, names, (true, false), &passed);
+        b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+        b.lan(&Seg { seq: fin.ack, ack: fin.seq.wrapping_add(1), ..c }, &[]).one_to_server();
+        assert_eq!(left(&mut b), [names]);
+        b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
+    }
+}
+
+#[test]
+fn rst_behind_a_fin_that_nobody_answers_for_ends_the_connection_in_time() {
+    for family in BOTH {
+        let (mut b, n, carried) = carried(family, Setup::new());
+        let ((c, _), names) = (far(&b, n), carried.names);
+        b.lan(&c.clone().flags(FIN | ACK), &[]).one_to_server();
+        let passed = Passed { packets_to_server: 9, seen: b.now, ..Passed::default() };
+        ended(&mut b, names, (false, false), &passed);
+        let rst = Seg { seq: c.seq.wrapping_add(1), ..c }.flags(RST);
+        b.lan(&rst, &[]).to_server();
+        b.wait(Nanos::from_secs(241), &[]);
+        assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ask(names)]);
+        b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+        assert_eq!((left(&mut b), b.pipe.flow_counts()), (vec![names], (0, 0)));
     }
 }
 
@@ -390,6 +454,8 @@ fn ends_that_passed_while_no_worker_looked_are_learned_from_the_program() {
         b.pipe.handle_seen(&carried.names.key(), Some(&fins(true, true)), &mut b.out);
         assert_eq!(left(&mut b), [carried.names]);
         b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!(b.pipe.flow_counts().0, 1, "whether they were acknowledged nobody knows");
+        b.wait(Nanos::from_secs(241), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
 
         // The client's; and the rest comes here, before anybody has asked.

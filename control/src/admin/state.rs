@@ -488,6 +488,7 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         road: "relay",
         lane: None,
         lane_reason: None,
+        is_in_lane: false,
         stage: flow.state,
         // Of a flow that a worker gave to the relay: why it did. What its name brought about says more.
         reason: match given.filter(|_| !flow.reason.starts_with("host-") && flow.reason != "hello-retry") {

@@ -34,8 +34,9 @@ pub async fn relayed(
     let connections = state.relay.ask().as_ref().map_or(0, |relay| relay.counters().active());
     tracing::info!(connections, "replaced: connections of the relay finish here");
     if let Some(giving) = giving {
-        has_left(&state).await;
-        giving.say(LEFT).await;
+        if has_left(&state).await {
+            giving.say(LEFT).await;
+        }
         drop(giving);
         over(&state, terminate, interrupt).await;
     }
@@ -46,10 +47,16 @@ pub async fn relayed(
     }
 }
 
-/// Until nothing can come any more: what wakes a thread comes at once.
-async fn has_left(state: &State) {
+/// Waits until nothing can come any more: what wakes a thread comes at once. Whether it is so.
+async fn has_left(state: &State) -> bool {
     let deadline = Instant::now() + LEAVING;
-    while state.relay.ask().as_ref().is_some_and(|relay| !relay.has_left()) && Instant::now() < deadline {
+    loop {
+        if state.relay.ask().as_ref().is_none_or(|relay| relay.has_left()) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
         tokio::time::sleep(BRIEF).await;
     }
 }

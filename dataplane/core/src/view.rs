@@ -54,6 +54,9 @@ pub struct FlowView {
     pub lane: Option<&'static str>,
     /// Why it is not the XDP program; none where it is, where the lane is off, and on other roads.
     pub lane_reason: Option<&'static str>,
+    /// The XDP program has it, to carry it now or when there is no worker.
+    #[serde(skip)]
+    pub is_in_lane: bool,
     pub stage: &'static str,
     pub reason: String,
     /// A process before this one decided it; it has lived through its end in the express lane.
@@ -150,6 +153,7 @@ impl<F: Frame> Pipeline<F> {
             },
             lane: (!kernel).then_some(if flow.place == Place::Express { "express" } else { "worker" }),
             lane_reason: self.stays(flow).map(Stay::name),
+            is_in_lane: flow.place.is_in_map(),
             stage: stage_name(flow.stage),
             reason: reason(flow),
             adopted: flow.origin != Origin::Here,

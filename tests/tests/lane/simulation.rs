@@ -110,12 +110,11 @@ impl<'a> Program<'a> {
             ExpressOp::Ending { names, fins } => {
                 self.let_in(now, true, pipe);
                 let (client, server) = (ends(&names.client), ends(&names.server));
-                let passed = self.passed(&names);
-                if passed.is_some() {
+                if let Some(passed) = self.passed(&names) {
                     self.lane.express.set_ending(client, server, fins).unwrap();
                     self.ending.insert(names.client);
+                    pipe.handle_ending(&names.key(), &passed, out);
                 }
-                pipe.handle_ending(&names.key(), passed.as_ref(), out);
             }
             ExpressOp::Ask(names) => {
                 self.let_in(now, true, pipe);

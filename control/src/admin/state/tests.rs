@@ -38,6 +38,7 @@ fn of_worker(n: u32) -> FlowView {
         road: "relay",
         lane: None,
         lane_reason: None,
+        is_in_lane: false,
         stage: "kernel",
         reason: "relay".into(),
         adopted: false,

@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use weir_core::express::Stay;
 use weir_core::view::FlowView;
 use weir_dataplane::relay::RelayHandle;
 use weir_sys::clock;
@@ -58,10 +57,8 @@ impl Parts {
             let (flows, now) = (steering.kernel_flows(), clock::monotonic_ns());
             let plane = self.state.dataplane.ask();
             let all = plane.as_ref().map(|plane| plane.flows(LISTING)).unwrap_or_default();
-            let is_let_on = |flow: &&FlowView| {
-                let is_left = flow.lane == Some("express") || flow.lane_reason == Some(Stay::Standby.name());
-                flow.road == "fast" && !is_left && flow.verdict == Some("allow")
-            };
+            let is_let_on =
+                |flow: &&FlowView| flow.road == "fast" && !flow.is_in_lane && flow.verdict == Some("allow");
             for flow in all.iter().filter(is_let_on) {
                 if let Err(error) = flows.insert(flow.client, flow.destination, now) {
                     tracing::debug!(%error, "kernel map");

@@ -178,6 +178,12 @@ impl Claims {
         self.client_fin == Some(true) || self.server_fin == Some(true)
     }
 
+    /// Of the claims those of an end are left.
+    pub fn keep_fins(&mut self) {
+        self.client_fin = self.client_fin.filter(|fin| *fin);
+        self.server_fin = self.server_fin.filter(|fin| *fin);
+    }
+
     pub fn clear(&mut self, side: Side) {
         match side {
             Side::Client => self.client_fin = None,
@@ -327,7 +333,10 @@ impl Short {
     }
 }
 
-/// A number of two parts: one of 48 bits, of which nobody counts to the end.
+/// What is counted in 48 bits goes no further: of octets, after hours at the highest rates there are.
+const MOST: u64 = (1 << 48) - 1;
+
+/// A number of two parts.
 const fn whole(high: u16, low: u32) -> u64 {
     (high as u64) << 32 | low as u64
 }
@@ -520,8 +529,8 @@ impl Flow {
     /// The end on `side` has sent so much more.
     #[inline]
     pub fn count(&mut self, side: Side, packets: u64, bytes: u64) {
-        let (packets, bytes) =
-            (self.packets(side).wrapping_add(packets), self.bytes(side).wrapping_add(bytes));
+        let packets = self.packets(side).saturating_add(packets).min(MOST);
+        let bytes = self.bytes(side).saturating_add(bytes).min(MOST);
         let (end, rest) = match side {
             Side::Client => (&mut self.client, &mut self.client_rest),
             Side::Server => (&mut self.server, &mut self.server_rest),

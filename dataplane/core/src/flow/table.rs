@@ -133,6 +133,14 @@ impl FlowTable {
         self.slots.get(slot as usize).filter(|flow| flow.low.is_some())
     }
 
+    /// Whether the connection has had a multiple of so many packets. It is one that is there: of its record the first line alone is read.
+    #[inline]
+    pub fn has_passed(&self, slot: u32, packets: u32) -> bool {
+        self.slots
+            .get(slot as usize)
+            .is_some_and(|flow| flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(packets))
+    }
+
     /// The connection, for whatever is to be done with it: the next packet is to look at it as a whole.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {

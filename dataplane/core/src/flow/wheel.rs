@@ -84,11 +84,27 @@ impl Wheel {
         let target = now.0 / self.tick.0.max(1);
         self.is_behind = false;
         while self.now <= target {
-            self.is_behind = !self.begin_turn() || !self.serve(due);
+            let is_all_here = self.begin_turn();
+            self.is_behind = !self.serve(due);
             if self.is_behind {
                 return;
             }
+            if !is_all_here {
+                return self.serve_turn(target, due);
+            }
             self.now = self.next_taken().min(target + 1);
+        }
+    }
+
+    /// Others are still to come from the far wheel: those that are here wait for none of them. As far as the turn goes.
+    fn serve_turn(&mut self, target: u64, due: &mut Vec<u32>) {
+        self.is_behind = true;
+        let last = self.now / SPOKES * SPOKES + SPOKES - 1;
+        while self.now < target.min(last) {
+            self.now += 1;
+            if !self.serve(due) {
+                return;
+            }
         }
     }
 
@@ -337,6 +353,37 @@ mod tests {
         }
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn turn_with_many_timers_keeps_the_others_waiting_for_none_of_them() {
+        const MANY: u32 = 300_000;
+        let ms = |ms: u64| Nanos::from_millis(ms);
+        let mut wheel = Wheel::new(MANY as usize + 1, ms(20), Nanos(0));
+        (0..MANY).for_each(|slot| wheel.arm(slot, ms(41_500 + u64::from(slot) % 19_000)));
+        let mut due = Vec::with_capacity(64);
+        wheel.poll(ms(40_950), &mut due);
+        assert_eq!(due, []);
+        wheel.arm(MANY, ms(40_970));
+        let mut now = ms(40_955);
+        while !due.contains(&MANY) {
+            due.clear();
+            now = now.saturating_add(Nanos(60_000));
+            wheel.poll(now, &mut due);
+        }
+        assert!(now <= ms(41_010), "{now:?}");
+        // And each of them at its time, a tick late at most.
+        let mut fired = 0;
+        while fired < MANY {
+            due.clear();
+            now = now.saturating_add(Nanos(60_000));
+            wheel.poll(now, &mut due);
+            for slot in &due {
+                let at = ms(41_500 + u64::from(*slot) % 19_000);
+                assert!(at <= now && now <= at.saturating_add(ms(41)), "{slot}: {now:?}");
+            }
+            fired += due.len() as u32;
+        }
     }
 
     #[test]

@@ -63,11 +63,9 @@ impl<F: Frame> Pipeline<F> {
 
     /// Whether it has just had so many packets that it is to be asked for.
     pub(crate) fn is_due(&self, slot: u32) -> bool {
-        self.flows.get(slot).is_some_and(|flow| {
-            // What a packet has at hand is asked first.
-            flow.client.packets.wrapping_add(flow.server.packets).is_multiple_of(PACKETS)
-                && flow.place == Place::Worker
-        })
+        // What a packet has at hand is asked first.
+        self.flows.has_passed(slot, PACKETS)
+            && self.flows.get(slot).is_some_and(|flow| flow.place == Place::Worker)
     }
 
     /// Asks for the connection to be carried by the program; what is in the way, if something is.
@@ -128,7 +126,7 @@ impl<F: Frame> Pipeline<F> {
             return None;
         }
         if flow.place == Place::Standby {
-            let is_ending = flow.fins() != (false, false) || flow.claims.have_fin();
+            let is_ending = flow.fins() != (false, false) || flow.is_lost() && flow.claims.have_fin();
             return Some(if is_ending { Stay::Ending } else { Stay::Standby });
         }
         Some(self.carried(flow).err().unwrap_or(Stay::Young))
@@ -152,7 +150,7 @@ impl<F: Frame> Pipeline<F> {
             Err(Stay::Unacknowledged)
         } else if !flow.is_settled() {
             Err(Stay::Unanswered)
-        } else if flow.client_rest.fin || flow.server_rest.fin {
+        } else if flow.fins() != (false, false) || flow.is_lost() && flow.claims.have_fin() {
             Err(Stay::Ending)
         } else if flow.unsummed {
             Err(Stay::Unsummed)
@@ -257,11 +255,10 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    /// What the program had carried, and which ends it knew of, when the worker had it stand by for the rest; `None`: it had not got it.
-    pub fn handle_ending(&mut self, key: &FlowKey, passed: Option<&Passed>, out: &mut Output<F>) {
+    /// What the program had carried, and which ends it knew of, when the worker had it stand by for the rest.
+    pub fn handle_ending(&mut self, key: &FlowKey, passed: &Passed, out: &mut Output<F>) {
         let Some(slot) = self.flows.find(key) else { return };
         let Some(flow) = self.flows.get_mut(slot).filter(|flow| flow.place == Place::Standby) else { return };
-        let Some(passed) = passed else { return };
         // Of those that are known here it is, too, whether they were acknowledged.
         let (client, server) = flow.fins();
         flow.add_fins(&Passed { fins: (passed.fins.0 && !client, passed.fins.1 && !server), ..*passed });
@@ -284,14 +281,14 @@ impl<F: Frame> Pipeline<F> {
         flow.seen = flow.seen.max(passed.seen);
         flow.add_fins(passed);
         if track::is_over(flow) {
-            // Nobody was there when it ended.
-            return self.close(slot, timers::LINGER, out);
+            // Nobody was there when it ended, or has seen whether the ends were acknowledged.
+            return self.close(slot, timers::RESET, out);
         }
         if flow.place == Place::Standby && passed.packets_to_server + passed.packets_to_client > 0 {
             track::lose(flow);
         }
-        let idle = if passed.rst { timers::RESET } else { timers::IDLE };
         flow.reset |= passed.rst;
+        let idle = if flow.reset { timers::RESET } else { timers::IDLE };
         let end = flow.seen.saturating_add(idle);
         let leg = self.legs.get(flow.leg).map(|leg| (leg.receiver, leg.tuple));
         if end <= self.now {
@@ -310,7 +307,7 @@ impl<F: Frame> Pipeline<F> {
         let Some(flow) = self.flows.get(slot) else { return };
         if flow.place.is_in_map() && track::is_over(flow) {
             // Taken over so: what its ends send again of the last segments goes on.
-            return self.close(slot, timers::LINGER, out);
+            return self.close(slot, timers::RESET, out);
         }
         let names = self.names_of(flow);
         let (place, seen, idle) =

@@ -13,7 +13,7 @@ use std::hint::select_unpredictable;
 
 use super::options;
 use super::seq::Seq;
-use crate::flow::record::{Claim, Claims, End, Flow, Side};
+use crate::flow::record::{Claim, End, Flow, Side};
 use crate::parse::Meta;
 
 /// What an RST does.
@@ -33,9 +33,11 @@ pub enum Rst {
 const LARGEST_WINDOW: i32 = 1 << 30;
 
 /// The connection goes on elsewhere: what is known of its numbers holds no more.
+///
+/// Ends that are only claimed stay so: nobody says them again.
 pub fn lose(flow: &mut Flow) {
     (flow.client_rest.lost, flow.server_rest.lost) = (true, true);
-    flow.claims = Claims::NONE;
+    flow.claims.keep_fins();
 }
 
 /// A segment of a lost connection that nobody gets any more says where both ends stand: `seq` is what the receiver waits for.
@@ -150,7 +152,11 @@ fn claim(flow: &mut Flow, side: Side, meta: &Meta) {
 /// What `side` sent is acknowledged up to `ack`: whether that makes known where it stands.
 #[cold]
 fn find_again(flow: &mut Flow, side: Side, ack: Seq) -> bool {
-    let is_near = |claim: &Claim| (0..=LARGEST_WINDOW).contains(&claim.at.since(ack));
+    // An end only where it is acknowledged: a forger's lies anywhere.
+    let is_near = |claim: &Claim| {
+        let ahead = claim.at.since(ack);
+        if claim.fin { ahead == 0 } else { (0..=LARGEST_WINDOW).contains(&ahead) }
+    };
     let Some(claim) = flow.claims.get(side).filter(is_near) else { return false };
     flow.claims.clear(side);
     flow.ends(side).0.nxt = claim.at;

@@ -324,8 +324,12 @@ impl Express {
 
     fn mark_both(&self, client: Ends, server: Ends, mark: u8, ended: [u8; 2]) -> io::Result<()> {
         for (key, ended) in ExpressFlow::keys(client, server).iter().zip(ended) {
+            let mut input = [0; size_of::<Key>() + 2];
+            let (place, marks) = input.split_at_mut(size_of::<Key>());
+            place.copy_from_slice(key.as_bytes());
+            marks.copy_from_slice(&[mark, ended]);
             // An entry that is not there is none to be marked.
-            self.mark.run(&[key.as_bytes(), &[mark, ended]].concat())?;
+            self.mark.run(&input)?;
         }
         Ok(())
     }
