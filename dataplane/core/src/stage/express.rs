@@ -1,8 +1,9 @@
 //! Into the express lane and out of it ([`crate::express`]).
 //!
-//! A connection enters when it has had some packets, or has lived for a moment, so that short ones do not pay for the change. It comes
-//! back for good with the first FIN or RST, and after a FIN the program goes on to stand by: what the other end sends may take long. Other packets that the program hands up (a TTL that runs out, one that is too
-//! large, options it does not know) are carried by the worker one by one.
+//! A connection enters when it has had some packets, or has lived for a moment, so that short ones do not pay for the change. It is its
+//! worker's again, for good, with the first FIN or RST. After a FIN the program goes on to stand by, for what the other end still sends
+//! may take long. Other packets that the program hands up (a TTL that runs out, one that is too large, options it does not know) are
+//! carried by the worker one by one. One that has finished at an end before it could enter is never stood by for.
 //!
 //! Between ports whose workers are the faster way the program only stands by: a connection that has lived for a moment is in its map, and
 //! the worker goes on with it as if it were not, until it is over.
