@@ -133,7 +133,8 @@ struct weir_flow {
 	__u8 fin_from_low;
 	__u8 fin_from_high;
 	__u8 rst;
-	__u8 reserved[5];
+	__u8 went_on;			/* something came behind the SYN */
+	__u8 reserved[4];
 };
 
 /*

@@ -41,6 +41,7 @@ _Static_assert(sizeof(struct weir_flow) == 16, "flow");
 _Static_assert(__builtin_offsetof(struct weir_flow, fin_from_low) == 8, "flow");
 _Static_assert(__builtin_offsetof(struct weir_flow, fin_from_high) == 9, "flow");
 _Static_assert(__builtin_offsetof(struct weir_flow, rst) == 10, "flow");
+_Static_assert(__builtin_offsetof(struct weir_flow, went_on) == 11, "flow");
 _Static_assert(sizeof(struct weir_pool_key) == 18, "pool key");
 _Static_assert(__builtin_offsetof(struct weir_pool_key, port) == 16, "pool key");
 _Static_assert(sizeof(struct weir_pool_server) == 8, "pool server");
@@ -212,6 +213,7 @@ static __always_inline int is_kernel_flow(const struct packet *packet, __u64 now
 	if (packet->quoted)
 		return 1;
 	flow->last_seen = now;
+	flow->went_on = 1;
 	if (packet->rst)
 		flow->rst = 1;
 	if (packet->fin && from_low)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weir_core::flow::key::FlowKey;
 use weir_core::frame::Frame;
 use weir_core::ids::Nanos;
-use weir_core::pipeline::{KernelOp, PuntTo};
+use weir_core::pipeline::{Course, KernelOp, PuntTo};
 use weir_core::wire::ETH_LEN;
 use weir_sys::steering::{KernelFlow, KernelFlows};
 use weir_sys::tun::Tun;
@@ -41,11 +41,11 @@ impl Punt {
         device.write(frame.data().get(ETH_LEN..).unwrap_or_default())
     }
 
-    /// Carries out a change of the map. For [`KernelOp::Check`]: when the map last saw the flow, and whether it ended.
+    /// Carries out a change of the map. For [`KernelOp::Check`]: when the map last saw the flow, and how far it came.
     ///
     /// # Errors
     /// What the map said.
-    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<(FlowKey, Option<Nanos>, bool)>> {
+    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<(FlowKey, Option<Nanos>, Course)>> {
         match op {
             KernelOp::Insert(key) => {
                 self.map.insert(key.low.socket_addr(), key.high.socket_addr(), now.0).map(|()| None)
@@ -57,8 +57,12 @@ impl Punt {
                 let entry = self.map.get(key.low.socket_addr(), key.high.socket_addr())?;
                 // An RST says little: steering does not know whether it was in the window.
                 let quiet = |e: &KernelFlow| now.saturating_sub(Nanos(e.last_seen)) > AFTER_RST;
-                let ended = entry.is_some_and(|e| e.is_finished || e.rst_seen && quiet(&e));
-                Ok(Some((*key, entry.map(|e| Nanos(e.last_seen)), ended)))
+                let course = match entry {
+                    Some(e) if e.is_finished || e.rst_seen && quiet(&e) => Course::Ended,
+                    Some(e) if !e.has_gone_on => Course::Began,
+                    _ => Course::Lives,
+                };
+                Ok(Some((*key, entry.map(|e| Nanos(e.last_seen)), course)))
             }
         }
     }

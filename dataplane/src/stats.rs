@@ -13,7 +13,7 @@ use crate::driver::RingFrames;
 use crate::heartbeat::Sign;
 
 /// Fields of [`Totals`].
-const TOTALS: usize = 26;
+const TOTALS: usize = 27;
 /// Fields of [`Gauges`].
 const GAUGES: usize = 12;
 /// The place of [`Gauges::pressed`].
@@ -146,6 +146,7 @@ const fn totals_array(t: &Totals) -> [u64; TOTALS] {
         t.hello_retry,
         t.hello_changed,
         t.hello_refused,
+        t.recycled,
     ]
 }
 
@@ -220,6 +221,7 @@ impl Summary {
             hello_retry: t[23],
             hello_changed: t[24],
             hello_refused: t[25],
+            recycled: t[26],
         }
     }
 

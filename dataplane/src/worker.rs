@@ -395,8 +395,8 @@ impl<D: Driver> Worker<D> {
         let mut ops = std::mem::take(&mut self.out.kernel);
         for op in ops.drain(..) {
             match self.parts.punt.apply(&op, now) {
-                Ok(Some((key, seen, ended))) => {
-                    self.parts.pipeline.handle_kernel_seen(&key, seen, ended, &mut self.out);
+                Ok(Some((key, seen, course))) => {
+                    self.parts.pipeline.handle_kernel_seen(&key, seen, course, &mut self.out);
                 }
                 Ok(None) => {}
                 // Without its entry the flow's packets come here and are handed on one by one: slow, and right.

@@ -62,6 +62,7 @@ pub enum Moved {
     HelloRetry,
     HelloChanged,
     HelloRefused,
+    Recycled,
 }
 
 /// What a bench is made of.
@@ -436,6 +437,7 @@ impl Bench {
             (Moved::HelloRetry, t.hello_retry),
             (Moved::HelloChanged, t.hello_changed),
             (Moved::HelloRefused, t.hello_refused),
+            (Moved::Recycled, t.recycled),
         ];
         drops.chain(punts).chain(totals).filter(|(_, n)| *n > 0).collect()
     }

@@ -573,6 +573,7 @@ fn totals(t: &weir_core::pipeline::Totals, gauges: &Gauges) -> Vec<Count> {
             t.hello_refused,
             "Connections ended since the rules judge the second hello otherwise, or no server had asked for one.",
         ),
+        ("recycled", t.recycled, "Connections that were over and forgotten early, since a new one wanted the place."),
     ]
     .into_iter()
     .chain(crossings(gauges))

@@ -35,6 +35,16 @@ pub enum KernelOp {
     Check(FlowKey),
 }
 
+/// How far the kernel map has seen a connection come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Nothing came behind its SYN.
+    Began,
+    /// Something did; or it is not known.
+    Lives,
+    Ended,
+}
+
 /// A change at another worker, which receives the packets of a server leg.
 #[derive(Debug)]
 pub enum LegOp<F> {

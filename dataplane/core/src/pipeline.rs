@@ -35,7 +35,7 @@ use crate::tcp::shown::Shown;
 use crate::verify::Answers;
 use crate::wire::addr::Addr;
 
-pub use crate::output::{KernelOp, LegOp, Output, PuntTo, Punted, ServerFailed};
+pub use crate::output::{Course, KernelOp, LegOp, Output, PuntTo, Punted, ServerFailed};
 pub use crate::totals::Totals;
 
 /// Different lists of ALPN names that are kept: clients have few.

@@ -42,4 +42,6 @@ pub struct Totals {
     pub hello_retry: u64,
     pub hello_changed: u64,
     pub hello_refused: u64,
+    /// Over, and forgotten early, since a new one wanted the place.
+    pub recycled: u64,
 }

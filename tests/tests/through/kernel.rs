@@ -4,7 +4,7 @@ use weir_core::drop::{DropReason, PuntReason};
 use weir_core::fib::Route;
 use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::ids::Nanos;
-use weir_core::pipeline::{KernelOp, PuntTo};
+use weir_core::pipeline::{Course, KernelOp, PuntTo};
 use weir_core::policy::{Action, Full, RuleSpec};
 use weir_tests::bench::{Bench, Came, LAN, Moved, Setup, WAN, fib};
 use weir_tests::hello::client_hello;
@@ -52,11 +52,11 @@ fn relay_rule_gives_the_syn_to_the_relay_with_its_entry_first() {
         // Asked every 30 s; gone when the map has not seen it for its time.
         let came = b.wait(Nanos::from_secs(31), &[]);
         assert_eq!(came.kernel, [KernelOp::Check(key(&b))]);
-        b.pipe.handle_kernel_seen(&key(&b), Some(b.now), false, &mut b.out);
-        b.pipe.handle_kernel_seen(&key(&b), None, false, &mut b.out);
+        b.pipe.handle_kernel_seen(&key(&b), Some(b.now), Course::Lives, &mut b.out);
+        b.pipe.handle_kernel_seen(&key(&b), None, Course::Lives, &mut b.out);
         assert_eq!(b.pipe.flow_counts(), (0, 1));
         b.wait(Nanos::from_secs(61), &[]);
-        b.pipe.handle_kernel_seen(&key(&b), None, true, &mut b.out);
+        b.pipe.handle_kernel_seen(&key(&b), None, Course::Ended, &mut b.out);
         assert_eq!(b.collect().kernel, [KernelOp::Remove(key(&b))]);
         assert_eq!(b.pipe.flow_counts(), (0, 0));
     }
@@ -85,6 +85,76 @@ fn full_table_goes_to_the_relay_or_is_dropped_and_both_have_an_end() {
                 }
             }
             assert!(open(&mut b, &[DROP(DropReason::TableFull)]).is_nothing());
+        }
+    }
+}
+
+/// Other connections come and go all the time: those that are over do not keep the next ones from the fast road for a minute.
+#[test]
+fn connections_that_are_over_make_room_in_a_full_table_once_they_are_silent() {
+    for family in BOTH {
+        let mut setup = Setup::new();
+        setup.config.flows.fast = 2;
+        let mut b = Bench::of(family, setup);
+        b.handshake();
+        b.lan(&b.c(0).payload(client_hello("allowed.example", 0)), &[Moved::Allowed]);
+        let lives = b.client.1;
+        b.client.1 += 1;
+        b.handshake();
+        // The server resets it.
+        b.wan(&b.s(0, 0).flags(RST | ACK), &[]);
+        let ended = b.client.1;
+        b.client.1 += 1;
+        b.lan(&b.syn(), &[Moved::Relayed, PUNT(PuntReason::TableFull)]);
+        b.wait(Nanos::from_secs(5), &[]);
+        b.client.1 += 1;
+        b.lan(&b.syn(), &[Moved::Recycled, Moved::Opened]);
+        b.client.1 += 1;
+        b.lan(&b.syn(), &[Moved::Relayed, PUNT(PuntReason::TableFull)]);
+        let (views, _) = b.pipe.views(b.now, 0, 10);
+        assert!(views.iter().any(|view| view.client.port() == lives), "{views:?}");
+        assert!(views.iter().all(|view| view.client.port() != ended), "{views:?}");
+    }
+}
+
+/// The same of connections that the relay had; and of SYNs that nothing followed.
+#[test]
+fn kernel_records_that_are_over_make_room_when_it_is_wanted() {
+    for family in BOTH {
+        for course in [Course::Ended, Course::Began, Course::Lives] {
+            let mut setup = Setup::new();
+            let mut rule = RuleSpec::new(Action::Relay);
+            rule.tcp = std::iter::once(443..=443).collect();
+            setup.spec.rules.push(rule);
+            (setup.config.flows.fast, setup.config.flows.kernel) = (8, 8);
+            let mut b = Bench::of(family, setup);
+            let open = |b: &mut Bench, moved: &[Moved]| {
+                b.client.1 += 1;
+                let asked = b.lan(&b.syn(), moved).kernel;
+                let asked: Vec<_> =
+                    asked.iter().filter(|op| matches!(op, KernelOp::Check(_))).copied().collect();
+                for op in &asked {
+                    let KernelOp::Check(key) = op else { continue };
+                    b.pipe.handle_kernel_seen(key, None, course, &mut b.out);
+                }
+                asked.len()
+            };
+            let moved = [Moved::Relayed, PUNT(PuntReason::RelayRule)];
+            for _ in 0..7 {
+                assert_eq!(open(&mut b, &moved), 0, "there is room");
+            }
+            assert_eq!(open(&mut b, &moved), 0);
+            b.wait(Nanos::from_secs(3), &[]);
+            assert_eq!(open(&mut b, &[DROP(DropReason::TableFull)]), 8, "too early");
+            b.wait(Nanos::from_secs(2), &[]);
+            open(&mut b, &[DROP(DropReason::TableFull)]);
+            // One is enough.
+            let left = if course == Course::Lives { 8 } else { 7 };
+            assert_eq!(b.pipe.flow_counts(), (0, left), "{course:?}");
+            if course != Course::Lives {
+                open(&mut b, &moved);
+                assert_eq!(b.counters().get(&Moved::Recycled), Some(&1));
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ use super::wheel::Wheel;
 
 /// How long one tick of the flow timers is.
 const TICK: Nanos = Nanos::from_millis(20);
+/// Slots that are looked at for one that can be had, as in `early_drop` of net/netfilter/nf_conntrack_core.c.
+const LOOKED_AT: u32 = 16;
 
 /// How many connections there is room for.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,10 @@ pub struct FlowTable {
     free: Vec<u32>,
     kernel: usize,
     half_open: usize,
+    /// On the fast road, of stage [`Stage::Closed`].
+    closed: usize,
+    /// Where the next look around begins.
+    hand: u32,
     wheel: Wheel,
 }
 
@@ -64,6 +70,8 @@ impl FlowTable {
             free: (0..total as u32).rev().collect(),
             kernel: 0,
             half_open: 0,
+            closed: 0,
+            hand: 0,
             wheel: Wheel::new(total, TICK, now),
         }
     }
@@ -178,6 +186,24 @@ impl FlowTable {
         }
     }
 
+    /// More than seven eighths of the room for connections given to the kernel are taken.
+    pub const fn is_kernel_crowded(&self) -> bool {
+        self.kernel > self.capacity.kernel - self.capacity.kernel / 8
+    }
+
+    /// Whether there are connections of stage [`Stage::Closed`].
+    pub const fn has_closed(&self) -> bool {
+        self.closed > 0
+    }
+
+    /// The next few slots, in turns, whatever is in them.
+    pub(crate) fn look_around(&mut self) -> impl Iterator<Item = u32> + use<> {
+        let (start, total) = (self.hand, self.slots());
+        let count = total.min(LOOKED_AT);
+        self.hand = (start + count) % total.max(1);
+        (start..start + count).map(move |slot| slot % total)
+    }
+
     /// Adds a connection whose key is not in the table; `None` when its kind has no room.
     pub fn insert(&mut self, flow: Flow) -> Option<u32> {
         if !self.has_room(flow.stage) {
@@ -190,6 +216,7 @@ impl FlowTable {
             .insert_unique(hash, slot, |&s| slots.get(s as usize).map_or(0, |flow| hasher.hash(&flow.key)));
         self.kernel += usize::from(flow.stage == Stage::Kernel);
         self.half_open += usize::from(flow.stage.is_half_open());
+        self.closed += usize::from(flow.stage == Stage::Closed);
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = flow;
         }
@@ -202,6 +229,7 @@ impl FlowTable {
         self.wheel.cancel(slot);
         self.kernel -= usize::from(flow.stage == Stage::Kernel);
         self.half_open -= usize::from(flow.stage.is_half_open());
+        self.closed -= usize::from(flow.stage == Stage::Closed);
         let hash = self.hasher.hash(&flow.key);
         if let Ok(entry) = self.index.find_entry(hash, |&s| s == slot) {
             entry.remove();
@@ -217,6 +245,8 @@ impl FlowTable {
         let before = std::mem::replace(&mut flow.stage, stage);
         self.half_open -= usize::from(before.is_half_open());
         self.half_open += usize::from(stage.is_half_open());
+        self.closed -= usize::from(before == Stage::Closed);
+        self.closed += usize::from(stage == Stage::Closed);
     }
 
     /// Connections whose handshake is not complete.

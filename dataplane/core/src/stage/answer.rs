@@ -350,6 +350,7 @@ impl<F: Frame> Pipeline<F> {
         flow.server_rest.shift = if carried.window_scale.is_some() { SHIFT } else { 0 };
         start_own_end(&mut flow, cookie, self.own_window(id, &meta.tuple.dst));
         flow.client.edge = options::right_edge(meta.ack, meta.window, flow.client_rest.shift);
+        self.make_room(out);
         let Some(slot) = self.flows.insert(flow) else {
             if flow.counted {
                 self.sources.leave(&meta.tuple.src.addr);

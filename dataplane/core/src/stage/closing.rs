@@ -8,7 +8,7 @@ use crate::hold::Packet;
 use crate::ids::Nanos;
 use crate::pipeline::{Output, Pipeline};
 
-use super::held;
+use super::{held, timers};
 
 impl<F: Frame> Pipeline<F> {
     /// The connection is over, and is forgotten after `linger`.
@@ -25,6 +25,32 @@ impl<F: Frame> Pipeline<F> {
             self.flows.set_stage(slot, Stage::Closed);
             self.flows.arm(slot, self.now.saturating_add(linger));
         }
+    }
+
+    /// Whether there is room for another connection on the fast road. Where there is none, one that is over makes it: of those that are
+    /// looked at, the one that has been silent the longest (so does `early_drop` of net/netfilter/nf_conntrack_core.c).
+    pub(crate) fn make_room(&mut self, out: &mut Output<F>) -> bool {
+        if self.flows.has_room(Stage::SynSent) {
+            return true;
+        }
+        if !self.flows.has_closed() {
+            return false;
+        }
+        let slots = self.flows.look_around().filter(|slot| self.is_over(*slot));
+        let seen = |slot| Some((self.flows.get(slot)?.seen, slot));
+        let Some((_, slot)) = slots.filter_map(seen).min() else { return false };
+        self.totals.recycled += 1;
+        self.forget(slot, out);
+        true
+    }
+
+    /// Whether nothing but a late packet can come of this connection, and nothing bad of that.
+    fn is_over(&self, slot: u32) -> bool {
+        let quiet = self.now.saturating_sub(timers::CROWDED);
+        self.flows.get(slot).is_some_and(|flow| {
+            let is_silent = flow.stage == Stage::Closed && flow.hold == Flow::NO_HOLD && flow.seen <= quiet;
+            is_silent && (flow.passes() || self.grace_end(slot) <= self.now)
+        })
     }
 
     /// A late packet. Payload passes only if the connection was allowed: what was never inspected stays out.

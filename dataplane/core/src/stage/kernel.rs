@@ -7,7 +7,7 @@ use crate::flow::record::{Flow, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
 use crate::ids::{InterceptId, Nanos};
-use crate::pipeline::{KernelOp, Output, Pipeline};
+use crate::pipeline::{Course, KernelOp, Output, Pipeline};
 
 use super::timers;
 
@@ -24,10 +24,19 @@ impl<F: Frame> Pipeline<F> {
     /// Remembers it and enters it in the kernel map. `None`: no room.
     pub(crate) fn enter_kernel_road(&mut self, flow: Flow, out: &mut Output<F>) -> Option<u32> {
         let key = flow.key;
+        if self.flows.is_kernel_crowded() {
+            for slot in self.flows.look_around() {
+                out.kernel.extend(self.check_of(slot));
+            }
+        }
         let slot = self.flows.insert(flow)?;
         self.flows.arm(slot, self.now.saturating_add(timers::KERNEL_CHECK));
         out.kernel.push(KernelOp::Insert(key));
         Some(slot)
+    }
+
+    fn check_of(&self, slot: u32) -> Option<KernelOp> {
+        self.flows.get(slot).filter(|flow| flow.stage == Stage::Kernel).map(|flow| KernelOp::Check(flow.key))
     }
 
     pub(crate) fn reenter_kernel_road(&mut self, slot: u32, out: &mut Output<F>) {
@@ -64,27 +73,40 @@ impl<F: Frame> Pipeline<F> {
     /// A packet of a kernel-road connection that steering sent here: its map entry is gone, or was not yet there.
     pub(crate) fn on_kernel_road(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
         self.reenter_kernel_road(slot, out);
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.answered = true;
+        }
         self.punt(packet, PuntReason::KernelFlow, out);
     }
 
-    /// The answer to [`KernelOp::Check`]: when the map last saw the connection (`None`: no entry), and whether it saw
-    /// it end.
+    /// The answer to [`KernelOp::Check`]: when the map last saw the connection (`None`: no entry), and how far it saw it come.
     pub fn handle_kernel_seen(
         &mut self,
         key: &FlowKey,
         seen: Option<Nanos>,
-        ended: bool,
+        course: Course,
         out: &mut Output<F>,
     ) {
+        let is_crowded = self.flows.is_kernel_crowded();
         let Some(slot) = self.flows.find(key) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if flow.stage != Stage::Kernel {
             return;
         }
         flow.seen = flow.seen.max(seen.unwrap_or(flow.seen));
-        let patience = if ended { timers::LINGER } else { timers::IDLE };
+        let began = course == Course::Began && !flow.answered && flow.punted != Some(PuntReason::Midstream);
+        let patience = match course {
+            Course::Ended if is_crowded => timers::CROWDED,
+            Course::Ended => timers::LINGER,
+            _ if began && is_crowded => timers::CROWDED,
+            _ if began => timers::HANDSHAKE,
+            _ => timers::IDLE,
+        };
         if flow.seen.saturating_add(patience) <= self.now {
-            self.totals.expired += 1;
+            match patience {
+                timers::CROWDED => self.totals.recycled += 1,
+                _ => self.totals.expired += 1,
+            }
             self.forget(slot, out);
         }
     }

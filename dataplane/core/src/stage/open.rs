@@ -77,7 +77,7 @@ impl<F: Frame> Pipeline<F> {
         if !may_be_sent && !self.ways.has_way(&self.fib, &server.addr) {
             return self.give_to_relay(id, None, PuntReason::NoPort, packet, out);
         }
-        if !self.flows.has_room(Stage::SynSent) {
+        if !self.make_room(out) {
             return self.no_room(id, full, DropReason::TableFull, packet, out);
         }
         if answers {

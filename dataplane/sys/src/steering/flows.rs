@@ -19,6 +19,8 @@ pub struct KernelFlow {
     pub fin_seen: bool,
     /// A RST was seen.
     pub rst_seen: bool,
+    /// Something came behind the SYN.
+    pub has_gone_on: bool,
 }
 
 impl From<Flow> for KernelFlow {
@@ -31,6 +33,7 @@ impl From<Flow> for KernelFlow {
             is_finished: fins.iter().all(|fin| *fin != 0),
             fin_seen: fins.iter().any(|fin| *fin != 0),
             rst_seen,
+            has_gone_on: flow.went_on != 0,
         }
     }
 }

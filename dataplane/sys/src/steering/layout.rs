@@ -104,7 +104,8 @@ pub(super) struct Flow {
     pub fin_from_low: u8,
     pub fin_from_high: u8,
     pub rst: u8,
-    pub reserved: [u8; 5],
+    pub went_on: u8,
+    pub reserved: [u8; 4],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -197,6 +198,7 @@ const _: () = {
     assert!(offset_of!(Flow, fin_from_low) == 8);
     assert!(offset_of!(Flow, fin_from_high) == 9);
     assert!(offset_of!(Flow, rst) == 10);
+    assert!(offset_of!(Flow, went_on) == 11);
     assert!(size_of::<PoolKey>() == 18);
     assert!(offset_of!(PoolKey, port) == 16);
     assert!(size_of::<PoolValue>() == 8);

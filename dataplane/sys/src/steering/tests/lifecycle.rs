@@ -126,10 +126,12 @@ fn kernel_flow_passes_in_both_directions_and_notes_its_life() {
             let out = |flags| family.out(family.server, 80, flags);
             let back = |flags| family.back(family.server, 80, flags);
             flows.insert(server, client, 1).unwrap();
-            assert_eq!(flows.get(client, server).unwrap().unwrap().last_seen, 1);
+            bench.check("its SYN again", LAN, &out(Flags::Syn), TO_WORKER);
+            let seen = flows.get(client, server).unwrap().unwrap();
+            assert!(seen.last_seen == 1 && !seen.has_gone_on, "{seen:?}");
             bench.check("to the server", LAN, &out(Flags::Data), KERNEL);
             let seen = flows.get(client, server).unwrap().unwrap();
-            assert!(seen.last_seen > 1 && !seen.fin_seen && !seen.is_closed, "{seen:?}");
+            assert!(seen.last_seen > 1 && seen.has_gone_on && !seen.fin_seen && !seen.is_closed, "{seen:?}");
             bench.check("to the client", WAN, &back(Flags::Data), KERNEL);
             bench.check("FIN", LAN, &out(Flags::Fin), KERNEL);
             let seen = flows.get(client, server).unwrap().unwrap();
