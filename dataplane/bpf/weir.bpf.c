@@ -213,9 +213,10 @@ static __always_inline int is_kernel_flow(const struct packet *packet, __u64 now
 	if (packet->quoted)
 		return 1;
 	flow->last_seen = now;
-	flow->went_on = 1;
 	if (packet->rst)
 		flow->rst = 1;
+	else
+		flow->went_on = 1;
 	if (packet->fin && from_low)
 		flow->fin_from_low = 1;
 	if (packet->fin && !from_low)

@@ -45,10 +45,13 @@ impl Punt {
     ///
     /// # Errors
     /// What the map said.
-    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<(FlowKey, Option<Nanos>, Course)>> {
+    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<(FlowKey, Option<(Nanos, Course)>)>> {
         match op {
             KernelOp::Insert(key) => {
                 self.map.insert(key.low.socket_addr(), key.high.socket_addr(), now.0).map(|()| None)
+            }
+            KernelOp::Keep { key, goes_on } => {
+                self.map.keep(key.low.socket_addr(), key.high.socket_addr(), now.0, *goes_on).map(|()| None)
             }
             KernelOp::Remove(key) => {
                 self.map.remove(key.low.socket_addr(), key.high.socket_addr()).map(|_| None)
@@ -57,12 +60,12 @@ impl Punt {
                 let entry = self.map.get(key.low.socket_addr(), key.high.socket_addr())?;
                 // An RST says little: steering does not know whether it was in the window.
                 let quiet = |e: &KernelFlow| now.saturating_sub(Nanos(e.last_seen)) > AFTER_RST;
-                let course = match entry {
-                    Some(e) if e.is_finished || e.rst_seen && quiet(&e) => Course::Ended,
-                    Some(e) if !e.has_gone_on => Course::Began,
-                    _ => Course::Lives,
+                let course = |e: &KernelFlow| match e {
+                    e if e.is_finished || e.rst_seen && quiet(e) => Course::Ended,
+                    e if e.has_gone_on => Course::Lives,
+                    _ => Course::Began,
                 };
-                Ok(Some((*key, entry.map(|e| Nanos(e.last_seen)), course)))
+                Ok(Some((*key, entry.map(|e| (Nanos(e.last_seen), course(&e))))))
             }
         }
     }

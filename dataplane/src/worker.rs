@@ -342,6 +342,7 @@ impl<D: Driver> Worker<D> {
 
     /// Another worker opens a server leg whose packets come here: from before its SYN leaves they are handed on.
     fn claimed(&mut self, now: Nanos, owner: usize, leg: &Tuple, frame: Option<(PortId, D::Frame)>) {
+        self.parts.pipeline.make_room(&mut self.out);
         let granted = self.parts.pipeline.claim(now, leg, owner);
         match frame {
             Some(sending) if granted => self.out.tx.push(sending),
@@ -395,8 +396,8 @@ impl<D: Driver> Worker<D> {
         let mut ops = std::mem::take(&mut self.out.kernel);
         for op in ops.drain(..) {
             match self.parts.punt.apply(&op, now) {
-                Ok(Some((key, seen, course))) => {
-                    self.parts.pipeline.handle_kernel_seen(&key, seen, course, &mut self.out);
+                Ok(Some((key, seen))) => {
+                    self.parts.pipeline.handle_kernel_seen(&key, seen, &mut self.out);
                 }
                 Ok(None) => {}
                 // Without its entry the flow's packets come here and are handed on one by one: slow, and right.

@@ -108,7 +108,7 @@ fn random_segments_lose_no_frame_and_are_counted_once() {
                 b.pipe.poll_timers(b.now, &mut b.out);
                 for op in b.collect().kernel {
                     if let weir_core::pipeline::KernelOp::Check(key) = op {
-                        b.pipe.handle_kernel_seen(&key, None, weir_core::pipeline::Course::Lives, &mut b.out);
+                        b.pipe.handle_kernel_seen(&key, None, &mut b.out);
                     }
                 }
             }

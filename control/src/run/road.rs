@@ -272,7 +272,7 @@ pub fn ready_tun(tun: &Tun) -> std::io::Result<()> {
 pub fn hooks(flows: KernelFlows) -> Hooks {
     Hooks {
         opened: Box::new(move |from, to| {
-            if let Err(error) = flows.insert(from, to, clock::monotonic_ns()) {
+            if let Err(error) = flows.keep(from, to, clock::monotonic_ns(), true) {
                 tracing::debug!(%error, "kernel map");
             }
         }),

@@ -29,7 +29,13 @@ pub struct Punted<F> {
 /// A change of the kernel map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelOp {
+    /// A flow that begins.
     Insert(FlowKey),
+    /// It is to be there, with what it says if it is. `goes_on`: something came behind its SYN.
+    Keep {
+        key: FlowKey,
+        goes_on: bool,
+    },
     Remove(FlowKey),
     /// Ask when the map last saw the flow, and tell [`crate::pipeline::Pipeline::handle_kernel_seen`].
     Check(FlowKey),
@@ -40,8 +46,9 @@ pub enum KernelOp {
 pub enum Course {
     /// Nothing came behind its SYN.
     Began,
-    /// Something did; or it is not known.
+    /// Something did.
     Lives,
+    /// A FIN of both ends was seen, or an RST and then nothing for long.
     Ended,
 }
 

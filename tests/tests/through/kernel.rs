@@ -36,7 +36,7 @@ fn relay_rule_gives_the_syn_to_the_relay_with_its_entry_first() {
         assert_eq!(came.kernel, [KernelOp::Insert(key(&b))]);
         // The entry was evicted: what comes here is handed on, and entered again. Nothing is reset.
         let came = b.lan(&b.syn(), &[PUNT(PuntReason::RelayRule)]);
-        assert_eq!(came.kernel, [KernelOp::Insert(key(&b))]);
+        assert_eq!(came.kernel, [KernelOp::Keep { key: key(&b), goes_on: false }]);
         for (port, seg) in [
             (LAN, b.c(0).payload("x")),
             (WAN, b.s(0, 0)),
@@ -45,18 +45,18 @@ fn relay_rule_gives_the_syn_to_the_relay_with_its_entry_first() {
         ] {
             let came = b.give(port, &seg.frame(), &[PUNT(PuntReason::KernelFlow)]);
             assert_punted(&came, PuntTo::Forward, &seg);
-            assert_eq!(came.kernel, [KernelOp::Insert(key(&b))]);
+            assert_eq!(came.kernel, [KernelOp::Keep { key: key(&b), goes_on: true }]);
         }
         let (views, _) = b.pipe.views(b.now, 0, 10);
         assert_eq!((views[0].road, views[0].reason.as_str()), ("relay", "relay-rule"));
         // Asked every 30 s; gone when the map has not seen it for its time.
         let came = b.wait(Nanos::from_secs(31), &[]);
         assert_eq!(came.kernel, [KernelOp::Check(key(&b))]);
-        b.pipe.handle_kernel_seen(&key(&b), Some(b.now), Course::Lives, &mut b.out);
-        b.pipe.handle_kernel_seen(&key(&b), None, Course::Lives, &mut b.out);
+        b.pipe.handle_kernel_seen(&key(&b), Some((b.now, Course::Lives)), &mut b.out);
+        b.pipe.handle_kernel_seen(&key(&b), None, &mut b.out);
         assert_eq!(b.pipe.flow_counts(), (0, 1));
         b.wait(Nanos::from_secs(61), &[]);
-        b.pipe.handle_kernel_seen(&key(&b), None, Course::Ended, &mut b.out);
+        b.pipe.handle_kernel_seen(&key(&b), Some((Nanos(0), Course::Ended)), &mut b.out);
         assert_eq!(b.collect().kernel, [KernelOp::Remove(key(&b))]);
         assert_eq!(b.pipe.flow_counts(), (0, 0));
     }
@@ -94,7 +94,7 @@ fn full_table_goes_to_the_relay_or_is_dropped_and_both_have_an_end() {
 fn connections_that_are_over_make_room_in_a_full_table_once_they_are_silent() {
     for family in BOTH {
         let mut setup = Setup::new();
-        setup.config.flows.fast = 2;
+        (setup.config.flows.fast, setup.config.flows.kernel) = (2, 8);
         let mut b = Bench::of(family, setup);
         b.handshake();
         b.lan(&b.c(0).payload(client_hello("allowed.example", 0)), &[Moved::Allowed]);
@@ -121,42 +121,54 @@ fn connections_that_are_over_make_room_in_a_full_table_once_they_are_silent() {
 #[test]
 fn kernel_records_that_are_over_make_room_when_it_is_wanted() {
     for family in BOTH {
-        for course in [Course::Ended, Course::Began, Course::Lives] {
+        for (course, early, late) in [
+            (Some(Course::Ended), 25, 35),
+            (Some(Course::Began), 3, 5),
+            (Some(Course::Lives), 600, 700),
+            (None, 70, 80),
+        ] {
             let mut setup = Setup::new();
             let mut rule = RuleSpec::new(Action::Relay);
             rule.tcp = std::iter::once(443..=443).collect();
             setup.spec.rules.push(rule);
             (setup.config.flows.fast, setup.config.flows.kernel) = (8, 8);
             let mut b = Bench::of(family, setup);
+            let start = b.now;
             let open = |b: &mut Bench, moved: &[Moved]| {
                 b.client.1 += 1;
-                let asked = b.lan(&b.syn(), moved).kernel;
-                let asked: Vec<_> =
-                    asked.iter().filter(|op| matches!(op, KernelOp::Check(_))).copied().collect();
-                for op in &asked {
-                    let KernelOp::Check(key) = op else { continue };
-                    b.pipe.handle_kernel_seen(key, None, course, &mut b.out);
-                }
-                asked.len()
+                let ops = b.lan(&b.syn(), moved).kernel;
+                answer(b, &ops, course.map(|course| (start, course)))
             };
             let moved = [Moved::Relayed, PUNT(PuntReason::RelayRule)];
-            for _ in 0..7 {
+            for _ in 0..8 {
                 assert_eq!(open(&mut b, &moved), 0, "there is room");
             }
-            assert_eq!(open(&mut b, &moved), 0);
-            b.wait(Nanos::from_secs(3), &[]);
-            assert_eq!(open(&mut b, &[DROP(DropReason::TableFull)]), 8, "too early");
-            b.wait(Nanos::from_secs(2), &[]);
+            // Asked of by nobody meanwhile.
+            b.now = b.now.saturating_add(Nanos::from_secs(early));
+            assert_eq!(open(&mut b, &[DROP(DropReason::TableFull)]), 8, "too early: {course:?}");
+            assert_eq!(open(&mut b, &[DROP(DropReason::TableFull)]), 0, "asked just now");
+            b.now = b.now.saturating_add(Nanos::from_secs(late - early));
             open(&mut b, &[DROP(DropReason::TableFull)]);
-            // One is enough.
-            let left = if course == Course::Lives { 8 } else { 7 };
+            // One is enough, where it is for its room that it goes.
+            let left = match course {
+                Some(Course::Lives) => 8,
+                Some(_) => 7,
+                None => 0,
+            };
             assert_eq!(b.pipe.flow_counts(), (0, left), "{course:?}");
-            if course != Course::Lives {
+            if course != Some(Course::Lives) {
                 open(&mut b, &moved);
-                assert_eq!(b.counters().get(&Moved::Recycled), Some(&1));
+                let recycled = b.counters().get(&Moved::Recycled).copied();
+                assert_eq!(recycled, course.map(|_| 1));
             }
         }
     }
+}
+
+/// Answers what is asked of the kernel map; how much that was.
+fn answer(b: &mut Bench, ops: &[KernelOp], seen: Option<(Nanos, Course)>) -> usize {
+    let asked = ops.iter().filter_map(|op| if let KernelOp::Check(key) = op { Some(key) } else { None });
+    asked.map(|key| b.pipe.handle_kernel_seen(key, seen, &mut b.out)).count()
 }
 
 #[test]

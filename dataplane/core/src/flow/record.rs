@@ -300,6 +300,8 @@ pub struct Flow {
     pub ech: bool,
     /// Its name or its ALPN names found no room in their store.
     pub partial: bool,
+    /// Of an end the program alone has said that it has finished: whether that was acknowledged is not known.
+    pub hearsay: bool,
 }
 
 // Four cache lines, of which a packet touches one or two.
@@ -408,6 +410,7 @@ impl Flow {
             punted: None,
             ech: false,
             partial: false,
+            hearsay: false,
         }
     };
 

@@ -15,7 +15,11 @@ use super::wheel::Wheel;
 /// How long one tick of the flow timers is.
 const TICK: Nanos = Nanos::from_millis(20);
 /// Slots that are looked at for one that can be had, as in `early_drop` of net/netfilter/nf_conntrack_core.c.
-const LOOKED_AT: u32 = 16;
+const LOOKED_AT: u32 = 64;
+/// The same for connections that the kernel has: of each that is asked, which is a system call.
+const ASKED: u32 = 16;
+/// All slots are looked at no oftener for connections that the kernel has.
+const LAP: Nanos = Nanos::from_secs(1);
 
 /// How many connections there is room for.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,24 @@ pub struct Capacity {
     pub fast: usize,
     /// Connections given to the kernel that are remembered, so that none of them is ever taken for an unknown one.
     pub kernel: usize,
+}
+
+/// Which slots were looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hand {
+    at: u32,
+    /// When it was at slot 0.
+    lap: Nanos,
+}
+
+impl Hand {
+    /// The next few of so many slots, up to the last one.
+    fn next(&mut self, count: u32, total: u32) -> std::ops::Range<u32> {
+        let start = self.at.min(total);
+        let end = start.saturating_add(count).min(total);
+        self.at = if end == total { 0 } else { end };
+        start..end
+    }
 }
 
 /// The table. Slots are named by `u32`.
@@ -40,8 +62,8 @@ pub struct FlowTable {
     half_open: usize,
     /// On the fast road, of stage [`Stage::Closed`].
     closed: usize,
-    /// Where the next look around begins.
-    hand: u32,
+    /// Where the next look around begins: for one that is over, and for some that the kernel has.
+    hands: [Hand; 2],
     wheel: Wheel,
 }
 
@@ -71,7 +93,7 @@ impl FlowTable {
             kernel: 0,
             half_open: 0,
             closed: 0,
-            hand: 0,
+            hands: [Hand::default(); 2],
             wheel: Wheel::new(total, TICK, now),
         }
     }
@@ -188,7 +210,7 @@ impl FlowTable {
 
     /// More than seven eighths of the room for connections given to the kernel are taken.
     pub const fn is_kernel_crowded(&self) -> bool {
-        self.kernel > self.capacity.kernel - self.capacity.kernel / 8
+        self.kernel * 8 > self.capacity.kernel * 7
     }
 
     /// Whether there are connections of stage [`Stage::Closed`].
@@ -196,12 +218,22 @@ impl FlowTable {
         self.closed > 0
     }
 
-    /// The next few slots, in turns, whatever is in them.
-    pub(crate) fn look_around(&mut self) -> impl Iterator<Item = u32> + use<> {
-        let (start, total) = (self.hand, self.slots());
-        let count = total.min(LOOKED_AT);
-        self.hand = (start + count) % total.max(1);
-        (start..start + count).map(move |slot| slot % total)
+    /// The next few slots, in turns, whatever is in them: for a connection that is over.
+    pub(crate) fn look_for_closed(&mut self) -> impl Iterator<Item = u32> + use<> {
+        let total = self.slots();
+        let [hand, _] = &mut self.hands;
+        hand.next(LOOKED_AT, total)
+    }
+
+    /// The same for connections that the kernel has: each is looked at once in [`LAP`] at most, since that costs a system call.
+    pub(crate) fn look_for_kernels(&mut self, now: Nanos) -> impl Iterator<Item = u32> + use<> {
+        let total = self.slots();
+        let [_, hand] = &mut self.hands;
+        let is_early = hand.at == 0 && now < hand.lap.saturating_add(LAP) && hand.lap > Nanos(0);
+        if hand.at == 0 && !is_early {
+            hand.lap = now;
+        }
+        hand.next(if is_early { 0 } else { ASKED }, total)
     }
 
     /// Adds a connection whose key is not in the table; `None` when its kind has no room.

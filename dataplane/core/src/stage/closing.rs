@@ -22,6 +22,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn linger(&mut self, slot: u32, linger: Nanos) {
         if let Some(flow) = self.flows.get_mut(slot) {
             flow.tries = 0;
+            flow.seen = self.now;
             self.flows.set_stage(slot, Stage::Closed);
             self.flows.arm(slot, self.now.saturating_add(linger));
         }
@@ -29,14 +30,14 @@ impl<F: Frame> Pipeline<F> {
 
     /// Whether there is room for another connection on the fast road. Where there is none, one that is over makes it: of those that are
     /// looked at, the one that has been silent the longest (so does `early_drop` of net/netfilter/nf_conntrack_core.c).
-    pub(crate) fn make_room(&mut self, out: &mut Output<F>) -> bool {
+    pub fn make_room(&mut self, out: &mut Output<F>) -> bool {
         if self.flows.has_room(Stage::SynSent) {
             return true;
         }
         if !self.flows.has_closed() {
             return false;
         }
-        let slots = self.flows.look_around().filter(|slot| self.is_over(*slot));
+        let slots = self.flows.look_for_closed().filter(|slot| self.is_over(*slot));
         let seen = |slot| Some((self.flows.get(slot)?.seen, slot));
         let Some((_, slot)) = slots.filter_map(seen).min() else { return false };
         self.totals.recycled += 1;
@@ -48,8 +49,10 @@ impl<F: Frame> Pipeline<F> {
     fn is_over(&self, slot: u32) -> bool {
         let quiet = self.now.saturating_sub(timers::CROWDED);
         self.flows.get(slot).is_some_and(|flow| {
-            let is_silent = flow.stage == Stage::Closed && flow.hold == Flow::NO_HOLD && flow.seen <= quiet;
-            is_silent && (flow.passes() || self.grace_end(slot) <= self.now)
+            let is_silent = flow.stage == Stage::Closed && flow.seen <= quiet;
+            // Of these somebody may still send something again.
+            let is_unsure = flow.hold != Flow::NO_HOLD || flow.hearsay;
+            is_silent && !is_unsure && (flow.passes() || self.grace_end(slot) <= self.now)
         })
     }
 

@@ -432,6 +432,8 @@ impl<F: Frame> Pipeline<F> {
 impl Flow {
     /// Ends that the program has sent on without a worker. Nobody else will say whether they were acknowledged.
     fn add_fins(&mut self, passed: &Passed) {
+        let (client, server) = self.fins();
+        self.hearsay |= passed.fins.0 && !client || passed.fins.1 && !server;
         for (end, fin) in [(&mut self.client_rest, passed.fins.0), (&mut self.server_rest, passed.fins.1)] {
             (end.fin, end.fin_acked) = (end.fin | fin, end.fin_acked | fin);
         }

@@ -25,7 +25,7 @@ impl<F: Frame> Pipeline<F> {
     pub(crate) fn enter_kernel_road(&mut self, flow: Flow, out: &mut Output<F>) -> Option<u32> {
         let key = flow.key;
         if self.flows.is_kernel_crowded() {
-            for slot in self.flows.look_around() {
+            for slot in self.flows.look_for_kernels(self.now) {
                 out.kernel.extend(self.check_of(slot));
             }
         }
@@ -39,9 +39,11 @@ impl<F: Frame> Pipeline<F> {
         self.flows.get(slot).filter(|flow| flow.stage == Stage::Kernel).map(|flow| KernelOp::Check(flow.key))
     }
 
-    pub(crate) fn reenter_kernel_road(&mut self, slot: u32, out: &mut Output<F>) {
-        if let Some(flow) = self.flows.get(slot) {
-            out.kernel.push(KernelOp::Insert(flow.key));
+    /// Its entry may be gone; and what that says must not be lost. `goes_on`: more than its SYN has come.
+    pub(crate) fn reenter_kernel_road(&mut self, slot: u32, goes_on: bool, out: &mut Output<F>) {
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.answered |= goes_on;
+            out.kernel.push(KernelOp::Keep { key: flow.key, goes_on });
         }
     }
 
@@ -72,41 +74,36 @@ impl<F: Frame> Pipeline<F> {
 
     /// A packet of a kernel-road connection that steering sent here: its map entry is gone, or was not yet there.
     pub(crate) fn on_kernel_road(&mut self, slot: u32, packet: Packet<F>, out: &mut Output<F>) {
-        self.reenter_kernel_road(slot, out);
-        if let Some(flow) = self.flows.get_mut(slot) {
-            flow.answered = true;
-        }
+        self.reenter_kernel_road(slot, true, out);
         self.punt(packet, PuntReason::KernelFlow, out);
     }
 
-    /// The answer to [`KernelOp::Check`]: when the map last saw the connection (`None`: no entry), and how far it saw it come.
-    pub fn handle_kernel_seen(
-        &mut self,
-        key: &FlowKey,
-        seen: Option<Nanos>,
-        course: Course,
-        out: &mut Output<F>,
-    ) {
+    /// The answer to [`KernelOp::Check`]: when the map last saw the connection, and how far it saw it come (`None`: no entry).
+    pub fn handle_kernel_seen(&mut self, key: &FlowKey, seen: Option<(Nanos, Course)>, out: &mut Output<F>) {
         let is_crowded = self.flows.is_kernel_crowded();
         let Some(slot) = self.flows.find(key) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if flow.stage != Stage::Kernel {
             return;
         }
-        flow.seen = flow.seen.max(seen.unwrap_or(flow.seen));
-        let began = course == Course::Began && !flow.answered && flow.punted != Some(PuntReason::Midstream);
-        let patience = match course {
-            Course::Ended if is_crowded => timers::CROWDED,
-            Course::Ended => timers::LINGER,
-            _ if began && is_crowded => timers::CROWDED,
-            _ if began => timers::HANDSHAKE,
-            _ => timers::IDLE,
+        let course = seen.map(|(at, course)| {
+            flow.seen = flow.seen.max(at);
+            course
+        });
+        flow.answered |= matches!(course, Some(Course::Lives | Course::Ended));
+        let began = !flow.answered && flow.punted != Some(PuntReason::Midstream);
+        let (patience, hurried) = match course {
+            Some(Course::Ended) => (timers::LINGER, timers::CROWDED_FINS),
+            Some(Course::Began) if began => (timers::HANDSHAKE, timers::CROWDED),
+            // Pushed out by others: of what lives that is rare, and it has been seen to live before.
+            None if began => (timers::HANDSHAKE, timers::HANDSHAKE),
+            _ => (timers::IDLE, timers::IDLE),
         };
+        let is_hurried = is_crowded && hurried < patience;
+        let patience = if is_hurried { hurried } else { patience };
         if flow.seen.saturating_add(patience) <= self.now {
-            match patience {
-                timers::CROWDED => self.totals.recycled += 1,
-                _ => self.totals.expired += 1,
-            }
+            self.totals.expired += u64::from(!is_hurried);
+            self.totals.recycled += u64::from(is_hurried);
             self.forget(slot, out);
         }
     }

@@ -201,7 +201,7 @@ impl<F: Frame> Pipeline<F> {
             Stage::Elsewhere => self.discard(packet.frame, DropReason::LegInUse, out),
             Stage::Refused if same => self.refused(slot, side, packet, out),
             Stage::Kernel if same && reason != PuntReason::Midstream => {
-                self.reenter_kernel_road(slot, out);
+                self.reenter_kernel_road(slot, false, out);
                 self.punt_to(PuntTo::Relay, packet, reason, out);
             }
             Stage::Refused | Stage::Kernel | Stage::Closed => self.start_over(slot, packet, out),

@@ -22,9 +22,11 @@ pub const RETRANSMIT: Nanos = Nanos::from_secs(1);
 pub const IDLE: Nanos = Nanos::from_secs(2 * 3600 + 5 * 60);
 /// After both FINs: 2 MSL as Linux counts it (TCP_TIMEWAIT_LEN).
 pub const LINGER: Nanos = Nanos::from_secs(60);
-/// What is over, or has had nothing but its SYN, when its place is wanted, from the last packet: longer than a sender waits for its
-/// first two retransmissions (RFC 6298: 1 s, then 2 s).
+/// When its place is wanted: what is over, or has had nothing but its SYN, from the last packet. Longer than a sender waits for its first
+/// two retransmissions (RFC 6298: 1 s, then 2 s).
 pub const CROWDED: Nanos = Nanos::from_secs(4);
+/// The same of a connection that the relay has: steering has seen a FIN of both ends, and the relay may still have octets for one.
+pub const CROWDED_FINS: Nanos = Nanos::from_secs(30);
 /// A connection without a packet after an RST of which nobody knows whether it ended it (RFC 7857 section 2.2).
 pub const RESET: Nanos = Nanos::from_secs(240);
 /// After an RST.

@@ -20,6 +20,7 @@ pub struct KernelFlow {
     /// A RST was seen.
     pub rst_seen: bool,
     /// Something came behind the SYN.
+    #[serde(default)]
     pub has_gone_on: bool,
 }
 
@@ -58,6 +59,20 @@ impl KernelFlows {
     /// ENOMEM and such: the flow stays where it was.
     pub fn insert(&self, a: SocketAddr, b: SocketAddr, now: u64) -> io::Result<()> {
         self.map.set(&FlowKey::new(a, b), &Flow { last_seen: now, ..Flow::default() })
+    }
+
+    /// Has the flow there: one that goes on stays as it is, with what was seen of it; of one that is over another begins.
+    ///
+    /// # Errors
+    /// As of [`Self::insert`].
+    pub fn keep(&self, a: SocketAddr, b: SocketAddr, now: u64, goes_on: bool) -> io::Result<()> {
+        let key = FlowKey::new(a, b);
+        let flow = self.map.get(&key)?.filter(|flow| !KernelFlow::from(*flow).is_closed);
+        if flow.is_some_and(|flow| flow.went_on != 0 || !goes_on) {
+            return Ok(());
+        }
+        let flow = flow.unwrap_or_default();
+        self.map.set(&key, &Flow { last_seen: now, went_on: u8::from(goes_on), ..flow })
     }
 
     /// Takes the flow back; whether it was there.

@@ -148,8 +148,22 @@ fn kernel_flow_passes_in_both_directions_and_notes_its_life() {
             bench.check("RST", WAN, &back(Flags::Rst), KERNEL);
             let seen = flows.get(client, server).unwrap().unwrap();
             assert!(seen.rst_seen && seen.is_closed, "{seen:?}");
+            flows.keep(server, client, 3, true).unwrap();
+            let seen = flows.get(client, server).unwrap().unwrap();
+            assert!(seen.last_seen == 3 && seen.has_gone_on && !seen.is_closed, "another begins: {seen:?}");
+            bench.check("FIN", LAN, &out(Flags::Fin), KERNEL);
+            let seen = flows.get(client, server).unwrap();
+            for goes_on in [false, true] {
+                flows.keep(client, server, 4, goes_on).unwrap();
+                assert_eq!(flows.get(client, server).unwrap(), seen, "it goes on as it is");
+            }
             assert!(flows.remove(client, server).unwrap());
             assert!(!flows.remove(server, client).unwrap());
+            flows.keep(client, server, 5, false).unwrap();
+            bench.check("RST", WAN, &back(Flags::Rst), KERNEL);
+            let seen = flows.get(client, server).unwrap().unwrap();
+            assert!(!seen.has_gone_on && seen.rst_seen, "{seen:?}");
+            assert!(flows.remove(client, server).unwrap());
             assert!(!flows.contains(client, server).unwrap());
             bench.check("taken back", LAN, &out(Flags::Data), TO_WORKER);
         }
