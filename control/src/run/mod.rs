@@ -76,7 +76,7 @@ async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let host = Host::open(paths.clone()).map_err(Failure::refused)?;
     if let Err(failure) = may_and_can() {
-        return Err(shut::refuse(config, &host, failure).await);
+        return Err(shut::refuse(config, &host, failure, &mut Signals::new()?).await);
     }
     let lock = match handover::lock(config, &paths, replace)? {
         (_, Some(predecessor)) => return succeed(config, &host, &paths, predecessor).await,
@@ -124,7 +124,7 @@ async fn succeed(
     mut predecessor: Predecessor,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let mut started = match prepare(config, host, paths, &mut predecessor).await {
+    let mut started = match prepare((config, host, paths), &mut predecessor, &mut signals).await {
         Ok(started) => started,
         Err(failure) => return yield_to((config, host), predecessor, failure, &mut signals).await,
     };
@@ -147,22 +147,32 @@ async fn succeed(
     leave((config, host), result, (true, has_lane(config)), &mut signals).await
 }
 
-/// All of a start that can fail.
+/// All of a start that can fail, or be called off: who is told to end before the place is his leaves it to the process that has it.
 async fn prepare(
-    config: &Config,
-    host: &Host,
-    paths: &Paths,
+    (config, host, paths): (&Config, &Host, &Paths),
     predecessor: &mut Predecessor,
+    signals: &mut Signals,
 ) -> Result<Started, Failure> {
+    not_told(signals).await?;
     predecessor.release()?;
+    not_told(signals).await?;
     let inherited = std::mem::take(&mut predecessor.inherited);
     let started = start(config, host, paths, Some((inherited, &predecessor.admin))).await?;
-    match predecessor.depart() {
+    let departed = not_told(signals).await.and_then(|()| predecessor.depart());
+    match departed {
         Ok(()) => Ok(started),
         Err(failure) => {
             started.parts.stop();
             Err(failure)
         }
+    }
+}
+
+async fn not_told(signals: &mut Signals) -> Result<(), Failure> {
+    let message = || "this process was told to end before it took the place of another".to_owned();
+    match signals.has_come().await {
+        true => Err(Failure { exit: Exit::Done, message: message() }),
+        false => Ok(()),
     }
 }
 
@@ -181,7 +191,8 @@ async fn yield_to(
         Fate::Died => (true, has_lane(place.0)),
     };
     let how = if fate == Fate::Stopped { "was told to end" } else { "has ended by itself" };
-    let failure = Failure::refused(format!("process {pid} {how} while this one took its place: {failure}"));
+    let message = format!("process {pid} {how} while this one took its place: {failure}");
+    let failure = Failure { exit: failure.exit, message };
     let left = leave(place, Err(failure), keeps, signals).await;
     // Until here it was this process's: nobody else starts while that cleans up.
     drop(predecessor);
@@ -208,8 +219,11 @@ async fn leave(
         false => Closed::No,
     };
     // Whatever was installed is removed, however it ended.
-    let removed = clean(host, closed != Closed::No, keeps_lane && !asked).await;
-    if closed == Closed::Yes {
+    let mut removed = clean(host, closed != Closed::No, keeps_lane && !asked).await;
+    if !asked && signals.has_come().await {
+        // Only now: nothing stays for him either.
+        removed = clean(host, false, false).await;
+    } else if closed == Closed::Yes {
         shut::tell();
     }
     let exit = result?;
@@ -281,7 +295,7 @@ async fn serve(
     signals: &mut Signals,
 ) -> Result<Served, Failure> {
     let Started { mut parts, admin: socket, listener, metrics } = started;
-    let Signals { terminate, interrupt, hangup } = signals;
+    let Signals { terminate, interrupt, hangup, .. } = signals;
     let (reloader, mut orders) = Reloader::new(parts.state.clone(), parts.config.file.clone());
     let (ends, mut asked) = mpsc::channel(4);
     let admin = server::serve(listener, parts.state.clone(), reloader.clone(), ends.clone());

@@ -2,6 +2,7 @@
 
 use super::convert;
 use super::parts::Parts;
+use super::signals::Signals;
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::host::{Closed, Fail, Host, HostEvent, LinkInfo, Lock, sub_interface};
@@ -39,11 +40,14 @@ fn shut(config: &Config, host: &Host, links: &[LinkInfo]) -> Result<(), String> 
 }
 
 /// This process cannot even begin. Where another weir runs, it goes on as it was.
-pub async fn refuse(config: &Config, host: &Host, failure: Failure) -> Failure {
-    if let Ok(_lock) = Lock::acquire()
-        && begin(config, host).await == Closed::Yes
-    {
-        tell();
+pub async fn refuse(config: &Config, host: &Host, failure: Failure, signals: &mut Signals) -> Failure {
+    let Ok(_lock) = Lock::acquire() else { return failure };
+    if begin(config, host).await != Closed::Yes {
+        return failure;
+    }
+    match signals.has_come().await {
+        true => drop(host.clean().await.inspect_err(|error| tracing::error!(%error, "the box stays closed"))),
+        false => tell(),
     }
     failure
 }

@@ -10,6 +10,8 @@ pub struct Signals {
     pub terminate: Signal,
     pub interrupt: Signal,
     pub hangup: Signal,
+    /// One that ends this process was seen.
+    told: bool,
 }
 
 impl Signals {
@@ -21,18 +23,20 @@ impl Signals {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
             hangup: of(SignalKind::hangup())?,
+            told: false,
         })
     }
 
-    /// Whether this process was told to end.
+    /// Whether this process was told to end, since they were made and whatever was done about it.
     pub async fn has_come(&mut self) -> bool {
         // The event loop takes note of signals when nothing else is to be done.
         tokio::task::yield_now().await;
-        tokio::select! {
+        self.told |= tokio::select! {
             biased;
             _ = self.terminate.recv() => true,
             _ = self.interrupt.recv() => true,
             () = std::future::ready(()) => false,
-        }
+        };
+        self.told
     }
 }

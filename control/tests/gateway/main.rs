@@ -29,6 +29,7 @@ mod lane_notes;
 mod limits;
 mod lists;
 mod lost;
+mod memory;
 mod ownership;
 mod pools;
 mod proxy;

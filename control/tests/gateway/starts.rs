@@ -3,29 +3,29 @@
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::Signal;
 use weir_control::demo::stage::Family;
-use weir_control::lab::{Lab, skipped};
+use weir_control::lab::Lab;
 
 use crate::closed::answers;
 use crate::config::{ALLOWED, DENIED, Settings};
 use crate::crash::Greeter;
 use crate::express::{always, ready};
-use crate::weir::{Finished, until};
+use crate::weir::{Finished, Weir, until};
 use crate::world::{Download, HTTP, World, fetch_intact, play, prepare};
 
 /// A port that no intercept has.
 const OTHER: u16 = 9998;
 
-fn closed() -> Settings {
+pub fn closed() -> Settings {
     Settings { fail: "closed", ..Settings::default() }
 }
 
 /// Starts weir, which must end by itself, and say that the system refuses.
 #[track_caller]
-fn fails(world: &mut World<'_>) -> Finished {
+pub fn fails(world: &mut World<'_>) -> Finished {
     world.weir.spawn();
     let ended = world.weir.wait();
     assert_eq!(ended.code(), 3, "{ended:?}");
@@ -241,15 +241,7 @@ fn kernel_without_what_the_relay_needs_keeps_a_box_closed_that_is_to_fail_so() {
 
 #[test]
 fn weir_that_is_told_to_end_in_the_first_moments_of_a_start_opens_the_box() {
-    let waits = format!(
-        r#"case "$*" in "-f -")
-            nft "$@"
-            code=$?
-            touch {BIN}/loaded
-            while ! [ -e {BIN}/go ]; do sleep 0.02; done
-            exit $code
-        esac"#
-    );
+    let waits = waiting(r#""-f -")"#);
     // Also where the start comes to nothing.
     for (signal, code) in [(Signal::TERM, 0), (Signal::INT, 0), (Signal::TERM, 3)] {
         prepare(&closed(), |world| {
@@ -267,6 +259,89 @@ fn weir_that_is_told_to_end_in_the_first_moments_of_a_start_opens_the_box() {
             drop((nft, taken));
             world.assert_as_before();
             assert!(is_forwarded(world, DENIED));
+        });
+    }
+}
+
+/// What `nft` does, with which command, and waits until `go` is there: the test has seen `loaded` meanwhile.
+fn waiting(when: &str) -> String {
+    format!(
+        r#"case "$*" in {when}
+            nft "$@"
+            code=$?
+            touch {BIN}/loaded
+            while ! [ -e {BIN}/go ]; do sleep 0.02; done
+            exit $code
+        esac"#
+    )
+}
+
+#[test]
+fn weir_that_is_told_to_end_while_a_failed_start_closes_the_box_opens_it() {
+    // The start closes it, and closes it again when it has failed.
+    let again = format!(
+        r#""-f -")
+            script=$(cat)
+            case "$script" in *"not started"*) echo >>{BIN}/closed; esac
+            exec <<SCRIPT
+$script
+SCRIPT
+            [ "$(wc -l <{BIN}/closed)" = 2 ] || exec nft "$@""#
+    );
+    for signal in [Signal::TERM, Signal::INT] {
+        prepare(&closed(), |world| {
+            let taken = take_listen(world);
+            let nft = Nft::make(world, &waiting(&again));
+            let command = world.weir.command("run");
+            world.weir.spawn_as(&mut Nft::of(&command));
+            until("the start has failed", || nft.exists("loaded"));
+            assert!(world.weir.logged().contains("relay: more connections"), "{}", world.weir.logged());
+            world.weir.signal(signal);
+            world.sh(&world.lab.gateway, &format!("touch {BIN}/go"));
+            let ended = world.weir.wait();
+            // It has failed before it was told.
+            assert_eq!(ended.code(), 3, "{ended:?}");
+            assert!(!ended.errors.contains("is dropped until"), "{ended:?}");
+            drop((nft, taken));
+            world.assert_as_before();
+            assert!(is_forwarded(world, DENIED));
+        });
+    }
+}
+
+#[test]
+fn replacement_that_is_told_to_end_before_it_has_the_place_leaves_it_to_the_weir_that_runs() {
+    for (fail, handshake, signal) in [
+        ("open", "through", Signal::TERM),
+        ("closed", "through", Signal::INT),
+        ("closed", "relay", Signal::TERM),
+    ] {
+        let settings = Settings { fail, handshake, ..Settings::default() };
+        play(&settings, |world| {
+            let pid = world.weir.pid();
+            let nft = Nft::make(world, &waiting("*list*)"));
+            let mut next = Weir::new(world.lab, &settings.to_string());
+            let mut command = Nft::of(&next.command("run"));
+            command.arg("--replace");
+            next.spawn_as(&mut command);
+            until("the place is about to be given", || nft.exists("loaded"));
+            assert!(world.weir.logged().contains("it gets the fast road"));
+            next.signal(signal);
+            world.sh(&world.lab.gateway, &format!("touch {BIN}/go"));
+            let ended = next.wait();
+            assert_eq!(ended.code(), 0, "{ended:?}");
+            assert!(ended.errors.contains("told to end before it took the place"), "{ended:?}");
+            drop(nft);
+            until("the weir that runs is well", || {
+                world
+                    .weir
+                    .status_if_any()
+                    .is_some_and(|status| status["pid"] == pid && status["healthy"] == true)
+            });
+            Family::BOTH.into_iter().for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 1000));
+            assert!(!is_forwarded(world, DENIED));
+            assert_eq!(world.weir.stop().code(), 0);
+            world.assert_as_before();
         });
     }
 }
@@ -347,121 +422,5 @@ fn whoever_may_not_see_whether_the_box_is_closed_says_so() {
         world.sh(&world.lab.gateway, "rm /run/weir-binary");
         assert_held_back(world, &ended);
         assert_clean_opens(world);
-    });
-}
-
-/// A control group with little memory, for weir; it goes when this is dropped.
-struct Group<'lab> {
-    lab: &'lab Lab,
-    folder: String,
-}
-
-/// Makes a group of `$0` octets beside this process, in a mount of its hierarchy that only the gateway has, and says where it is.
-const MAKE_GROUP: &str = r#"
-    mkdir -p /run/groups
-    if mount -t cgroup -o memory groups /run/groups 2>/dev/null; then
-        limit=memory.limit_in_bytes own=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
-    else
-        limit=memory.max own=
-        mount -t cgroup2 groups /run/groups || exit
-    fi
-    folder=/run/groups${own%/}/weir-test-$$
-    mkdir "$folder" && { echo "$0" >"$folder/$limit" && echo "$folder" || { rmdir "$folder"; exit 1; } }
-"#;
-
-/// As the machine has it, so that weir finds it.
-const SHOW_GROUPS: &str = "
-    if mount -t cgroup2 groups /sys/fs/cgroup && grep -q memory /sys/fs/cgroup/cgroup.controllers; then exit; fi
-    umount /sys/fs/cgroup 2>/dev/null
-    mount -t tmpfs groups /sys/fs/cgroup && mkdir /sys/fs/cgroup/memory && mount -t cgroup -o memory groups /sys/fs/cgroup/memory";
-
-impl<'lab> Group<'lab> {
-    /// None, and said so, where this machine has no groups that bound memory.
-    fn make(world: &World<'lab>, octets: u64) -> Option<Self> {
-        let mut command = Command::new("sh");
-        command.args(["-c", MAKE_GROUP, &octets.to_string()]).stdin(Stdio::null());
-        let made = world.lab.gateway.run(|| command.output()).expect("sh");
-        let folder = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        if folder.is_empty() || !made.status.success() {
-            skipped(&format!(
-                "no control group with memory: {}",
-                String::from_utf8_lossy(&made.stderr).trim()
-            ));
-            return None;
-        }
-        Some(Self { lab: world.lab, folder })
-    }
-
-    /// Starts weir in it, and waits for its end.
-    fn run(&self, world: &mut World<'_>) -> Finished {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", &self.folder]);
-        command.arg(env!("CARGO_BIN_EXE_weir")).args(world.weir.command("run").get_args());
-        world.weir.spawn_as(&mut command);
-        world.weir.wait()
-    }
-}
-
-impl Drop for Group<'_> {
-    fn drop(&mut self) {
-        let mut command = Command::new("sh");
-        // The last of its processes may not be reaped yet.
-        let line = "for i in $(seq 100); do rmdir \"$0\" 2>/dev/null && exit; sleep 0.02; done";
-        command.args(["-c", line, &self.folder]).stdin(Stdio::null());
-        drop(self.lab.gateway.run(|| command.status()));
-    }
-}
-
-#[test]
-fn kernel_that_has_no_memory_for_the_maps_is_told_and_the_box_is_as_it_fails() {
-    for fail in ["open", "closed"] {
-        prepare(&Settings { fail, flows: 1 << 20, ..Settings::default() }, |world| {
-            // weir does not see the group: what it can ask says that there is memory.
-            let Some(group) = Group::make(world, 64 << 20) else { return };
-            let ended = group.run(world);
-            assert_eq!(ended.code(), 3, "{ended:?}");
-            let sentence = ended.errors.lines().last().expect("a sentence");
-            for word in ["no memory for the map", "`flows`", "MemoryMax"] {
-                assert!(sentence.contains(word), "no {word:?} in {sentence}");
-            }
-            if fail == "closed" {
-                assert_held_back(world, &ended);
-            } else {
-                world.assert_as_before();
-                assert!(is_forwarded(world, DENIED));
-            }
-            assert_clean_opens(world);
-        });
-    }
-}
-
-#[test]
-fn start_that_the_kernel_kills_for_want_of_memory_leaves_the_box_as_it_fails() {
-    for fail in ["open", "closed"] {
-        prepare(&Settings { fail, ..Settings::default() }, |world| {
-            let Some(group) = Group::make(world, 24 << 20) else { return };
-            let ended = group.run(world);
-            assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
-            for host in [ALLOWED, DENIED] {
-                assert_eq!(is_forwarded(world, host), fail == "open", "{host}: {ended:?}");
-            }
-            assert_clean_opens(world);
-        });
-    }
-}
-
-#[test]
-fn group_without_the_memory_that_is_needed_is_named_before_anything_is_done() {
-    prepare(&Settings { flows: 1 << 20, ..Settings::default() }, |world| {
-        let Some(group) = Group::make(world, 64 << 20) else { return };
-        world.sh(&world.lab.gateway, SHOW_GROUPS);
-        let ended = group.run(world);
-        assert_eq!(ended.code(), 3, "{ended:?}");
-        let sentence = ended.errors.lines().last().expect("a sentence");
-        for word in ["control group leaves", "MiB", "lower `flows` in [workers] (it is 1048576)"] {
-            assert!(sentence.contains(word), "no {word:?} in {sentence}");
-        }
-        world.assert_as_before();
-        assert!(is_forwarded(world, DENIED));
     });
 }
