@@ -179,7 +179,13 @@ impl Host {
         }
         let failed =
             |reason| HostError::Command { command: format!("nft add table {} ...", nft::TABLE), reason };
-        self.note_own(nft::Ruleset::shut(spec, links).load().map_err(failed)?);
+        let loaded = nft::Ruleset::shut(spec, links).load().or_else(|error| {
+            let late = nft::Ruleset::shut_late(spec, links).load();
+            late.inspect(|_| {
+                tracing::debug!(error, "what the box itself redirects is judged by its new destination")
+            })
+        });
+        self.note_own(loaded.map_err(failed)?);
         Ok(())
     }
 

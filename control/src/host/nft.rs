@@ -41,6 +41,9 @@ const FAIL_CLOSED: &str = "fail closed";
 /// In those of them that are about ports which steering does not see.
 const LOST: &str = "lost port";
 
+/// Matches what is not for the box itself.
+const NOT_OWN: &str = "fib daddr type != { local, broadcast, anycast, multicast }";
+
 /// Elements in one `add element` command.
 const ELEMENTS_PER_COMMAND: usize = 256;
 
@@ -119,11 +122,17 @@ impl Ruleset {
         };
         let table = format!("add table {TABLE} {{ comment \"{TAG}{}\"; }}", self.fingerprint);
         let mut parts = vec![(Part::Table, table)];
-        if self.rules.iter().any(|rule| rule.chain != "forward") {
-            let head = " { type filter hook prerouting priority mangle; policy accept; }";
-            parts.extend([chain("prerouting", head), chain("syn", "")]);
+        let has = |name| self.rules.iter().any(|rule| rule.chain == name);
+        if has("prerouting") {
+            parts.push(chain(
+                "prerouting",
+                " { type filter hook prerouting priority mangle; policy accept; }",
+            ));
         }
-        if self.rules.iter().any(|rule| rule.chain == "forward") {
+        if has("syn") {
+            parts.push(chain("syn", ""));
+        }
+        if has("forward") {
             parts.push(chain("forward", " { type filter hook forward priority filter; policy accept; }"));
         }
         for (name, kind, prefixes) in &self.sets {
@@ -304,8 +313,7 @@ fn lost_rules(spec: &HostSpec) -> Vec<Rule> {
         for (family, words) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
             let Some(Match { daddr, ports, .. }) = match_of(index, intercept, family) else { continue };
             if !lost.is_empty() {
-                let own = "fib daddr type != { local, broadcast, anycast, multicast }";
-                let text = format!("{} {daddr} {ports} {own} drop", of_devices(lost.iter().copied()));
+                let text = format!("{} {daddr} {ports} {NOT_OWN} drop", of_devices(lost.iter().copied()));
                 let comment = format!("{} {words}, {LOST}: {FAIL_CLOSED}", name_of(intercept));
                 rules.push(Rule { chain: "prerouting", text, comment });
             }

@@ -312,7 +312,8 @@ fn table_step(spec: &HostSpec, seen: &Observed) -> Step {
         Some(table) if !table.is_ours() => (Status::Foreign, Some(nft::foreign())),
         Some(table) if ruleset.matches(table, wanted) => (Status::Present, None),
         Some(table) if table.is_shut() => {
-            let is_of_this = Ruleset::shut(spec, &seen.links).matches(table, None);
+            let of_this = [Ruleset::shut, Ruleset::shut_late].map(|shut| shut(spec, &seen.links));
+            let is_of_this = of_this.iter().any(|shut| shut.matches(table, None));
             (Status::Conflicting, Some(if is_of_this { SHUT } else { SHUT_OTHERWISE }.to_owned()))
         }
         Some(table) if table.has_lost_ports() => (Status::Conflicting, Some(LOST.to_owned())),

@@ -34,6 +34,7 @@ mod ownership;
 mod pools;
 mod proxy;
 mod raw;
+mod redirected;
 mod refusals;
 mod relayed_sends;
 mod reload;

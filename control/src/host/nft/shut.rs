@@ -1,9 +1,11 @@
 //! The table of a box that fails closed, from the first moment of a start to its end: nobody looks at anything yet, and all that is
 //! intercepted is dropped.
 //!
-//! Nothing but drops at the forward hook: what is for the box itself never comes there, so that no kernel lacks what they need.
+//! Nothing but drops, of what a weir that runs would intercept: before the box changes a destination itself (DNAT), and never what is for
+//! the box. A kernel that cannot tell own addresses gets the same at the forward hook, where what is for the box never comes: it lacks
+//! nothing that these need, but what it changes is judged by the new destination.
 
-use super::{FAIL_CLOSED, Match, QUIC, Rule, Ruleset, match_of, name_of, of_devices};
+use super::{FAIL_CLOSED, Match, NOT_OWN, QUIC, Rule, Ruleset, match_of, name_of, of_devices};
 use crate::host::spec::{Family, device_name};
 use crate::host::{HostSpec, LinkInfo};
 
@@ -14,6 +16,16 @@ impl Ruleset {
     /// What clients send to what `spec` intercepts is dropped, of open connections too. Where an intercept takes tagged frames, that
     /// holds of VLANs as well that have no sub-interface among `links` yet.
     pub fn shut(spec: &HostSpec, links: &[LinkInfo]) -> Self {
+        Self::shut_at("prerouting", &format!(" {NOT_OWN}"), spec, links)
+    }
+
+    /// The same for a kernel that cannot tell its own addresses.
+    pub fn shut_late(spec: &HostSpec, links: &[LinkInfo]) -> Self {
+        Self::shut_at("forward", "", spec, links)
+    }
+
+    /// `not_own`: what follows a match of packets, so that none of the box's own is dropped in that chain.
+    fn shut_at(chain: &'static str, not_own: &str, spec: &HostSpec, links: &[LinkInfo]) -> Self {
         let vlans: Vec<&String> = links.iter().filter(|link| is_vlan(link)).map(|link| &link.name).collect();
         let (mut sets, mut rules) = (Vec::new(), Vec::new());
         for (index, intercept) in spec.intercepts.iter().enumerate() {
@@ -35,17 +47,18 @@ impl Ruleset {
                 }
                 sets.extend(set);
                 for (from, which) in &devices {
-                    let mut drop = |what: &str, protocol| {
+                    let mut drop = |chain, what: &str, protocol| {
                         let name = name_of(intercept);
                         rules.push(Rule {
-                            chain: "forward",
+                            chain,
                             text: format!("{from} {daddr} {what} drop"),
                             comment: format!("{name} {words}{protocol}{which}, {SHUT}: {FAIL_CLOSED}"),
                         });
                     };
-                    drop(&ports, "");
+                    drop(chain, &format!("{ports}{not_own}"), "");
                     if intercept.reject_quic {
-                        drop(&format!("udp dport {QUIC}"), ", QUIC");
+                        // Where a weir that runs rejects it, too.
+                        drop("forward", &format!("udp dport {QUIC}"), ", QUIC");
                     }
                 }
             }
@@ -76,15 +89,28 @@ mod tests {
     }
 
     #[test]
-    fn table_of_a_start_needs_nothing_that_a_kernel_may_lack() {
-        let text = Ruleset::shut(&web(&["lan0"], false), &[]).transaction();
-        for word in ["tproxy", "socket", "fib", "prerouting", "mark", "reject", "vlan"] {
-            assert!(!text.contains(word), "{word} is in\n{text}");
-        }
-        for rule in
-            ["@to_0_ipv4 tcp dport { 80 } drop", "@to_0_ipv6 tcp dport { 80 } drop", "udp dport 443 drop"]
-        {
-            assert!(text.contains(rule), "{rule} is not in\n{text}");
+    fn table_of_a_start_needs_nothing_but_own_addresses_and_for_a_kernel_that_lacks_these_nothing() {
+        let spec = web(&["lan0"], false);
+        let own = "fib daddr type != { local, broadcast, anycast, multicast } drop";
+        for (table, ends, chain) in [
+            (Ruleset::shut(&spec, &[]), own, "prerouting"),
+            (Ruleset::shut_late(&spec, &[]), "drop", "forward"),
+        ] {
+            let text = table.transaction();
+            for word in ["tproxy", "socket", "mark", "reject", "vlan", "jump"] {
+                assert!(!text.contains(word), "{word} is in\n{text}");
+            }
+            for word in ["fib", "prerouting"] {
+                assert_eq!(text.contains(word), ends == own, "{word}\n{text}");
+            }
+            let from = "iifname { \"lan0\" }";
+            for rule in [
+                format!("{chain} {from} ip daddr @to_0_ipv4 tcp dport {{ 80 }} {ends}"),
+                format!("{chain} {from} ip6 daddr @to_0_ipv6 tcp dport {{ 80 }} {ends}"),
+                format!("forward {from} ip6 daddr @to_0_ipv6 udp dport 443 drop"),
+            ] {
+                assert!(text.contains(&rule), "{rule} is not in\n{text}");
+            }
         }
     }
 
@@ -98,12 +124,12 @@ mod tests {
         let links = [link("lan0.10", "vlan"), link("eth9.7", "vlan"), link("br0", "bridge")];
         let of = |from: &[&str], links: &[LinkInfo]| Ruleset::shut(&web(from, true), links).transaction();
         let text = of(&["lan0.10"], &links);
-        assert!(text.contains("forward iifname { \"lan0.10\" } ip6 daddr"), "{text}");
+        assert!(text.contains("prerouting iifname { \"lan0.10\" } ip6 daddr"), "{text}");
         let beyond =
             "meta iifkind \"vlan\" iifname != { \"lan0.10\", \"eth9.7\" } ip daddr @to_0_ipv4 tcp dport";
         assert!(text.contains(beyond), "{text}");
         let none = of(&[], &[]);
-        assert!(none.contains("forward meta iifkind \"vlan\" ip6 daddr"), "{none}");
+        assert!(none.contains("prerouting meta iifkind \"vlan\" ip6 daddr"), "{none}");
         assert!(!none.contains("iifname"), "{none}");
     }
 }
