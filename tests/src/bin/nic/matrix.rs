@@ -34,11 +34,12 @@ pub struct MatrixArgs {
 
 /// What all scripts share, and what they try in guests besides the demo.
 const BED: &str = include_str!("../../../nic/bed.sh");
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("doctor", include_str!("../../../nic/doctor.sh")),
     ("vlan", include_str!("../../../nic/vlan.sh")),
     ("faults", include_str!("../../../nic/faults.sh")),
     ("netem", include_str!("../../../nic/netem.sh")),
+    ("memory", include_str!("../../../nic/memory.sh")),
 ];
 
 /// Of one guest, or of all.

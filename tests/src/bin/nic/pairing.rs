@@ -51,7 +51,7 @@ pub const PAIRINGS: [Pairing; 6] = [
         queues: &[2, 1],
         best: Best::ZeroCopy,
         passes_large: true,
-        scripts: &["doctor", "vlan", "faults", "netem"],
+        scripts: &["doctor", "vlan", "faults", "netem", "memory"],
     },
     Pairing {
         name: "virtio-net",
