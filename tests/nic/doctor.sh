@@ -1,7 +1,7 @@
 # What only a driver of a real NIC can show of `weir doctor`: make nic-shell ARGS="--nic igb --with tests/nic/bed.sh" < tests/nic/doctor.sh
 # Each fault is made, found by its id, mended by the command that doctor says, and not found any more.
 type report >/dev/null 2>&1 || . ./bed.sh
-modprobe ipvlan
+modprobe -a ipvlan 8021q
 
 # Has doctor look; its findings, each on one line.
 look() {
@@ -54,6 +54,30 @@ case $(finding rings lan severity) in
 esac
 napi=/sys/class/net/lan/napi_defer_hard_irqs
 broken napi "echo 0 > $napi && echo 0 > ${napi%/*}/gro_flush_timeout" sh -c "echo 2 > $napi"
+# Where the driver lets interrupts be put off; mended it is by what the command's second half sets.
+if ethtool -C lan rx-usecs 500 2>/dev/null; then
+    look
+    expect "$(finding coalescing lan severity)" note "with it"
+    what=$(finding coalescing lan what) mend=$(finding coalescing lan mend)
+    sh -c "$mend" >&2
+    look
+    expect "$(finding coalescing lan severity)" good "after that command"
+    told "coalescing: ethtool -C lan rx-usecs 500" both "$what; $mend"
+    ethtool -C lan rx-usecs 3 >&2
+fi
+# Tags that the NIC takes off, where a VLAN is on it.
+if has rx-vlan-hw-parse || has rx-vlan-offload; then
+    ip link add link lan name lan.10 type vlan id 10
+    look
+    expect "$(finding rx-vlan lan severity)" note "with it"
+    what=$(finding rx-vlan lan what) mend=$(finding rx-vlan lan mend)
+    sh -c "$mend" >&2
+    look
+    expect "$(finding rx-vlan lan severity)" good "after that command"
+    told "rx-vlan: ip link add link lan name lan.10 type vlan id 10" both "$what; $mend"
+    ip link del lan.10
+    ethtool -K lan rx-vlan-offload on >&2
+fi
 broken shared "" ip link add link lan name iv type ipvlan mode l2
 ip link del iv
 look
@@ -63,7 +87,9 @@ for pair in lro:large-receive-offload gro-hw:rx-gro-hw; do
     id=${pair%:*} name=${pair#*:}
     has $name || continue
     ethtool -K lan $name off >&2
-    broken $id "" ethtool -K lan $name on
+    broken $id "ethtool -K lan rx-${id#rx-} off" ethtool -K lan $name on
+    ethtool -K lan $name on >&2
+    look
     expect "$(ethtool -k lan | grep -c "$name: on")" 1 "it is on yet"
     told "$id stays" both "$name is on yet, after doctor has looked"
 done

@@ -195,7 +195,8 @@ mod tests {
         }
     }
 
-    /// No device here keeps what it is asked to let go of, and no veth one has sub-interfaces without 8021q.
+    /// No device here keeps what it is asked to let go of. Tags that a real driver takes off are found in a guest (tests/nic/doctor.sh), with
+    /// the sub-interfaces that need 8021q.
     #[test]
     fn tags_that_are_taken_off_are_mended_by_a_command_where_the_driver_lets_go_of_it() {
         for (kept, runs, severity, by_hand) in [

@@ -114,6 +114,7 @@ mod tests {
     use super::super::finding::Severity;
     use super::*;
 
+    /// Late ones of a real driver are found in a guest (tests/nic/doctor.sh): veth and TUN devices have no interrupts.
     #[test]
     fn interrupts_for_each_packet_and_late_ones_are_a_note_and_adaptive_ones_are_well() {
         let told =
