@@ -159,7 +159,7 @@ mod tests {
             (false, Severity::Bad, "does not let go", Some(NoCommand::Hardware)),
         ] {
             for (name, id) in [("rx-lro", "lro"), ("rx-gro-hw", "gro-hw")] {
-                let features = [Feature { name: name.into(), active: true, changeable }];
+                let features = [Feature { name, active: true, changeable }];
                 let findings = of_features("eth1", &features, (&[], false));
                 let found = findings.iter().find(|finding| finding.id == id).unwrap();
                 let command = changeable.then(|| format!("ethtool -K eth1 {name} off"));
@@ -170,8 +170,7 @@ mod tests {
     }
 
     fn features(on: &[&str]) -> Vec<Feature> {
-        let feature =
-            |name: &str| Feature { name: name.into(), active: on.contains(&name), changeable: true };
+        let feature = |name: &'static str| Feature { name, active: on.contains(&name), changeable: true };
         ["rx-lro", "rx-gro-hw", "rx-vlan-hw-parse", "rx-gro"].map(feature).to_vec()
     }
 
@@ -206,7 +205,7 @@ mod tests {
             (true, true, Severity::Bad, Some(NoCommand::Hardware)),
         ] {
             let name = "rx-vlan-stag-hw-parse";
-            let features = [Feature { name: name.into(), active: true, changeable: !kept }];
+            let features = [Feature { name, active: true, changeable: !kept }];
             let findings = of_features("eth1", &features, (&["eth1.5"], runs));
             let found = findings.iter().find(|finding| finding.id == "rx-vlan").unwrap();
             let command = (!kept).then(|| format!("ethtool -K eth1 {name} off"));

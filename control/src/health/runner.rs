@@ -24,6 +24,8 @@ pub type Pools = watch::Receiver<Arc<[Pool]>>;
 
 /// How often failures are read from the dataplane's queue, and servers looked through for another try.
 const LOOK: Duration = Duration::from_millis(100);
+/// Without pools there is nothing to read and nothing to look through.
+const NEVER: Duration = Duration::MAX;
 /// Probes under way at once: each has a descriptor.
 const MOST: usize = 256;
 /// The first probes are spread over this long, or over an interval that is shorter.
@@ -43,7 +45,8 @@ pub async fn run(mut pools: Pools, board: Arc<Board>, passive: Passive) {
             });
         }
         board.report(|health, now| health.tick(now));
-        if let Ok(Ok(())) = timeout(LOOK, pools.changed()).await {
+        let look = if pools.borrow().is_empty() { NEVER } else { LOOK };
+        if let Ok(Ok(())) = timeout(look, pools.changed()).await {
             let now = pools.borrow_and_update().clone();
             probes.follow(&now);
         } else if pools.has_changed().is_err() {

@@ -2,8 +2,8 @@
 //! as these are, that ethtool sets.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::HostError;
@@ -131,7 +131,7 @@ impl Key {
             let found = features.iter().find(|feature| feature.name == name);
             return Ok(found.map(|feature| if feature.active { "on" } else { "off" }.to_owned()));
         }
-        match fs::read_to_string(self.path()) {
+        match read_short(&self.path()) {
             Ok(text) => Ok(Some(text.trim_end().to_owned())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(HostError::file("read", &self.path(), e)),
@@ -207,6 +207,16 @@ pub fn bridge_calls() -> Vec<Key> {
     keys.into_iter()
         .filter(|key| key.read().is_ok_and(|value| value.is_some_and(|value| value != "0")))
         .collect()
+}
+
+/// The text of a file of /proc/sys. Most hold a number, which is asked for again and again: that is had by one read.
+fn read_short(path: &Path) -> io::Result<String> {
+    let mut octets = [0; 64];
+    let read = File::open(path)?.read(&mut octets)?;
+    match octets.get(..read).map(str::from_utf8) {
+        Some(Ok(text)) if read < octets.len() => Ok(text.to_owned()),
+        _ => fs::read_to_string(path),
+    }
 }
 
 fn devices(version: u8) -> Result<Vec<String>, HostError> {

@@ -3,6 +3,7 @@
 //! Called by `weir doctor`, by `weir run` for the queues of a port, and by tests.
 
 use std::io;
+use std::sync::OnceLock;
 
 use crate::ioctl::{call, control_socket, request};
 
@@ -72,7 +73,7 @@ pub struct Coalescing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
     /// The kernel's name, such as `tx-checksum-ip-generic`, `rx-lro`, `rx-gro-hw`, `rx-vlan-hw-parse`.
-    pub name: String,
+    pub name: &'static str,
     pub active: bool,
     /// Whether it can be changed.
     pub changeable: bool,
@@ -252,8 +253,8 @@ pub fn rss_of(device: &str) -> io::Result<Rss> {
 /// # Errors
 /// ENODEV.
 pub fn features_of(device: &str) -> io::Result<Vec<Feature>> {
-    let count = feature_count(device)?;
-    let names = feature_names(device, count)?;
+    let names = feature_names(device)?;
+    let count = names.len() as u32;
     // struct ethtool_gfeatures: cmd, size, then per 32 features: available, requested, active, never_changed.
     let blocks = count.div_ceil(32);
     let mut raw = vec![0u32; 2 + 4 * blocks as usize];
@@ -264,7 +265,7 @@ pub fn features_of(device: &str) -> io::Result<Vec<Feature>> {
         raw.get(2 + 4 * (place / 32) + of).is_some_and(|word| word & (1 << (place % 32)) != 0)
     };
     let (available, active, never_changed) = (0, 2, 3);
-    let features = names.into_iter().enumerate().filter(|(_, name)| !name.is_empty());
+    let features = names.iter().enumerate().filter(|(_, name)| !name.is_empty());
     Ok(features
         .map(|(place, name)| Feature {
             name,
@@ -291,9 +292,9 @@ pub fn set_indirection(device: &str, table: &[u32]) -> io::Result<()> {
 /// ENODEV; EPERM without CAP_NET_ADMIN; EOPNOTSUPP: the device has no such feature, or its driver does not let go of it.
 pub fn set_feature(device: &str, name: &str, on: bool) -> io::Result<()> {
     let unsupported = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
-    let count = feature_count(device)?;
-    let place = feature_names(device, count)?.iter().position(|known| known == name);
-    let place = place.ok_or_else(unsupported)?;
+    let names = feature_names(device)?;
+    let count = names.len() as u32;
+    let place = names.iter().position(|known| known == name).ok_or_else(unsupported)?;
     // struct ethtool_sfeatures: cmd, size, then per 32 features: valid, requested.
     let blocks = count.div_ceil(32);
     let mut raw = vec![0u32; 2 + 2 * blocks as usize];
@@ -318,12 +319,14 @@ pub fn set_tx_checksums(device: &str, offloaded: bool) -> io::Result<()> {
     ethtool(device, &mut [ETHTOOL_STXCSUM, u32::from(offloaded)])
 }
 
-fn feature_count(device: &str) -> io::Result<u32> {
-    count_of(device, ETH_SS_FEATURES, MAX_FEATURES)
-}
-
-fn feature_names(device: &str, count: u32) -> io::Result<Vec<String>> {
-    names_of(device, ETH_SS_FEATURES, count)
+/// The kernel's names of features, which are the same for all devices (net/ethtool/common.c, netdev_features_strings). Asked once.
+fn feature_names(device: &str) -> io::Result<&'static [String]> {
+    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+    if let Some(names) = NAMES.get() {
+        return Ok(names);
+    }
+    let names = names_of(device, ETH_SS_FEATURES, count_of(device, ETH_SS_FEATURES, MAX_FEATURES)?)?;
+    Ok(NAMES.get_or_init(|| names))
 }
 
 /// What the device's driver counts, as `ethtool -S` shows it.
