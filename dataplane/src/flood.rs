@@ -15,16 +15,17 @@ use weir_core::tcp::cookie::{self, Cookies};
 use weir_sys::steering::{CookieKey, CookiePromise, CookieState, CookieSwitch, SteeringError};
 use weir_sys::{affinity, clock, ethtool};
 
+use crate::heartbeat::together;
 use crate::stats::WorkerStats;
 
 /// How often is looked.
-const TURN: Duration = Duration::from_millis(20);
-/// How long SYNs are counted for a decision.
+const TURN: Duration = Duration::from_millis(105);
+/// How long SYNs are counted for a decision, in ns.
 const WINDOW: u64 = 100_000_000;
 /// More SYNs than this in a second are a flood; fewer than half of it, for [`CALM`] windows, are none any more.
 const FLOOD_PER_S: u64 = 10_000;
 const CALM: u32 = 10;
-/// A worker whose last breath is so long ago, in ns, has more to do than it can: see [`BREATH`](crate::heartbeat::BREATH).
+/// A worker that is at work and whose last breath is so long ago, in ns, has more to do than it can.
 const LATE: u64 = 20_000_000;
 /// How long after the last cookie one may come back: two periods (RFC 4987 section 3.6 leaves it to the implementation).
 const COOKIE_LIFE: u64 = 2 * cookie::PERIOD.0;
@@ -44,8 +45,7 @@ pub fn promise(mtu: u32, window: u16) -> CookiePromise {
 
 /// Whether a worker has too many half-open connections, or no time for more.
 fn is_pressed(worker: &WorkerStats, now: u64) -> bool {
-    let breathed = worker.breathed.last();
-    worker.is_pressed() || (breathed != 0 && now.saturating_sub(breathed) > LATE)
+    worker.is_pressed() || worker.breathed.is_late(now, LATE)
 }
 
 /// Decides from what is counted; pure.
@@ -138,7 +138,7 @@ impl Flood {
         }
     }
 
-    /// Watches on a thread of its own until `stop`.
+    /// Watches on a thread of its own until `stop`, of which it hears when it is unparked.
     ///
     /// # Errors
     /// No thread can be had; the program cannot be told.
@@ -158,14 +158,14 @@ impl Flood {
             while !stop.load(Relaxed) {
                 let now = clock::monotonic_ns();
                 self.look_again(now, workers.iter().any(|worker| is_pressed(worker, now)));
-                std::thread::sleep(TURN);
+                std::thread::park_timeout(together(now, TURN));
             }
             self.end();
         };
         std::thread::Builder::new().name("weir-flood".to_owned()).spawn(body)
     }
 
-    /// Called every few milliseconds, at `now` (ns, CLOCK_MONOTONIC).
+    /// Called once in a window, at `now` (ns, CLOCK_MONOTONIC).
     fn look_again(&mut self, now: u64, pressed: bool) {
         if self.given_up {
             return;

@@ -31,7 +31,7 @@ use crate::driver::afxdp::{AfXdp, XskFrame};
 use crate::express::{Feeder, Ways, share_out};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
-use crate::heartbeat::{BEAT, Heartbeat, Stalls};
+use crate::heartbeat::{Heartbeat, Stalls};
 use crate::needs::{frame_size, pipeline_config, rooms};
 use crate::punt::Punt;
 use crate::questions::Questions;
@@ -314,7 +314,7 @@ impl Dataplane {
             }
             affinity::favour();
             sign.begin();
-            thread::run(Worker::new(parts), waiter, &arriving, idle, &stop)
+            thread::run(Worker::new(parts), waiter, &arriving, idle, (&sign, &stop))
         };
         let thread = std::thread::Builder::new().name(format!("weir-worker-{id}")).spawn(body);
         self.threads.push(thread.map_err(StartError::Thread)?);
@@ -406,14 +406,12 @@ impl Dataplane {
     /// A worker does not come up within `patience`.
     pub fn wait_for_heartbeat(&self, patience: Duration) -> Result<(), StartError> {
         let deadline = Instant::now() + patience;
-        // Two beats after every worker's first breath: one of them has seen it.
-        while self.stats.iter().any(|s| s.breathed.last() == 0) {
+        while !self.heartbeat.as_ref().is_some_and(Heartbeat::has_told) {
             if Instant::now() > deadline || !self.is_alive() {
                 return Err(StartError::Thread(io::Error::from(io::ErrorKind::TimedOut)));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(2 * BEAT);
         Ok(())
     }
 
@@ -448,6 +446,11 @@ impl Dataplane {
     /// All flows of the workers, waiting at most `patience` for them.
     pub fn flows(&self, patience: Duration) -> Vec<FlowView> {
         self.ask(Command::Flows, patience).into_iter().flatten().collect()
+    }
+
+    /// Those that sleep take what was published last at once: connections in the express lane may have to go another way.
+    pub fn wake(&self) {
+        (0..self.handoff.workers()).for_each(|worker| self.handoff.wake(worker));
     }
 
     /// Makes room for what `policy` lets clients wait with. Before it is published.
@@ -513,10 +516,9 @@ impl Dataplane {
             tracing::debug!(%error, "heartbeat");
         }
         self.stop.store(true, Relaxed);
-        for worker in 0..self.handoff.workers() {
-            self.handoff.wake(worker);
-        }
+        self.wake();
         if let Some(thread) = self.flood.take() {
+            thread.thread().unpark();
             drop(thread.join());
         }
         for thread in self.threads.drain(..) {

@@ -1,9 +1,13 @@
 //! The sign of life: a thread that tells the kernel's side when the slowest of some threads lived last.
 //!
 //! Workers tell steering with it ([`crate::gateway`]), the relay's threads the gate of its listeners ([`crate::relay`]). What is
-//! told is the oldest breath, not the time of the telling: so a limit on its age bounds how long traffic waits for a thread that
+//! told is the oldest sign, not the time of the telling: so a limit on its age bounds how long traffic waits for a thread that
 //! hangs, whenever in a beat that happens. This thread must never be what is late itself: it runs ahead of ordinary threads
 //! where it may, and does nothing else.
+//!
+//! A thread lives that has breathed, or is seen to sleep: it says until when at the latest it waits for something to do, and the
+//! kernel says that it is asleep. So a box with nothing to do rests. One that does not come back in time, was stopped, or is stuck
+//! elsewhere than where it waits, gives no sign.
 //!
 //! A thread that would go on, but gets no CPU, does not hang: the time that it waits for one is not counted, for a second at most.
 //! So an overloaded machine, or one whose host takes its CPUs away for a while, lets traffic wait instead of pass.
@@ -14,14 +18,20 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use weir_sys::thread::{State, StateFile};
 use weir_sys::{affinity, clock, thread};
 
-/// How often it is told.
-pub const BEAT: Duration = Duration::from_millis(5);
-/// The longest that a thread with nothing to do may go without a breath.
+/// How often it is told while threads work; and, in ns, while all sleep, where the limit leaves room for that.
+const BEAT: Duration = Duration::from_millis(5);
+const QUIET: u64 = 15_000_000;
+/// So long after such a beat those that sleep wake: it still sees them sleep.
+const AFTER: u64 = 200_000;
+/// The longest that a thread may go without a breath that cannot be seen to sleep, or has something to do but later.
 pub const BREATH: Duration = Duration::from_millis(5);
-/// A sign of life older than this is none, where the configuration says nothing else. Two beats and a breath leave an idle box
-/// with signs of 10 ms, so that the scheduler may be late by 35; and a box that hangs stops traffic for less than 50 ms.
+/// The longest that a thread with nothing to do sleeps.
+const NAP: Duration = Duration::from_millis(50);
+/// A sign of life older than this is none, where the configuration says nothing else. Of a box at rest it is up to 15 ms old, of
+/// one at work up to 10, so that the scheduler may be late by 30; and a box that hangs stops traffic for less than 50 ms.
 pub const LIMIT: Duration = Duration::from_millis(45);
 
 /// So much later it may still come back: on a machine that is overloaded, threads wait for one another. So long, what the workers
@@ -38,6 +48,10 @@ const STARVED: u64 = DOUBT.as_nanos() as u64;
 pub struct Breath {
     /// When it breathed last, in ns of CLOCK_MONOTONIC; 0: never.
     at: AtomicU64,
+    /// It waits for something to do, until then at the latest; 0: it does not.
+    asleep: AtomicU64,
+    /// It can be seen to sleep.
+    is_seen: AtomicBool,
     /// The kernel's number of the thread.
     thread: AtomicU32,
 }
@@ -57,56 +71,126 @@ impl Breath {
     pub fn last(&self) -> u64 {
         self.at.load(Relaxed)
     }
+
+    /// How long it may sleep from `now` (ns of CLOCK_MONOTONIC) on when it has nothing to do.
+    pub fn longest_sleep(&self, now: u64) -> Duration {
+        if self.is_seen.load(Relaxed) { together(now, NAP) } else { BREATH }
+    }
+
+    /// It sleeps: `wait` waits for something to do, from `now` (ns of CLOCK_MONOTONIC) for so long at most, and does nothing else.
+    pub fn sleep<T>(&self, now: u64, longest: Duration, wait: impl FnOnce() -> T) -> T {
+        let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        self.asleep.store(now.saturating_add(longest), Relaxed);
+        let waited = wait();
+        self.asleep.store(0, Relaxed);
+        waited
+    }
+
+    /// Whether it is at work and has not breathed for more than `limit` ns before `now`.
+    pub fn is_late(&self, now: u64, limit: u64) -> bool {
+        let last = self.last();
+        last != 0 && self.asleep.load(Relaxed) == 0 && now.saturating_sub(last) > limit
+    }
 }
 
 pub type Sign = Arc<Breath>;
 
-/// What is known of a thread: CPU time in ns, and whether it could run.
+/// The longest wait from `now` (ns of CLOCK_MONOTONIC) of at most `longest` that ends when others of this kind do, just after a
+/// beat: a CPU that wakes once for all of them rests longer. `longest`: more than the time between two such moments, 15 ms.
+pub fn together(now: u64, longest: Duration) -> Duration {
+    let last = now.saturating_add(u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX)) - AFTER;
+    Duration::from_nanos((last - last % QUIET + AFTER).saturating_sub(now))
+}
+
+/// What is known of a thread: CPU time in ns, and what it is about. Nothing: nobody can say.
 trait Look {
-    fn cpu_time(&self, thread: u32) -> Option<u64>;
-    fn is_runnable(&self, thread: u32) -> bool;
+    fn cpu_time(&mut self, thread: u32) -> Option<u64>;
+    fn state(&mut self, thread: u32) -> Option<State>;
 }
 
 /// The kernel knows.
-struct Kernel;
+#[derive(Debug, Default)]
+struct Kernel {
+    /// Of the one thread that it is asked about.
+    state: Option<StateFile>,
+}
 
 impl Look for Kernel {
-    fn cpu_time(&self, thread: u32) -> Option<u64> {
+    fn cpu_time(&mut self, thread: u32) -> Option<u64> {
         thread::cpu_time(thread)
     }
 
-    fn is_runnable(&self, thread: u32) -> bool {
-        thread::is_runnable(thread)
+    fn state(&mut self, thread: u32) -> Option<State> {
+        if self.state.is_none() {
+            self.state = StateFile::open(thread).ok();
+        }
+        self.state.as_ref()?.read().ok()
     }
 }
 
-/// A sign, and how long its thread has waited for a CPU since it breathed last.
+/// A sign, and how long its thread has waited for a CPU since it gave it last.
 #[derive(Debug)]
-struct Watched {
+struct Watched<L: Look> {
     sign: Sign,
+    look: L,
+    /// When it lived last, by its breath or by what was seen.
     last: u64,
+    is_asleep: bool,
     cpu_time: Option<u64>,
     waited: u64,
 }
 
-impl Watched {
-    fn new(sign: Sign) -> Self {
-        Self { sign, last: 0, cpu_time: None, waited: 0 }
+impl<L: Look> Watched<L> {
+    const fn new(sign: Sign, look: L) -> Self {
+        Self { sign, look, last: 0, is_asleep: false, cpu_time: None, waited: 0 }
     }
 
-    /// The thread's last breath, and what it has waited for a CPU since then on top; `since`: when this was asked before.
-    fn breathed(&mut self, now: u64, since: u64, look: &impl Look) -> u64 {
-        let (last, thread) = (self.sign.last(), self.sign.thread.load(Relaxed));
-        let cpu_time = look.cpu_time(thread);
+    /// When the thread lived last, and what it has waited for a CPU since then on top; `since`: when this was asked before.
+    fn lived(&mut self, now: u64, since: u64) -> u64 {
+        let breathed = self.sign.last();
+        if breathed == 0 {
+            return 0;
+        }
+        let last = breathed.max(self.seen_asleep(now)).max(self.last);
         if last != self.last {
             (self.last, self.waited) = (last, 0);
         }
-        let is_late = last != 0 && now.saturating_sub(last) > SUSPECT;
-        if is_late && cpu_time.is_some() && cpu_time == self.cpu_time && look.is_runnable(thread) {
+        if self.is_asleep {
+            self.cpu_time = None;
+            return last;
+        }
+        let thread = self.sign.thread.load(Relaxed);
+        let cpu_time = self.look.cpu_time(thread);
+        let is_late = now.saturating_sub(last) > SUSPECT;
+        if is_late
+            && cpu_time.is_some()
+            && cpu_time == self.cpu_time
+            && self.look.state(thread) == Some(State::Runnable)
+        {
             self.waited += now - since.clamp(last, now);
         }
         self.cpu_time = cpu_time;
-        if last == 0 { 0 } else { last + self.waited.min(STARVED) }
+        last + self.waited.min(STARVED)
+    }
+
+    /// Until when it is seen to sleep; 0: it does not. What it says is of `now` or later, so that a thread which hangs after that is
+    /// not taken to live by more than this.
+    fn seen_asleep(&mut self, now: u64) -> u64 {
+        let until = self.sign.asleep.load(Relaxed);
+        let is_seen = self.sign.is_seen.load(Relaxed);
+        self.is_asleep = false;
+        if until == 0 && is_seen {
+            return 0;
+        }
+        let state = self.look.state(self.sign.thread.load(Relaxed));
+        if state.is_some() != is_seen {
+            self.sign.is_seen.store(state.is_some(), Relaxed);
+        }
+        if until == 0 || state != Some(State::Asleep) {
+            return 0;
+        }
+        self.is_asleep = now <= until;
+        now.min(until)
     }
 }
 
@@ -157,25 +241,21 @@ impl Heartbeat {
             if let Err(error) = affinity::run_promptly() {
                 tracing::warn!(%error, "the heartbeat has no priority over other threads: on a busy machine it may come late");
             }
-            let mut watched: Vec<Watched> = signs.into_iter().map(Watched::new).collect();
-            let (mut told, mut since) = (0, clock::monotonic_ns());
-            while !board.stop.load(Relaxed) {
-                let now = clock::monotonic_ns();
-                let breaths = watched.iter_mut().map(|thread| thread.breathed(now, since, &Kernel));
-                told = beat(&board, breaths.min().unwrap_or(0), told, &tell);
-                since = now;
-                board.told.store(told, Relaxed);
-                std::thread::sleep(BEAT);
-            }
+            beat_on(&board, signs, &tell);
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
+    /// Whether a sign of life has been told.
+    pub fn has_told(&self) -> bool {
+        self.shared.told.load(Relaxed) != 0
+    }
+
     /// Waits until the first sign of life has been told; whether it was, within `patience`.
     pub fn wait(&self, patience: Duration) -> bool {
         let end = Instant::now() + patience;
-        while self.shared.told.load(Relaxed) == 0 {
+        while !self.has_told() {
             if Instant::now() > end {
                 return false;
             }
@@ -202,6 +282,23 @@ impl Drop for Heartbeat {
     }
 }
 
+/// Tells the oldest of the signs again and again, until it is to stop.
+fn beat_on(board: &Shared, signs: Vec<Sign>, tell: &impl Fn(u64)) {
+    let watch = |sign| Watched::new(sign, Kernel::default());
+    let mut watched: Vec<_> = signs.into_iter().map(watch).collect();
+    let (mut told, mut since) = (0, clock::monotonic_ns());
+    while !board.stop.load(Relaxed) {
+        let now = clock::monotonic_ns();
+        let oldest = watched.iter_mut().map(|thread| thread.lived(now, since)).min();
+        told = beat(board, oldest.unwrap_or(0), told, tell);
+        since = now;
+        board.told.store(told, Relaxed);
+        let rests = watched.iter().all(|thread| thread.is_asleep);
+        let rests = rests && board.limit_ns >= 3 * QUIET;
+        std::thread::sleep(if rests { Duration::from_nanos(QUIET - now % QUIET) } else { BEAT });
+    }
+}
+
 /// One beat, with the oldest sign; returns what has been told now.
 fn beat(board: &Shared, oldest: u64, told: u64, tell: &impl Fn(u64)) -> u64 {
     if oldest <= told {
@@ -218,96 +315,4 @@ fn beat(board: &Shared, oldest: u64, told: u64, tell: &impl Fn(u64)) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    /// A thread with this CPU time, that could run or could not.
-    struct Thread(u64, bool);
-
-    impl Look for Thread {
-        fn cpu_time(&self, _: u32) -> Option<u64> {
-            Some(self.0)
-        }
-
-        fn is_runnable(&self, _: u32) -> bool {
-            self.1
-        }
-    }
-
-    const MS: u64 = 1_000_000;
-
-    fn breath(at: u64) -> Sign {
-        let sign = Sign::default();
-        sign.breathe(at);
-        sign
-    }
-
-    #[test]
-    fn sign_is_told_once() {
-        let (told, board) = (Mutex::new(Vec::new()), Shared::default());
-        let tell = |sign| told.lock().unwrap().push(sign);
-        let last = [3, 3, 5, 4].into_iter().fold(0, |last, oldest| beat(&board, oldest, last, &tell));
-        assert_eq!((last, told.into_inner().unwrap()), (5, vec![3, 5]));
-    }
-
-    #[test]
-    fn thread_that_never_breathed_is_no_sign_of_life() {
-        let mut thread = Watched::new(Sign::default());
-        for now in 1..100 {
-            assert_eq!(thread.breathed(now * MS, (now - 1) * MS, &Thread(0, true)), 0);
-        }
-    }
-
-    #[test]
-    fn thread_that_waits_for_a_cpu_lives_for_a_second_and_no_longer() {
-        let mut thread = Watched::new(breath(100 * MS));
-        let mut at =
-            |now, cpu_time, runnable| thread.breathed(now * MS, (now - 5) * MS, &Thread(cpu_time, runnable));
-        // Young enough not to be asked about.
-        assert_eq!((at(105, 7, true), at(110, 7, true), at(115, 7, true)), (100 * MS, 100 * MS, 100 * MS));
-        // It waits, runs for a while without a breath, waits again.
-        assert_eq!((at(120, 7, true), at(125, 7, true)), (105 * MS, 110 * MS));
-        assert_eq!((at(130, 9, true), at(135, 11, true)), (110 * MS, 110 * MS));
-        assert_eq!(at(140, 11, true), 115 * MS);
-        // It sleeps, or was stopped.
-        assert_eq!(at(145, 11, false), 115 * MS);
-        for now in 30..500 {
-            assert!(at(now * 5, 11, true) <= 1100 * MS);
-        }
-        assert_eq!(at(2500, 11, true), 1100 * MS);
-    }
-
-    #[test]
-    fn machine_that_stood_still_is_no_stall_of_its_threads() {
-        let mut thread = Watched::new(breath(100 * MS));
-        assert_eq!(thread.breathed(104 * MS, 99 * MS, &Thread(7, false)), 100 * MS);
-        assert_eq!(thread.breathed(404 * MS, 104 * MS, &Thread(7, true)), 400 * MS);
-        // The next breath is a new beginning.
-        thread.sign.breathe(405 * MS);
-        assert_eq!(thread.breathed(409 * MS, 404 * MS, &Thread(8, true)), 405 * MS);
-    }
-
-    #[test]
-    fn thread_that_pauses_is_one_stall() {
-        let sign = Sign::default();
-        let told = Arc::<AtomicU64>::default();
-        let heart = Heartbeat::start("test", LIMIT, vec![sign.clone()], told.clone(), |_| {}).unwrap();
-        let breathe_for = |time| {
-            let from = Instant::now();
-            while from.elapsed() < time {
-                sign.breathe(clock::monotonic_ns());
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        };
-        breathe_for(Duration::from_millis(50));
-        let before = heart.stalls();
-        std::thread::sleep(LIMIT * 3);
-        assert_eq!(heart.stalls(), before, "it is not over yet");
-        breathe_for(Duration::from_millis(50));
-        let stalls = heart.stalls();
-        assert!(stalls.count > before.count && stalls.longest >= LIMIT * 2, "{stalls:?}");
-        assert_eq!(told.load(Relaxed), stalls.count, "whoever missed something learns of it");
-    }
-}
+mod tests;

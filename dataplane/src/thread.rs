@@ -12,7 +12,7 @@ use weir_sys::waiter::Waiter;
 use weir_sys::xsk::Queue;
 
 use crate::driver::afxdp::{AfXdp, XskFrame};
-use crate::heartbeat::BREATH;
+use crate::heartbeat::{BREATH, Breath};
 use crate::worker::Worker;
 
 /// What a worker does while nothing comes.
@@ -26,26 +26,24 @@ pub enum Idle {
 
 /// Breaths without work before a worker goes to sleep.
 const SPINS: u32 = 64;
-/// The longest sleep.
-const SLEEP: Duration = BREATH;
 /// The sleep while frames are still to be sent: copy mode may want another kick.
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// Breaths between two looks whether every port is still there.
 const LOOK_EVERY: u32 = 4096;
-/// A sleep counts as this many.
+/// A sleep counts as so many, and so many more for each breath's time that it may take.
 const SLEEP_COUNTS: u32 = 64;
 
 /// New sockets for a worker, of ports whose devices came back.
 pub type Arrivals = Arc<ArrayQueue<(PortId, Queue)>>;
 
-/// Runs until `stop`; then closes the sockets and returns all frames.
+/// Runs until `stop`, and gives `sign`; then closes the sockets and returns all frames.
 pub fn run(
     mut worker: Worker<AfXdp>,
     mut waiter: Waiter,
     arrivals: &Arrivals,
     idle: Idle,
-    stop: &AtomicBool,
+    (sign, stop): (&Breath, &AtomicBool),
 ) -> Vec<XskFrame> {
     for fd in worker.driver().fds() {
         if let Err(error) = waiter.add(fd) {
@@ -72,18 +70,30 @@ pub fn run(
             std::hint::spin_loop();
             continue;
         }
-        let longest = if worker.driver().outstanding() > 0 { SHORT_SLEEP } else { SLEEP };
-        let patience = worker.due_in(now).map_or(longest, |due| longest.min(due));
-        if let Err(error) = waiter.wait(patience, || worker.has_work() || !arrivals.is_empty()) {
+        let patience = patience(&worker, sign, now);
+        let has_work = || worker.has_work() || !arrivals.is_empty();
+        if let Err(error) = sign.sleep(now.0, patience, || waiter.wait(patience, has_work)) {
             tracing::debug!(%error, "waiting");
         }
-        breaths += SLEEP_COUNTS;
+        breaths += SLEEP_COUNTS * (1 + patience.as_millis() as u32 / BREATH.as_millis() as u32);
     }
     // Polls of the sockets end before the sockets do: an armed one keeps its queue taken.
     drop(waiter);
     let (mut driver, mut frames) = worker.into_driver();
     driver.close(&mut frames);
     frames
+}
+
+/// How long it sleeps at most: whatever comes by a socket or from another thread wakes it before.
+fn patience(worker: &Worker<AfXdp>, sign: &Breath, now: Nanos) -> Duration {
+    let longest = if worker.driver().outstanding() > 0 {
+        SHORT_SLEEP
+    } else if worker.lacks_frames() {
+        BREATH
+    } else {
+        sign.longest_sleep(now.0)
+    };
+    worker.due_in(now).map_or(longest, |due| longest.min(due))
 }
 
 impl Worker<AfXdp> {

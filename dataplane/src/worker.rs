@@ -541,6 +541,11 @@ impl<D: Driver> Worker<D> {
             || self.leaving.iter().any(|frames| !frames.is_empty())
     }
 
+    /// Whether it waits for frames that other workers have: nobody wakes it when they give them back.
+    pub const fn lacks_frames(&self) -> bool {
+        self.out.free.is_empty()
+    }
+
     /// How long after `now` something is due, at the earliest; none: nothing is.
     pub fn due_in(&self, now: Nanos) -> Option<Duration> {
         let due = self.parts.pipeline.next_timer()?;

@@ -228,6 +228,9 @@ impl Parts {
         }
         let snapshot = Snapshot { policy: self.policy.clone(), fib: self.fib.clone(), lanes };
         self.publisher.publish(&Arc::new(snapshot));
+        if let Some(plane) = self.state.dataplane.ask().as_ref() {
+            plane.wake();
+        }
     }
 
     /// Carries a change of the host to those who need it.

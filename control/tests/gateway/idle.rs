@@ -49,6 +49,28 @@ fn short_connection(world: &World<'_>, family: Family, at: usize) {
 }
 
 #[test]
+fn connection_that_comes_after_a_rest_is_served_at_once() {
+    for handshake in ["through", "answer", "relay"] {
+        play(&Settings { queues: 2, handshake, ..Settings::default() }, |world| {
+            world.meet_neighbours();
+            let mut times: Vec<Duration> =
+                (0..20).map(|at| time_after_rest(world, Family::BOTH[at % 2])).collect();
+            times.sort();
+            // Who waits for a thread to wake by itself waits for half of its sleep in the middle, which is 25 ms.
+            assert!(times[times.len() / 2] < Duration::from_millis(10), "{handshake}: {times:?}");
+        });
+    }
+}
+
+/// How long a connection takes that all have slept before.
+fn time_after_rest(world: &World<'_>, family: Family) -> Duration {
+    std::thread::sleep(Duration::from_millis(150));
+    let from = Instant::now();
+    fetch_intact(&mut world.connect(family, HTTP), 10);
+    from.elapsed()
+}
+
+#[test]
 fn two_workers_carry_many_downloads_and_hand_frames_over() {
     play(&Settings { queues: 2, ..Settings::default() }, |world| {
         let world = &*world;

@@ -127,3 +127,9 @@ pub(super) fn is_gone(errno: Errno) -> bool {
 pub(super) fn is_own(local: SocketAddr, listen: u16) -> bool {
     local.port() == listen && sockopt::is_local(local.ip())
 }
+
+/// RST rather than FIN: the client knows at once that nobody serves it.
+pub(super) fn refuse(socket: OwnedFd) {
+    // If it cannot be set the client gets FIN, which ends the connection as well.
+    let _ = sockopt::set_reset_on_close(&socket);
+}

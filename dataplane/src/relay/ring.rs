@@ -19,7 +19,7 @@ use weir_sys::{affinity, clock, sockopt};
 use super::conn::{Connection, Task};
 use super::flows::RelayFlow;
 use super::handle::{Hooks, RelayConfig};
-use super::listener::{is_gone, is_own};
+use super::listener::{is_gone, is_own, refuse};
 use super::pump::{Asking, Pump};
 use super::stats::{Counter, Stats};
 use super::stock::CHUNK;
@@ -171,8 +171,11 @@ impl Worker {
         }
         let mut completions = Vec::new();
         while !self.is_over() {
-            self.breathe();
-            if let Err(error) = self.pump.ring.wait(Some(self.timeout()), &mut completions) {
+            let now = self.now();
+            self.sign.breathe(now.0);
+            let timeout = self.timeout(now);
+            let wait = || self.pump.ring.wait(Some(timeout), &mut completions);
+            if let Err(error) = self.sign.sleep(now.0, timeout, wait) {
                 tracing::error!(%error, "the relay's ring failed: this thread of the relay ends");
                 return;
             }
@@ -206,9 +209,21 @@ impl Worker {
         Nanos(clock::monotonic_ns())
     }
 
-    /// How long there is nothing to do but for what completes. Deadlines are looked at with each sign of life.
-    fn timeout(&self) -> Duration {
-        if self.pump.again.is_empty() { BREATH } else { Duration::ZERO }
+    /// How long there is nothing to do from `now` on but for what completes.
+    fn timeout(&self, now: Nanos) -> Duration {
+        if !self.pump.again.is_empty() {
+            return Duration::ZERO;
+        }
+        let ending = match self.ending {
+            Ending::No => None,
+            Ending::Draining(until) | Ending::Resetting(until) => Some(until),
+        };
+        let anew = self.anew.map(|(at, _)| at);
+        let due = [self.pump.timers.next(), self.doors.next(), anew, self.closing, ending];
+        // Of room that a timer has freed, who waits for it hears in the next turn.
+        let longest = if self.pump.hungry.is_empty() { self.sign.longest_sleep(now.0) } else { BREATH };
+        let due = due.into_iter().flatten().min();
+        due.map_or(longest, |at| longest.min(Duration::from_nanos(at.0.saturating_sub(now.0))))
     }
 
     fn completed(&mut self, completion: Completion) {
@@ -575,12 +590,6 @@ impl Worker {
 
 fn accept_token(number: u32, turn: u32) -> u64 {
     Task::Accept.token(Key { index: number, generation: turn })
-}
-
-/// RST rather than FIN: the client knows at once that nobody serves it.
-fn refuse(socket: OwnedFd) {
-    // If it cannot be set the client gets FIN, which ends the connection as well.
-    let _ = sockopt::set_reset_on_close(&socket);
 }
 
 fn pin(number: usize, cores: &[usize]) {

@@ -29,6 +29,11 @@ impl Timers {
         self.wheel.cancel(place);
     }
 
+    /// When to ask for the next one at the latest; none: nothing is armed.
+    pub fn next(&self) -> Option<Nanos> {
+        if self.due.is_empty() { self.wheel.next() } else { Some(Nanos(0)) }
+    }
+
     /// One that has come. A connection may be asked early, never late by more than a tick.
     pub fn pop(&mut self, now: Nanos) -> Option<u32> {
         if self.due.is_empty() {
@@ -51,7 +56,9 @@ mod tests {
         timers.cancel(2);
         assert_eq!(timers.pop(Nanos::from_millis(9)), None);
         assert_eq!((timers.pop(Nanos::from_millis(20)), timers.pop(Nanos::from_millis(20))), (Some(1), None));
+        assert_eq!(timers.next(), Some(Nanos::from_millis(40)));
         assert_eq!((timers.pop(Nanos::from_millis(40)), timers.pop(Nanos::from_millis(40))), (Some(3), None));
+        assert_eq!(timers.next(), None);
     }
 
     #[test]

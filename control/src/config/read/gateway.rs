@@ -12,7 +12,7 @@ use crate::config::{defaults, values};
 /// Longest path of a Unix socket: `sun_path` without its terminating zero (unix(7)).
 const SOCKET_PATH: usize = 107;
 
-/// What `heartbeat` may be, in ns: signs of an idle box are up to 10 ms old, and a scheduler is allowed as much.
+/// What `heartbeat` may be, in ns: signs of a box at work are up to 10 ms old, and a scheduler is allowed as much.
 const HEARTBEAT: RangeInclusive<u64> = 20_000_000..=10_000_000_000;
 
 /// `listen` is the transparent listener's port, which metrics must leave alone.

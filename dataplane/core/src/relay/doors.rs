@@ -135,6 +135,16 @@ impl Doors {
         }
     }
 
+    /// When [`Self::handle_time`] has something to do; none: never, as things are.
+    pub fn next(&self) -> Option<Nanos> {
+        let waits = |door: &Door| match door.state {
+            State::Waiting(at) if !self.is_closed => Some(at),
+            _ => None,
+        };
+        let watch = self.watches.front().map(|(at, _)| *at);
+        self.doors.iter().filter_map(waits).chain(watch).min()
+    }
+
     /// What has waited long enough.
     pub fn handle_time(&mut self, now: Nanos) {
         for number in 0..self.doors.len() {

@@ -131,7 +131,13 @@ impl Kernel {
                 self.not_before.clear();
                 self.doors.handle_lost();
             }
-            5 => self.doors.handle_time(self.now),
+            5 => {
+                let is_due = self.doors.next().is_some_and(|at| at <= self.now);
+                self.doors.handle_time(self.now);
+                if !is_due {
+                    assert_eq!(self.doors.poll(), None, "who sleeps until then is late");
+                }
+            }
             6..9 => {
                 let number = self.rng.below(self.waiting.len() as u32);
                 self.serve(number);
