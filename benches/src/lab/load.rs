@@ -83,7 +83,8 @@ impl Load {
             Self::Flood => !is_ceiling && !inspects,
             // Of an idle connection there is the same in memory with and without the lane, or rules.
             Self::Idle => !is_ceiling && !inspects && !is_worker && contender != Contender::Forwarding,
-            Self::Crowd | Self::Gap => matches!(contender, Contender::Through | Contender::Answer),
+            Self::Crowd => is_worker || matches!(contender, Contender::Through | Contender::Answer),
+            Self::Gap => matches!(contender, Contender::Through | Contender::Answer),
             _ => true,
         }
     }
