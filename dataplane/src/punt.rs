@@ -16,6 +16,9 @@ use weir_sys::tun::Tun;
 /// How long a flow must be quiet after an RST before it counts as over.
 const AFTER_RST: Nanos = Nanos::from_secs(1800);
 
+/// A flow that was asked for: when the map last saw it and how far it came; none: it is not there.
+pub type Asked = (FlowKey, Option<(Nanos, Course)>);
+
 /// The two ways in, shared by all workers, and the map of flows on the kernel road.
 #[derive(Clone, Debug)]
 pub struct Punt {
@@ -45,7 +48,7 @@ impl Punt {
     ///
     /// # Errors
     /// What the map said.
-    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<(FlowKey, Option<(Nanos, Course)>)>> {
+    pub fn apply(&self, op: &KernelOp, now: Nanos) -> io::Result<Option<Asked>> {
         match op {
             KernelOp::Insert(key) => {
                 self.map.insert(key.low.socket_addr(), key.high.socket_addr(), now.0).map(|()| None)
