@@ -10,7 +10,7 @@ mod lane;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::MapData;
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -500,10 +500,19 @@ fn maps_of(id: u32) -> Result<Option<Vec<(String, MapData)>>, SteeringError> {
         action: format!("look at the XDP program {id}"),
         reason: error.to_string(),
     };
-    let program = loaded_programs()
-        .find(|info| info.as_ref().map_or(true, |info| info.id() == id))
-        .transpose()
-        .map_err(|error| failed(&error))?;
+    // Others' programs may go while this looks for one.
+    let mut refused = None;
+    let mut is_it = |info: Result<ProgramInfo, ProgramError>| match info {
+        Ok(info) => (info.id() == id).then_some(info),
+        Err(error) => {
+            refused = Some(error);
+            None
+        }
+    };
+    let program = loaded_programs().find_map(&mut is_it);
+    if let (None, Some(error)) = (&program, refused) {
+        return Err(failed(&error));
+    }
     let Some(program) = program.filter(|info| info.name_as_str() == Some(PROGRAM)) else {
         return Ok(None);
     };
