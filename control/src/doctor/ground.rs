@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::LinkMessage;
@@ -15,8 +16,27 @@ use crate::admin::{self, Request};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::host::spec::Family;
-use crate::host::{self, Host, HostError, HostSpec, LinkInfo, Paths, Plan, sub_interface};
+use crate::host::{self, Host, HostError, HostSpec, LinkInfo, Paths, Plan, lock, sub_interface};
 use crate::run::convert;
+
+/// The process that holds weir's lock, 0 when it cannot be seen which, and its status when it is this configuration's. Whoever
+/// neither answers nor has written down that it runs may be one that has ended, whose name is taken for a moment still.
+fn who_runs(config: &Config, paths: &Paths) -> (Option<i32>, Option<Value>) {
+    let deadline = Instant::now() + lock::DYING;
+    loop {
+        let Some(holder) = sockets::holder_of_lock() else { return (None, None) };
+        let status = admin::client::ask(&config.gateway.admin, Request::Status).ok();
+        // The socket's file may be shared with a weir of another network namespace.
+        if let Some(status) = status.filter(|status| holder == 0 || status["pid"] == holder) {
+            return (Some(holder), Some(status));
+        }
+        let named = host::Instance::read(&paths.instance).and_then(|of| i32::try_from(of.pid).ok());
+        if named.is_some_and(|pid| (holder == 0 || holder == pid) && lock::is_alive(pid)) || Instant::now() > deadline {
+            return (Some(holder), None);
+        }
+        std::thread::sleep(lock::PAUSE);
+    }
+}
 
 /// One moment of a host. Reading it changes nothing.
 #[derive(Debug)]
@@ -52,11 +72,7 @@ impl<'a> Ground<'a> {
     /// The kernel gives no links, addresses, rules or routes: without these there is nothing to look at.
     pub fn gather(config: &'a Config) -> Result<Self, Failure> {
         let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
-        let holder = sockets::holder_of_lock();
-        let status = admin::client::ask(&config.gateway.admin, Request::Status).ok();
-        // The socket's file may be shared with a weir of another network namespace. 0: whose the lock is cannot be seen.
-        let here = |status: &Value| holder.is_some_and(|pid| pid == 0 || status["pid"] == pid);
-        let running = status.filter(here);
+        let (holder, running) = who_runs(config, &paths);
         let (dump, spec) = host::wait(dump(paths.clone(), config)).map_err(Failure::refused)?;
         Ok(Self {
             fast: convert::has_fast_road(config),

@@ -15,8 +15,8 @@ use super::{HostError, Instance, Paths};
 const NAME: &str = "weir";
 /// How long the name of a process that has ended may still be taken: by a child of its that has not come to its exec, or
 /// by the kernel, which closes sockets in its own time.
-const DYING: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(5);
+pub const DYING: Duration = Duration::from_secs(2);
+pub const PAUSE: Duration = Duration::from_millis(5);
 
 /// Held as long as this lives.
 #[derive(Debug)]

@@ -3,7 +3,10 @@
 
 mod machine;
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 use weir_control::doctor::NoCommand;
@@ -89,7 +92,7 @@ fn assert_found_and_mended(world: &World<'_>, fault: &Fault) {
     let fits = |f: &&Value| {
         f["severity"] == *severity && f["subject"].as_str().is_some_and(|text| text.contains(subject))
     };
-    assert!(found.iter().any(fits), "{broken}: no {severity} {id} of {subject} in {report:#}");
+    assert!(found.iter().any(fits), "{broken}: no {severity} {id} of {subject} in {:#?}", troubles(&report));
     if !mendable {
         return assert!(found.iter().all(|f| f["by_hand"].is_string()), "{broken}: {found:#?}");
     }
@@ -647,6 +650,28 @@ fn leftovers_of_a_killed_weir_are_found_and_cleaned() {
             world.assert_as_before();
         });
     }
+}
+
+/// The kernel closes the sockets of a process that has ended in its own time, and a child that has not come to its exec has them too.
+#[test]
+fn weir_that_has_ended_and_whose_lock_is_held_a_moment_longer_is_no_other_weir() {
+    prepare(&Settings::default(), |world| {
+        world.weir.start();
+        world.weir.kill();
+        let name = SocketAddr::from_abstract_name("weir").expect("a name");
+        let lock = world.lab.gateway.run(|| UnixListener::bind_addr(&name)).expect("the name is free");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(500));
+                drop(lock);
+            });
+            let (report, healthy) = examine(world);
+            let found = troubles(&report);
+            assert!(healthy && found.iter().any(|f| f["id"] == "leftovers"), "{found:#?}");
+        });
+        assert_eq!(world.weir.clean().code(), 0);
+        world.assert_as_before();
+    });
 }
 
 /// What is noted under an id, be it true of the machine or not.
