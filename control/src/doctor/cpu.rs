@@ -8,8 +8,8 @@ use weir_sys::affinity;
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
-use super::sockets;
 use crate::config::{Cores, Idle};
+use crate::host::sockets;
 
 /// The cores that workers are pinned to.
 pub fn cores(ground: &Ground<'_>) -> BTreeSet<usize> {

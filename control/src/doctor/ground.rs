@@ -11,10 +11,10 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use serde_json::Value;
 
 use super::ruleset::{self, Chain};
-use super::sockets;
 use crate::admin::{self, Request};
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::host::sockets;
 use crate::host::spec::Family;
 use crate::host::{self, Host, HostError, HostSpec, LinkInfo, Paths, Plan, lock, sub_interface};
 use crate::run::convert;
@@ -31,7 +31,9 @@ fn who_runs(config: &Config, paths: &Paths) -> (Option<i32>, Option<Value>) {
             return (Some(holder), Some(status));
         }
         let named = host::Instance::read(&paths.instance).and_then(|of| i32::try_from(of.pid).ok());
-        if named.is_some_and(|pid| (holder == 0 || holder == pid) && lock::is_alive(pid)) || Instant::now() > deadline {
+        if named.is_some_and(|pid| (holder == 0 || holder == pid) && lock::is_alive(pid))
+            || Instant::now() > deadline
+        {
             return (Some(holder), None);
         }
         std::thread::sleep(lock::PAUSE);

@@ -2,8 +2,8 @@
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
-use super::sockets::{self, Listener};
 use crate::host::HostError;
+use crate::host::sockets::{self, Listener};
 use crate::run::convert;
 
 /// Everything of this file.

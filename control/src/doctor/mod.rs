@@ -25,7 +25,6 @@ mod routing;
 mod rss;
 pub(crate) mod ruleset;
 mod sent;
-mod sockets;
 mod sysctls;
 mod trial;
 mod tuning;

@@ -6,10 +6,14 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::sockets::holder_of_lock;
 use super::{HostError, Instance, Paths};
 
 const NAME: &str = "weir";
@@ -34,7 +38,7 @@ impl Lock {
             match UnixListener::bind_addr(&name) {
                 Ok(socket) => return Ok(Self { socket }),
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                    let holder = holder(&name);
+                    let holder = holder();
                     if holder.is_some_and(is_alive) || Instant::now() > deadline {
                         return Err(HostError::Locked { holder, config: config_of(holder) });
                     }
@@ -86,9 +90,22 @@ pub fn is_alive(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// The process that listens on the name.
-fn holder(name: &SocketAddr) -> Option<i32> {
-    let socket = UnixStream::connect_addr(name).ok()?;
-    let peer = rustix::net::sockopt::socket_peercred(&socket).ok()?;
-    Some(peer.pid.as_raw_nonzero().get())
+/// The process that listens on the name. Nobody takes the questions from its backlog: once that is full, who has the socket open is
+/// looked up instead.
+fn holder() -> Option<i32> {
+    let connect = || {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(NAME.as_bytes())?)?;
+        rustix::net::sockopt::socket_peercred(&socket)
+    };
+    match connect() {
+        Ok(peer) => Some(peer.pid.as_raw_nonzero().get()),
+        Err(Errno::AGAIN) => holder_of_lock().filter(|pid| *pid != 0),
+        Err(_) => None,
+    }
 }

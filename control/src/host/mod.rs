@@ -42,6 +42,7 @@ pub mod port_device;
 pub mod preflight;
 mod removals;
 pub mod rule;
+pub mod sockets;
 pub mod source;
 pub mod spec;
 pub mod sub_interface;

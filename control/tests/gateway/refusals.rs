@@ -490,3 +490,19 @@ fn commands_without_a_running_weir_or_a_file_are_refused() {
         world.assert_as_before();
     });
 }
+
+/// Each that is refused asks the lock who has it, and nobody takes these questions: the kernel keeps so many of them.
+#[test]
+fn however_many_are_refused_because_a_weir_runs_each_is_told_which() {
+    prepare(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "sysctl -qw net.core.somaxconn=8");
+        world.weir.start();
+        let process = format!("process {}", world.weir.pid());
+        for _ in 0..20 {
+            assert_sentence(&world.weir.clean(), 3, &["another weir runs", &process]);
+        }
+        assert_eq!(world.weir.stop().code(), 0);
+        world.sh(&world.lab.gateway, "sysctl -qw net.core.somaxconn=4096");
+        world.assert_as_before();
+    });
+}

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 /// The abstract socket that a running weir holds in its network namespace.
 const LOCK: &str = "@weir";
+/// The flags of a socket that listens, in /proc/net/unix (`__SO_ACCEPTCON`, net/unix/af_unix.c, `unix_seq_show`).
+const ACCEPTS: &str = "00010000";
 
 /// A process, and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +26,10 @@ pub struct Listener {
 /// The process that holds weir's lock in the calling thread's network namespace; 0 when it cannot be told which.
 pub fn holder_of_lock() -> Option<i32> {
     let text = fs::read_to_string("/proc/thread-self/net/unix").ok()?;
-    let line = text.lines().find(|line| line.ends_with(&format!(" {LOCK}")))?;
-    let inode = line.split_whitespace().nth(6)?.parse().ok()?;
+    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    // The name is also that of connections which nobody has accepted: these have no inode.
+    let listens = |of: &Vec<String>| of.len() == 8 && of[3] == ACCEPTS && of[7] == LOCK;
+    let inode = text.lines().map(fields).find(listens)?[6].parse().ok()?;
     Some(owner_of(inode).map_or(0, |owner| owner.pid))
 }
 
