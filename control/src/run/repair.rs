@@ -1,5 +1,5 @@
-//! Puts back what somebody takes from a running gateway: rules, routes, the nft table, sysctls, the steering program, the TUN
-//! devices and their addresses.
+//! Puts back what somebody takes from a running gateway: rules, routes, the nft table, sysctls, the steering program and its pins,
+//! the TUN devices and their addresses.
 //!
 //! A round compares everything with what is wanted. It is due when the kernel announced a change (see `host::watch`), when
 //! the look twice a second found one that nobody announces, and when something that is contested has its turn; [`Pace`] says
@@ -8,6 +8,7 @@
 //! dropped for want of a route, and a box that fails open forwards.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::host::sysctl::Key;
 use crate::host::writers::SysctlWriters;
 use crate::host::{Culprit, Effort, Fail, Host, HostError, HostSpec, Kind, Removal, Step};
 
-/// How often what nobody announces is looked at: sysctls, programs on devices.
+/// How often what nobody announces is looked at: sysctls, programs on devices, pins.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The repairing part of a gateway.
@@ -95,7 +96,7 @@ impl Repair {
             let sysctl = host.has_changed_sysctl(spec).unwrap_or(false);
             self.listen(host, spec, sysctl);
             let tun = self.tuns.iter().any(|tun| !is_whole(tun));
-            if sysctl || tun || !detached(steering).is_empty() {
+            if sysctl || tun || !detached(steering).is_empty() || misses_pins(steering).is_some() {
                 self.pace.want();
             }
         }
@@ -139,6 +140,7 @@ impl Repair {
         self.contests.begin();
         let mut done = self.repair_tuns();
         done.extend(self.repair_programs(steering));
+        done.extend(self.repair_pins(steering));
         done.extend(self.repair_host(host, spec).await);
         let now = Instant::now();
         for done in &done {
@@ -195,6 +197,15 @@ impl Repair {
             done.push(Done { title, kind: Kind::Xdp, key: None, failure });
         }
         done
+    }
+
+    fn repair_pins(&mut self, steering: &Mutex<Option<Steering>>) -> Option<Done> {
+        let title = format!("pin program and maps in {}", misses_pins(steering)?.display());
+        if !self.contests.may(&title, Kind::Xdp, Instant::now()) {
+            return None;
+        }
+        let failure = steering.lock().ok()?.as_mut()?.restore_pins().err().map(|error| error.to_string());
+        Some(Done { title, kind: Kind::Xdp, key: None, failure })
     }
 
     async fn repair_host(&mut self, host: &Host, spec: &HostSpec) -> Vec<Done> {
@@ -270,6 +281,11 @@ fn is_whole(tun: &Tun) -> bool {
 fn detached(steering: &Mutex<Option<Steering>>) -> Vec<(String, u32)> {
     let Ok(mut steering) = steering.lock() else { return Vec::new() };
     steering.as_mut().and_then(|steering| steering.detached().ok()).unwrap_or_default()
+}
+
+/// Where pins have been removed that keep the program beyond the process.
+fn misses_pins(steering: &Mutex<Option<Steering>>) -> Option<PathBuf> {
+    steering.lock().ok()?.as_ref()?.misses_pins().map(Path::to_path_buf)
 }
 
 /// One line for each event.

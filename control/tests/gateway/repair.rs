@@ -270,6 +270,39 @@ fn program_that_is_detached_is_attached_again_within_a_second_and_one_that_is_he
     }
 }
 
+/// Without its pins, a box that fails closed would be open as soon as weir is killed, and the express lane would end with it.
+#[test]
+fn pins_that_are_removed_are_back_within_a_second_and_keep_the_box_closed_when_weir_is_killed() {
+    play(&Settings { fail: "closed", ..Settings::default() }, |world| {
+        let gateway = &world.lab.gateway;
+        let paths = gateway.run(weir_control::host::Paths::of_this_namespace).expect("its paths");
+        let folder = paths.pins.display().to_string();
+        let all = world.sh(gateway, &format!("ls {folder}"));
+        let whole = format!("test \"$(ls {folder})\" = '{}'", all.trim_end());
+        let traffic = Traffic::start(world);
+        for removal in
+            [format!("rm -r {folder}"), format!("rm {folder}/link-*"), format!("rm {folder}/kernel_flows-*")]
+        {
+            within_a_second(&removal, || mend(world, &traffic, (&removal, "xdp", &whole)));
+        }
+        traffic.stop();
+        world.weir.kill();
+        world.sh(gateway, PROGRAMS);
+        world.weir.start();
+        assert_eq!(world.weir.stop().code(), 0);
+        world.assert_as_before();
+    });
+    // What is gone when weir stops is no reason to fail.
+    prepare(&Settings { fail: "closed", ..Settings::default() }, |world| {
+        world.weir.start();
+        let paths = world.lab.gateway.run(weir_control::host::Paths::of_this_namespace).expect("its paths");
+        world.sh(&world.lab.gateway, &format!("rm -r {}", paths.pins.display()));
+        let ended = world.weir.stop();
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        world.assert_as_before();
+    });
+}
+
 /// The id of the BPF link that holds weir's program on a port, and has done so longer than that on the other.
 fn oldest_link(world: &World<'_>) -> u64 {
     let json = |line: &str| -> Value { serde_json::from_str(&world.sh(&world.lab.gateway, line)).unwrap() };

@@ -63,7 +63,8 @@ pub(super) struct Attachment {
 #[derive(Debug)]
 enum Link {
     Held(FdLink),
-    Pinned(PinnedLink),
+    /// And where.
+    Pinned(FdLink, PathBuf),
 }
 
 impl Attachment {
@@ -119,7 +120,7 @@ impl Attachment {
             .and_then(|id| program.take_link(id).map_err(|error| error.to_string()));
         match replaced {
             Ok(_) if attached_to(ifindex).unwrap_or(0) == program_id(program) => {
-                let link = PinnedLink::from_pin(&path).ok().map(Link::Pinned);
+                let link = PinnedLink::from_pin(&path).ok().map(|link| Link::Pinned(link.into(), path));
                 let mode = mode_on(ifindex);
                 Some((Self { device: device.into(), ifindex, mode, link }, mode))
             }
@@ -143,7 +144,6 @@ impl Attachment {
 
     /// Puts the program on again, in the mode that it had. The link that was detached is of no more use, nor is its pin.
     pub fn renew(&mut self, program: &mut Xdp) -> Result<(), SteeringError> {
-        // Somebody may have removed the pin as well.
         drop(self.unpin());
         self.link = None;
         let mode = match self.mode {
@@ -155,15 +155,18 @@ impl Attachment {
         Ok(())
     }
 
-    /// Pins the link, so that the program stays when the process ends.
+    /// Pins the link, so that the program stays when the process ends; again when somebody has removed the pin.
     pub fn pin(&mut self, folder: &Path) -> Result<(), SteeringError> {
         let path = pin::link_path(folder, self.ifindex);
         match self.link.take() {
-            Some(Link::Held(link)) => {
-                let pinned = link.pin(&path).map_err(|error| pin::error(&path, "pinning", pin_io(error)))?;
-                self.link = Some(Link::Pinned(pinned));
+            Some(Link::Pinned(link, pin)) if pin == path && path.exists() => {
+                self.link = Some(Link::Pinned(link, pin));
             }
-            pinned => self.link = pinned,
+            Some(Link::Held(link) | Link::Pinned(link, _)) => {
+                let pinned = link.pin(&path).map_err(|error| pin::error(&path, "pinning", pin_io(error)))?;
+                self.link = Some(Link::Pinned(pinned.into(), path));
+            }
+            None => {}
         }
         Ok(())
     }
@@ -171,10 +174,14 @@ impl Attachment {
     /// Removes the pin and holds the link by descriptor again.
     pub fn unpin(&mut self) -> Result<(), SteeringError> {
         match self.link.take() {
-            Some(Link::Pinned(link)) => {
-                let path = PathBuf::from("pinned link");
-                let held = link.unpin().map_err(|error| pin::error(&path, "unpinning", error))?;
-                self.link = Some(Link::Held(held));
+            Some(Link::Pinned(link, path)) => {
+                self.link = Some(Link::Held(link));
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(pin::error(&path, "unpinning", error));
+                    }
+                    _ => {}
+                }
             }
             held => self.link = held,
         }

@@ -218,6 +218,29 @@ impl Steering {
         MAPS.into_iter().filter(move |map| has_lane || !is_of_lane(map))
     }
 
+    /// What is pinned there, if nobody has removed it: links, maps, and the lane's program.
+    fn own_pins(&self, folder: &Path) -> impl Iterator<Item = PathBuf> {
+        let links = self.attached.iter().map(|at| link_path(folder, at.ifindex));
+        let program = (self.express.capacity() > 0).then(|| program_path(folder, LAYOUT));
+        links.chain(self.lasting_maps().map(|map| map_path(folder, map))).chain(program)
+    }
+
+    /// The folder of the pins, if somebody has removed one: without it the program would end with the process.
+    pub fn misses_pins(&self) -> Option<&Path> {
+        self.pinned.as_deref().filter(|folder| self.own_pins(folder).any(|pin| !pin.exists()))
+    }
+
+    /// Pins again what [`Self::misses_pins`].
+    ///
+    /// # Errors
+    /// As [`Self::pin`].
+    pub fn restore_pins(&mut self) -> Result<(), SteeringError> {
+        match self.pinned.clone() {
+            Some(folder) => self.pin(&folder),
+            None => Ok(()),
+        }
+    }
+
     /// Removes pins in a folder that are of no device that the program is on: of ports that were taken out of the
     /// configuration, of devices that are gone, of what is in another layout and cannot be
     /// carried on. Returns what was removed.
@@ -225,10 +248,8 @@ impl Steering {
     /// # Errors
     /// [`SteeringError::Pin`].
     pub fn unpin_others(&self, folder: &Path) -> Result<Vec<PathBuf>, SteeringError> {
-        let mut ours: Vec<PathBuf> = self.attached.iter().map(|at| link_path(folder, at.ifindex)).collect();
-        ours.extend(self.lasting_maps().map(|map| map_path(folder, map)));
+        let mut ours: Vec<PathBuf> = self.own_pins(folder).collect();
         if self.express.capacity() > 0 {
-            ours.push(program_path(folder, LAYOUT));
             ours.extend(self.former.iter().flat_map(|lane| former::pins_of(folder, lane.layout)));
         }
         let others: Vec<PathBuf> = pins(folder)?.into_iter().filter(|path| !ours.contains(path)).collect();
