@@ -13,7 +13,7 @@ use super::link::{self, find};
 use super::plan::{Action, DUMMY_ADDRESS, Plan};
 use super::sysctl::Key;
 use super::undo::Undo;
-use super::{Host, HostError, HostSpec, Step, clean};
+use super::{Fail, Host, HostError, HostSpec, Kind, Step, clean};
 
 /// What `apply` did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -61,7 +61,7 @@ impl Host {
     ) -> Result<Applied, HostError> {
         let plan = self.plan(spec).await?;
         if let Some(step) = plan.blocker() {
-            return Err(HostError::Foreign(step.note.clone().unwrap_or_else(|| step.action.title())));
+            return Err(foreign(step));
         }
         let Plan { steps, warnings, .. } = plan;
         let mut applied = Applied { warnings, ..Applied::default() };
@@ -83,6 +83,39 @@ impl Host {
             applied.steps.push(step);
         }
         Ok(applied)
+    }
+
+    /// What repairs do: each due step for which `chosen` says so by itself, in their order, with the error of each that failed. One that
+    /// fails, or that something of somebody else's blocks, keeps no other from being done; but on a box that fails open the table waits
+    /// for rules and routes: what it marks would be lost.
+    ///
+    /// # Errors
+    /// The kernel does not say what there is.
+    pub async fn apply_each(
+        &self,
+        spec: &HostSpec,
+        chosen: &mut dyn FnMut(&Step) -> bool,
+    ) -> Result<Vec<(Step, Option<HostError>)>, HostError> {
+        let plan = self.plan(spec).await?;
+        let (mut done, mut has_way) = (Vec::new(), true);
+        for step in plan.steps.into_iter().filter(|step| step.blocks || step.is_due() && !step.waits) {
+            let kind = step.action.kind();
+            if kind == Kind::Table && spec.fail == Fail::Open && !has_way {
+                continue;
+            }
+            let is_way = matches!(kind, Kind::Rule | Kind::Route);
+            if !chosen(&step) {
+                has_way &= !is_way;
+                continue;
+            }
+            let error = match step.blocks {
+                true => Some(foreign(&step)),
+                false => self.execute(&step.action).await.err(),
+            };
+            has_way &= !(is_way && error.is_some());
+            done.push((step, error));
+        }
+        Ok(done)
     }
 
     /// Does one step; how to take it back. None when there was nothing to do.
@@ -180,6 +213,10 @@ fn with_hint(action: &Action, error: &std::io::Error) -> String {
         Action::AddRoute(_) if down => format!("{error}: the device lo is down; run `ip link set lo up`"),
         _ => error.to_string(),
     }
+}
+
+fn foreign(step: &Step) -> HostError {
+    HostError::Foreign(step.note.clone().unwrap_or_else(|| step.action.title()))
 }
 
 fn with_leftovers(error: HostError, left: &[HostError]) -> HostError {

@@ -277,13 +277,15 @@ fn route_step(spec: &HostSpec, seen: &Observed, family: Family) -> Step {
     let route = LocalRoute { family, table: spec.table };
     let mut step = Step::new(Action::AddRoute(route), Status::Missing);
     let in_table = || seen.routes.iter().filter(|r| r.family == family && r.table == spec.table);
-    if let Some(foreign) = in_table().find(|r| !r.is_ours() && !r.local_default) {
+    let foreign = in_table().find(|r| !r.is_ours() && !r.local_default);
+    if in_table().any(|r| r.local_default && r.is_ours()) {
+        step.status = Status::Present;
+        step.note = foreign.map(|foreign| format!("somebody has put there as well: {}", foreign.text));
+    } else if let Some(foreign) = foreign {
         step.status = Status::Foreign;
         step.blocks = true;
         step.note =
             Some(format!("table {} is somebody else's: it has {}; choose another", spec.table, foreign.text));
-    } else if in_table().any(|r| r.local_default && r.is_ours()) {
-        step.status = Status::Present;
     } else if in_table().any(|r| r.local_default) {
         step.status = Status::Foreign;
         step.note = Some("the same route is there without weir's protocol number: left as it is".to_owned());

@@ -15,6 +15,8 @@ const AT_ONCE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest.
 const CEILING: Duration = Duration::from_secs(60);
+/// The longest after an attempt that failed: nobody fights there, and what was in the way may be gone.
+const FAILED_CEILING: Duration = Duration::from_secs(5);
 /// How long a thing must stay before its history is forgotten, at least; else as long as the last pause.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -37,9 +39,10 @@ pub struct Item {
 impl Item {
     /// How long the next repair has to wait after the last.
     fn pause(&self) -> Duration {
+        let ceiling = if self.failure.is_some() { FAILED_CEILING } else { CEILING };
         match self.repairs.checked_sub(AT_ONCE) {
             None => Duration::ZERO,
-            Some(more) => FIRST_PAUSE.saturating_mul(1 << more.min(16)).min(CEILING),
+            Some(more) => FIRST_PAUSE.saturating_mul(1 << more.min(16)).min(ceiling),
         }
     }
 

@@ -65,7 +65,7 @@ pub struct Parts {
     publisher: Publisher,
     pools: watch::Sender<Arc<[Pool]>>,
     tell: Tell,
-    repair: Repair,
+    pub(in crate::run) repair: Repair,
     ports: Ports,
     /// Of the express lane, where there is one.
     lanes: Option<LaneKeeper>,

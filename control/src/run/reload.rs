@@ -198,6 +198,7 @@ impl Parts {
             let also = back.err().map(|e| format!("; and what was there could not be put back: {e}"));
             return Err(Failure::refused(format!("{error}{}", also.unwrap_or_default())));
         }
+        self.repair.all_was_applied();
         self.spec = spec;
         self.config = config;
         if let Ok(mut now) = self.state.config_read.lock() {

@@ -26,6 +26,9 @@ use crate::host::{Culprit, Effort, Fail, Host, HostError, HostSpec, Kind, Remova
 /// How often what nobody announces is looked at: sysctls, programs on devices, pins.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// What the repair of a program begins with; a device follows.
+const ATTACH: &str = "attach XDP to ";
+
 /// The repairing part of a gateway.
 #[derive(Debug)]
 pub struct Repair {
@@ -72,6 +75,20 @@ impl Repair {
     /// The devices that are looked after.
     pub fn tuns(&self) -> &[Arc<Tun>] {
         &self.tuns
+    }
+
+    /// Devices whose program somebody has taken off, and where it cannot be put back now.
+    pub fn bare(&self) -> impl Iterator<Item = &str> {
+        self.contests
+            .items()
+            .filter(|(_, item)| item.is_missing)
+            .filter_map(|(title, _)| title.strip_prefix(ATTACH))
+    }
+
+    /// Everything was put in force, the table too, be it that its way is missing again.
+    pub fn all_was_applied(&mut self) {
+        self.opened = false;
+        self.pace.want();
     }
 
     /// When [`Self::look`] wants to be called.
@@ -187,7 +204,7 @@ impl Repair {
     fn repair_programs(&mut self, steering: &Mutex<Option<Steering>>) -> Vec<Done> {
         let mut done = Vec::new();
         for (device, ifindex) in detached(steering) {
-            let title = format!("attach XDP to {device}");
+            let title = format!("{ATTACH}{device}");
             if !self.contests.may(&title, Kind::Xdp, Instant::now()) {
                 continue;
             }
@@ -210,35 +227,22 @@ impl Repair {
 
     async fn repair_host(&mut self, host: &Host, spec: &HostSpec) -> Vec<Done> {
         let (contests, opened) = (&mut self.contests, self.opened);
-        let mut last = None;
         let mut chosen = |step: &Step| {
             let kind = step.action.kind();
-            if kind == Kind::Table && opened {
-                return Ok(false);
-            }
-            let title = step.action.title();
-            let may = contests.may(&title, kind, Instant::now());
-            if may {
-                last = Some((title, kind));
-            }
-            Ok(may)
+            !(kind == Kind::Table && opened) && contests.may(&step.action.title(), kind, Instant::now())
         };
-        match host.apply_chosen(spec, &mut chosen).await {
-            Ok(applied) => {
-                let of = |step: Step| Done {
+        match host.apply_each(spec, &mut chosen).await {
+            Ok(done) => {
+                let of = |(step, error): (Step, Option<HostError>)| Done {
                     title: step.action.title(),
                     kind: step.action.kind(),
                     key: step.action.sysctl().cloned(),
-                    failure: None,
+                    failure: error.map(|error| error.to_string()),
                 };
-                applied.steps.into_iter().map(of).collect()
+                done.into_iter().map(of).collect()
             }
             Err(error) => {
-                let (title, kind) = match (last, &error) {
-                    (Some(last), _) => last,
-                    (None, HostError::Foreign(_)) => ("nft add table inet weir ...".to_owned(), Kind::Table),
-                    (None, _) => ("the kernel's side".to_owned(), Kind::Rule),
-                };
+                let (title, kind) = ("the kernel's side".to_owned(), Kind::Rule);
                 let may = self.contests.may(&title, kind, Instant::now());
                 let failed = Done { title, kind, key: None, failure: Some(error.to_string()) };
                 if may { vec![failed] } else { Vec::new() }

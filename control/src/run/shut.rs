@@ -1,5 +1,7 @@
 //! What a box that fails closed does with what nobody looks at: while weir starts, and when a port is lost.
 
+use std::collections::BTreeSet;
+
 use super::convert;
 use super::parts::Parts;
 use super::signals::Signals;
@@ -72,13 +74,17 @@ impl Parts {
         followed
     }
 
-    /// On a box that fails closed: shuts out what comes by ports that are lost, and lets it in when they are back.
+    /// On a box that fails closed: shuts out what comes by ports that are lost, or whose program somebody keeps off, and lets it in
+    /// when they are back.
     pub(super) async fn shut_lost_ports(&mut self, host: &Host) {
         let is_closed = self.spec.fail == Fail::Closed && convert::has_fast_road(&self.config);
-        let lost: Vec<String> = match self.state.lost.lock() {
+        let mut lost: BTreeSet<String> = match self.state.lost.lock() {
             Ok(lost) if is_closed => lost.keys().cloned().collect(),
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         };
+        if is_closed {
+            lost.extend(self.repair.bare().map(str::to_owned));
+        }
         let vlans: Vec<String> = lost.iter().flat_map(|device| self.vlans_on(device)).collect();
         let lost: Vec<String> = lost.into_iter().chain(vlans).collect();
         if lost == self.spec.lost {

@@ -66,8 +66,9 @@ impl Parts {
         }
         // Should it fail, it is missing, and the next round of repairs tries again.
         self.spec = spec;
-        if let Err(error) = host.apply_chosen(&self.spec, &mut |_| Ok(true)).await {
-            tracing::error!(%error, "the kernel's side does not know all VLANs");
+        match host.apply_chosen(&self.spec, &mut |_| Ok(true)).await {
+            Ok(_) => self.repair.all_was_applied(),
+            Err(error) => tracing::error!(%error, "the kernel's side does not know all VLANs"),
         }
     }
 }

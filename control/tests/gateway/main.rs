@@ -30,6 +30,7 @@ mod limits;
 mod lists;
 mod lost;
 mod memory;
+mod obstacles;
 mod ownership;
 mod pools;
 mod proxy;

@@ -305,19 +305,24 @@ fn pins_that_are_removed_are_back_within_a_second_and_keep_the_box_closed_when_w
 
 /// The id of the BPF link that holds weir's program on a port, and has done so longer than that on the other.
 fn oldest_link(world: &World<'_>) -> u64 {
+    oldest_link_of(world, "lan0").expect("weir's program is on a port")
+}
+
+/// Of the program that is on this device: the BPF link that holds it longest, on whichever.
+pub fn oldest_link_of(world: &World<'_>, device: &str) -> Option<u64> {
     let json = |line: &str| -> Value { serde_json::from_str(&world.sh(&world.lab.gateway, line)).unwrap() };
-    let device = &json("ip -j -d link show lan0")[0];
+    let device = &json(&format!("ip -j -d link show {device}"))[0];
     let links = json("bpftool -j link show");
     let is_ours = |link: &&Value| link["type"] == "xdp" && link["prog_id"] == device["xdp"]["prog"]["id"];
     let ours = links.as_array().unwrap().iter().filter(is_ours).map(|link| link["id"].as_u64().unwrap());
-    ours.min().unwrap_or_else(|| panic!("{links:#}"))
+    ours.min()
 }
 
 /// A program that removes something of weir's twenty times a second, until it is dropped.
-struct Manager(NamespaceChild);
+pub struct Manager(NamespaceChild);
 
 impl Manager {
-    fn start(world: &World<'_>, name: &str, body: &str) -> Self {
+    pub fn start(world: &World<'_>, name: &str, body: &str) -> Self {
         let path = format!("/run/{name}");
         world
             .lab
@@ -330,7 +335,7 @@ impl Manager {
     }
 
     /// They give up, with everything that they started.
-    fn give_up(managers: impl IntoIterator<Item = Self>, world: &World<'_>) {
+    pub fn give_up(managers: impl IntoIterator<Item = Self>, world: &World<'_>) {
         world.sh(&world.lab.gateway, "touch /run/give-up");
         for mut manager in managers {
             until("the manager ends", || manager.0.inner().try_wait().expect("a child").is_some());
