@@ -29,7 +29,9 @@ fn drops_invalid(rule: &Rule) -> bool {
     let text = rule.text.to_lowercase();
     let invalid = (text.contains("ct state") || text.contains("--ctstate") || text.contains("--state"))
         && text.contains("invalid");
-    invalid && ["drop", "reject"].iter().any(|verdict| text.split_whitespace().any(|word| word == *verdict))
+    // Also in a map of verdicts: `ct state vmap { invalid : drop, ... }`.
+    let mut words = text.split(|c: char| c.is_whitespace() || ",{}".contains(c));
+    invalid && words.any(|word| matches!(word, "drop" | "reject"))
 }
 
 fn invalid(ground: &Ground<'_>, found: &mut Findings) {

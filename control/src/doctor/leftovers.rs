@@ -6,8 +6,9 @@ use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
+use crate::host::lock::is_stopped;
 use crate::host::rule::{SeenRoute, SeenRule};
-use crate::host::{Closed, PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
+use crate::host::{Closed, Instance, PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
@@ -42,6 +43,11 @@ fn running(status: &serde_json::Value, found: &mut Findings) {
 
 fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
     let admin = ground.config.gateway.admin.display();
+    let named = Instance::read(&ground.paths.instance);
+    let here = named.filter(|of| of.admin == ground.config.gateway.admin);
+    if here.is_some_and(|of| i32::try_from(of.pid) == Ok(pid)) {
+        return hangs(pid, found);
+    }
     let who = if pid == 0 { "a process of another user".to_owned() } else { format!("process {pid}") };
     let finding = Finding::bad(
         "instance",
@@ -50,6 +56,21 @@ fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
         "one network namespace has room for one weir: this configuration cannot be started beside it",
     );
     found.push(finding.mend_or((pid != 0).then(|| format!("kill {pid}")), NoCommand::Unseen));
+}
+
+/// The weir of this configuration does not answer.
+fn hangs(pid: i32, found: &mut Findings) {
+    let (how, command) = match is_stopped(pid) {
+        true => ("is stopped (SIGSTOP), and does not answer", format!("kill -CONT {pid}")),
+        false => ("hangs: it does not answer", format!("kill -KILL {pid}")),
+    };
+    let finding = Finding::bad(
+        "gateway",
+        format!("process {pid}"),
+        format!("the running weir {how}"),
+        "what it does not look at meanwhile is forwarded, or dropped where `fail = \"closed\"`; killed, it is to be started again",
+    );
+    found.push(finding.mend(command));
 }
 
 /// Somebody listens at the admin socket, and it is not a weir of this namespace.

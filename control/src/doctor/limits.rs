@@ -14,8 +14,11 @@ use crate::host::{LinkInfo, preflight};
 use crate::run::convert::{self, SPARE_FILES, buffer_grain};
 use weir_dataplane::gateway::{FRAME_SIZES, FRAMES_PER_QUEUE, largest_packet};
 use weir_sys::ethtool;
+use weir_sys::process::MOST_FILES;
 
 const HUGE_PAGE: u64 = 2 << 20;
+/// The pool of such pages, under sysfs.
+const POOL: &str = "kernel/mm/hugepages/hugepages-2048kB";
 const PINS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -54,31 +57,40 @@ fn hugepages(ground: &Ground<'_>, found: &mut Findings, bytes: u64) {
         let status = fs::read_to_string(ground.proc.join(format!("{pid}/status"))).unwrap_or_default();
         let in_use = number(&status, "HugetlbPages:").unwrap_or(0);
         return found.push(match in_use {
-            0 => hugepages_note(needed, "the frames of the running weir lie in plain pages".to_owned()),
+            0 => {
+                hugepages_note(ground, needed, "the frames of the running weir lie in plain pages".to_owned())
+            }
             kib => Finding::good("hugepages", "memory", format!("{kib} KiB of frames lie in huge pages")),
         });
     }
-    let info = fs::read_to_string(ground.proc.join("meminfo")).unwrap_or_default();
-    let (free, size) = (number(&info, "HugePages_Free:"), number(&info, "Hugepagesize:"));
-    let free = if size == Some(HUGE_PAGE / 1024) { free.unwrap_or(0) } else { 0 };
+    let free = pool_number(&ground.sys, "free_hugepages").unwrap_or(0);
     found.push(if free >= needed {
         Finding::good("hugepages", "memory", format!("{free} huge pages are free, {needed} are needed"))
     } else {
-        hugepages_note(needed, format!("{free} huge pages of 2 MiB are free, {needed} are needed"))
+        hugepages_note(ground, needed, format!("{free} huge pages of 2 MiB are free, {needed} are needed"))
     });
 }
 
-fn hugepages_note(needed: u64, what: String) -> Finding {
-    let total =
-        fs::read_to_string("/proc/sys/vm/nr_hugepages").ok().and_then(|text| text.trim().parse().ok());
-    let wanted = total.unwrap_or(0) + needed;
+/// A number of the pool of pages of 2 MiB, whatever the kernel's usual size is (Documentation/admin-guide/mm/hugetlbpage.rst).
+fn pool_number(sys: &Path, name: &str) -> Option<u64> {
+    fs::read_to_string(sys.join(POOL).join(name)).ok()?.trim().parse().ok()
+}
+
+fn hugepages_note(ground: &Ground<'_>, needed: u64, what: String) -> Finding {
+    let wanted = pool_number(&ground.sys, "nr_hugepages").unwrap_or(0) + needed;
+    let info = fs::read_to_string(ground.proc.join("meminfo")).unwrap_or_default();
+    let is_usual = number(&info, "Hugepagesize:") == Some(HUGE_PAGE / 1024);
     Finding::note(
         "hugepages",
         "vm.nr_hugepages",
         what,
         "in plain pages each frame costs entries of the TLB: slower at high packet rates, and otherwise no loss",
     )
-    .mend(format!("sysctl -w vm.nr_hugepages={wanted}"))
+    .mend(match is_usual {
+        true => format!("sysctl -w vm.nr_hugepages={wanted}"),
+        // The sysctl counts pages of another size.
+        false => format!("echo {wanted} > /sys/{POOL}/nr_hugepages"),
+    })
 }
 
 /// The number behind a name, as in /proc/meminfo.
@@ -124,7 +136,8 @@ fn open_files(ground: &Ground<'_>, found: &mut Findings) {
         None => getrlimit(Resource::Nofile).maximum,
     };
     let flows = u64::from(ground.config.workers.flows);
-    let wanted = 2 * flows + SPARE_FILES;
+    // More is not asked for: the kernel lets no process have more, where `fs.nr_open` is as it usually is.
+    let wanted = (2 * flows + SPARE_FILES).min(MOST_FILES);
     found.push(match limit {
         Some(limit) if limit < wanted => {
             let room = convert::relay_connections(ground.config.workers.flows, Some(limit));
@@ -137,7 +150,10 @@ fn open_files(ground: &Ground<'_>, found: &mut Findings) {
             )
             .mend(format!("ulimit -n {wanted}"))
         }
-        _ => Finding::good("open-files", "RLIMIT_NOFILE", format!("enough for {flows} connections of the relay")),
+        _ => {
+            let room = convert::relay_connections(ground.config.workers.flows, Some(wanted));
+            Finding::good("open-files", "RLIMIT_NOFILE", format!("enough for {room} connections of the relay"))
+        }
     });
 }
 

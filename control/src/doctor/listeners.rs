@@ -18,7 +18,9 @@ fn fallback(ground: &Ground<'_>, listeners: &[Listener], found: &mut Findings) {
     let port = ground.spec.listen;
     let subject = format!("TCP port {port}");
     let on_port: Vec<&Listener> = listeners.iter().filter(|l| l.port == port).collect();
-    let weir = ground.running.as_ref().and_then(|status| status["pid"].as_i64());
+    // One that does not answer is told of elsewhere.
+    let silent = ground.holder.filter(|pid| *pid != 0).map(i64::from);
+    let weir = ground.running.as_ref().and_then(|status| status["pid"].as_i64()).or(silent);
     let before = found.findings.len();
     for listener in &on_port {
         let owner = sockets::owner_of(listener.inode);

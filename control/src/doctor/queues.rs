@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use weir_sys::ethtool;
+use weir_sys::steering::MAX_QUEUES;
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
@@ -35,7 +36,15 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         let missing: Vec<u32> = takes.iter().copied().filter(|queue| *queue >= has).collect();
         let left: Vec<u32> = (0..has).filter(|queue| !takes.contains(queue)).collect();
         found.push(
-            if !missing.is_empty() {
+            if takes.last().is_some_and(|last| *last >= MAX_QUEUES) {
+                Finding::bad(
+                    "queues",
+                    device,
+                    format!("takes queue {} of {has}, and steering knows the first {MAX_QUEUES}", takes.last().unwrap_or(&0)),
+                    "weir does not start: have the device use fewer, or name fewer in `queues`",
+                )
+                .mend(set_queues(device, &channels, MAX_QUEUES))
+            } else if !missing.is_empty() {
                 Finding::bad(
                     "queues",
                     device,

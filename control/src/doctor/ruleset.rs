@@ -66,7 +66,9 @@ pub fn reached<'a>(chains: &'a [Chain], base: &'a Chain) -> Vec<&'a Rule> {
         }
         for rule in &chain.rules {
             rules.push(rule);
-            let words: Vec<&str> = rule.text.split_whitespace().collect();
+            // Also in a map of verdicts: `vmap { lo : accept, lan0 : jump here }`.
+            let is_between = |c: char| c.is_whitespace() || ",{}".contains(c);
+            let words: Vec<&str> = rule.text.split(is_between).filter(|word| !word.is_empty()).collect();
             let target = |name: &str| {
                 words
                     .windows(2)

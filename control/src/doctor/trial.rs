@@ -36,6 +36,22 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         }
         return;
     }
+    // It may be about to start, and finds its ports taken.
+    if let Some(pid) = ground.holder {
+        for port in &ground.config.ports {
+            found.skip(
+                "xdp-mode",
+                &port.device,
+                format!("process {pid} is another weir, and may want the port"),
+            );
+            found.skip(
+                "zero-copy",
+                &port.device,
+                format!("process {pid} is another weir, and may want the port"),
+            );
+        }
+        return;
+    }
     let seen = try_all(ground, found);
     rss::directions(ground, seen, found);
 }

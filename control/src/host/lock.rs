@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketAddrUnix;
 
-use super::sockets::holder_of_lock;
+use super::sockets::{connect_at_once, holder_of_lock};
 use super::{HostError, Instance, Paths};
 
 const NAME: &str = "weir";
@@ -85,25 +85,29 @@ fn config_of(holder: Option<i32>) -> Option<PathBuf> {
 
 /// Whether the process has not ended. One that has may be a zombie still.
 pub fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Whether a signal or a debugger has stopped the process.
+pub fn is_stopped(pid: i32) -> bool {
+    state(pid).is_some_and(|state| matches!(state, 'T' | 't'))
+}
+
+/// The letter of proc_pid_stat(5).
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The state follows the name, which is in parentheses and may hold any.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// The process that listens on the name. Nobody takes the questions from its backlog: once that is full, who has the socket open is
 /// looked up instead.
 fn holder() -> Option<i32> {
-    let connect = || {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            None,
-        )?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(NAME.as_bytes())?)?;
+    let ask = || {
+        let socket = connect_at_once(&SocketAddrUnix::new_abstract_name(NAME.as_bytes())?)?;
         rustix::net::sockopt::socket_peercred(&socket)
     };
-    match connect() {
+    match ask() {
         Ok(peer) => Some(peer.pid.as_raw_nonzero().get()),
         Err(Errno::AGAIN) => holder_of_lock().filter(|pid| *pid != 0),
         Err(_) => None,

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The abstract socket that a running weir holds in its network namespace.
 const LOCK: &str = "@weir";
@@ -31,6 +34,17 @@ pub fn holder_of_lock() -> Option<i32> {
     let listens = |of: &Vec<String>| of.len() == 8 && of[3] == ACCEPTS && of[7] == LOCK;
     let inode = text.lines().map(fields).find(listens)?[6].parse().ok()?;
     Some(owner_of(inode).map_or(0, |owner| owner.pid))
+}
+
+/// A stream socket that is connected at once, or not at all: whoever listens takes nothing now.
+///
+/// # Errors
+/// EAGAIN: its backlog is full. Otherwise as connect(2).
+pub fn connect_at_once(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, address)?;
+    Ok(socket)
 }
 
 /// Who has a socket open. Without privileges only one's own processes are seen.

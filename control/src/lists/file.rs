@@ -19,6 +19,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Whether there was no octet.
+    pub const fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
     /// Of what the path leads to now.
     ///
     /// # Errors

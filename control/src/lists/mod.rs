@@ -135,11 +135,21 @@ pub struct List {
     stamp: Stamp,
 }
 
+impl List {
+    /// Whether the file had no octet.
+    fn is_blank(&self) -> bool {
+        self.stamp.is_empty()
+    }
+}
+
 /// Why there is no list.
 #[derive(Debug, Error)]
 pub enum LoadError {
     #[error("cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
+    /// What a download that failed leaves.
+    #[error("is empty; a list that is to have no entries has a line with a comment")]
+    Emptied,
     #[error("is being written; the next try is made when that is over")]
     Changing,
     #[error("is no list of {kind}: none of its {lines} lines holds one; line {}: {}", first.line, first.message)]

@@ -192,6 +192,19 @@ fn file_that_is_no_list_any_more_keeps_the_list_of_before() {
     place.resets("new.example");
 }
 
+/// A download that failed leaves an empty file; who wants no entries says so.
+#[test]
+fn file_that_was_emptied_keeps_the_list_of_before_and_one_with_a_comment_alone_does_not() {
+    let mut place = Place::plain("emptied");
+    fs::write(place.names(), "").unwrap();
+    place.warns("is empty; a list that is to have no entries has a line with a comment; the 1 names of before stay in force");
+    assert!(place.relisted(SETTLED).is_none());
+    fs::write(place.names(), "# nobody\n").unwrap();
+    let relisted = place.relisted(PATIENCE).unwrap();
+    assert_eq!(verdict(&relisted, "198.51.100.1", "old.example"), "allow");
+    assert_eq!(place.board.warnings(), [""; 0]);
+}
+
 #[test]
 fn list_of_prefixes_is_followed_on_both_families() {
     let mut place = Place::plain("prefixes");

@@ -287,7 +287,13 @@ impl Eyes {
             return false;
         };
         let Some((look, _)) = file.seen.take() else { return false };
-        match load(&old.path, old.content.kind()) {
+        let loaded = load(&old.path, old.content.kind()).and_then(|list| {
+            match list.is_blank() && old.content.entries() > 0 {
+                true => Err(LoadError::Emptied),
+                false => Ok(list),
+            }
+        });
+        match loaded {
             Ok(list) => {
                 tracing::info!(
                     list = %list.path.display(),

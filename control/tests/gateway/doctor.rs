@@ -298,6 +298,9 @@ fn firewalls_that_drop_what_weir_hands_over_are_found_for_both_families() {
                          add rule inet closed in tcp dport 22 accept'";
     const INVALID: &str = "nft 'add table inet strict; add chain inet strict through { type filter hook forward priority 0; }; \
                            add rule inet strict through ct state invalid drop'";
+    const INVALID_BY_MAP: &str = "nft 'add table inet mapped; add chain inet mapped through { type filter hook forward priority 0; }; \
+                                  add rule inet mapped through ct state vmap { invalid : drop, established : accept }'; \
+                                  sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0";
     assert_all(&[
         bad("iptables -P FORWARD DROP", "forward-chain", "ip filter"),
         bad("ip6tables -P FORWARD DROP", "forward-chain", "ip6 filter"),
@@ -306,6 +309,7 @@ fn firewalls_that_drop_what_weir_hands_over_are_found_for_both_families() {
         bad(STATEFUL, "forward-chain", "inet stateful"),
         bad(INPUT, "input-chain", "inet closed"),
         bad(INVALID, "conntrack-invalid", "inet strict through"),
+        bad(INVALID_BY_MAP, "conntrack-invalid", "inet mapped through"),
         bad(
             "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP; \
              sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0",
@@ -623,6 +627,18 @@ fn running_gateway_that_lost_a_port_says_so_itself() {
         // The other port is there, and goes on.
         world.weir.signal(rustix::process::Signal::TERM);
         assert_eq!(world.weir.wait().code(), 0);
+    });
+}
+
+#[test]
+fn weir_that_is_stopped_is_found_with_the_command_that_lets_it_go_on() {
+    prepare(&Settings::default(), |world| {
+        world.weir.start();
+        world.weir.signal(rustix::process::Signal::STOP);
+        let pid = world.weir.pid();
+        assert_found_and_mended(world, &bad("true", "gateway", "process"));
+        assert_eq!(world.weir.status()["pid"], pid);
+        assert_eq!(world.weir.stop().code(), 0);
     });
 }
 

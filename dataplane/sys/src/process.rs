@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Open files that are asked for: two per relayed connection, and more than most kernels let a process have by default.
-const MOST_FILES: u64 = 1 << 20;
+pub const MOST_FILES: u64 = 1 << 20;
 
 /// Makes the child get SIGKILL when the thread that starts it ends: prctl(PR_SET_PDEATHSIG). The thread, not the
 /// process: start it from one that lives as long as the child is wanted.
