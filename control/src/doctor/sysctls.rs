@@ -9,6 +9,8 @@ use crate::host::sysctl::{self, Key};
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    // Before what is said of forwarding: once that is on, the route is gone.
+    accept_ra(ground, found);
     for family in Family::BOTH {
         if family == Family::V6 && !sysctl::has_ipv6() {
             continue;
@@ -17,7 +19,6 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     }
     src_valid_mark(ground, found);
     rp_filter(ground, found);
-    accept_ra(ground, found);
     disable_ipv6(ground, found);
 }
 
@@ -132,10 +133,12 @@ fn rp_filter(ground: &Ground<'_>, found: &mut Findings) {
     }
 }
 
-/// A default route that was learned from a router's advertisements is forgotten when forwarding is switched on.
+/// A default route that was learned from a router's advertisements is forgotten when forwarding is switched on, unless accept_ra is 2
+/// by then. Where it is 0 another program took the advertisements, whose routes stay.
 fn accept_ra(ground: &Ground<'_>, found: &mut Findings) {
     let id = "accept-ra";
     let before = found.findings.len();
+    let weir_forwards = read(&Key::new("net/ipv6/conf/all/forwarding")).as_deref() == Some("0");
     for (family, route) in &ground.routes {
         let learned = *family == Family::V6
             && route.header.protocol == RouteProtocol::Ra
@@ -148,18 +151,29 @@ fn accept_ra(ground: &Ground<'_>, found: &mut Findings) {
         let Some(link) = link.filter(|_| learned) else { continue };
         let key = Key::of_device(6, &link.name, "accept_ra");
         let told = found.findings.iter().skip(before).any(|f| f.subject == key.to_string());
-        if told || read(&key).as_deref() == Some("2") {
+        if told || matches!(read(&key).as_deref(), Some("0" | "2")) {
             continue;
         }
-        found.push(
+        let what = format!(
+            "the IPv6 default route by {} comes from router advertisements, which a forwarding host ignores",
+            link.name
+        );
+        let finding = if weir_forwards {
+            Finding::note(
+                id,
+                key.to_string(),
+                what,
+                "weir sets it to 2 before it switches forwarding on, so that the route stays; whoever else does that loses it",
+            )
+        } else {
             Finding::bad(
                 id,
                 key.to_string(),
-                format!("the IPv6 default route by {} comes from router advertisements, which a forwarding host ignores", link.name),
-                "the kernel forgets the route when forwarding is switched on, or lets it run out: the box loses its way",
+                what,
+                "forwarding is on already: the kernel lets the route run out, and the box loses its way",
             )
-            .mend(key.command("2")),
-        );
+        };
+        found.push(finding.mend(key.command("2")));
     }
     found.good_unless_found(
         before,

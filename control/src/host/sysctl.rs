@@ -105,6 +105,11 @@ impl Key {
         (!matches!(device, "all" | "default")).then_some(device)
     }
 
+    /// Whether it says which advertisements of routers are taken.
+    pub(super) fn is_accept_ra(&self) -> bool {
+        self.switch() == "ipv6/accept_ra"
+    }
+
     /// Its file.
     pub(super) fn path(&self) -> PathBuf {
         Path::new(FOLDER).join(&self.0)
