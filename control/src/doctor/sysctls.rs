@@ -19,6 +19,11 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     }
     src_valid_mark(ground, found);
     rp_filter(ground, found);
+    // Without an intercept nothing is marked.
+    if !ground.spec.intercepts.is_empty() {
+        tcp_fwmark_accept(found);
+        fwmark_reflect(found);
+    }
     disable_ipv6(ground, found);
 }
 
@@ -89,6 +94,49 @@ fn src_valid_mark(ground: &Ground<'_>, found: &mut Findings) {
         found.push(finding.mend(key.command("0")));
     }
     let good = Finding::good(id, "net.ipv4.conf.*.src_valid_mark", "is 0 where weir's packets come in");
+    found.good_unless_found(before, good);
+}
+
+/// A listener whose connections take over the mark of their SYN (include/net/inet_sock.h, inet_request_mark; IPv6 asks the same
+/// switch) answers by weir's own rule.
+fn tcp_fwmark_accept(found: &mut Findings) {
+    let id = "tcp-fwmark-accept";
+    let key = Key::new("net/ipv4/tcp_fwmark_accept");
+    let finding = match read(&key) {
+        Some(value) if value != "0" => Finding::bad(
+            id,
+            key.to_string(),
+            format!("is {value}: connections take over the marks of their SYNs"),
+            "weir's rule leads what bears its mark to this host: no SYN-ACK of the relay gets to a client, by IPv4 or by IPv6",
+        )
+        .mend(key.command("0")),
+        _ => Finding::good(id, key.to_string(), "connections do not take over the marks of their SYNs"),
+    };
+    found.push(finding);
+}
+
+/// What the kernel answers without a socket may take over the mark of what it answers (net/ipv4/ip_output.c, ip_send_unicast_reply;
+/// net/ipv4/icmp.c, icmp_send; net/ipv6/tcp_ipv6.c, tcp_v6_send_response; net/ipv6/icmp.c, icmp6_send).
+fn fwmark_reflect(found: &mut Findings) {
+    let id = "fwmark-reflect";
+    let before = found.findings.len();
+    for version in [4, 6] {
+        let key = Key::new(format!("net/ipv{version}/fwmark_reflect"));
+        if read(&key).is_none_or(|value| value == "0") {
+            continue;
+        }
+        found.push(
+            Finding::note(
+                id,
+                key.to_string(),
+                "is on: the kernel's own answers take over the marks of what they answer",
+                "weir's rule leads what bears its mark to this host: RSTs, last ACKs of connections that are over and ICMP errors for \
+                 what is relayed never get to the clients, which wait until they give up",
+            )
+            .mend(key.command("0")),
+        );
+    }
+    let good = Finding::good(id, "net.*.fwmark_reflect", "the kernel's own answers bear no marks");
     found.good_unless_found(before, good);
 }
 

@@ -121,6 +121,7 @@ fn keys(spec: &HostSpec, ra: &[String], set: &BTreeMap<Key, String>) -> Vec<Key>
     let mut keys = vec![
         Key::new("net/ipv4/ip_forward"),
         Key::new("net/ipv6/conf/all/forwarding"),
+        Key::new("net/ipv4/tcp_fwmark_accept"),
         Key::of_device(4, "all", "src_valid_mark"),
         Key::of_device(4, "all", "rp_filter"),
         Key::of_device(6, "default", "disable_ipv6"),

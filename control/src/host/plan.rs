@@ -371,6 +371,15 @@ fn warnings(spec: &HostSpec, seen: &Observed) -> Vec<String> {
                 .to_owned(),
         );
     }
+    let accepts_marks = value(Key::new("net/ipv4/tcp_fwmark_accept")).is_some_and(|v| v != "0");
+    if accepts_marks && !spec.intercepts.is_empty() {
+        warnings.push(
+            "net.ipv4.tcp_fwmark_accept is on: connections of both families take over the mark by which weir hands them to \
+             its relay, and their SYN-ACKs come back to this host: nothing that is relayed is answered; run `sysctl -w \
+             net.ipv4.tcp_fwmark_accept=0`"
+                .to_owned(),
+        );
+    }
     for rule in seen.rules.iter().filter(|r| !r.is_ours() && r.mark & r.mask & spec.mask != 0) {
         if MarkRule::of(spec, rule.family).same_effect(rule) {
             continue;

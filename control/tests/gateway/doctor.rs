@@ -224,6 +224,9 @@ fn sysctls_in_the_way_are_found_for_both_families() {
             "accept-ra",
             "net.ipv6.conf.wan0.accept_ra",
         ),
+        bad("sysctl -qw net.ipv4.tcp_fwmark_accept=1", "tcp-fwmark-accept", "net.ipv4.tcp_fwmark_accept"),
+        note("sysctl -qw net.ipv4.fwmark_reflect=1", "fwmark-reflect", "net.ipv4.fwmark_reflect"),
+        note("sysctl -qw net.ipv6.fwmark_reflect=1", "fwmark-reflect", "net.ipv6.fwmark_reflect"),
         note("sysctl -qw net.ipv6.conf.lan0.disable_ipv6=1", "ipv6", "net.ipv6.conf.lan0"),
     ]);
 }

@@ -1,6 +1,7 @@
 //! What a plan wants of sysctls that depend on what else there is.
 
 use super::*;
+use crate::host::InterceptSpec;
 
 const FORWARDING: &str = "sysctl -w net.ipv6.conf.all.forwarding=1";
 const ACCEPT_RA: &str = "sysctl -w net.ipv6.conf.wan.accept_ra=2";
@@ -45,9 +46,7 @@ fn learned_default_route_that_is_in_no_danger_is_left_alone() {
 
 #[test]
 fn what_keeps_a_route_stays_wanted_while_it_is_weirs() {
-    for (value, status) in
-        [("2", Some(Status::Present)), ("1", Some(Status::Conflicting)), ("0", None)]
-    {
+    for (value, status) in [("2", Some(Status::Present)), ("1", Some(Status::Conflicting)), ("0", None)] {
         // The route may be gone for a moment.
         for routes in [Vec::new(), vec!["wan".to_owned()]] {
             let set = [(accept_ra(), "2".to_owned())].into();
@@ -55,5 +54,26 @@ fn what_keeps_a_route_stays_wanted_while_it_is_weirs() {
             let found = wanted(&seen).into_iter().find(|(title, _)| title == ACCEPT_RA);
             assert_eq!(found.map(|(_, status)| status), status, "{value}");
         }
+    }
+}
+
+#[test]
+fn connections_that_take_over_marks_are_warned_of_where_there_is_a_relay() {
+    let intercept = InterceptSpec {
+        name: "web".to_owned(),
+        from: vec!["lan".to_owned()],
+        tagged: false,
+        to: Vec::new(),
+        ports: vec![(443, 443)],
+        reject_quic: false,
+    };
+    let relayed = HostSpec { intercepts: vec![intercept], ..HostSpec::default() };
+    for (spec, value, warned) in
+        [(&relayed, "1", true), (&relayed, "0", false), (&HostSpec::default(), "1", false)]
+    {
+        let sysctls = [(Key::new("net/ipv4/tcp_fwmark_accept"), value.to_owned())].into();
+        let warnings = warnings(spec, &Observed { sysctls, ..Observed::default() });
+        let found = warnings.iter().any(|text| text.contains("sysctl -w net.ipv4.tcp_fwmark_accept=0"));
+        assert_eq!(found, warned, "{value}: {warnings:?}");
     }
 }
