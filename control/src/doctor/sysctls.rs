@@ -9,6 +9,8 @@ use crate::host::sysctl::{self, Key};
 
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
+    // Before what is said of forwarding: once that is on, the route is gone.
+    accept_ra(ground, found);
     for family in Family::BOTH {
         if family == Family::V6 && !sysctl::has_ipv6() {
             continue;
@@ -17,7 +19,11 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     }
     src_valid_mark(ground, found);
     rp_filter(ground, found);
-    accept_ra(ground, found);
+    // Without an intercept nothing is marked.
+    if !ground.spec.intercepts.is_empty() {
+        tcp_fwmark_accept(found);
+        fwmark_reflect(found);
+    }
     disable_ipv6(ground, found);
 }
 
@@ -91,6 +97,49 @@ fn src_valid_mark(ground: &Ground<'_>, found: &mut Findings) {
     found.good_unless_found(before, good);
 }
 
+/// A listener whose connections take over the mark of their SYN (include/net/inet_sock.h, inet_request_mark; IPv6 asks the same
+/// switch) answers by weir's own rule.
+fn tcp_fwmark_accept(found: &mut Findings) {
+    let id = "tcp-fwmark-accept";
+    let key = Key::new("net/ipv4/tcp_fwmark_accept");
+    let finding = match read(&key) {
+        Some(value) if value != "0" => Finding::bad(
+            id,
+            key.to_string(),
+            format!("is {value}: connections take over the marks of their SYNs"),
+            "weir's rule leads what bears its mark to this host: no SYN-ACK of the relay gets to a client, by IPv4 or by IPv6",
+        )
+        .mend(key.command("0")),
+        _ => Finding::good(id, key.to_string(), "connections do not take over the marks of their SYNs"),
+    };
+    found.push(finding);
+}
+
+/// What the kernel answers without a socket may take over the mark of what it answers (net/ipv4/ip_output.c, ip_send_unicast_reply;
+/// net/ipv4/icmp.c, icmp_send; net/ipv6/tcp_ipv6.c, tcp_v6_send_response; net/ipv6/icmp.c, icmp6_send).
+fn fwmark_reflect(found: &mut Findings) {
+    let id = "fwmark-reflect";
+    let before = found.findings.len();
+    for version in [4, 6] {
+        let key = Key::new(format!("net/ipv{version}/fwmark_reflect"));
+        if read(&key).is_none_or(|value| value == "0") {
+            continue;
+        }
+        found.push(
+            Finding::note(
+                id,
+                key.to_string(),
+                "is on: the kernel's own answers take over the marks of what they answer",
+                "weir's rule leads what bears its mark to this host: RSTs, last ACKs of connections that are over and ICMP errors for \
+                 what is relayed never get to the clients, which wait until they give up",
+            )
+            .mend(key.command("0")),
+        );
+    }
+    let good = Finding::good(id, "net.*.fwmark_reflect", "the kernel's own answers bear no marks");
+    found.good_unless_found(before, good);
+}
+
 fn rp_filter(ground: &Ground<'_>, found: &mut Findings) {
     let id = "rp-filter";
     let before = found.findings.len();
@@ -132,10 +181,12 @@ fn rp_filter(ground: &Ground<'_>, found: &mut Findings) {
     }
 }
 
-/// A default route that was learned from a router's advertisements is forgotten when forwarding is switched on.
+/// A default route that was learned from a router's advertisements is forgotten when forwarding is switched on, unless accept_ra is 2
+/// by then. Where it is 0 another program took the advertisements, whose routes stay.
 fn accept_ra(ground: &Ground<'_>, found: &mut Findings) {
     let id = "accept-ra";
     let before = found.findings.len();
+    let weir_forwards = read(&Key::new("net/ipv6/conf/all/forwarding")).as_deref() == Some("0");
     for (family, route) in &ground.routes {
         let learned = *family == Family::V6
             && route.header.protocol == RouteProtocol::Ra
@@ -148,18 +199,29 @@ fn accept_ra(ground: &Ground<'_>, found: &mut Findings) {
         let Some(link) = link.filter(|_| learned) else { continue };
         let key = Key::of_device(6, &link.name, "accept_ra");
         let told = found.findings.iter().skip(before).any(|f| f.subject == key.to_string());
-        if told || read(&key).as_deref() == Some("2") {
+        if told || matches!(read(&key).as_deref(), Some("0" | "2")) {
             continue;
         }
-        found.push(
+        let what = format!(
+            "the IPv6 default route by {} comes from router advertisements, which a forwarding host ignores",
+            link.name
+        );
+        let finding = if weir_forwards {
+            Finding::note(
+                id,
+                key.to_string(),
+                what,
+                "weir sets it to 2 before it switches forwarding on, so that the route stays; whoever else does that loses it",
+            )
+        } else {
             Finding::bad(
                 id,
                 key.to_string(),
-                format!("the IPv6 default route by {} comes from router advertisements, which a forwarding host ignores", link.name),
-                "the kernel forgets the route when forwarding is switched on, or lets it run out: the box loses its way",
+                what,
+                "forwarding is on already: the kernel lets the route run out, and the box loses its way",
             )
-            .mend(key.command("2")),
-        );
+        };
+        found.push(finding.mend(key.command("2")));
     }
     found.good_unless_found(
         before,

@@ -106,7 +106,20 @@ impl Journal {
     }
 
     /// Remembers a change that is about to be made. A key that is there already keeps its first old value.
-    pub fn remember(&mut self, entry: Entry) {
+    ///
+    /// Offloads that go off with it become changes of their own: they are for [`super::Host::clean`] to restore when no XDP
+    /// program is left, as those of the ports are, since a device may have become one by then.
+    pub fn remember(&mut self, mut entry: Entry) {
+        let also = std::mem::take(&mut entry.also).into_iter();
+        let (merging, also): (Vec<_>, Vec<_>) = also.partition(|effect| effect.key.is_merging());
+        entry.also = also;
+        for SideEffect { key, old, .. } in merging {
+            self.remember_one(Entry { key, old, new: "off".to_owned(), also: Vec::new() });
+        }
+        self.remember_one(entry);
+    }
+
+    fn remember_one(&mut self, entry: Entry) {
         match self.entries.iter_mut().find(|e| e.key == entry.key) {
             Some(known) => {
                 known.new = entry.new;

@@ -52,7 +52,7 @@ mod undo;
 pub mod watch;
 pub mod writers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -132,8 +132,8 @@ impl Host {
     /// What `spec` needs and what differs from it now. Changes nothing.
     pub async fn plan(&self, spec: &HostSpec) -> Result<Plan, HostError> {
         spec.validate()?;
-        let mut seen = observe::observe(&self.netlink, spec).await?;
-        seen.set = journal::Journal::load(&self.paths.journal)?.written();
+        let set = journal::Journal::load(&self.paths.journal)?.written();
+        let mut seen = observe::observe(&self.netlink, spec, set).await?;
         seen.pins = steering::pins(&self.paths.pins).map_err(|error| HostError::Kernel(error.to_string()))?;
         Ok(plan::plan(spec, &seen))
     }
@@ -192,13 +192,18 @@ impl Host {
 
     /// The sysctls that such a change may come by.
     pub fn switches(&self, spec: &HostSpec) -> Vec<sysctl::Key> {
-        observe::switches(spec)
+        observe::switches(spec, &self.written())
     }
 
     /// Whether a sysctl is not as `spec` needs it. Reads a few files of /proc, and asks nobody.
     pub fn has_changed_sysctl(&self, spec: &HostSpec) -> Result<bool, HostError> {
-        let seen = observe::observe_sysctls(spec)?;
+        let seen = observe::observe_sysctls(spec, self.written())?;
         Ok(plan::sysctl_steps(spec, &seen).iter().any(|step| step.is_due() && !step.waits))
+    }
+
+    /// What weir has set; nothing where the journal cannot be read.
+    fn written(&self) -> BTreeMap<sysctl::Key, String> {
+        journal::Journal::load(&self.paths.journal).map(|journal| journal.written()).unwrap_or_default()
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Observed {
     pub sysctls: BTreeMap<Key, String>,
     /// What the files of sysctl.d say of these.
     pub said: BTreeMap<Key, Said>,
-    /// What weir has set, and the kernel along with it.
+    /// What weir has set, and the kernel along with it, as the journal says.
     pub set: BTreeMap<Key, String>,
     pub links: Vec<LinkInfo>,
     /// Devices that have the dummy address.
@@ -42,9 +42,16 @@ pub struct Observed {
     pub ra_default_routes: Vec<String>,
 }
 
-/// Asks the kernel, nft and /proc/sys.
-pub async fn observe(netlink: &Netlink, spec: &HostSpec) -> Result<Observed, HostError> {
-    let mut seen = Observed { ipv6: sysctl::has_ipv6(), nft: nft::read()?, ..Observed::default() };
+/// Asks the kernel, nft and /proc/sys. `set`: what the journal says.
+///
+/// # Errors
+/// The kernel does not answer, nft fails, or a file cannot be read.
+pub async fn observe(
+    netlink: &Netlink,
+    spec: &HostSpec,
+    set: BTreeMap<Key, String>,
+) -> Result<Observed, HostError> {
+    let mut seen = Observed { ipv6: sysctl::has_ipv6(), nft: nft::read()?, set, ..Observed::default() };
     if seen.nft.as_ref().is_some_and(SeenTable::is_ours) {
         seen.nft_wanted = nft::rendered(&Ruleset::of(spec));
     }
@@ -80,18 +87,18 @@ fn default_device(route: &RouteMessage, links: &[LinkInfo]) -> Option<String> {
     index.filter(|_| route.header.destination_prefix_length == 0).and_then(|index| name_of(links, index))
 }
 
-/// The sysctls alone, which nobody announces: cheap enough to ask for every second.
+/// The sysctls alone, which nobody announces: cheap enough to ask for every second. `set`: as of [`observe`].
 ///
 /// # Errors
 /// [`HostError::File`].
-pub fn observe_sysctls(spec: &HostSpec) -> Result<Observed, HostError> {
-    let mut seen = Observed { ipv6: sysctl::has_ipv6(), ..Observed::default() };
+pub fn observe_sysctls(spec: &HostSpec, set: BTreeMap<Key, String>) -> Result<Observed, HostError> {
+    let mut seen = Observed { ipv6: sysctl::has_ipv6(), set, ..Observed::default() };
     read_sysctls(spec, &mut seen)?;
     Ok(seen)
 }
 
 fn read_sysctls(spec: &HostSpec, seen: &mut Observed) -> Result<(), HostError> {
-    for key in keys(spec, &seen.ra_default_routes) {
+    for key in keys(spec, &seen.ra_default_routes, &seen.set) {
         if let Some(value) = key.read()? {
             seen.sysctls.insert(key, value);
         }
@@ -99,9 +106,9 @@ fn read_sysctls(spec: &HostSpec, seen: &mut Observed) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The sysctls among the keys, and those whose writing changes them along.
-pub fn switches(spec: &HostSpec) -> Vec<Key> {
-    let mut keys = keys(spec, &[]);
+/// The sysctls among the keys, and those whose writing changes them along. `set`: as of [`observe`].
+pub fn switches(spec: &HostSpec, set: &BTreeMap<Key, String>) -> Vec<Key> {
+    let mut keys = keys(spec, &[], set);
     let aliases: Vec<Key> = keys.iter().filter_map(Key::alias).collect();
     keys.extend(aliases);
     keys.push(Key::of_device(6, "all", "disable_ipv6"));
@@ -110,10 +117,11 @@ pub fn switches(spec: &HostSpec) -> Vec<Key> {
 }
 
 /// Keys that [`super::plan::plan`] looks at.
-fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
+fn keys(spec: &HostSpec, ra: &[String], set: &BTreeMap<Key, String>) -> Vec<Key> {
     let mut keys = vec![
         Key::new("net/ipv4/ip_forward"),
         Key::new("net/ipv6/conf/all/forwarding"),
+        Key::new("net/ipv4/tcp_fwmark_accept"),
         Key::of_device(4, "all", "src_valid_mark"),
         Key::of_device(4, "all", "rp_filter"),
         Key::of_device(6, "default", "disable_ipv6"),
@@ -128,5 +136,6 @@ fn keys(spec: &HostSpec, ra: &[String]) -> Vec<Key> {
     keys.extend(spec.steered.iter().flat_map(|device| Key::of_merging(device)));
     keys.extend(spec.tuns().map(|device| Key::of_device(6, device, "disable_ipv6")));
     keys.extend(ra.iter().map(|device| Key::of_device(6, device, "accept_ra")));
+    keys.extend(set.keys().filter(|key| key.is_accept_ra()).cloned());
     keys
 }

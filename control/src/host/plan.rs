@@ -366,20 +366,19 @@ fn stale_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
 fn warnings(spec: &HostSpec, seen: &Observed) -> Vec<String> {
     let mut warnings = Vec::new();
     let value = |key: Key| seen.sysctls.get(&key).map(String::as_str);
-    if value(Key::new("net/ipv6/conf/all/forwarding")) == Some("0") {
-        for device in &seen.ra_default_routes {
-            if value(Key::of_device(6, device, "accept_ra")) != Some("2") {
-                warnings.push(format!(
-                    "IPv6 forwarding makes the kernel forget the default route that {device} learned from router \
-                     advertisements, and ignore further ones: to keep it, run `sysctl -w net.ipv6.conf.{device}.accept_ra=2` first"
-                ));
-            }
-        }
-    }
     if value(Key::of_device(4, "all", "src_valid_mark")) == Some("1") {
         warnings.push(
             "net.ipv4.conf.all.src_valid_mark is 1 (wg-quick sets it) and cannot stay so: with strict rp_filter, WireGuard \
              interfaces that route by mark may then drop answers"
+                .to_owned(),
+        );
+    }
+    let accepts_marks = value(Key::new("net/ipv4/tcp_fwmark_accept")).is_some_and(|v| v != "0");
+    if accepts_marks && !spec.intercepts.is_empty() {
+        warnings.push(
+            "net.ipv4.tcp_fwmark_accept is on: connections of both families take over the mark by which weir hands them to \
+             its relay, and their SYN-ACKs come back to this host: nothing that is relayed is answered; run `sysctl -w \
+             net.ipv4.tcp_fwmark_accept=0`"
                 .to_owned(),
         );
     }
@@ -399,3 +398,6 @@ fn warnings(spec: &HostSpec, seen: &Observed) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,9 +15,12 @@ pub const VLAN_OFFLOADS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse
 /// The offloads by which a device merges segments before anybody sees them. Large packets are not for the XDP program, so XDP in the
 /// kernel's stack (net/core/dev.c, dev_xdp_install) and some drivers switch these off when it comes, and nobody on again.
 pub const MERGING_OFFLOADS: [MergingOffload; 2] = [
-    MergingOffload { name: "rx-lro", words: "large receive offload" },
+    MergingOffload { name: LRO, words: "large receive offload" },
     MergingOffload { name: "rx-gro-hw", words: "GRO in hardware" },
 ];
+
+/// The one that the kernel switches off on every device of a host that forwards.
+const LRO: &str = "rx-lro";
 
 /// One of [`MERGING_OFFLOADS`].
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +108,11 @@ impl Key {
         (!matches!(device, "all" | "default")).then_some(device)
     }
 
+    /// Whether it says which advertisements of routers are taken.
+    pub(super) fn is_accept_ra(&self) -> bool {
+        self.switch() == "ipv6/accept_ra"
+    }
+
     /// Its file.
     pub(super) fn path(&self) -> PathBuf {
         Path::new(FOLDER).join(&self.0)
@@ -157,17 +165,28 @@ impl Key {
     ///
     /// devinet.c, inet_forward_change: forwarding of every device, and accept_redirects of `all` to the opposite.
     /// addrconf.c, addrconf_fixup_forwarding: forwarding of every device.
+    /// Both, and devinet_sysctl_forward of one device: large receive offload, which goes off with forwarding on, and is not
+    /// switched on again (net/core/dev.c, dev_disable_lro).
+    ///
+    /// # Errors
+    /// [`HostError::File`].
     pub fn side_effects(&self) -> Result<BTreeMap<Key, String>, HostError> {
         let mut keys = Vec::new();
         match self.0.as_str() {
             "net/ipv4/ip_forward" => {
                 keys.push(Self::of_device(4, "all", "accept_redirects"));
-                keys.extend(devices(4)?.iter().map(|d| Self::of_device(4, d, "forwarding")));
+                let devices = devices(4)?;
+                keys.extend(devices.iter().map(|d| Self::of_device(4, d, "forwarding")));
+                keys.extend(devices.iter().map(|d| Self::of_offload(d, LRO)));
             }
             "net/ipv6/conf/all/forwarding" => {
-                keys.extend(
-                    devices(6)?.iter().filter(|d| *d != "all").map(|d| Self::of_device(6, d, "forwarding")),
-                );
+                let mut devices = devices(6)?;
+                devices.retain(|d| d != "all");
+                keys.extend(devices.iter().map(|d| Self::of_device(6, d, "forwarding")));
+                keys.extend(devices.iter().map(|d| Self::of_offload(d, LRO)));
+            }
+            _ if self.switch() == "ipv4/forwarding" => {
+                keys.extend(self.device().map(|device| Self::of_offload(device, LRO)));
             }
             _ => {}
         }
@@ -177,6 +196,7 @@ impl Key {
                 values.insert(key, value);
             }
         }
+        values.retain(|key, value| !key.is_offload() || value.as_str() == "on");
         Ok(values)
     }
 }

@@ -219,6 +219,14 @@ fn sysctls_in_the_way_are_found_for_both_families() {
         note("sysctl -qw net.ipv4.conf.lan0.rp_filter=1", "rp-filter", "net.ipv4.conf.lan0"),
         note("sysctl -qw net.ipv4.conf.all.rp_filter=1", "rp-filter", "net.ipv4.conf.wan0"),
         bad(ra, "accept-ra", "net.ipv6.conf.wan0.accept_ra"),
+        note(
+            "sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv6.conf.wan0.accept_ra=1",
+            "accept-ra",
+            "net.ipv6.conf.wan0.accept_ra",
+        ),
+        bad("sysctl -qw net.ipv4.tcp_fwmark_accept=1", "tcp-fwmark-accept", "net.ipv4.tcp_fwmark_accept"),
+        note("sysctl -qw net.ipv4.fwmark_reflect=1", "fwmark-reflect", "net.ipv4.fwmark_reflect"),
+        note("sysctl -qw net.ipv6.fwmark_reflect=1", "fwmark-reflect", "net.ipv6.fwmark_reflect"),
         note("sysctl -qw net.ipv6.conf.lan0.disable_ipv6=1", "ipv6", "net.ipv6.conf.lan0"),
     ]);
 }

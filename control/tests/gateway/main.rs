@@ -6,6 +6,7 @@ mod weir;
 mod world;
 
 mod admin;
+mod advertised;
 mod after_reload;
 mod answer;
 mod changes;

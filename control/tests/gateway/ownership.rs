@@ -29,7 +29,7 @@ const DUMPS: [&str; 13] = [
 ];
 
 /// Everything, a line for each fact.
-fn dump(world: &World<'_>) -> String {
+pub fn dump(world: &World<'_>) -> String {
     let mut text = String::new();
     for line in DUMPS {
         let output = world.sh(&world.lab.gateway, line);
@@ -57,13 +57,13 @@ fn without(text: &str, key: &str) -> String {
 }
 
 #[track_caller]
-fn assert_same(what: &str, before: &str, after: &str) {
+pub fn assert_same(what: &str, before: &str, after: &str) {
     let difference = differences(before, after);
     assert!(difference.is_empty(), "{what}: left behind (+) or lost (-):\n{difference}");
 }
 
 /// Traffic on every road, so that what it creates is there too.
-fn traffic(world: &World<'_>) {
+pub fn traffic(world: &World<'_>) {
     Family::BOTH.into_iter().for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 10_000));
 }
 

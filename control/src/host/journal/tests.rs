@@ -74,3 +74,18 @@ fn key_changed_again_keeps_its_first_old_value_and_learns_of_new_devices() {
     let known = &journal.entries[0];
     assert_eq!((known.old.as_str(), known.new.as_str(), known.also.len()), ("0", "2", 2));
 }
+
+#[test]
+fn offloads_that_go_off_with_forwarding_are_restored_by_themselves_and_after_it() {
+    let lro = Key::of_offload("lan", "rx-lro");
+    let mut entry = entry("rp_filter");
+    entry.also.push(SideEffect { key: lro.clone(), old: "on".into(), new: None });
+    let mut journal = Journal::default();
+    journal.remember(entry.clone());
+    // Once more, as when the kernel has switched it off by now.
+    entry.also.pop();
+    journal.remember(entry.clone());
+    let own = Entry { key: lro, old: "on".into(), new: "off".into(), also: Vec::new() };
+    assert_eq!(journal.entries, [own, entry]);
+    assert!(journal.has(Key::is_merging));
+}

@@ -7,6 +7,8 @@
 //! | missing | it is not, and nobody is known to want that |
 //! | conflicting | it is not, since somebody changed what weir had set, or a file of sysctl.d says otherwise |
 
+use std::collections::BTreeSet;
+
 use super::{Action, Status, Step};
 use crate::host::HostSpec;
 use crate::host::observe::Observed;
@@ -37,6 +39,10 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         }
     }
     if seen.ipv6 {
+        for key in accept_ra(seen) {
+            let kept = value(&key) == Some("2");
+            want(key, "2", kept);
+        }
         let key = Key::new("net/ipv6/conf/all/forwarding");
         let on = value(&key).is_some_and(|v| v != "0");
         want(key, "1", on);
@@ -65,13 +71,8 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         }
     }
     // What is not in the frame the XDP program cannot see, and would take for what has no tag; and merged segments are no frame.
-    let tags = spec.trunks.iter().flat_map(|device| VLAN_OFFLOADS.map(|name| (device, name)));
-    let merging = spec.steered.iter().flat_map(|device| MERGING_OFFLOADS.map(|of| (device, of.name)));
-    for (device, name) in tags.chain(merging) {
-        let key = Key::of_offload(device, name);
-        if value(&key) == Some("on") {
-            want(key, "off", false);
-        }
+    for key in offloads(spec).filter(|key| value(key) == Some("on")) {
+        want(key, "off", false);
     }
     // What weir sends from the gateway's own address comes out of this device when the kernel has to find the next hop.
     for device in spec.punt_tun.iter().filter(|_| spec.gateway_source) {
@@ -80,6 +81,27 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
         want(key, "1", on);
     }
     steps
+}
+
+/// Switches of devices whose IPv6 default route came by a router's advertisements, and would go when forwarding is switched on: the
+/// kernel then deletes such routes and takes no further advertisements, but where accept_ra is 2 already (net/ipv6/route.c,
+/// __rt6_purge_dflt_routers; include/net/ipv6.h, ipv6_accept_ra). Where it is 0 the kernel has taken none: the route is another
+/// program's, and stays. What weir has set is wanted for as long as nobody wants no advertisements at all.
+fn accept_ra(seen: &Observed) -> BTreeSet<Key> {
+    let value = |key: &Key| seen.sysctls.get(key).map(String::as_str);
+    let off = value(&Key::new("net/ipv6/conf/all/forwarding")) == Some("0");
+    let learned = seen.ra_default_routes.iter().map(|device| Key::of_device(6, device, "accept_ra"));
+    let in_danger = learned.filter(|key| off && value(key) == Some("1"));
+    let set = seen.set.keys().filter(|key| key.is_accept_ra() && matches!(value(key), Some("1" | "2")));
+    in_danger.chain(set.cloned()).collect()
+}
+
+/// Offloads that must be off, in the order in which they are switched.
+fn offloads(spec: &HostSpec) -> impl Iterator<Item = Key> {
+    let tags = spec.trunks.iter().flat_map(|device| VLAN_OFFLOADS.map(|name| Key::of_offload(device, name)));
+    let merging =
+        spec.steered.iter().flat_map(|device| MERGING_OFFLOADS.map(|of| Key::of_offload(device, of.name)));
+    tags.chain(merging)
 }
 
 /// How a sysctl stands that should be `wanted`, and what to know.
