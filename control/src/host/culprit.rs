@@ -1,9 +1,9 @@
 //! Who removed what is weir's: as far as the kernel tells, and /proc still knows.
 //!
 //! rtnetlink's notifications carry the port id of the netlink socket whose request they are about; for most programs that
-//! is the process id, and /proc/net/netlink knows the rest. nft's carry process id and name; who wrote a sysctl fanotify tells (see
-//! [`super::writers`]). Nobody tells who detached a BPF link. A program like `ip` is gone within a millisecond: what started it is
-//! looked up at once.
+//! is the process id that it has in its own PID namespace (af_netlink.c, netlink_autobind), and /proc/net/netlink knows the rest.
+//! nft's carry process id and name; who wrote a sysctl fanotify tells (see [`super::writers`]). Nobody tells who detached a BPF link.
+//! A program like `ip` is gone within a millisecond: what started it is looked up at once.
 
 use std::fmt;
 use std::fs;
@@ -15,6 +15,7 @@ use super::plan::Kind;
 /// A process that removed something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Culprit {
+    /// 0: one that this PID namespace has no number for.
     pub pid: u32,
     /// None when it had ended before anybody could look.
     pub name: Option<String>,
@@ -30,17 +31,29 @@ pub struct Removal {
 }
 
 impl Culprit {
-    /// The process behind a netlink port id. None for the kernel itself.
+    /// A process that /proc does not show.
+    const UNSEEN: Self = Self { pid: 0, name: None, parent: None };
+
+    /// The process behind a netlink port id. None for the kernel itself. Once the socket is closed nothing tells a process of another
+    /// PID namespace from one of this that has the same number.
     pub fn of_port(port: u32) -> Option<Self> {
         if port == 0 {
             return None;
         }
-        if name_of(port).is_some() {
-            return Some(Self::of(port, None));
+        // It may end at any moment: its name is read before it is looked whether it is the one.
+        let (likely, may_be) = (Self::of(port, None), may_have_asked(port));
+        let Some(inode) = netlink_inode(port) else {
+            return Some(if may_be { likely } else { Self::UNSEEN });
+        };
+        if holds(port, inode) {
+            return Some(likely);
         }
         // A second socket of a process has a number that says nothing.
-        let pid = netlink_inode(port).and_then(owner_of_socket).unwrap_or(port);
-        Some(Self::of(pid, None))
+        if let Some(owner) = owner_of_socket(inode) {
+            return Some(Self::of(owner, None));
+        }
+        let has_closed = netlink_inode(port) != Some(inode);
+        Some(if has_closed && may_be { likely } else { Self::UNSEEN })
     }
 
     /// A process; `name` as the kernel told it, for one that may have ended.
@@ -63,6 +76,7 @@ impl fmt::Display for Culprit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some(name) => write!(f, "{name} (process {})", self.pid)?,
+            None if self.pid == 0 => write!(f, "a process of another PID namespace")?,
             None => write!(f, "process {}, which has ended", self.pid)?,
         }
         match &self.parent {
@@ -97,9 +111,25 @@ fn is_interpreter(program: &str) -> bool {
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
+    stat_of(pid, 1)
+}
+
+/// A number of /proc/PID/stat, counted from the state on, which is 0.
+fn stat_of(pid: u32, place: usize) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // State and parent follow the name, which is in parentheses and may hold any.
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    // They follow the name, which is in parentheses and may hold any.
+    stat.rsplit_once(") ")?.1.split(' ').nth(place)?.parse().ok()
+}
+
+/// Whether a process can have a socket whose port id is the number that it has here: none of the kernel's own, and none that has
+/// another number in a PID namespace of its own. One that has ended can.
+fn may_have_asked(pid: u32) -> bool {
+    // linux/sched.h.
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/pid")).ok();
+    let is_elsewhere =
+        namespace("self").zip(namespace(&pid.to_string())).is_some_and(|(own, its)| own != its);
+    !is_elsewhere && stat_of(pid, 6).is_none_or(|flags| flags & PF_KTHREAD == 0)
 }
 
 /// The inode of the rtnetlink socket with a port id, in the calling thread's network namespace.
@@ -114,17 +144,17 @@ fn netlink_inode(port: u32) -> Option<u64> {
 }
 
 fn owner_of_socket(inode: u64) -> Option<u32> {
+    let names = fs::read_dir("/proc").ok()?.flatten().map(|process| process.file_name());
+    let mut processes = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
+    processes.find(|pid| holds(*pid, inode))
+}
+
+/// Whether a process has a socket.
+fn holds(pid: u32, inode: u64) -> bool {
     let wanted = format!("socket:[{inode}]");
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
-        for file in files.flatten() {
-            if fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str()) {
-                return Some(pid);
-            }
-        }
-    }
-    None
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    targets.any(|target| target.as_os_str() == wanted.as_str())
 }
 
 #[cfg(test)]
@@ -175,5 +205,35 @@ mod tests {
             assert_eq!(culprit.pid, std::process::id(), "port {}", address.port_number());
         }
         assert_eq!(Culprit::of_port(0), None, "the kernel itself");
+    }
+
+    #[test]
+    fn process_whose_number_is_the_port_of_anothers_socket_is_not_taken_for_that_one() {
+        use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+        let mut bystander = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
+        socket.bind(&SocketAddr::new(bystander.id(), 0)).unwrap();
+        let culprit = Culprit::of_port(bystander.id()).unwrap();
+        bystander.kill().and_then(|()| bystander.wait()).unwrap();
+        assert_eq!(culprit.pid, std::process::id());
+    }
+
+    #[test]
+    fn process_that_has_another_number_in_its_own_namespace_is_not_named_for_the_one_that_it_has_here() {
+        let mut outer =
+            std::process::Command::new("unshare").args(["--pid", "--fork", "sleep", "30"]).spawn().unwrap();
+        let inner = loop {
+            assert_eq!(outer.try_wait().unwrap(), None, "unshare has failed");
+            let names = fs::read_dir("/proc").unwrap().flatten().map(|process| process.file_name());
+            let mut pids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
+            if let Some(inner) = pids.find(|pid| parent_of(*pid) == Some(outer.id())) {
+                break inner;
+            }
+        };
+        let culprit = Culprit::of_port(inner).unwrap();
+        std::process::Command::new("sh").args(["-c", &format!("kill -9 {inner}")]).status().unwrap();
+        outer.wait().unwrap();
+        assert_eq!(culprit, Culprit::UNSEEN);
+        assert_eq!(culprit.to_string(), "a process of another PID namespace");
     }
 }

@@ -56,19 +56,25 @@ impl Parts {
 
     /// The kernel's side for the VLANs that there are.
     pub(super) async fn follow_vlans(&mut self, host: &Host) {
+        if !self.name_vlans() {
+            return;
+        }
+        // Should it fail, it is missing, and the next round of repairs tries again.
+        match host.apply_chosen(&self.spec, &mut |_| Ok(true)).await {
+            Ok(_) => self.repair.all_was_applied(),
+            Err(error) => tracing::error!(%error, "the kernel's side does not know all VLANs"),
+        }
+    }
+
+    /// Has the VLANs that there are, and no others, in what the kernel's side is to be; whether they were others before.
+    pub(super) fn name_vlans(&mut self) -> bool {
         let wanted = self.spec_of(&self.config);
         let mut spec = HostSpec { vlans: wanted.vlans, trunks: wanted.trunks, ..self.spec.clone() };
         for (intercept, wanted) in spec.intercepts.iter_mut().zip(wanted.intercepts) {
             intercept.from = wanted.from;
         }
-        if spec == self.spec {
-            return;
-        }
-        // Should it fail, it is missing, and the next round of repairs tries again.
+        let are_others = spec != self.spec;
         self.spec = spec;
-        match host.apply_chosen(&self.spec, &mut |_| Ok(true)).await {
-            Ok(_) => self.repair.all_was_applied(),
-            Err(error) => tracing::error!(%error, "the kernel's side does not know all VLANs"),
-        }
+        are_others
     }
 }

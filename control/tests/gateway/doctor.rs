@@ -122,7 +122,8 @@ fn assert_all(faults: &[Fault]) {
 fn show_fit_machine(world: &World<'_>) {
     let lines = "set -e
         sed 's/^HugePages_Free:.*/HugePages_Free: 64/; s/^Hugepagesize:.*/Hugepagesize: 2048 kB/' /proc/meminfo > /run/meminfo
-        mount --bind /run/meminfo /proc/meminfo
+        mount --bind /run/meminfo /proc/meminfo; echo 64 > /run/free
+        mount --bind /run/free /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
         mkdir -p /run/work-cpu
         for core in /sys/devices/system/cpu/cpu[0-9]*; do
             mkdir -p /run/cpu/${core##*/}/cpufreq; echo performance > /run/cpu/${core##*/}/cpufreq/scaling_governor

@@ -18,7 +18,7 @@ const PORTS: [&str; 2] = ["lan0", "wan0"];
 const PROGRAMS: &str = "test $(ip -d link show | grep -c 'prog/xdp id') = 2";
 
 /// What somebody does, what it is counted as, and what must be true again.
-const REMOVALS: [(&str, &str, &str); 20] = [
+const REMOVALS: [(&str, &str, &str); 21] = [
     ("ip rule del priority 1077", "rule", "ip rule | grep -q '^1077:.*0x77/0xff lookup 177 proto 119'"),
     ("ip -6 rule del priority 1077", "rule", "ip -6 rule | grep -q '^1077:.*0x77/0xff lookup 177 proto 119'"),
     ("ip rule flush && ip rule add priority 32766 lookup main", "rule", "ip rule | grep -q ^1077:"),
@@ -81,6 +81,8 @@ const REMOVALS: [(&str, &str, &str); 20] = [
         "sysctl",
         "test $(cat /proc/sys/net/ipv6/conf/weir-punt/disable_ipv6) = 0",
     ),
+    // In one step: between two, weir would put back what the first has done.
+    ("ip link set weir-relay down name x", "tun", "ip addr show up | grep '8/32.*relay' && ! ip link show x"),
 ];
 
 #[test]

@@ -383,7 +383,7 @@ fn ethtool(device: &str, data: &mut [u32]) -> io::Result<()> {
     unsafe { call(control_socket()?, libc::SIOCETHTOOL as libc::c_ulong, &mut request) }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

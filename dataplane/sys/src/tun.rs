@@ -54,14 +54,34 @@ impl Tun {
     }
 
     /// Makes the device again after somebody has deleted it (`ip link del`): the descriptor stays the same, so whoever
-    /// writes to it need not know. It is down, and has MTU 1500 and another index.
+    /// writes to it need not know. It is down, and has MTU 1500 and another index. A device that somebody has renamed gets its
+    /// name back; it may be down then.
     ///
     /// # Errors
-    /// EEXIST: the device is still there. EBUSY: another has its name. EPERM without CAP_NET_ADMIN.
+    /// EEXIST: the device is still there, or was renamed and another has its name. EBUSY: it was deleted and another has its
+    /// name. EPERM without CAP_NET_ADMIN.
     pub fn restore(&self) -> io::Result<()> {
+        let is_it = |name: &String| ethtool::index_of(name).is_ok_and(|index| index == self.index());
+        if let Some(other) = self.present_name()?.filter(|name| *name != self.name).filter(is_it) {
+            return rename(&other, &self.name);
+        }
         make(&self.file, &self.name)?;
         self.index.store(ethtool::index_of(&self.name)?, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What the descriptor's device is called now, in whatever network namespace it is. None: it has been deleted.
+    fn present_name(&self) -> io::Result<Option<String>> {
+        let mut request = request(&self.name)?;
+        // SAFETY: TUNGETIFF fills in an ifreq with a name and flags, and follows no pointer.
+        match unsafe { call(&self.file, libc::TUNGETIFF as libc::c_ulong, &mut request) } {
+            Ok(()) => {
+                let name: Vec<u8> = request.ifr_name.iter().flat_map(|octet| octet.to_ne_bytes()).collect();
+                Ok(Some(ethtool::text(&name)))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the device is there, and is the one that this made.
@@ -152,6 +172,24 @@ fn make(fd: &impl AsFd, name: &str) -> io::Result<()> {
     unsafe { call(fd, libc::TUNSETIFF as libc::c_ulong, &mut request) }
 }
 
+/// Gives a device another name. Kernels before 6.2 refuse that (EBUSY) while it is up: it is down afterwards there.
+fn rename(from: &str, to: &str) -> io::Result<()> {
+    let wanted = request(to)?.ifr_name;
+    let once = || {
+        let mut request = request(from)?;
+        request.ifr_ifru.ifru_newname = wanted;
+        // SAFETY: SIOCSIFNAME takes an ifreq with two names, and follows no pointer.
+        unsafe { call(control_socket()?, libc::SIOCSIFNAME as libc::c_ulong, &mut request) }
+    };
+    match once() {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            ethtool::set_up(from, false)?;
+            once()
+        }
+        result => result,
+    }
+}
+
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -205,6 +243,33 @@ mod tests {
             tun.set_up(true).unwrap();
             assert_eq!(ethtool::mtu_of("weir-punt").unwrap(), 65_535);
             assert!(tun.write(&[0x45; 20]).is_ok());
+        });
+    }
+
+    #[test]
+    fn tun_renamed_by_somebody_has_its_name_again_and_is_the_same_device() {
+        let ip = |words: &str| {
+            let done = std::process::Command::new("ip").args(words.split(' ')).status();
+            assert!(done.unwrap().success(), "ip {words}");
+        };
+        in_namespace(|| {
+            let tun = Tun::create("weir-punt").unwrap();
+            let index = tun.index();
+            for state in ["down", "up"] {
+                // Before Linux 6.2 only a device that is down can be renamed.
+                tun.set_up(false).unwrap();
+                ip("link set weir-punt name elsewhere");
+                ip(&format!("link set elsewhere {state}"));
+                assert!(!tun.exists(), "{state}");
+                let other = Tun::create("weir-punt").unwrap();
+                assert_eq!(tun.restore().unwrap_err().raw_os_error(), Some(libc::EEXIST), "{state}");
+                drop(other);
+                tun.restore().unwrap();
+                assert!(tun.exists() && tun.index() == index, "{state}");
+                assert_eq!(ethtool::index_of("elsewhere").unwrap_err().raw_os_error(), Some(libc::ENODEV));
+                tun.set_up(true).unwrap();
+                assert!(tun.write(&[0x45; 20]).is_ok(), "{state}");
+            }
         });
     }
 

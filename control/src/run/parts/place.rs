@@ -87,6 +87,8 @@ impl Parts {
         // What serves already comes first: the other process's sign of life is none any more, and connections pass by.
         let claim = |relay: &RelayHandle| relay.claim().map_err(Failure::refused);
         let claimed = self.state.relay.ask().as_ref().map_or(Ok(()), claim);
+        // Those that came or went while the other process had the host are not in it yet, and what is gone cannot be applied to.
+        self.name_vlans();
         let applied = host.apply(&self.spec).await.map_err(Failure::refused);
         let road = self.resume_road(host, paths).await;
         // Of the signs of life as they are now.

@@ -26,6 +26,8 @@ fn show_poor_machine(world: &World<'_>) {
         cover() { mount --bind "/run/$1" "$2"; }
         mkdir -p /run/core /run/boot; echo 0 > /run/core/bpf_jit_enable; cover core /proc/sys/net/core
         sed 's/^HugePages_Free:.*/HugePages_Free: 0/; s/^Hugepagesize:.*/Hugepagesize: 2048 kB/' /proc/meminfo > /run/meminfo
+        echo 0 > /run/free; cover free /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
+        cover pages /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
         cover meminfo /proc/meminfo; echo 3 > /run/pages; cover pages /proc/sys/vm/nr_hugepages
         echo 950 > /run/count; cover count /proc/sys/net/netfilter/nf_conntrack_count
         echo 1000 > /run/most; cover most /proc/sys/net/netfilter/nf_conntrack_max
@@ -64,13 +66,8 @@ fn machine_that_lacks_what_weir_needs_is_found_and_mended() {
         for id in ["bpf-jit", "hugepages", "conntrack-table"] {
             world.sh(&world.lab.gateway, noted(&report, id)[0]["mend"].as_str().expect("a command"));
         }
-        let pages = "pages=$(cat /run/pages); [ $pages -gt 3 ]; sed -i \"s/^HugePages_Free:.*/HugePages_Free: $((pages - 3))/\" /run/meminfo.new";
-        world.sh(
-            &world.lab.gateway,
-            &format!(
-                "set -e; cp /run/meminfo /run/meminfo.new; {pages}; cat /run/meminfo.new > /run/meminfo"
-            ),
-        );
+        let pages = "set -e; pages=$(cat /run/pages); [ $pages -gt 3 ]; echo $((pages - 3)) > /run/free";
+        world.sh(&world.lab.gateway, pages);
         let (report, healthy) = examine(world);
         for id in ["kernel-options", "bpf-jit", "hugepages", "conntrack-table", "tools"] {
             assert!(noted(&report, id).is_empty(), "{id}: {report:#}");
