@@ -26,9 +26,9 @@ fn show_poor_machine(world: &World<'_>) {
         cover() { mount --bind "/run/$1" "$2"; }
         mkdir -p /run/core /run/boot; echo 0 > /run/core/bpf_jit_enable; cover core /proc/sys/net/core
         sed 's/^HugePages_Free:.*/HugePages_Free: 0/; s/^Hugepagesize:.*/Hugepagesize: 2048 kB/' /proc/meminfo > /run/meminfo
-        echo 0 > /run/free; cover free /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
+        echo 3 > /run/pages; echo 0 > /run/free; cover free /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages
         cover pages /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
-        cover meminfo /proc/meminfo; echo 3 > /run/pages; cover pages /proc/sys/vm/nr_hugepages
+        cover meminfo /proc/meminfo; cover pages /proc/sys/vm/nr_hugepages
         echo 950 > /run/count; cover count /proc/sys/net/netfilter/nf_conntrack_count
         echo 1000 > /run/most; cover most /proc/sys/net/netfilter/nf_conntrack_max
         options=/boot/config-$(uname -r); [ -e /proc/config.gz ] && options=/proc/config.gz
