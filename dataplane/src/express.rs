@@ -12,6 +12,7 @@ mod ways;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -19,10 +20,11 @@ use weir_core::express::{Adopted, Carried, ExpressOp, Names, Passed, WayOut};
 use weir_core::flow::key::{FlowKey, Tuple};
 use weir_core::frame::Frame;
 use weir_core::ids::{Nanos, PortId};
-use weir_core::pipeline::{Output, Pipeline};
+use weir_core::pipeline::{Elsewhere, Output, Pipeline};
 use weir_core::stage::timers;
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
+use weir_core::wire::addr::Endpoint;
 use weir_sys::clock;
 use weir_sys::steering::{
     Ends, ExpressBatch, ExpressEntry, ExpressFlow, ExpressNote, Seen, Splice, SteeringError, Sweep,
@@ -254,6 +256,23 @@ pub struct Legacy {
     pub flows: Vec<Adopted>,
     /// Where the rules stand that decided them, for [`Policy::remembering`](weir_core::policy::Policy::remembering).
     pub rules: Vec<String>,
+}
+
+/// What the programs of other weirs' lanes still carry, and pass by the workers.
+pub fn carried_elsewhere(ways: Arc<Ways>) -> Elsewhere {
+    let at = |end: Endpoint| SocketAddr::new(end.addr.ip(), end.port);
+    Elsewhere::new(move |tuple| ways.former().holds((at(tuple.src), at(tuple.dst))))
+}
+
+/// Says what the workers had no room for.
+pub fn tell_of_strays(ways: Option<&Ways>) {
+    let connections = ways.map_or(0, |ways| ways.strays().count());
+    if connections > 0 {
+        tracing::warn!(
+            connections,
+            "express lane: for these there is no room, or no way to the client: they go on there without being listed"
+        );
+    }
 }
 
 /// Connections that the program carries since a process before this one let them in. Those that are over, or of which there is only

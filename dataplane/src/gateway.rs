@@ -28,7 +28,7 @@ use weir_sys::{affinity, clock};
 
 use crate::driver::Driver as _;
 use crate::driver::afxdp::{AfXdp, XskFrame};
-use crate::express::{Feeder, Ways, share_out};
+use crate::express::{Feeder, Ways, carried_elsewhere, share_out, tell_of_strays};
 use crate::flood::{self, Flood};
 use crate::handoff::Handoff;
 use crate::heartbeat::{Heartbeat, Stalls};
@@ -227,7 +227,7 @@ impl Dataplane {
             failures: spec.failures.clone(),
         };
         plane.start_workers(&make, drivers.into_iter().zip(waiters).collect(), pool, publisher)?;
-        tell_of_strays(spec);
+        tell_of_strays(spec.express.as_deref());
         plane.start_flood(spec, steering.cookies(), Cookies::new(make.secret), cookies_until)?;
         plane.start_heartbeat(spec.heartbeat)?;
         Ok(plane)
@@ -533,17 +533,6 @@ impl Drop for Dataplane {
     }
 }
 
-/// Says what the workers had no room for.
-fn tell_of_strays(spec: &Spec) {
-    let connections = spec.express.as_ref().map_or(0, |ways| ways.strays().count());
-    if connections > 0 {
-        tracing::warn!(
-            connections,
-            "express lane: for these there is no room, or no way to the client: they go on there without being listed"
-        );
-    }
-}
-
 /// What all workers are made from.
 struct Make<'a> {
     spec: &'a Spec,
@@ -569,6 +558,9 @@ impl Make<'_> {
         let (policy, fib) = (self.first.policy.clone(), self.first.fib.clone());
         let mut pipeline = Pipeline::with_memory(&config, policy, fib, now, prefer_huge_pages);
         pipeline.share_sources(self.sources.clone());
+        if let Some(ways) = &self.spec.express {
+            pipeline.spare(carried_elsewhere(ways.clone()));
+        }
         pipeline
     }
 

@@ -45,8 +45,20 @@ fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
     let admin = ground.config.gateway.admin.display();
     let named = Instance::read(&ground.paths.instance);
     let here = named.filter(|of| of.admin == ground.config.gateway.admin);
-    if here.is_some_and(|of| i32::try_from(of.pid) == Ok(pid)) {
-        return hangs(pid, found);
+    let is_denied = || {
+        let asked = std::os::unix::net::UnixStream::connect(&ground.config.gateway.admin);
+        asked.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    match here.and_then(|of| i32::try_from(of.pid).ok()) {
+        Some(weir) if (pid == 0 || pid == weir) && is_denied() => {
+            return found.skip(
+                "gateway",
+                format!("process {weir}"),
+                "how the weir that runs is, only root may ask",
+            );
+        }
+        Some(weir) if pid == weir => return hangs(pid, found),
+        _ => {}
     }
     let who = if pid == 0 { "a process of another user".to_owned() } else { format!("process {pid}") };
     let finding = Finding::bad(

@@ -28,7 +28,7 @@ fn fallback(ground: &Ground<'_>, listeners: &[Listener], found: &mut Findings) {
             continue;
         }
         // Another user's: a gateway that runs has the port, and whose it is cannot be seen.
-        if weir.is_some() && owner.is_none() {
+        if (weir.is_some() || ground.holder.is_some()) && owner.is_none() {
             return found.skip("listen-port", subject, "whose listener it is, only root can see");
         }
         let (who, command) = match owner {

@@ -109,6 +109,9 @@ fn program(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
     let pinned = std::fs::read_dir(&ground.paths.pins).is_ok_and(|mut pins| pins.next().is_some());
     found.push(
         match (link.xdp, &ground.running) {
+            (Some(_), None) if ground.holder.is_some() => {
+                return found.skip("xdp-program", device, "another weir runs here, and this may be its program");
+            }
             (Some(id), None) if !pinned => Finding::bad(
                 "xdp-program",
                 device,

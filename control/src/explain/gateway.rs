@@ -8,6 +8,7 @@ use etherparse::PacketBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_core::policy::ServerState;
+use weir_core::view::FlowView;
 use weir_sys::steering::{Look, Maps, Packet, VlanTags};
 
 use super::Question;
@@ -163,7 +164,10 @@ pub fn answer(
         (client == from && others.contains(&to)) || (client == to && others.contains(&from))
     };
     let flows = state.flows();
-    let flow = flows.iter().rfind(|flow| is_of(flow.client, [flow.destination, flow.server]));
+    // A client's port may be that of one connection to an address, and of another that was sent there.
+    let goes = |flow: &&FlowView| is_of(flow.client, [flow.destination; 2]);
+    let sent = |flow: &&FlowView| is_of(flow.client, [flow.server; 2]);
+    let flow = flows.iter().rfind(goes).or_else(|| flows.iter().rfind(sent));
     let maps = state.steering.lock().ok().and_then(|steering| steering.as_ref().map(|s| s.maps()));
     let steered = index.zip(maps).map(|(ifindex, maps)| match maps {
         Ok(maps) => steer(&maps, &Packet { from, to, ifindex, tags }),
@@ -187,7 +191,7 @@ pub fn answer(
 /// The maps cannot be read.
 pub fn steer(maps: &Maps, packet: &Packet) -> Result<Steered, String> {
     let look = maps.look(packet).map_err(|error| error.to_string())?;
-    if look.former.is_some() {
+    if look.former.is_some_and(|former| !former.is_over) {
         let why = "of what another version of weir has left, its own program decides".to_owned();
         return Ok(Steered { look, syn: Err(why.clone()), segment: Err(why) });
     }

@@ -73,7 +73,9 @@ pub fn conclude(way: &Way) -> Road {
             server: flow.server.clone(),
         };
     }
-    if let Some(former) = way.steered.as_ref().and_then(|steered| steered.look.former) {
+    if let Some(former) =
+        way.steered.as_ref().and_then(|steered| steered.look.former).filter(|at| !at.is_over)
+    {
         let reason = "the connection lives there: in the express lane that another version of weir has left, whose program carries it on until \
                       it ends";
         return Road {

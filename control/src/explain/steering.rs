@@ -80,7 +80,12 @@ pub fn ask(
                 (true, None) => {
                     "no: no intercept of the gateway has a fast road, so the kernel's road takes all".into()
                 }
-                (false, _) => format!("no: no program of weir's is on {}", link.name),
+                (false, _) => {
+                    let other = link.xdp.map(|id| {
+                        format!("; XDP program {id}, which is there, is another's or has just gone")
+                    });
+                    format!("no: no program of weir's is on {}{}", link.name, other.unwrap_or_default())
+                }
             };
             steps.push(step(Source::Kernel, why));
             if gateway.is_running() {

@@ -146,7 +146,9 @@ fn worker_that_hangs_in_a_box_that_fails_closed_lets_nothing_through_until_it_go
         world.meet_neighbours();
         let frozen = world.weir.freeze(WORKER);
         until("its sign of life is old", || {
-            let _ = asks(world, Family::V4, ALLOWED, STALE);
+            for family in Family::BOTH {
+                let _ = asks(world, family, ALLOWED, STALE);
+            }
             world.weir.count("steering", "stale_drop") > 0
         });
         for family in Family::BOTH {

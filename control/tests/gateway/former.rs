@@ -5,11 +5,14 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use socket2::SockRef;
+use weir_control::demo::client;
 use weir_control::demo::stage::Family;
 use weir_control::host::Paths;
 
-use crate::config::{ALLOWED, Settings};
+use crate::config::{ALLOWED, DENIED, Settings};
 use crate::explain::explain;
 use crate::express::{always, assert_empty, into_the_lane, ready};
 use crate::idle::assert_idle;
@@ -17,7 +20,7 @@ use crate::replace::replace;
 use crate::send::{POOLED, sending, servers};
 use crate::survival::{count_resets, resets};
 use crate::weir::until;
-use crate::world::{Download, HTTP, World, exchange_intact, play};
+use crate::world::{Download, HTTP, World, exchange_intact, fetch, play};
 
 const KIB: u64 = 1 << 10;
 /// Octets of a download, and how many of them a second.
@@ -200,4 +203,51 @@ fn lane_of_another_version_of_which_something_is_missing_is_removed_and_that_is_
         assert!(world.weir.logged().contains("that of another version of weir is gone"));
         downloads.into_iter().for_each(Download::finish);
     });
+}
+
+/// Drops what would tell the other end of a socket that is gone.
+const MUTE: &str = "nft 'add table inet mute; add chain inet mute out { type filter hook output priority 0; }; \
+                    add rule inet mute out tcp flags & rst == rst drop'";
+
+/// The other version's program would carry it, and nobody look at what it asks for.
+#[test]
+fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connection_in_another_versions_lane() {
+    for handshake in ["through", "answer"] {
+        play(&Settings { handshake, ..always() }, |world| {
+            ready(world);
+            let streams = Family::BOTH.map(|family| {
+                let mut stream = world.connect(family, HTTP);
+                into_the_lane(world, &mut stream, ALLOWED);
+                stream
+            });
+            kill_as_another(world);
+            world.weir.start();
+            // Both ends forget them, and tell nobody.
+            let (client, server) = (&world.lab.client, &world.lab.server);
+            [client, server].iter().for_each(|end| drop(world.sh(end, MUTE)));
+            let ends = streams.map(|stream| {
+                let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+                world.sh(server, &format!("ss -K dst {} dport = :{} >/dev/null", ends.0.ip(), ends.0.port()));
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                ends
+            });
+            [client, server].iter().for_each(|end| drop(world.sh(end, "nft delete table inet mute")));
+            let before = world.weir.count("drops", "unexpected-syn");
+            std::thread::scope(|scope| {
+                for (from, to) in ends {
+                    scope.spawn(move || {
+                        let again = client::connect(client, from, to);
+                        let answered = again.and_then(|mut stream| fetch(&mut stream, DENIED, 100));
+                        assert!(answered.is_err(), "{handshake}: {from} was answered");
+                    });
+                }
+            });
+            assert!(world.weir.count("drops", "unexpected-syn") >= before + 2, "{handshake}");
+            // From another port it is a connection like any other.
+            for family in Family::BOTH {
+                assert!(fetch(&mut world.connect(family, HTTP), DENIED, 100).is_err());
+                exchange_intact(&mut world.connect(family, HTTP), ALLOWED, 100 * KIB);
+            }
+        });
+    }
 }

@@ -223,8 +223,8 @@ fn weir_that_is_told_to_end_while_it_is_replaced_takes_the_new_one_with_it_and_l
 fn replaced_weir_that_says_it_has_left_accepts_nothing_any_more() {
     for handshake in ["relay", "through"] {
         play(&Settings { handshake, ..Settings::default() }, |world| {
-            let mut stream = world.connect(Family::V4, HTTP);
-            fetch_intact(&mut stream, 1000);
+            let mut streams = Family::BOTH.map(|family| world.connect(family, HTTP));
+            streams.iter_mut().for_each(|stream| fetch_intact(stream, 1000));
             let mut next = Successor::take(world, r#"{"op":"replace"}"#);
             next.release();
             next.say("done");
@@ -235,7 +235,7 @@ fn replaced_weir_that_says_it_has_left_accepts_nothing_any_more() {
             assert_eq!(next.hear(), "left");
             // This test has let go of those that it was given.
             assert_eq!(listens(), "", "{handshake}");
-            drop((next, stream));
+            drop((next, streams));
             assert_eq!(world.weir.wait().code(), 0);
             assert_eq!(world.weir.clean().code(), 0);
         });

@@ -1,6 +1,7 @@
 //! Lists that change under a running gateway: connections that are open keep their verdict, new ones get the new one.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use weir_control::demo::stage::Family;
@@ -122,5 +123,56 @@ fn client_put_on_a_list_is_refused_on_both_families() {
             fetch_intact(&mut world.connect(family, HTTP), 1000);
         }
         assert_eq!(world.weir.status()["warnings"].as_array().map(Vec::len), Some(0));
+    });
+}
+
+#[test]
+fn server_put_on_a_list_is_refused_on_both_families_and_no_other_is() {
+    let rules = r#"{ to_file = "servers.txt", action = "reset" }"#;
+    for handshake in ["through", "answer", "relay"] {
+        prepare(&Settings { handshake, rules, ..Settings::default() }, |world| {
+            write(world, "servers.txt", "203.0.113.7\n2001:db8:7::/48\n");
+            world.weir.start();
+            world.meet_neighbours();
+            let downloads = Family::BOTH.map(|family| Download::start(world, family, 2_000_000, 500_000));
+            assert!(Family::BOTH.iter().all(|family| !is_reset(world, *family, ALLOWED)));
+            let servers: Vec<String> =
+                Family::BOTH.iter().map(|f| f.addresses().servers[0].to_string()).collect();
+            replace(world, "servers.txt", &servers.join("\n"));
+            for family in Family::BOTH {
+                until("the server is refused", || is_reset(world, family, ALLOWED));
+                let other = SocketAddr::new(family.addresses().servers[1], HTTP);
+                fetch_intact(&mut world.connect_to(family, other).expect("the other server"), 1000);
+            }
+            downloads.into_iter().for_each(Download::finish);
+        });
+    }
+}
+
+#[test]
+fn list_of_a_million_names_takes_the_place_of_another_and_traffic_goes_on() {
+    prepare(&settings("through"), |world| {
+        let names = |more: &str| {
+            (0..1_000_000).map(|n| format!("host-{n}.list.example\n")).collect::<String>() + more
+        };
+        write(world, "names.txt", &names(""));
+        write(world, "clients.txt", "192.0.2.0/24\n2001:db8::/32\n");
+        world.weir.start();
+        world.meet_neighbours();
+        let downloads = Family::BOTH.map(|family| Download::start(world, family, 6_000_000, 600_000));
+        for family in Family::BOTH {
+            assert!(
+                is_reset(world, family, "host-0.list.example")
+                    && is_reset(world, family, "host-999999.list.example")
+            );
+            assert!(!is_reset(world, family, "host-1000000.list.example") && !is_reset(world, family, LATE));
+        }
+        replace(world, "names.txt", &names(LATE));
+        for family in Family::BOTH {
+            until("the name is refused", || is_reset(world, family, LATE));
+            assert!(is_reset(world, family, "host-0.list.example") && !is_reset(world, family, ALLOWED));
+        }
+        assert_eq!(world.weir.status()["lists"][0]["entries"], 1_000_001);
+        downloads.into_iter().for_each(Download::finish);
     });
 }

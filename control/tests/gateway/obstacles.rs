@@ -27,7 +27,7 @@ fn replace_program(world: &World<'_>, device: &str) -> Steering {
     let mut steering = gateway.run(|| Steering::load(&Sizes::default())).expect("root");
     until("the other's program is on it", || {
         if let Some(link) = oldest_link_of(world, device) {
-            world.sh(gateway, &format!("bpftool link detach id {link}"));
+            world.sh(gateway, &format!("bpftool link detach id {link} 2>/dev/null || true"));
         }
         gateway.run(|| {
             let index = weir_sys::ethtool::index_of(device).expect("it is there");

@@ -8,7 +8,7 @@ use weir_control::demo::stage::Family;
 use weir_control::lab::differences;
 
 use crate::config::Settings;
-use crate::weir::until;
+use crate::weir::{Weir, until};
 use crate::world::{HTTP, World, fetch_intact, prepare};
 
 /// Whatever weir could leave something in. Ages, lifetimes and statistics are taken out.
@@ -188,6 +188,29 @@ fn second_weir_is_told_process_and_configuration_of_the_first() {
         traffic(world);
         assert_eq!(world.weir.status()["healthy"], true);
         world.sh(&world.lab.gateway, "rm /run/second.toml");
+    });
+}
+
+#[test]
+fn of_two_that_start_at_once_one_runs_and_the_other_is_refused() {
+    prepare(&Settings::default(), |world| {
+        for _ in 0..3 {
+            let mut other = Weir::new(world.lab, &Settings::default().to_string());
+            world.weir.spawn();
+            other.spawn();
+            until("one has given up", || world.weir.ended().is_some() || other.ended().is_some());
+            if world.weir.ended().is_some() {
+                std::mem::swap(&mut world.weir, &mut other);
+            }
+            let refused = other.wait();
+            assert_eq!(refused.code(), 3, "{refused:?}");
+            assert!(refused.errors.contains("another weir runs in this network namespace"), "{refused:?}");
+            let pid = world.weir.pid();
+            until("the other runs", || world.weir.status_if_any().is_some_and(|status| status["pid"] == pid));
+            traffic(world);
+            assert_eq!(world.weir.stop().code(), 0);
+            world.assert_as_before();
+        }
     });
 }
 

@@ -308,7 +308,7 @@ fn whoever_is_not_root_is_told_so_in_a_sentence_by_every_command() {
         // The tests' own folder need not be open to everybody.
         let open = "mount -o remount,exec /run && cp $0 /run/weir-binary && chmod 755 /run/weir-binary /run /run/weir";
         world.sh(&world.lab.gateway, &open.replace("$0", env!("CARGO_BIN_EXE_weir")));
-        let nobody = |what: &str| {
+        let nobody = |world: &World<'_>, what: &str| {
             let mut command = Command::new("setpriv");
             command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
             command.args(["--bounding-set=-all", "/run/weir-binary", what]);
@@ -321,20 +321,28 @@ fn whoever_is_not_root_is_told_so_in_a_sentence_by_every_command() {
             world.weir.finish(command)
         };
         for what in ["run", "plan", "clean"] {
-            assert_sentence(&nobody(what), 3, &["CAP_NET_ADMIN is missing", "root"]);
+            assert_sentence(&nobody(world, what), 3, &["CAP_NET_ADMIN is missing", "root"]);
         }
-        let checked = nobody("check");
+        let checked = nobody(world, "check");
         assert_eq!(checked.code(), 0, "{checked:?}");
-        let doctor = nobody("doctor");
+        let doctor = nobody(world, "doctor");
         assert!(doctor.code() <= 1 && doctor.errors.is_empty(), "{doctor:?}");
         assert!(
             doctor.output.contains("permissions: this process: CAP_NET_ADMIN is missing"),
             "{}",
             doctor.output
         );
-        let explained = nobody("explain");
+        let explained = nobody(world, "explain");
         assert_eq!(explained.code(), 0, "{explained:?}");
         assert!(explained.output.contains("nft shows no tables"), "{}", explained.output);
+        // What runs is weir's, though this user may not ask it.
+        world.weir.start();
+        let beside = nobody(world, "doctor");
+        assert!(beside.output.contains("only root may ask"), "{beside:?}");
+        for wrong in ["another weir runs in", "somebody listens", "of somebody else"] {
+            assert!(!beside.output.contains(wrong), "{wrong}: {beside:?}");
+        }
+        assert_eq!(world.weir.stop().code(), 0);
         world.sh(&world.lab.gateway, "rm /run/weir-binary");
         world.assert_as_before();
     });

@@ -208,6 +208,39 @@ fn bad_file_and_what_needs_a_restart_change_nothing_and_are_told_with_their_line
 }
 
 #[test]
+fn reload_that_the_kernel_refuses_changes_nothing_and_the_next_one_is_whole() {
+    for handshake in HANDSHAKES {
+        let settings = Settings { handshake, ..Settings::default() };
+        play(&settings, |world| {
+            let gateway = &world.lab.gateway;
+            let downloads = Family::BOTH.map(|family| Download::start(world, family, 2_000_000, 500_000));
+            let before = host_state(gateway).expect("state");
+            let fallback = "[fallback]\nmark = \"0x55/0xff\"\ntable = 188\npriority = 1088";
+            let text =
+                Settings { rules: REFUSE, ..settings.clone() }.to_string().replace("[fallback]", fallback);
+            // Rules and routes are accepted, and the table is not.
+            let cover = "printf '#!/bin/sh\\ncase \"$*\" in *list*) exec /run/nft.real \"$@\";; esac; exit 1\\n' > /run/nft; \
+                         chmod +x /run/nft; nft=$(readlink -f $(command -v nft)); cp $nft /run/nft.real; mount --bind /run/nft $nft";
+            world.sh(gateway, cover);
+            let refused = reload(world, &text, &[]);
+            world.sh(gateway, "umount $(readlink -f $(command -v nft)); rm /run/nft /run/nft.real");
+            assert_ne!(refused.code(), 0, "{refused:?}");
+            assert_eq!(world.weir.status()["epoch"], 1);
+            let after = host_state(gateway).expect("state");
+            assert_eq!(weir_control::lab::differences(&before, &after), "");
+            assert!(Family::BOTH.iter().all(|family| !refuses(world, *family, ALLOWED)));
+            assert_eq!(reloaded(world, &text, &[])["epoch"], 2);
+            for (tool, family) in [("ip", Family::V4), ("ip -6", Family::V6)] {
+                let rules = world.sh(gateway, &format!("{tool} rule"));
+                assert!(rules.contains("1088:") && !rules.contains("1077:"), "{rules}");
+                assert!(refuses(world, family, ALLOWED));
+            }
+            downloads.into_iter().for_each(Download::finish);
+        });
+    }
+}
+
+#[test]
 fn hangup_reloads_and_the_kernels_side_follows() {
     let settings = Settings::default();
     play(&settings, |world| {

@@ -198,7 +198,9 @@ fn connections_spread_over_both_uplinks_and_answers_come_by_either() {
                     told.insert(from, BTreeSet::from([port]));
                     exchange_intact(&mut stream, ALLOWED, 20_000);
                 }
-                let seen = far.stop(target);
+                let mut seen = far.stop(target);
+                // Those that found out whether the routes are known may still be ending.
+                seen.retain(|from, _| told.contains_key(from));
                 assert_eq!(seen, told, "{family:?}");
                 let used: BTreeSet<u64> = seen.values().flatten().copied().collect();
                 assert_eq!(used, [1, 2].into(), "only one uplink was used: {seen:?}");

@@ -5,6 +5,7 @@
 //! [`Pipeline::poll_timers`]; the caller then carries out `Output` in this order: `questions` (one that there is no room for is
 //! answered at once), `kernel`, `punt`, `tx`, `again`, `express`.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -66,6 +67,27 @@ pub struct Config {
     pub is_replay: bool,
 }
 
+/// Asked of the tuple of each SYN that would open a connection, as the client sends it: whether one of that tuple goes on elsewhere, past
+/// this worker. A new one would be carried there, behind the verdict of the old.
+#[derive(Clone)]
+pub struct Elsewhere(Arc<dyn Fn(&Tuple) -> bool + Send + Sync>);
+
+impl Elsewhere {
+    pub fn new(is: impl Fn(&Tuple) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is))
+    }
+
+    pub(crate) fn has(&self, tuple: &Tuple) -> bool {
+        (self.0)(tuple)
+    }
+}
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Elsewhere").finish_non_exhaustive()
+    }
+}
+
 /// One worker's connections and what happens to their packets.
 #[derive(Debug)]
 pub struct Pipeline<F> {
@@ -83,6 +105,7 @@ pub struct Pipeline<F> {
     pub(crate) legs: Legs,
     pub(crate) ports: PortAllocator,
     pub(crate) sources: Arc<Sources>,
+    pub(crate) elsewhere: Option<Elsewhere>,
     pub(crate) grants: Grants,
     pub(crate) cookies: Cookies,
     pub(crate) answers: Answers,
@@ -138,6 +161,7 @@ impl<F: Frame> Pipeline<F> {
             legs: Legs::new(config.flows.fast, hasher.clone()),
             ports,
             sources: Arc::new(Sources::new(if config.workers > 1 { 1 } else { SOURCES }, config.seed)),
+            elsewhere: None,
             grants: Grants::new(hasher.clone()),
             cookies: Cookies::new(config.secret),
             answers: Answers::new(&config.secret),
@@ -311,6 +335,11 @@ impl<F: Frame> Pipeline<F> {
     /// Counts connections of sources together with the other workers, from the first on.
     pub fn share_sources(&mut self, sources: Arc<Sources>) {
         self.sources = sources;
+    }
+
+    /// Connections that others carry are not opened here.
+    pub fn spare(&mut self, elsewhere: Elsewhere) {
+        self.elsewhere = Some(elsewhere);
     }
 
     /// Connections that are counted with a source's.

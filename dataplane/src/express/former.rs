@@ -1,6 +1,8 @@
 //! Lanes that a weir of another layout has left ([`weir_sys::steering::FormerLane`]): how many connections they still have, and when
 //! the last has ended.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// All such lanes. Control asks for the look once a second, on a thread that may wait.
 #[derive(Debug)]
-pub struct Former(Mutex<State>);
+pub struct Former {
+    state: Mutex<State>,
+    /// Whether there is any: each SYN asks.
+    has: AtomicBool,
+}
 
 #[derive(Debug)]
 struct State {
@@ -32,16 +38,22 @@ struct State {
 impl Former {
     pub(super) const fn new(lanes: Vec<FormerLane>) -> Self {
         let left = Left { flows: 0, translated: 0 };
-        Self(Mutex::new(State { lanes, left, ended: Vec::new(), next: None }))
+        let has = AtomicBool::new(!lanes.is_empty());
+        Self { state: Mutex::new(State { lanes, left, ended: Vec::new(), next: None }), has }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lanes that are left.
     pub fn lanes(&self) -> Vec<FormerLane> {
         self.state().lanes.clone()
+    }
+
+    /// Whether one of them still carries what goes from the first of these to the second. A few system calls, while there is any.
+    pub fn holds(&self, ends: (SocketAddr, SocketAddr)) -> bool {
+        self.has.load(Relaxed) && self.lanes().iter().any(|lane| lane.holds(ends).unwrap_or(false))
     }
 
     /// Connections that they have, as seen last.
@@ -74,6 +86,7 @@ impl Former {
         }
         let mut state = self.state();
         state.lanes.retain(|lane| !ended.contains(&lane.layout));
+        self.has.store(!state.lanes.is_empty(), Relaxed);
         state.ended.append(&mut ended);
         state.left = left;
         state.next = Some(Instant::now() + PAUSE + begun.elapsed() * SHARE);

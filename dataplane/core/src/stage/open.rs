@@ -62,6 +62,9 @@ impl<F: Frame> Pipeline<F> {
         let Some(intercept) = self.policy.get(id) else {
             return self.punt(packet, PuntReason::NotIntercepted, out);
         };
+        if self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.has(&packet.meta.tuple)) {
+            return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+        }
         let (full, handshake, cookies) = (intercept.full, intercept.handshake, intercept.syn_cookies);
         let sends = intercept.sends();
         let relay = intercept.relay_at_syn(client.addr.ip(), server.addr.ip(), server.port);

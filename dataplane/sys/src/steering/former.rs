@@ -134,6 +134,15 @@ impl FormerLane {
         Ok(left)
     }
 
+    /// Whether it still carries a connection of which these are the ends, in the direction from the first to the second.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn holds(&self, (from, to): (SocketAddr, SocketAddr)) -> io::Result<bool> {
+        let Some(head) = self.flows.get(&Key::new(from, to))? else { return Ok(false) };
+        Ok(head.flags & VOID == 0 && !has_ended(&head, self.flows.get(&head.back())?.as_ref()))
+    }
+
     /// Calls `each` with every direction.
     ///
     /// # Errors
@@ -177,6 +186,11 @@ impl FormerLane {
             }
         }
     }
+}
+
+/// Whether a connection is known to have ended by what is noted of its two directions; so one is of which the other is gone.
+pub(super) fn has_ended(head: &Head, back: Option<&Head>) -> bool {
+    back.is_none_or(|back| (back.ended | head.ended) & RST != 0 || back.ended & head.ended & FIN != 0)
 }
 
 impl Steering {

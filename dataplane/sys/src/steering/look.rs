@@ -325,11 +325,14 @@ impl Maps {
         let is_gateways = |(first, last)| (first..=last).contains(&packet.to.port());
         // Read before the clock, as the program does: a beat after it is fresh.
         let heartbeat = word(Config::Heartbeat)?;
+        let lane = if untagged { self.lane.look(packet)? } else { None };
+        // What is in no lane of this program's goes on to those before.
+        let goes_on = untagged && lane.is_none();
         Ok(Look {
             now: clock::monotonic_ns(),
             has_lane: untagged && word(Config::Express)? != 0,
-            lane: if untagged { self.lane.look(packet)? } else { None },
-            former: if untagged { lane::look_before(&self.former, packet)? } else { None },
+            lane,
+            former: if goes_on { lane::look_before(&self.former, packet)? } else { None },
             own: get(&self.own, "own_addresses", &packet.to.ip().into())?.is_some(),
             gateway_ports,
             for_gateway: gateway_ports.is_some_and(is_gateways),

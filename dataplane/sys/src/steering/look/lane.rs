@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::express::layout::{Entry, FIN, Head, HopValue, Key, LinkValue, RST, TRANSLATED, VOID};
+use super::super::express::layout::{Entry, Head, HopValue, Key, LinkValue, TRANSLATED, VOID};
 use super::super::express::{SEEN_SHIFT, Seen};
+use super::super::former::has_ended;
 use super::super::map::{Headed, Map};
 use super::super::{Outcome, SteeringError, set};
 use super::{Look, Packet, get};
@@ -72,8 +73,7 @@ pub(super) fn look_before(
             continue;
         }
         let back = read(lane, &head.back())?;
-        let is_over = back
-            .is_none_or(|back| (back.ended | head.ended) & RST != 0 || back.ended & head.ended & FIN != 0);
+        let is_over = has_ended(&head, back.as_ref());
         return Ok(Some(InFormer {
             goes: head.endpoints(),
             is_translated: head.flags & TRANSLATED != 0,
