@@ -227,7 +227,7 @@ fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connectio
             [client, server].iter().for_each(|end| drop(world.sh(end, MUTE)));
             let ends = streams.map(|stream| {
                 let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-                world.sh(server, &format!("ss -K dst {} dport = :{} >/dev/null", ends.0.ip(), ends.0.port()));
+                world.sh(server, &format!("ss -K dst '{}' >/dev/null", ends.0));
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
                 ends
             });
@@ -242,7 +242,9 @@ fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connectio
                     });
                 }
             });
-            assert!(world.weir.count("drops", "unexpected-syn") >= before + 2, "{handshake}");
+            // What is translated, the other version's program drops by itself.
+            let dropped = world.weir.count("drops", "unexpected-syn") - before;
+            assert!(handshake == "answer" || dropped >= 2, "{dropped}");
             // From another port it is a connection like any other.
             for family in Family::BOTH {
                 assert!(fetch(&mut world.connect(family, HTTP), DENIED, 100).is_err());
