@@ -3,11 +3,14 @@
 use std::fs;
 
 use rtnetlink::packet_route::rule::RuleMessage;
+use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::host::lock::is_stopped;
 use crate::host::rule::{SeenRoute, SeenRule};
+use crate::host::sockets::connect_at_once;
 use crate::host::{Closed, Instance, PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
 
 /// Everything of this file.
@@ -46,8 +49,8 @@ fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
     let named = Instance::read(&ground.paths.instance);
     let here = named.filter(|of| of.admin == ground.config.gateway.admin);
     let is_denied = || {
-        let asked = std::os::unix::net::UnixStream::connect(&ground.config.gateway.admin);
-        asked.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        let admin = SocketAddrUnix::new(&ground.config.gateway.admin);
+        admin.and_then(|admin| connect_at_once(&admin)).is_err_and(|error| error == Errno::ACCESS)
     };
     match here.and_then(|of| i32::try_from(of.pid).ok()) {
         Some(weir) if (pid == 0 || pid == weir) && is_denied() => {

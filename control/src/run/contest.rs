@@ -103,7 +103,9 @@ impl Contests {
             failure: None,
         });
         let was = item.is_contested();
-        item.repairs += 1;
+        // What was in the way has gone: that was no fight.
+        let gave_way = item.failure.is_some() && failure.is_none();
+        item.repairs = if gave_way { 1 } else { item.repairs + 1 };
         item.last = now;
         item.is_missing = failure.is_some();
         item.failure = failure;

@@ -194,6 +194,7 @@ impl Parts {
         }
         if let Err(error) = host.apply(&spec).await {
             let back = host.apply(&self.spec).await;
+            self.repair.all_was_applied();
             self.steer.take_back(&self.state, &self.policy, &self.config);
             let also = back.err().map(|e| format!("; and what was there could not be put back: {e}"));
             return Err(Failure::refused(format!("{error}{}", also.unwrap_or_default())));

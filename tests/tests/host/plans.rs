@@ -265,13 +265,11 @@ isolated! {
     fn warnings_name_what_weir_does_not_change() {
         gateway();
         sh("sysctl -qw net.ipv4.conf.all.src_valid_mark=1");
-        sh("ip -6 route add default via fe80::1 dev wan proto ra");
         sh("for v in -4 -6; do ip $v rule add fwmark 0x4/0x4 lookup 99 priority 50; done");
         let mut missing = spec();
         missing.ports.push("eth7".into());
         let plan = host(async |h| h.plan(&missing).await).unwrap();
         for part in [
-            "`sysctl -w net.ipv6.conf.wan.accept_ra=2`",
             "wg-quick",
             "`ip rule add fwmark 0x4/0x4 lookup 99 priority 50` selects by bits",
             "`ip -6 rule add fwmark 0x4/0x4 lookup 99 priority 50` selects by bits",

@@ -90,6 +90,7 @@ impl Parts {
         // Those that came or went while the other process had the host are not in it yet, and what is gone cannot be applied to.
         self.name_vlans();
         let applied = host.apply(&self.spec).await.map_err(Failure::refused);
+        self.repair.all_was_applied();
         let road = self.resume_road(host, paths).await;
         // Of the signs of life as they are now.
         drop(self.keeper.take());

@@ -171,6 +171,11 @@ impl Attachment {
         Ok(())
     }
 
+    /// Whether the program is on the device by a link of this process's.
+    pub const fn has_link(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// Removes the pin and holds the link by descriptor again.
     pub fn unpin(&mut self) -> Result<(), SteeringError> {
         match self.link.take() {

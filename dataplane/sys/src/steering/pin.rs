@@ -220,7 +220,7 @@ impl Steering {
 
     /// What is pinned there, if nobody has removed it: links, maps, and the lane's program.
     fn own_pins(&self, folder: &Path) -> impl Iterator<Item = PathBuf> {
-        let links = self.attached.iter().map(|at| link_path(folder, at.ifindex));
+        let links = self.attached.iter().filter(|at| at.has_link()).map(|at| link_path(folder, at.ifindex));
         let program = (self.express.capacity() > 0).then(|| program_path(folder, LAYOUT));
         links.chain(self.lasting_maps().map(|map| map_path(folder, map))).chain(program)
     }
