@@ -233,8 +233,15 @@ fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<(), HostError> {
             None => {}
         }
     }
-    write(&entry.key, &entry.old)?;
-    done.push(entry.key.command(&entry.old));
+    match write(&entry.key, &entry.old) {
+        Ok(()) => done.push(entry.key.command(&entry.old)),
+        // A device under another that merges nothing, or that has somebody's program: no reason to keep the rest from going back.
+        Err(error) if entry.key.is_merging() => {
+            done.push(format!("# {} stays as it is: {error}", entry.key));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
     for (key, value) in after {
         if key.read()?.is_some_and(|now| now != value) {
             write(key, &value)?;
