@@ -1,6 +1,7 @@
 //! Devices, addresses and routes of the lab, over rtnetlink. Each function works on the namespace that the
 //! calling thread is in; `Lab` calls them through `Namespace::run`.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::LabError;
 use super::namespace::system;
 
 /// How long a device may take to become usable.
-const USABLE_LIMIT: Duration = Duration::from_secs(10);
+const USABLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// An address with the length of its link's prefix.
 #[derive(Clone, Copy, Debug)]
@@ -118,9 +120,10 @@ pub(super) fn add_default_routes(routes: &[DefaultRoute]) -> Result<(), LabError
     })
 }
 
-/// Waits until `device` is running and has a link-local address, and none of its addresses is tentative.
+/// Waits until `device` is running and has a link-local address, and none of its addresses is tentative or without its route.
 ///
-/// The kernel tells of a new carrier up to a second later (linkwatch); IPv6 takes up its work only then.
+/// The kernel tells of a new carrier up to a second later (linkwatch); IPv6 takes up its work only then, and makes the local route of
+/// an address a moment after the address.
 pub(super) fn wait_until_usable(device: &str) -> Result<(), LabError> {
     let deadline = Instant::now() + USABLE_LIMIT;
     while !with_netlink(async |handle| is_usable(&handle, device).await)? {
@@ -139,16 +142,39 @@ async fn is_usable(handle: &Handle, device: &str) -> Result<bool, LabError> {
     let Some(link) = link.filter(|link| link.header.flags.contains(LinkFlags::Running)) else {
         return Ok(false);
     };
+    let (mut link_local, routes) = (false, local_routes(handle).await?);
     let mut addresses = handle.address().get().set_link_index_filter(link.header.index).execute();
-    let mut link_local = false;
     while let Some(address) = addresses.try_next().await.map_err(refused(&what))? {
         if address.header.flags.contains(AddressHeaderFlags::Tentative) {
+            return Ok(false);
+        }
+        let is_routed = |attribute: &AddressAttribute| match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => routes.contains(address),
+            _ => true,
+        };
+        if !address.attributes.iter().all(is_routed) {
             return Ok(false);
         }
         link_local |=
             address.header.family == AddressFamily::Inet6 && address.header.scope == AddressScope::Link;
     }
     Ok(link_local)
+}
+
+/// IPv6 addresses that packets are delivered here for.
+async fn local_routes(handle: &Handle) -> Result<HashSet<Ipv6Addr>, LabError> {
+    let mut found = HashSet::new();
+    let mut routes = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
+    while let Some(route) = routes.try_next().await.map_err(refused("list the routes"))? {
+        let destinations = route.attributes.iter().filter_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+            _ => None,
+        });
+        if route.header.kind == RouteType::Local {
+            found.extend(destinations);
+        }
+    }
+    Ok(found)
 }
 
 /// Brings a device up.
