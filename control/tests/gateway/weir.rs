@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use weir_control::admin::{self, Request};
+use weir_control::host::lock::is_stopped;
 use weir_control::lab::{Lab, NamespaceChild};
 use weir_sys::process::Frozen;
 
@@ -126,6 +127,20 @@ impl<'lab> Weir<'lab> {
         count.and_then(|count| count["count"].as_u64()).unwrap_or_else(|| panic!("{family} have no {name}"))
     }
 
+    /// A counter of the status comes to this. Workers tell what they have counted when they have nothing to do, and so after what
+    /// clients and servers have seen of it.
+    #[track_caller]
+    pub fn assert_count(&self, family: &str, name: &str, expected: u64) {
+        self.comes_to(family, name, expected);
+        assert_eq!(self.count(family, name), expected, "{family} {name}");
+    }
+
+    /// Returns when a counter of the status is at least this.
+    #[track_caller]
+    pub fn comes_to(&self, family: &str, name: &str, least: u64) {
+        until(&format!("{least} {family} {name} are counted"), || self.count(family, name) >= least);
+    }
+
     /// `weir flows`.
     pub fn flows(&self) -> Vec<Value> {
         let flows = self.ask(Request::Flows).expect("weir answers");
@@ -151,10 +166,14 @@ impl<'lab> Weir<'lab> {
         self.lab.gateway.run(|| admin::client::ask(Path::new(ADMIN), request)).ok()
     }
 
-    /// Sends a signal.
+    /// Sends a signal. One that stops it has done so when this returns.
     pub fn signal(&mut self, signal: Signal) {
         let (child, _) = self.running.as_mut().expect("weir runs");
-        kill_process(Pid::from_child(child.inner()), signal).expect("weir is still there");
+        let pid = Pid::from_child(child.inner());
+        kill_process(pid, signal).expect("weir is still there");
+        if signal == Signal::STOP {
+            until("weir is stopped", || is_stopped(pid.as_raw_nonzero().get()));
+        }
     }
 
     /// The thread of that name stands still, and all others go on, until what is returned is dropped.
@@ -256,6 +275,18 @@ impl Drop for Weir<'_> {
             }
             eprintln!("weir wrote:\n{}", self.log.lock().unwrap_or_else(|log| log.into_inner()));
         }
+    }
+}
+
+/// Looks until nothing is wrong any more; what is wrong after [`PATIENCE`].
+pub fn what_stays_wrong(mut look: impl FnMut() -> String) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let wrong = look();
+        if wrong.is_empty() || Instant::now() > deadline {
+            return wrong;
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -16,12 +16,14 @@ use weir_control::lab::{
 };
 
 use crate::config::{ALLOWED, Settings};
-use crate::weir::{PATIENCE, Weir, until};
+use crate::weir::{PATIENCE, Weir, until, what_stays_wrong};
 
 /// Port of the HTTP origin.
 pub const HTTP: u16 = 80;
 /// Port of the TLS origin.
 pub const HTTPS: u16 = 443;
+/// Clients' ports that tests choose themselves: the kernel gives them to no other connection.
+const CHOSEN: &str = "41000-41999,45678";
 
 /// The place of a test.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub fn play(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
 pub fn prepare(settings: &Settings, test: impl FnOnce(&mut World<'_>)) {
     let options = LabOptions { queues: settings.queues, forwarding: Some(true), ..LabOptions::default() };
     let Some(lab) = Lab::for_test(&options) else { return };
+    lab.client.write_sysctl("net/ipv4/ip_local_reserved_ports", CHOSEN).expect("a sysctl");
     let stage = Stage::new(&lab).expect("origins can be started");
     let before = host_state(&lab.gateway).expect("the gateway can be looked at");
     let weir = Weir::new(&lab, &settings.to_string());
@@ -61,9 +64,24 @@ impl World<'_> {
     /// Nothing of weir's is left, and nothing else is missing.
     #[track_caller]
     pub fn assert_as_before(&self) {
-        let now = host_state(&self.lab.gateway).expect("the gateway can be looked at");
-        let difference = differences(&self.before, &now);
+        self.assert_state(&self.before);
+    }
+
+    /// The gateway is as it was. The kernel takes programs off and frees devices in its own time, and what this process has let go of
+    /// a child has too, which some other test is about to start, until it is another program.
+    #[track_caller]
+    pub fn assert_state(&self, before: &str) {
+        let difference = what_stays_wrong(|| {
+            differences(before, &host_state(&self.lab.gateway).expect("the gateway can be looked at"))
+        });
         assert!(difference.is_empty(), "left behind (+) or lost (-):\n{difference}");
+    }
+
+    /// Returns when a socket that this process has let go of is gone: a child that some other test is about to start has it, too, until it
+    /// is another program. `socket` are words of the line that ss has for it: ` /run/a.sock `, `:80 `.
+    #[track_caller]
+    pub fn until_gone(&self, namespace: &Namespace, socket: &str) {
+        until(&format!("{socket} is gone"), || !self.sh(namespace, "ss -Hanutx").contains(socket));
     }
 
     /// Connects the usual client to the usual server.
