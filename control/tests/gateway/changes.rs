@@ -13,7 +13,7 @@ use weir_sys::steering::{AttachMode, Sizes, Steering};
 use crate::config::{ALLOWED, DENIED, Settings};
 use crate::express::open_wires;
 use crate::idle::assert_idle;
-use crate::weir::until;
+use crate::weir::{PATIENCE, until};
 use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, play, upload_intact};
 
 /// A device's name before it has the one that weir waits for.
@@ -79,7 +79,7 @@ fn device_that_is_removed_and_made_again_is_taken_back() {
                 becomes_fast(world, family, usual(family));
                 exchange_intact(&mut world.connect(family, HTTP), ALLOWED, 100_000);
             }
-            assert_eq!(world.weir.status()["healthy"], true);
+            until("weir is well", || world.weir.status()["healthy"] == true);
             assert_idle(&world.weir);
             world.weir.stop();
         });
@@ -192,7 +192,7 @@ fn make_with(world: &World<'_>, device: &str, of_device: &str, of_peer: &str, fi
     world.sh(namespace, &format!("set -e; {}ip link set {peer} up", add(others, peer)));
     // IPv6 takes routes once the link is up, and sources once they are no longer tentative.
     let wait = format!(
-        "for i in $(seq 200); do ip -6 addr show dev {peer} scope link | grep -q fe80 && \
+        "for i in $(seq 2000); do ip -6 addr show dev {peer} scope link | grep -q fe80 && \
          ! ip -6 addr show dev {peer} tentative | grep -q inet6 && break; sleep 0.01; done"
     );
     world.sh(namespace, &format!("{wait}; {default}"));
@@ -231,8 +231,7 @@ fn default_route_that_appears_later_is_used_and_one_that_is_withdrawn_is_not() {
             let mut stream = world.connect_to(family, SocketAddr::new(target, HTTP)).expect("a route");
             fetch_intact(&mut stream, 1000);
             world.sh(&world.lab.gateway, &format!("{ip} route del default"));
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            assert!(!reaches(world, family, target), "the route is gone");
+            until("the route is gone", || !reaches(world, family, target));
             // The connection waits, and goes on when there is a way again.
             world.sh(&world.lab.gateway, &add);
             fetch_intact(&mut stream, 100_000);
@@ -317,12 +316,12 @@ pub fn is_served(world: &World<'_>, family: Family, listener: &TcpListener) -> b
         return false;
     }
     listener.set_nonblocking(true).expect("an option");
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         match listener.accept() {
             Ok((mut served, peer)) if peer == client => {
                 served.set_nonblocking(false).expect("an option");
-                served.set_read_timeout(Some(Duration::from_secs(2))).expect("an option");
+                served.set_read_timeout(Some(PATIENCE)).expect("an option");
                 let mut word = [0; 4];
                 return served.read_exact(&mut word).is_ok() && &word == b"GET ";
             }

@@ -184,6 +184,7 @@ fn socket_of_a_replacement_that_was_killed_is_removed() {
         let mut killed = Successor::take(world, r#"{"op":"replace"}"#);
         killed.release();
         drop(world.lab.gateway.run(|| UnixListener::bind(&beside)).expect("bound"));
+        world.until_gone(&world.lab.gateway, &format!(" {beside} "));
         drop(killed);
         until("the old weir goes on", || world.weir.logged().contains("this one goes on"));
         until("the socket is removed", || !exists(world, &beside));
@@ -233,8 +234,8 @@ fn replaced_weir_that_says_it_has_left_accepts_nothing_any_more() {
             assert!(!listens().is_empty(), "it serves until the other does");
             next.say("serves");
             assert_eq!(next.hear(), "left");
-            // This test has let go of those that it was given.
-            assert_eq!(listens(), "", "{handshake}");
+            // This test has let go of those that it was given; a child that is about to be another program may have them a moment more.
+            until("nobody listens", || listens().is_empty());
             drop((next, streams));
             assert_eq!(world.weir.wait().code(), 0);
             assert_eq!(world.weir.clean().code(), 0);
@@ -308,7 +309,7 @@ fn replacement_with_another_admin_socket_leaves_none_behind() {
 fn weir_that_drains_tells_a_replacement_so() {
     prepare(&Settings { handshake: "relay", ..Settings::default() }, |world| {
         world.weir.start();
-        let downloads = Family::BOTH.map(|family| Download::start(world, family, BODY, RATE));
+        let downloads = Family::BOTH.map(|family| Download::start(world, family, 2 * BODY, RATE));
         let mut command = world.weir.command("drain");
         command.args(["--deadline", "60s"]);
         std::thread::scope(|scope| {

@@ -9,6 +9,7 @@ use weir_control::lab::host_state;
 use crate::config::DENIED;
 use crate::starts::{closed, fails};
 use crate::traffic::connect_from;
+use crate::weir::PATIENCE;
 use crate::world::{HTTP, World, fetch, prepare};
 
 /// Nobody's intercept has these: where connections to the intercepted port are sent, and one that is sent to that.
@@ -33,10 +34,10 @@ fn redirect(world: &World<'_>) {
     }
 }
 
-/// Whether somebody takes a connection of a client to that address.
-fn connects(world: &World<'_>, family: Family, target: SocketAddr) -> bool {
+/// Whether somebody takes a connection of a client to that address, in this time.
+fn connects(world: &World<'_>, family: Family, target: SocketAddr, patience: Duration) -> bool {
     let client = family.addresses().client;
-    world.lab.client.run(|| connect_from(client, target, Duration::from_millis(400))).is_ok()
+    world.lab.client.run(|| connect_from(client, target, patience)).is_ok()
 }
 
 /// Whether connections to what is intercepted come through; all others do.
@@ -44,7 +45,8 @@ fn connects(world: &World<'_>, family: Family, target: SocketAddr) -> bool {
 fn assert_judged(world: &World<'_>, intercepted: bool, when: &str) {
     for family in Family::BOTH {
         let addresses = family.addresses();
-        assert_eq!(connects(world, family, family.origin(HTTP)), intercepted, "{when}, {family:?}");
+        let patience = if intercepted { PATIENCE } else { Duration::from_millis(400) };
+        assert_eq!(connects(world, family, family.origin(HTTP), patience), intercepted, "{when}, {family:?}");
         for (address, port) in [(addresses.servers[0], INWARD), (addresses.lan_gateway, HTTP)] {
             let target = SocketAddr::new(address, port);
             let answered =

@@ -388,6 +388,7 @@ fn occupied_addresses_are_named() {
             let taken = world.lab.gateway.run(|| TcpListener::bind(address)).unwrap();
             assert_refused(world, what);
             drop(taken);
+            world.until_gone(&world.lab.gateway, &format!(":{} ", address.port()));
             world.weir.start();
         });
     }
@@ -401,6 +402,7 @@ fn occupied_admin_socket_is_named() {
         assert_refused(world, &[path, "admin"]);
         // One that nobody listens on any more is what a crash leaves.
         drop(taken);
+        world.until_gone(&world.lab.gateway, &format!(" {path} "));
         world.weir.start();
     });
     let gateway = "admin = \"/proc/weir/admin.sock\"".to_owned();

@@ -7,7 +7,7 @@ use weir_control::demo::stage::Family;
 
 use super::*;
 use crate::config::{ALLOWED, DENIED, Settings};
-use crate::weir::until;
+use crate::weir::{PATIENCE, until};
 use crate::world::{HTTP, fetch_intact, play, prepare};
 
 #[test]
@@ -36,13 +36,17 @@ fn gateway_that_was_killed_is_explained_with_what_it_left() {
             world.meet_neighbours();
             world.weir.kill();
             std::thread::sleep(Duration::from_millis(300));
+            until("a program that nothing keeps is off", || {
+                fail == "closed" || !world.sh(&world.lab.gateway, "ip link show").contains("xdp")
+            });
             for family in Family::BOTH {
                 let (from, to) = ends(family, 41_210, HTTP);
                 let explained = explain(world, from, to, &["--host", ALLOWED]);
                 assert_eq!(explained.road(), road, "{:#}", explained.0);
                 assert!(explained.because("not_intercepted").contains("weir does not run"), "{explained:?}");
                 assert!(explained.answer("socket", "listener").starts_with("none"), "{explained:?}");
-                let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+                let patience = if road == "kernel" { PATIENCE } else { Duration::from_secs(1) };
+                let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, patience));
                 assert_eq!(opens.is_ok(), road == "kernel", "{family:?}, {fail}");
                 if fail == "closed" {
                     let says = explained.answer("steering", "does it say");
@@ -98,9 +102,12 @@ fn rule_that_somebody_removes_while_weir_hangs_is_in_nobodys_way() {
         }
         for family in Family::BOTH {
             let (from, to) = ends(family, 41_240, HTTP);
+            until("its sign of life is old", || {
+                explain(world, from, to, &["--host", ALLOWED]).text("reason").contains("weir hangs")
+            });
             let explained = explain(world, from, to, &["--host", ALLOWED]);
             explained.assert_says("kernel", &["weir hangs", "forwards it"]);
-            let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+            let opens = world.lab.client.run(|| TcpStream::connect_timeout(&to, PATIENCE));
             assert!(opens.is_ok(), "{family:?}: it is not forwarded");
         }
         world.weir.signal(Signal::CONT);
