@@ -13,7 +13,7 @@ use weir_control::lab::{CapturedFrame, Checksums};
 
 use crate::config::{ALLOWED, DENIED, DROPPED, Settings};
 use crate::idle::assert_idle;
-use crate::weir::until;
+use crate::weir::{PATIENCE, until};
 use crate::world::{HTTP, HTTPS, Seen, World, exchange_intact, fetch, play, whoami};
 
 /// Bytes each way.
@@ -101,7 +101,8 @@ fn server_hears_of_a_client_only_after_the_verdict() {
                 let watch = world.watch();
                 let stream = world.connect(family, port);
                 let client = stream.local_addr().unwrap();
-                stream.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
+                let patience = if host == DENIED { PATIENCE } else { Duration::from_millis(600) };
+                stream.set_read_timeout(Some(patience)).unwrap();
                 let error = match port {
                     HTTPS => client::get(
                         &mut world.stage.start_tls(host, stream).unwrap(),
@@ -144,8 +145,8 @@ fn stateless_cookies_are_always_redeemed_with_the_options_kept() {
                 assert!(promises.iter().all(|p| p.sack && p.timestamps && p.window_scale), "{promises:?}");
             }
         }
-        assert_eq!(world.weir.count("flows", "cookies-sent"), 2);
-        assert_eq!(world.weir.count("flows", "cookies-accepted"), 2);
+        world.weir.assert_count("flows", "cookies-sent", 2);
+        world.weir.assert_count("flows", "cookies-accepted", 2);
         assert_idle(&world.weir);
     });
 }
@@ -163,7 +164,7 @@ fn server_that_refuses_ends_the_client_with_a_reset() {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{family:?}");
             assert_eq!(world.weir.flow(client)["reason"], "server-refused");
         }
-        assert_eq!(world.weir.count("flows", "failed"), 2);
+        world.weir.assert_count("flows", "failed", 2);
         assert_idle(&world.weir);
     });
 }
@@ -172,8 +173,8 @@ fn server_that_refuses_ends_the_client_with_a_reset() {
 fn many_clients_of_two_workers_all_finish() {
     play(&Settings { queues: 2, ..answering() }, |world| {
         hammer(world, ALLOWED, 64, 200_000);
-        assert!(world.weir.count("flows", "handed-over") > 0, "no frame crossed from worker to worker");
-        assert_eq!(world.weir.count("flows", "allowed"), 64);
+        world.weir.comes_to("flows", "handed-over", 1);
+        world.weir.assert_count("flows", "allowed", 64);
         assert_idle(&world.weir);
     });
 }

@@ -11,14 +11,14 @@ use weir_control::lab::CapturedFrame;
 use crate::config::{ALLOWED, DENIED, DROPPED, Settings};
 use crate::idle::assert_idle;
 use crate::raw::RawClient;
-use crate::weir::until;
+use crate::weir::{PATIENCE, until};
 use crate::world::{HTTP, World, play};
 use crate::wrappings::{Allowed, WRAPPINGS, Wrapping, plain};
 
 /// How long a leak has to show up.
 const LEAK: Duration = Duration::from_millis(60);
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = PATIENCE;
 /// What the server must never see, in whatever form, of a refused request.
 const SECRET: &[u8] = b"secret-path";
 
@@ -172,7 +172,7 @@ fn more_segments_than_are_held_take_the_verdict_for_the_unidentified() {
             client.receive(ANSWER, |tcp| tcp.rst).expect("a reset");
             let (_, far) = watch.stop_all();
             nothing_leaked(&far, &client).unwrap();
-            assert!(world.weir.count("drops", "hold-full") > 0, "all of them were held");
+            world.weir.comes_to("drops", "hold-full", 1);
         }
         assert_idle(&world.weir);
     });

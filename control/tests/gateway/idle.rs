@@ -6,11 +6,8 @@ use std::time::{Duration, Instant};
 use weir_control::demo::stage::Family;
 
 use crate::config::{ALLOWED, DENIED, Settings};
-use crate::weir::{Weir, until};
+use crate::weir::{Weir, until, what_stays_wrong};
 use crate::world::{HTTP, HTTPS, World, fetch, fetch_intact, play};
-
-/// How soon after the last packet all frames must be free.
-const SOON: Duration = Duration::from_secs(2);
 
 #[test]
 fn two_hundred_short_connections_leave_all_frames_free() {
@@ -23,8 +20,8 @@ fn two_hundred_short_connections_leave_all_frames_free() {
             assert_idle(&world.weir);
             // On a machine too busy to let the workers breathe steering lets packets pass, and the relay takes those.
             if world.weir.count("steering", "stale_pass") == 0 {
-                assert_eq!(world.weir.count("flows", "opened"), 200);
-                assert_eq!(world.weir.count("flows", "reset"), 50);
+                world.weir.assert_count("flows", "opened", 200);
+                world.weir.assert_count("flows", "reset", 50);
             }
         });
     }
@@ -53,11 +50,14 @@ fn connection_that_comes_after_a_rest_is_served_at_once() {
     for handshake in ["through", "answer", "relay"] {
         play(&Settings { queues: 2, handshake, ..Settings::default() }, |world| {
             world.meet_neighbours();
-            let mut times: Vec<Duration> =
-                (0..20).map(|at| time_after_rest(world, Family::BOTH[at % 2])).collect();
-            times.sort();
-            // Who waits for a thread to wake by itself waits for half of its sleep in the middle, which is 25 ms.
-            assert!(times[times.len() / 2] < Duration::from_millis(10), "{handshake}: {times:?}");
+            // Who waits for a thread to wake by itself waits for half of its sleep in the middle, which is 25 ms. A machine that does
+            // other things too may be late, but not always.
+            until(&format!("half of the connections are served at once, {handshake}"), || {
+                let mut times: Vec<Duration> =
+                    (0..20).map(|at| time_after_rest(world, Family::BOTH[at % 2])).collect();
+                times.sort();
+                times[times.len() / 2] < Duration::from_millis(10)
+            });
         });
     }
 }
@@ -92,15 +92,14 @@ fn gateway_before_any_traffic_has_all_frames_free() {
     play(&Settings::default(), |world| assert_idle(&world.weir));
 }
 
-/// Within two seconds no frame is in use, and none was ever lost.
+/// No frame is in use any more, and none was ever lost.
 #[track_caller]
 pub fn assert_idle(weir: &Weir<'_>) {
-    let from = Instant::now();
-    until("all frames are free", || {
+    let used = what_stays_wrong(|| {
         let frames = weir.status()["frames"].clone();
         let free = frames["free"] == frames["total"] && frames["total"] != 0;
         let idle = free && frames["held"] == 0 && frames["lost"] == 0 && frames["sending"] == 0;
-        assert!(idle || from.elapsed() < SOON, "after {SOON:?}: {frames}");
-        idle
+        if idle { String::new() } else { frames.to_string() }
     });
+    assert!(used.is_empty(), "frames are in use: {used}");
 }

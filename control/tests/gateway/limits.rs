@@ -9,6 +9,7 @@ use weir_control::demo::stage::Family;
 
 use crate::config::Settings;
 use crate::raw::RawClient;
+use crate::weir::PATIENCE;
 use crate::world::{HTTP, HTTPS, fetch_intact, play};
 
 fn limited(handshake: &'static str, limits: &str) -> Settings {
@@ -35,8 +36,8 @@ fn source_with_as_many_connections_as_allowed_gets_no_more_and_others_do() {
                 }
                 open.iter_mut().for_each(|stream| fetch_intact(stream, 1000));
             }
-            assert_eq!(world.weir.count("flows", "limited"), 2);
-            assert_eq!(world.weir.count("drops", "source-limit"), 2);
+            world.weir.assert_count("flows", "limited", 2);
+            world.weir.assert_count("drops", "source-limit", 2);
         });
     }
 }
@@ -53,9 +54,8 @@ fn half_open_connections_beyond_the_limit_are_answered_with_cookies() {
             }
             fetch_intact(&mut world.connect(family, HTTP), 10_000);
         }
-        let sent = world.weir.count("flows", "cookies-sent");
-        assert!(sent >= 9, "{sent}");
-        assert!(world.weir.count("flows", "cookies-accepted") >= 1);
+        world.weir.comes_to("flows", "cookies-sent", 9);
+        world.weir.comes_to("flows", "cookies-accepted", 1);
     });
 }
 
@@ -72,8 +72,8 @@ fn half_open_connections_beyond_the_limit_without_cookies_are_dropped() {
         for (mut late, count) in of_both(6000).into_iter().zip(1..) {
             late.send_syn();
             assert!(late.receive(Duration::from_millis(500), |tcp| tcp.syn).is_none());
-            assert_eq!(world.weir.count("drops", "half-open-full"), count);
-            assert_eq!(world.weir.count("flows", "limited"), count);
+            world.weir.assert_count("drops", "half-open-full", count);
+            world.weir.assert_count("flows", "limited", count);
         }
     });
 }
@@ -88,8 +88,9 @@ fn quic_is_refused_so_that_browsers_fall_back() {
                 let from = SocketAddr::new(family.addresses().client, 0);
                 let client = world.lab.client.run(|| UdpSocket::bind(from)).unwrap();
                 client.connect(family.origin(HTTPS)).unwrap();
-                client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-                server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                let patience = if refused { Duration::from_millis(500) } else { PATIENCE };
+                server.set_read_timeout(Some(patience)).unwrap();
                 client.send(b"initial").unwrap();
                 let mut buffer = [0; 16];
                 let arrived = server.recv_from(&mut buffer).is_ok();

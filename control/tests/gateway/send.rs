@@ -68,7 +68,7 @@ fn connection_goes_to_the_pools_server_and_shows_it_the_client() {
                 assert!(old.iter().all(|frame| frame.payload.is_empty()), "{family:?} {old:?}");
                 assert!(new.iter().all(|frame| !frame.rst), "{family:?}");
             }
-            assert_eq!(world.weir.count("flows", "sent"), 2);
+            world.weir.assert_count("flows", "sent", 2);
             assert_idle(&world.weir);
         });
     }
@@ -172,8 +172,8 @@ fn servers_that_all_refuse_reset_the_client() {
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{handshake} {family:?}");
                 assert_eq!(world.weir.flow(client)["reason"], "server-refused");
             }
-            assert_eq!(world.weir.count("flows", "failed"), 2);
-            assert_eq!(world.weir.count("flows", "retried"), 2);
+            world.weir.assert_count("flows", "failed", 2);
+            world.weir.assert_count("flows", "retried", 2);
             assert_idle(&world.weir);
         });
     }
@@ -225,8 +225,8 @@ fn legs_of_other_workers_carry_many_clients() {
         let list = [servers(1, HTTP), servers(2, HTTP)].concat();
         play(&Settings { queues: 2, ..sending(handshake, &list, &more) }, |world| {
             hammer(world, POOLED, 64, 200_000);
-            assert!(world.weir.count("flows", "handed-over") > 0, "no frame crossed from worker to worker");
-            assert_eq!(world.weir.count("flows", "sent"), 64);
+            world.weir.comes_to("flows", "handed-over", 1);
+            world.weir.assert_count("flows", "sent", 64);
             assert_idle(&world.weir);
         });
     }
@@ -337,7 +337,7 @@ fn neighbour_that_is_not_known_costs_time_and_nothing_else() {
                 let mut stream = world.connect(family, HTTP);
                 exchange_intact(&mut stream, POOLED, 100_000);
             }
-            assert!(world.weir.count("punts", "no-neighbour") > 0, "every neighbour was known");
+            world.weir.comes_to("punts", "no-neighbour", 1);
         });
     }
 }
