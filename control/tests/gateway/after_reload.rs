@@ -44,7 +44,7 @@ fn is_whole(world: &World<'_>) {
     for trace in ["0x77", "lookup 177", "table 177", "7777"] {
         assert!(!text.contains(trace), "{trace} of the first configuration is there:\n{text}");
     }
-    assert_eq!(world.weir.status()["healthy"], true, "{}", world.weir.status());
+    until("weir is well", || world.weir.status()["healthy"] == true);
 }
 
 /// A connection on the fast road, and one that the relay carries, of both families.
@@ -53,10 +53,13 @@ fn all_roads(world: &World<'_>) {
     for family in Family::BOTH {
         becomes_fast(world, family, usual(family));
         let client = SocketAddr::new(family.addresses().other_client, 0);
-        let stream = weir_control::demo::client::connect(&world.lab.client, client, family.origin(HTTP));
-        let mut stream = stream.expect("the client can connect");
-        fetch_intact(&mut stream, 10_000);
-        assert_eq!(world.weir.flow(stream.local_addr().expect("connected"))["road"], "relay");
+        until("the relay carries a connection", || {
+            let stream = weir_control::demo::client::connect(&world.lab.client, client, family.origin(HTTP));
+            let mut stream = stream.expect("the client can connect");
+            fetch_intact(&mut stream, 10_000);
+            let flow = world.weir.find_flow(stream.local_addr().expect("connected"));
+            flow.is_some_and(|flow| flow["road"] == "relay")
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use weir_control::demo::stage::Family;
 use crate::config::Settings;
 use crate::crash::Greeter;
 use crate::idle::assert_idle;
-use crate::weir::until;
+use crate::weir::{until, what_stays_wrong};
 use crate::world::{Download, HTTP, World, fetch_intact, play, prepare};
 
 const BODY: u64 = 3 << 20;
@@ -28,7 +28,7 @@ fn link_that_goes_down_and_up_holds_a_download_up_and_no_more() {
             world.sh(of, &format!("ip link set {device} up"));
             restore_routes(world);
             downloads.into_iter().for_each(Download::finish);
-            assert_eq!(world.weir.status()["healthy"], true);
+            until("weir is well", || world.weir.status()["healthy"] == true);
             assert_fast_again(world);
             assert_idle(&world.weir);
             world.before = weir_control::lab::host_state(&world.lab.gateway).expect("looked at");
@@ -62,7 +62,8 @@ fn assert_fast_again(world: &World<'_>) {
         until("a new connection is on the fast road", || {
             let mut stream = world.connect(family, HTTP);
             fetch_intact(&mut stream, 10_000);
-            world.weir.flow(stream.local_addr().unwrap())["road"] == "fast"
+            let flow = world.weir.find_flow(stream.local_addr().unwrap());
+            flow.is_some_and(|flow| flow["road"] == "fast")
         });
     }
 }
@@ -97,13 +98,15 @@ fn device_that_is_deleted_is_told_and_the_other_port_lives_on() {
             let ended = world.weir.wait();
             assert_eq!(ended.code(), 0, "{ended:?}");
             assert!(!ended.errors.contains("ERROR"), "{}", ended.errors);
-            let text = world.sh(
-                &world.lab.gateway,
-                "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset; ip -d link",
-            );
-            for trace in ["proto 119", "0x77", "table inet weir", "weir-", "xdp"] {
-                assert!(!text.contains(trace), "{trace} is left:\n{text}");
-            }
+            let left = what_stays_wrong(|| {
+                let text = world.sh(
+                    &world.lab.gateway,
+                    "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset; ip -d link",
+                );
+                let traces = ["proto 119", "0x77", "table inet weir", "weir-", "xdp"];
+                if traces.iter().any(|trace| text.contains(trace)) { text } else { String::new() }
+            });
+            assert!(left.is_empty(), "something is left:\n{left}");
             assert_eq!(world.weir.clean().output, "nothing of weir's is left on this host\n");
         });
     }

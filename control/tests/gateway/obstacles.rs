@@ -148,11 +148,13 @@ fn reload_during_a_quarrel_leaves_no_table_whose_rule_is_missing() {
             assert_eq!(world.weir.finish(reload).code(), 0);
             // The rule goes again within 50 ms.
             std::thread::sleep(Duration::from_secs(1));
-            assert!(is_out(), "the table marks for a rule that is missing");
+            until("the table does not mark for a rule that is missing", is_out);
             for family in Family::BOTH {
-                let mut stream = world.connect(family, HTTP);
-                fetch_intact(&mut stream, 10_000);
-                assert_eq!(world.weir.find_flow(stream.local_addr().unwrap()), None, "not forwarded");
+                until("connections are forwarded", || {
+                    let mut stream = world.connect(family, HTTP);
+                    fetch_intact(&mut stream, 10_000);
+                    world.weir.find_flow(stream.local_addr().unwrap()).is_none()
+                });
             }
         }
         Manager::give_up([manager], world);

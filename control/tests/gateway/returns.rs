@@ -28,8 +28,7 @@ fn is_told(world: &World<'_>, device: &str, words: &[&str]) {
 fn all_is_well(world: &World<'_>, device: &str) {
     until("the port is back", || !lost(world, device));
     Family::BOTH.into_iter().for_each(|family| becomes_fast(world, family, usual(family)));
-    let status = world.weir.status();
-    assert_eq!(status["healthy"], true, "{status}");
+    until("weir is well", || world.weir.status()["healthy"] == true);
     assert_idle(&world.weir);
 }
 

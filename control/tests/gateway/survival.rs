@@ -19,7 +19,7 @@ use crate::world::{HTTP, World, fetch_intact, play};
 /// Transfers at once: each way, of both families, to where the client wanted and to a pool's server.
 const TRANSFERS: usize = 1000;
 /// Octets of a transfer, and how many of them a second: long enough to be killed in.
-const BODY: u64 = 480 << 10;
+const BODY: u64 = 720 << 10;
 const RATE: u64 = 20 << 10;
 
 struct Transfer {

@@ -24,7 +24,7 @@ use crate::send::POOLED;
 use crate::weir::{PATIENCE, until};
 use crate::world::{Download, HTTP, World, exchange_intact, fetch, fetch_intact, prepare, whoami};
 
-const BODY: u64 = 2 << 20;
+const BODY: u64 = 4 << 20;
 const RATE: u64 = 1 << 19;
 
 /// Plays a test with both uplinks.
@@ -218,8 +218,12 @@ fn uplink_that_goes_down_under_transfers_moves_its_own_and_they_stay_when_it_is_
         for family in Family::BOTH {
             let (net, target) = behind(family);
             lead_over_both(world, family, net);
-            let downloads: Vec<Download> =
-                (0..12).map(|_| Download::start_on(connect(world, family), BODY, RATE)).collect();
+            let world = &*world;
+            let start = || Download::start_on(connect(world, family), BODY, RATE);
+            let downloads: Vec<Download> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..12).map(|_| scope.spawn(start)).collect();
+                all.into_iter().map(|one| one.join().expect("it begins")).collect()
+            });
             let ways = || -> Vec<Option<u64>> { downloads.iter().map(|d| way_of(world, d.client)).collect() };
             let before = ways();
             assert!(before.contains(&Some(1)) && before.contains(&Some(2)), "{before:?}");
