@@ -51,7 +51,7 @@ impl Watched {
             fibs: 0,
             touched: 0,
         };
-        watched.until("the first picture", Duration::from_secs(5), |w| w.fibs > 0);
+        watched.soon("the first picture", |w| w.fibs > 0);
         watched
     }
 
@@ -79,7 +79,7 @@ impl Watched {
     }
 
     fn soon(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        self.until(what, Duration::from_secs(5), done);
+        self.until(what, Duration::from_secs(30), done);
     }
 
     /// Everything that comes within a span.
@@ -579,7 +579,7 @@ isolated! {
         let quiet = "sysctl -qw net.ipv4.conf.lanp.arp_notify=0 net.ipv6.conf.lanp.ndisc_notify=0";
         sh(&format!("ip netns exec client {quiet}"));
         sh("ip -n client link set lanp address 02:00:00:00:00:03");
-        watched.until("found again", Duration::from_secs(20), |w| {
+        watched.soon("found again", |w| {
             w.hop("10.9.0.1") == "0:03 1500" && w.hop("fd09::1") == "0:03 1500"
         });
     }

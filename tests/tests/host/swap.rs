@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use weir_control::host::{HostSpec, InterceptSpec};
 
 use crate::space::{host, isolated, sh};
-use crate::tproxy::{Addresses, V4, V6, ask, at, echo, inside, lab, origin, relay, web};
+use crate::tproxy::{Addresses, V4, V6, ask, ask_within, at, echo, inside, lab, origin, relay, web};
 
 /// A SYN that is lost is sent again after a second.
 const LOST: Duration = Duration::from_millis(900);
+/// How long a connection is waited for whose rules have gone.
+const STUCK: Duration = Duration::from_secs(3);
 /// What a change is given to show what it breaks.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -70,7 +72,7 @@ fn connect(of: &Addresses, tried: &Mutex<Vec<Tried>>, end: &AtomicBool) {
             return;
         }
         let start = Instant::now();
-        let result = match ask(at(of.client, port), at(of.server, 80)) {
+        let result = match ask_within(at(of.client, port), at(of.server, 80), STUCK) {
             Ok(answer) if answer.contains("origin ") && answer.ends_with("hello") => {
                 Ok(answer.starts_with("relay"))
             }

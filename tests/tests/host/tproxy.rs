@@ -10,7 +10,10 @@ use weir_control::host::{Fail, HostSpec, InterceptSpec};
 
 use crate::space::{enter, host, isolated, sh};
 
-const LIMIT: Duration = Duration::from_secs(3);
+/// How long anything may take that is to succeed: lost SYNs are sent again after one second, and after three.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long a connection is waited for that nobody is to answer.
+const IN_VAIN: Duration = Duration::from_secs(3);
 
 /// One family of the lab.
 pub struct Addresses {
@@ -143,7 +146,12 @@ pub fn relay(of: &Addresses, port: u16) {
 
 /// Connects from the client's namespace, says something, and returns what it heard; lines joined by spaces.
 pub fn ask(client: SocketAddr, server: SocketAddr) -> io::Result<String> {
-    let mut stream = open(client, server)?;
+    ask_within(client, server, LIMIT)
+}
+
+/// As [`ask`], with this long for the connection and for each answer.
+pub fn ask_within(client: SocketAddr, server: SocketAddr, limit: Duration) -> io::Result<String> {
+    let mut stream = open_within(client, server, limit)?;
     stream.write_all(b"hello")?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut heard = String::new();
@@ -152,10 +160,14 @@ pub fn ask(client: SocketAddr, server: SocketAddr) -> io::Result<String> {
 }
 
 fn open(client: SocketAddr, server: SocketAddr) -> io::Result<TcpStream> {
+    open_within(client, server, LIMIT)
+}
+
+fn open_within(client: SocketAddr, server: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     inside("client", || {
         let socket = socket(client);
         socket.bind(&SockAddr::from(client))?;
-        socket.connect_timeout(&SockAddr::from(server), LIMIT)?;
+        socket.connect_timeout(&SockAddr::from(server), limit)?;
         socket.set_read_timeout(Some(LIMIT))?;
         Ok(socket.into())
     })
@@ -257,7 +269,8 @@ isolated! {
                     origin(of, 2222);
                 }
                 let client = at(of.client, 0);
-                assert_eq!(ask(client, at(of.server, 80)).is_ok(), reached, "{fail:?}");
+                let limit = if reached { LIMIT } else { IN_VAIN };
+                assert_eq!(ask_within(client, at(of.server, 80), limit).is_ok(), reached, "{fail:?}");
                 ask(client, at(of.server, 2222)).unwrap();
             }
         }
