@@ -149,8 +149,8 @@ pub struct Dataplane {
     threads: Vec<JoinHandle<Vec<XskFrame>>>,
     heartbeat: Option<Heartbeat>,
     pulse: Pulse,
-    /// How often its sign of life has been late.
-    late: Arc<AtomicU64>,
+    /// How often packets may have gone past the workers for a while: before the first sign of life, and whenever one was late.
+    gaps: Arc<AtomicU64>,
     flood: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     stats: Vec<Arc<WorkerStats>>,
@@ -201,7 +201,7 @@ impl Dataplane {
             threads: Vec::new(),
             heartbeat: None,
             pulse: steering.pulse(),
-            late: Arc::default(),
+            gaps: Arc::default(),
             flood: None,
             stop: Arc::new(AtomicBool::new(false)),
             stats: Vec::new(),
@@ -294,7 +294,7 @@ impl Dataplane {
             commands: commands.clone(),
             stats: stats.clone(),
             failures: make.failures.clone(),
-            stalls: self.late.clone(),
+            gaps: self.gaps.clone(),
             cookies_until: make.cookies_until.clone(),
             questions: make.spec.questions.clone(),
             answers: answers.clone(),
@@ -360,6 +360,7 @@ impl Dataplane {
                 Err((_, socket)) => self.take_back(socket),
             }
         }
+        self.catch_up();
         Ok(result?)
     }
 
@@ -389,10 +390,16 @@ impl Dataplane {
                 tracing::error!(%error, "heartbeat");
             }
         };
-        let heartbeat = Heartbeat::start("weir-heartbeat", limit, signs, self.late.clone(), tell);
+        let heartbeat = Heartbeat::start("weir-heartbeat", limit, signs, self.gaps.clone(), tell);
         let heartbeat = heartbeat.map_err(StartError::Thread)?;
         self.heartbeat = Some(heartbeat);
         Ok(())
+    }
+
+    /// Packets go to the workers from now on. What the express lane has carried by itself until then, and which ends it saw, they ask for.
+    pub fn catch_up(&self) {
+        self.gaps.fetch_add(1, Relaxed);
+        self.wake();
     }
 
     /// How often steering was without a sign of life although the workers live.

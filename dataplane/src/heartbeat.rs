@@ -210,8 +210,10 @@ struct Shared {
     told: AtomicU64,
     /// The age, in ns, from which on a sign is late.
     limit_ns: u64,
-    stalls: Arc<AtomicU64>,
+    stalls: AtomicU64,
     longest_ns: AtomicU64,
+    /// Rises with each of them.
+    gaps: Arc<AtomicU64>,
 }
 
 /// The running thread; it ends when dropped.
@@ -222,8 +224,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Starts it. `tell` gets the oldest of `signs` whenever that has moved. One older than `limit` is counted as late, in `stalls`,
-    /// as soon as there is one again.
+    /// Starts it. `tell` gets the oldest of `signs` whenever that has moved. One older than `limit` is counted as late as soon as there
+    /// is one again, and `gaps` rises: of what went another way meanwhile all has gone, or is just going.
     ///
     /// # Errors
     /// No thread can be had.
@@ -231,11 +233,11 @@ impl Heartbeat {
         name: &str,
         limit: Duration,
         signs: Vec<Sign>,
-        stalls: Arc<AtomicU64>,
+        gaps: Arc<AtomicU64>,
         tell: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let shared = Arc::new(Shared { limit_ns, stalls, ..Shared::default() });
+        let shared = Arc::new(Shared { limit_ns, gaps, ..Shared::default() });
         let board = shared.clone();
         let body = move || {
             if let Err(error) = affinity::run_promptly() {
@@ -304,12 +306,13 @@ fn beat(board: &Shared, oldest: u64, told: u64, tell: &impl Fn(u64)) -> u64 {
     if oldest <= told {
         return told;
     }
-    // The age that the last sign had when this one replaced it.
-    let age = clock::monotonic_ns().saturating_sub(told);
     tell(oldest);
+    // The age that the last sign had when this one had replaced it: who looked before may have seen as much.
+    let age = clock::monotonic_ns().saturating_sub(told);
     if told != 0 && age > board.limit_ns {
         board.stalls.fetch_add(1, Relaxed);
         board.longest_ns.fetch_max(age, Relaxed);
+        board.gaps.fetch_add(1, Relaxed);
     }
     oldest
 }

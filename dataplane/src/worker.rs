@@ -83,8 +83,9 @@ pub struct Parts<D: Driver> {
     pub stats: Arc<WorkerStats>,
     /// Servers of pools that did not take a connection, for control.
     pub failures: Failures,
-    /// How often the workers' sign of life has been late ([`Stalls`](crate::heartbeat::Stalls)): what came meanwhile they have not seen.
-    pub stalls: Arc<AtomicU64>,
+    /// How often packets have gone past the workers for a while, because there was no sign of life of theirs: what came meanwhile they
+    /// have not seen.
+    pub gaps: Arc<AtomicU64>,
     /// Until when (ns) cookies that the steering program made may come back.
     pub cookies_until: Arc<AtomicU64>,
     /// Memory for what is held, where a configuration needs more; none: it has what it began with.
@@ -115,9 +116,9 @@ pub struct Worker<D: Driver> {
     scan: Option<(Scan, u32)>,
     /// The slot where looking for connections whose routes have changed goes on.
     reroute: Option<u32>,
-    /// The express lane is asked what it has seen, too; and how often a sign of life had been late when that was begun last.
+    /// The express lane is asked what it has seen, too; and how many gaps there had been when that was begun last.
     asks: bool,
-    stalls: u64,
+    gaps: u64,
     /// No port had more packets than were taken.
     is_drained: bool,
     idleness: Idleness,
@@ -148,7 +149,7 @@ impl<D: Driver> Worker<D> {
             scan: None,
             reroute: None,
             asks: false,
-            stalls: 0,
+            gaps: 0,
             is_drained: true,
             idleness: Idleness::default(),
             breathed: None,
@@ -228,9 +229,9 @@ impl<D: Driver> Worker<D> {
     /// Connections of the express lane that go another way now are taken back, and those that it can stand by for let in, a batch a
     /// breath; and how they went on while nobody looked is asked.
     fn follow_routes(&mut self) {
-        let stalls = self.parts.stalls.load(Relaxed);
-        if stalls != self.stalls && self.parts.express.is_some() {
-            self.stalls = stalls;
+        let gaps = self.parts.gaps.load(Relaxed);
+        if gaps != self.gaps && self.parts.express.is_some() {
+            self.gaps = gaps;
             self.look_again(true);
         }
         // What was asked for before comes first.

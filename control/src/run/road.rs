@@ -231,6 +231,8 @@ impl Road {
         if self.ways.is_some() {
             self.steering.express().enable(true).map_err(Failure::refused)?;
         }
+        // Since the lane was read it has carried on by itself until now.
+        dataplane.catch_up();
         Ok(dataplane)
     }
 }

@@ -239,6 +239,28 @@ fn connections_that_end_while_weir_hangs_are_over_when_it_is_back() {
     }
 }
 
+/// Between what the next weir reads of the lane and its first sign of life the program sends on by itself what ends a connection.
+#[test]
+fn connections_that_end_while_the_next_weir_starts_are_over_when_it_has() {
+    for handshake in ["answer", "through"] {
+        play(&standing_by(handshake), |world| {
+            let mut streams = stood_by(world);
+            world.weir.kill();
+            world.weir.spawn();
+            until("the lane is read", || world.weir.logged().contains("taken over from an earlier weir"));
+            world.weir.signal(Signal::STOP);
+            std::thread::sleep(LATE);
+            for (stream, host) in &mut streams {
+                end_well(stream, host);
+            }
+            world.weir.signal(Signal::CONT);
+            until("weir answers", || world.weir.status_if_any().is_some());
+            until("nothing is left", || in_map(world) == 0);
+            assert_idle(&world.weir);
+        });
+    }
+}
+
 /// The next weir is given less room than there are connections: what it cannot list goes on all the same, and is taken over by one that can.
 #[test]
 fn connections_that_the_next_weir_has_no_room_for_go_on_and_end_well() {

@@ -44,6 +44,15 @@ fn sign_is_told_once() {
     assert_eq!((last, told.into_inner().unwrap()), (5, vec![3, 5]));
 }
 
+/// Packets have gone another way until it was told.
+#[test]
+fn sign_that_becomes_too_old_while_the_next_is_told_was_late() {
+    let board = Shared { limit_ns: 5 * MS, ..Shared::default() };
+    let last = clock::monotonic_ns();
+    beat(&board, last + 1, last, &|_| std::thread::sleep(Duration::from_millis(10)));
+    assert_eq!((board.stalls.load(Relaxed), board.gaps.load(Relaxed)), (1, 1));
+}
+
 #[test]
 fn thread_that_never_breathed_is_no_sign_of_life() {
     let mut thread = watched(0);
