@@ -505,6 +505,30 @@ fn adopted_connection_with_large_windows_ends_when_both_ends_have_finished() {
     }
 }
 
+/// Its own windows nobody knows either.
+#[test]
+fn adopted_connection_that_the_program_carried_ends_although_its_last_segments_come_twice() {
+    for family in BOTH {
+        let (mut b, names) = adopted(family, false);
+        let c = Seg::new(b.client, b.server, ACK, 71, 5000);
+        let s = Seg::new(b.server, b.client, ACK, 5000, 71);
+        b.lan(&Seg { seq: 70, ..c.clone() }.flags(FIN | ACK), &[]).one_to_server();
+        ended(&mut b, names, (false, false), &Passed::default());
+        b.wan(&s, &[]).one_to_client();
+        ended(&mut b, names, (true, false), &Passed::default());
+        b.lan(&c, &[]).one_to_server();
+        let last = Seg { seq: s.seq + 299_000, ..s.clone() }.payload([7; 1000]);
+        b.wan(&last, &[]).one_to_client();
+        b.wan(&Seg { seq: s.seq + 300_000, ..s.clone() }.flags(FIN | ACK), &[]).one_to_client();
+        ended(&mut b, names, (true, true), &Passed { fins: (true, false), ..Passed::default() });
+        b.wan(&last, &[]).one_to_client();
+        b.lan(&Seg { ack: s.seq + 300_001, ..c }, &[]).one_to_server();
+        assert_eq!(left(&mut b), [names]);
+        b.wait(Nanos::from_secs(61), &[]);
+        assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
+    }
+}
+
 #[test]
 fn connection_goes_to_whoever_is_to_carry_it_now() {
     for family in BOTH {
@@ -591,12 +615,17 @@ fn program_without_room_leaves_the_connection_with_its_worker() {
 
 /// A connection that stood by, with the next process.
 fn adopted_standby(family: Family) -> (Bench, Names) {
+    adopted(family, true)
+}
+
+/// The same, or one that the program carries.
+fn adopted(family: Family, stands_by: bool) -> (Bench, Names) {
     let mut b = Bench::of(family, Setup::new());
-    b.pipe.set_lanes(standby());
+    b.pipe.set_lanes(if stands_by { standby() } else { lanes() });
     let end = |(addr, port): (std::net::IpAddr, u16)| Endpoint { addr: addr.into(), port };
     let client = Tuple { src: end(b.client), dst: end(b.server) };
     let names = Names { client, server: client };
-    let adopted = Adopted { names, up: None, seen: b.now, fins: (false, false), stands_by: true, note: None };
+    let adopted = Adopted { names, up: None, seen: b.now, fins: (false, false), stands_by, note: None };
     assert!(b.pipe.adopt(b.now, &adopted));
     (b, names)
 }

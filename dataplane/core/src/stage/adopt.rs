@@ -107,7 +107,7 @@ impl<F: Frame> Pipeline<F> {
             // Nobody else will say whether it was acknowledged.
             (end.fin, end.fin_acked) = (fin, fin);
             // What they have agreed is not known either: as much as can be.
-            end.shift = if adopted.stands_by { MAX_SHIFT } else { 0 };
+            end.shift = MAX_SHIFT;
         }
         if let Some(note) = &adopted.note {
             (flow.epoch, flow.intercept) = (Policy::BEFORE, InterceptId(0));
