@@ -490,7 +490,7 @@ static __always_inline int mark_entry(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	key = *place;
 	mark = ((__u8 *)(place + 1))[0] & ~(WEIR_EXPRESS_LINKS - 1);
-	ended = ((__u8 *)(place + 1))[1] & (TCP_FIN | TCP_RST);
+	ended = ((__u8 *)(place + 1))[1] & (TCP_FIN | TCP_RST | WEIR_EXPRESS_SAID);
 	entry = bpf_map_lookup_elem(&express_flows, &key);
 	if (!entry)
 		return XDP_PASS;

@@ -174,7 +174,7 @@ struct weir_express {
 	__u32 last_seen;		/* ktime, units of 2^30 ns */
 	__u16 hop;			/* index in express_hops */
 	__u8 flags;
-	__u8 ended;			/* TCP's FIN and RST: those that the program has sent on without the worker, and FINs that this says it has had */
+	__u8 ended;			/* TCP's FIN and RST: those that the program has sent on without the worker, and FINs that this says it has had; WEIR_EXPRESS_SAID */
 	__u32 check;			/* weir_express_check of the key: an entry may be reused while it is read */
 	__u32 given;			/* while the flow changes over: when a packet was given to its worker last, ktime in units of 2^10 ns; 0: none was */
 	__u8 worker;			/* and which worker that is */
@@ -218,6 +218,7 @@ struct weir_express_note {
 #define WEIR_EXPRESS_LINKS 32
 #define WEIR_EXPRESS_STANDBY 128	/* in `link`: the flow is its worker's, as long as there is one */
 #define WEIR_EXPRESS_STRAY 64		/* in `link`: no worker knows the flow */
+#define WEIR_EXPRESS_SAID 2		/* in `ended`: the worker has had a FIN that nobody had acknowledged yet; the program does not look at it */
 #define WEIR_EXPRESS_CHANGES 32		/* in `link`: its worker may have packets in hand that came before */
 #define WEIR_EXPRESS_UNFINISHED_SUMS 1	/* frames may come with checksums that a device was to finish */
 

@@ -102,7 +102,7 @@ impl Feeder {
         }
         let mut ops = std::mem::replace(&mut out.express, std::mem::take(&mut self.later));
         ops.retain(|op| match op {
-            ExpressOp::Ending { names, fins } => !self.end(names, *fins, pipeline, out),
+            ExpressOp::Ending { names, fins, says } => !self.end(names, (*fins, *says), pipeline, out),
             _ => true,
         });
         self.put_back(ops, out);
@@ -141,8 +141,8 @@ impl Feeder {
         match op {
             ExpressOp::Enter(carried) => self.enter(carried, pipeline),
             ExpressOp::Leave(names) => self.leave(names, pipeline),
-            ExpressOp::Ending { names, fins } => {
-                self.end(names, *fins, pipeline, out);
+            ExpressOp::Ending { names, fins, says } => {
+                self.end(names, (*fins, *says), pipeline, out);
             }
             ExpressOp::Note(names) => {
                 self.notes.extend(noted(pipeline, &names.key(), ends(&names.client)));
@@ -223,17 +223,17 @@ impl Feeder {
         }
     }
 
-    /// Has the program stand by for a connection of which these ends have finished; whether it has it.
+    /// Has the program stand by for a connection of which these ends have finished, and these say so; whether it has it.
     fn end<F: Frame>(
         &mut self,
         names: &Names,
-        fins: (bool, bool),
+        (fins, says): ((bool, bool), (bool, bool)),
         pipeline: &mut Pipeline<F>,
         out: &mut Output<F>,
     ) -> bool {
         let Some(seen) = self.passed(names) else { return false };
         let (client, server) = (ends(&names.client), ends(&names.server));
-        self.untold += u64::from(self.ways.express().set_ending(client, server, fins).is_err());
+        self.untold += u64::from(self.ways.express().set_ending(client, server, fins, says).is_err());
         pipeline.handle_ending(&names.key(), &seen, out);
         true
     }
@@ -376,7 +376,7 @@ fn adopted_from(client: Ends, up: &ExpressEntry, down: &ExpressEntry) -> Adopted
         up: up.is_translated.then_some(translation),
         stands_by: up.stands_by,
         seen: Nanos(seen.max(up.seen.last_seen).max(down.seen.last_seen)),
-        fins: (up.seen.fin, down.seen.fin),
+        fins: (up.seen.fin || up.seen.says, down.seen.fin || down.seen.says),
         note: None,
     }
 }
@@ -432,5 +432,47 @@ fn splice(up: &Translation) -> Splice {
         shift_to_client: up.shift_to_client,
         shift_to_server: up.shift_to_server,
         ecn: up.ecn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_sys::steering::Change;
+
+    use super::*;
+
+    /// Its acknowledgment may have passed when there was no worker, and nobody says it again.
+    #[test]
+    fn end_that_nobody_had_acknowledged_has_finished_for_the_next_process() {
+        for (client, server) in [("10.1.0.2:4000", "192.0.2.1:80"), ("[fd00::2]:4000", "[2001:db8::1]:80")] {
+            let client: Ends = (client.parse().unwrap(), server.parse().unwrap());
+            let change = Change {
+                delta: 0,
+                clock: 0,
+                floor: 0,
+                behind: 0,
+                shift: 0,
+                removes_sack: false,
+                clears_ecn: false,
+            };
+            let entry = |is_to_client, came, seen| ExpressEntry {
+                is_to_client,
+                is_translated: false,
+                came,
+                goes: came,
+                link: 0,
+                hop: 0,
+                stands_by: true,
+                is_stray: false,
+                changes: false,
+                seen,
+                change,
+            };
+            for (says, fin) in [(true, false), (false, true), (true, true)] {
+                let up = entry(false, client, Seen { says, fin, ..Seen::default() });
+                let down = entry(true, (client.1, client.0), Seen::default());
+                assert_eq!(adopted_from(client, &up, &down).fins, (true, false));
+            }
+        }
     }
 }

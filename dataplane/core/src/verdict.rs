@@ -176,11 +176,12 @@ impl<F: Frame> Pipeline<F> {
     /// Notes a packet and sends it on.
     pub(crate) fn pass(&mut self, slot: u32, side: Side, packet: Packet<F>, out: &mut Output<F>) {
         if let Some(flow) = self.flows.get_mut(slot) {
-            let fins = flow.fins();
+            let (fins, said) = (flow.fins(), flow.said_fins());
             track::note(flow, side, &packet.meta);
+            let says = flow.said_fins();
             if track::is_over(flow) {
                 self.close(slot, timers::LINGER, out);
-            } else if flow.fins() != fins {
+            } else if flow.fins() != fins || says.0 && !said.0 || says.1 && !said.1 {
                 self.note_fins(slot, out);
             }
         }

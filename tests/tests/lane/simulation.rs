@@ -107,11 +107,11 @@ impl<'a> Program<'a> {
                 let passed = self.take(&names);
                 pipe.handle_passed(&names.key(), &passed);
             }
-            ExpressOp::Ending { names, fins } => {
+            ExpressOp::Ending { names, fins, says } => {
                 self.let_in(now, true, pipe);
                 let (client, server) = (ends(&names.client), ends(&names.server));
                 if let Some(passed) = self.passed(&names) {
-                    self.lane.express.set_ending(client, server, fins).unwrap();
+                    self.lane.express.set_ending(client, server, fins, says).unwrap();
                     self.ending.insert(names.client);
                     pipe.handle_ending(&names.key(), &passed, out);
                 }

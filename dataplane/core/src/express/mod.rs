@@ -139,11 +139,12 @@ pub enum ExpressOp {
     ///
     /// [`Pipeline::handle_passed`]: crate::pipeline::Pipeline::handle_passed
     Leave(Names),
-    /// The program only stands by for it from now on, and is to know of these ends, of the client and of the server; then
+    /// The program only stands by for it from now on, and is to know of these ends, of the client and of the server, and of those that say so
+    /// and may yet be somebody else's word: for the next process, which sees no acknowledgment that passes before it. Then
     /// [`Pipeline::handle_ending`] with the numbers of before.
     ///
     /// [`Pipeline::handle_ending`]: crate::pipeline::Pipeline::handle_ending
-    Ending { names: Names, fins: (bool, bool) },
+    Ending { names: Names, fins: (bool, bool), says: (bool, bool) },
     /// What is known of it has changed: note it anew ([`Pipeline::note`]).
     ///
     /// [`Pipeline::note`]: crate::pipeline::Pipeline::note
@@ -196,7 +197,7 @@ pub struct Adopted {
     pub up: Option<Translation>,
     /// When its last packet passed.
     pub seen: Nanos,
-    /// The client has sent a FIN, the server has.
+    /// The client has sent a FIN, the server has, as far as anybody could tell.
     pub fins: (bool, bool),
     /// It is for a worker, now that there is one again.
     pub stands_by: bool,

@@ -173,9 +173,9 @@ impl Claims {
         }
     }
 
-    /// An end says that it has finished.
-    pub fn have_fin(&self) -> bool {
-        self.client_fin == Some(true) || self.server_fin == Some(true)
+    /// Whether that end says that it has finished.
+    pub fn has_fin(&self, side: Side) -> bool {
+        self.get(side).is_some_and(|claim| claim.fin)
     }
 
     /// Of the claims those of an end are left.

@@ -127,7 +127,7 @@ impl<F: Frame> Pipeline<F> {
             return None;
         }
         if flow.place == Place::Standby {
-            let is_ending = flow.fins() != (false, false) || flow.is_lost() && flow.claims.have_fin();
+            let is_ending = flow.said_fins() != (false, false);
             return Some(if is_ending { Stay::Ending } else { Stay::Standby });
         }
         Some(self.carried(flow).err().unwrap_or(Stay::Young))
@@ -151,7 +151,7 @@ impl<F: Frame> Pipeline<F> {
             Err(Stay::Unacknowledged)
         } else if !flow.is_settled() {
             Err(Stay::Unanswered)
-        } else if flow.fins() != (false, false) || flow.is_lost() && flow.claims.have_fin() {
+        } else if flow.said_fins() != (false, false) {
             Err(Stay::Ending)
         } else if flow.unsummed {
             Err(Stay::Unsummed)
@@ -236,7 +236,12 @@ impl<F: Frame> Pipeline<F> {
     #[cold]
     pub(crate) fn note_fins(&self, slot: u32, out: &mut Output<F>) {
         let Some(flow) = self.flows.get(slot).filter(|flow| flow.place == Place::Standby) else { return };
-        out.express.push(ExpressOp::Ending { names: self.names_of(flow), fins: flow.fins() });
+        let told = self.names_of(flow);
+        // Of one and the same packet, or nothing has come between.
+        if matches!(out.express.last(), Some(ExpressOp::Ending { names, .. }) if *names == told) {
+            out.express.pop();
+        }
+        out.express.push(ExpressOp::Ending { names: told, fins: flow.fins(), says: flow.said_fins() });
     }
 
     /// What the program calls a connection.
@@ -430,6 +435,15 @@ impl<F: Frame> Pipeline<F> {
 }
 
 impl Flow {
+    /// Ends that have finished, of the client and of the server, or that say so where that is all there is to go by: it is not known where the
+    /// connection stands, or its other end has finished.
+    pub(crate) fn said_fins(&self) -> (bool, bool) {
+        let (client, server) = self.fins();
+        let counts = self.is_lost() || client || server;
+        let says = |side| counts && self.claims.has_fin(side);
+        (client || says(Side::Client), server || says(Side::Server))
+    }
+
     /// Ends that the program has sent on without a worker. Nobody else will say whether they were acknowledged.
     fn add_fins(&mut self, passed: &Passed) {
         let (client, server) = self.fins();

@@ -253,6 +253,7 @@ mod tests {
             ("WEIR_EXPRESS_STANDBY", u32::from(express::STANDBY)),
             ("WEIR_EXPRESS_STRAY", u32::from(express::STRAY)),
             ("WEIR_EXPRESS_CHANGES", u32::from(express::CHANGES)),
+            ("WEIR_EXPRESS_SAID", u32::from(express::SAID)),
             ("WEIR_EXPRESS_UNFINISHED_SUMS", u32::from(express::UNFINISHED_SUMS)),
             ("WEIR_EXPRESS_TO_CLIENT", u32::from(express::TO_CLIENT)),
             ("WEIR_EXPRESS_READDRESS", u32::from(express::READDRESS)),

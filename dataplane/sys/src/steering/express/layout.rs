@@ -31,6 +31,8 @@ pub const VOID: u8 = 128;
 // What of FIN and RST is noted in `ended`, as in TCP's flags.
 pub const FIN: u8 = 1;
 pub const RST: u8 = 4;
+/// And: the worker has had a FIN that nobody had acknowledged yet.
+pub const SAID: u8 = 2;
 
 /// Frames of the device may come with checksums that a device was to finish.
 pub const UNFINISHED_SUMS: u8 = 1;

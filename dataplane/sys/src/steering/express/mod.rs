@@ -63,7 +63,7 @@ use super::map::Map;
 use super::trial::Routine;
 use super::{map_data, map_of, routine, set};
 use crate::clock;
-use layout::{Entry, FIN, HopValue, Key, LINKS, LinkValue, RST, STANDBY, STRAY, UNFINISHED_SUMS, VOID};
+use layout::{Entry, FIN, HopValue, Key, LINKS, LinkValue, RST, SAID, STANDBY, STRAY, UNFINISHED_SUMS, VOID};
 
 /// The program that marks an entry in place.
 const MARK: &str = "weir_mark";
@@ -123,6 +123,8 @@ pub struct Seen {
     /// A FIN, an RST was sent on without a worker.
     pub fin: bool,
     pub rst: bool,
+    /// A worker has had a FIN of which it could not tell whose it was ([`Express::set_ending`]).
+    pub says: bool,
     /// The program has ended the flow's lane: a SYN came after that.
     pub is_void: bool,
     /// No worker knows the flow.
@@ -137,6 +139,7 @@ impl From<&Entry> for Seen {
             last_seen: u64::from(entry.head.last_seen) << SEEN_SHIFT,
             fin: entry.head.ended & FIN != 0,
             rst: entry.head.ended & RST != 0,
+            says: entry.head.ended & SAID != 0,
             is_void: entry.head.flags & VOID != 0,
             is_stray: entry.is_stray(),
         }
@@ -314,12 +317,20 @@ impl Express {
     }
 
     /// Gives a flow back to its worker, for which the program only stands by from now on, and notes FINs that it has had, of the client and
-    /// of the server. Two system calls.
+    /// of the server; `says`: also those that nobody has acknowledged ([`Seen::says`]). Two system calls.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn set_ending(&self, client: Ends, server: Ends, fins: (bool, bool)) -> io::Result<()> {
-        self.mark_both(client, server, STANDBY, [fins.0, fins.1].map(|fin| if fin { FIN } else { 0 }))
+    pub fn set_ending(
+        &self,
+        client: Ends,
+        server: Ends,
+        fins: (bool, bool),
+        says: (bool, bool),
+    ) -> io::Result<()> {
+        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        let ended = [(fins.0, says.0), (fins.1, says.1)].map(|(fin, said)| bit(fin, FIN) | bit(said, SAID));
+        self.mark_both(client, server, STANDBY, ended)
     }
 
     fn mark_both(&self, client: Ends, server: Ends, mark: u8, ended: [u8; 2]) -> io::Result<()> {
