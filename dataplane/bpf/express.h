@@ -80,6 +80,8 @@ struct {
 
 /* The packet is none of the lane's: steering goes on. No action has this number. */
 #define NOT_EXPRESS 255
+/* The same of a SYN: it would open a connection. */
+#define OPENS 253
 /* The lane has the packet, and with it the flow, though a worker may have packets in hand. */
 #define OVERTAKING 254
 
@@ -501,6 +503,12 @@ static __always_inline int mark_entry(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
+/* A packet without an entry. */
+static __always_inline int no_entry(const struct tcphdr *tcp)
+{
+	return (((const __u8 *)tcp)[13] & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_SYN ? OPENS : NOT_EXPRESS;
+}
+
 static __always_inline int express4(struct xdp_md *ctx, struct iphdr *ip, void *data_end)
 {
 	struct tcphdr *tcp = (void *)(ip + 1);
@@ -515,7 +523,7 @@ static __always_inline int express4(struct xdp_md *ctx, struct iphdr *ip, void *
 	__builtin_memcpy(key.sport, &tcp->source, 4);
 	entry = bpf_map_lookup_elem(&express_flows, &key);
 	if (!entry || entry->flags & WEIR_EXPRESS_VOID)
-		return NOT_EXPRESS;
+		return no_entry(tcp);
 	return cross(ctx, entry, &key, 0);
 }
 
@@ -531,7 +539,7 @@ static __always_inline int express6(struct xdp_md *ctx, struct ipv6hdr *ip, void
 	__builtin_memcpy(key.sport, &tcp->source, 4);
 	entry = bpf_map_lookup_elem(&express_flows, &key);
 	if (!entry || entry->flags & WEIR_EXPRESS_VOID)
-		return NOT_EXPRESS;
+		return no_entry(tcp);
 	return cross(ctx, entry, &key, 1);
 }
 

@@ -499,9 +499,11 @@ int weir_steer(struct xdp_md *ctx)
 {
 	int action = express(ctx);
 
-	if (action != NOT_EXPRESS)
+	if (action != NOT_EXPRESS && action != OPENS)
 		return action;
-	bpf_tail_call(ctx, &express_next, 0);
+	/* While there is a worker it judges all SYNs, and knows what the others have (`Elsewhere` in dataplane/core/src/pipeline.rs). */
+	if (action == NOT_EXPRESS || !is_alive(bpf_ktime_get_ns()))
+		bpf_tail_call(ctx, &express_next, 0);
 	return judge(ctx);
 }
 

@@ -12,7 +12,6 @@ mod ways;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -24,7 +23,6 @@ use weir_core::pipeline::{Elsewhere, Output, Pipeline};
 use weir_core::stage::timers;
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
-use weir_core::wire::addr::Endpoint;
 use weir_sys::clock;
 use weir_sys::steering::{
     Ends, ExpressBatch, ExpressEntry, ExpressFlow, ExpressNote, Seen, Splice, SteeringError, Sweep,
@@ -260,8 +258,7 @@ pub struct Legacy {
 
 /// What the programs of other weirs' lanes still carry, and pass by the workers.
 pub fn carried_elsewhere(ways: Arc<Ways>) -> Elsewhere {
-    let at = |end: Endpoint| SocketAddr::new(end.addr.ip(), end.port);
-    Elsewhere::new(move |tuple| ways.former().holds((at(tuple.src), at(tuple.dst))))
+    Elsewhere::new(move |opens| ways.former().held(ends(opens)).map(tuple))
 }
 
 /// Says what the workers had no room for.

@@ -1,9 +1,13 @@
 //! Into the express lane and out of it. The program is played here: what it carries does not come to the pipeline.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use weir_core::drop::DropReason;
 use weir_core::express::{Adopted, Carried, ExpressOp, Lanes, Names, Passed, Stay};
 use weir_core::flow::key::Tuple;
 use weir_core::ids::Nanos;
+use weir_core::pipeline::Elsewhere;
 use weir_core::tcp::seq::Seq;
 use weir_core::tcp::translate::{TimestampMode, Translation};
 use weir_core::wire::addr::Endpoint;
@@ -299,6 +303,31 @@ fn syn_of_a_client_that_has_forgotten_asks_the_server_and_opens_no_connection() 
         let rst = Seg::new(b.server, b.client, RST, probe.ack, 0);
         b.wan(&rst, &[DROP(DropReason::ToWeir)]);
         left(&mut b);
+        assert_eq!(b.lan(&syn, &[Moved::Opened]).one_to_server().flags, SYN);
+    }
+}
+
+/// Another version's program carries it, to a server of a pool.
+#[test]
+fn syn_of_a_client_that_has_forgotten_a_connection_which_goes_on_elsewhere_opens_one_when_that_has_ended() {
+    for family in BOTH {
+        let mut b = Bench::new(family);
+        let pool = (b.server.0, 8443);
+        let end = |(addr, port): (std::net::IpAddr, u16)| Endpoint { addr: addr.into(), port };
+        let (of, leg) = ([b.client, b.server].map(end), Tuple { src: end(b.client), dst: end(pool) });
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ended = has_ended.clone();
+        b.pipe.spare(Elsewhere::new(move |tuple| {
+            assert_eq!([tuple.src, tuple.dst], of);
+            (!ended.load(Relaxed)).then_some(leg)
+        }));
+        let syn = Seg::new(b.client, b.server, SYN, 77, 0).options(&[2, 4, 5, 0xb4]);
+        for _ in 0..2 {
+            let probe = b.lan(&syn, &[DROP(DropReason::UnexpectedSyn)]).one_to_server();
+            assert_eq!((probe.src, probe.dst, probe.flags, probe.seq), (b.client, pool, ACK, 77));
+        }
+        assert_eq!(b.pipe.flow_counts(), (0, 0), "the SYN itself never passes");
+        has_ended.store(true, Relaxed);
         assert_eq!(b.lan(&syn, &[Moved::Opened]).one_to_server().flags, SYN);
     }
 }

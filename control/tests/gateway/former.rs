@@ -3,7 +3,7 @@
 //! no further than every layout allows (dataplane/sys/src/steering/former.rs).
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -209,6 +209,47 @@ fn lane_of_another_version_of_which_something_is_missing_is_removed_and_that_is_
 const MUTE: &str = "nft 'add table inet mute; add chain inet mute out { type filter hook output priority 0; }; \
                     add rule inet mute out tcp flags & rst == rst drop'";
 
+/// Clients forget these connections, and so do servers where that is `all`; nobody is told. Whose they were.
+fn forget(world: &World<'_>, streams: [TcpStream; 2], all: bool) -> [(SocketAddr, SocketAddr); 2] {
+    let ends = [&world.lab.client, &world.lab.server];
+    ends.iter().for_each(|end| drop(world.sh(end, MUTE)));
+    let forgotten = streams.map(|stream| {
+        let (client, server) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        if all {
+            world.sh(&world.lab.server, &format!("ss -K dst '{client}' >/dev/null"));
+        }
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        world.until_gone(&world.lab.client, &format!(" {client} "));
+        (client, server)
+    });
+    ends.iter().for_each(|end| drop(world.sh(end, "nft delete table inet mute")));
+    forgotten
+}
+
+/// Its server, which still has the connection, says so, and is told that nobody else has.
+#[test]
+fn client_that_has_forgotten_a_connection_in_another_versions_lane_may_use_its_port_again() {
+    for handshake in ["through", "answer"] {
+        play(&Settings { handshake, ..always() }, |world| {
+            ready(world);
+            let streams = Family::BOTH.map(|family| {
+                let mut stream = world.connect(family, HTTP);
+                into_the_lane(world, &mut stream, ALLOWED);
+                stream
+            });
+            kill_as_another(world);
+            world.weir.start();
+            for (from, to) in forget(world, streams, false) {
+                let mut stream = client::connect(&world.lab.client, from, to).expect("it is let in");
+                exchange_intact(&mut stream, ALLOWED, 100 * KIB);
+                assert_eq!(world.weir.flow(from)["adopted"], false, "{handshake}: {from}");
+            }
+            assert!(world.weir.count("drops", "unexpected-syn") >= 2);
+        });
+    }
+}
+
 /// The other version's program would carry it, and nobody look at what it asks for.
 #[test]
 fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connection_in_another_versions_lane() {
@@ -222,18 +263,7 @@ fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connectio
             });
             kill_as_another(world);
             world.weir.start();
-            // Both ends forget them, and tell nobody.
-            let (client, server) = (&world.lab.client, &world.lab.server);
-            [client, server].iter().for_each(|end| drop(world.sh(end, MUTE)));
-            let ends = streams.map(|stream| {
-                let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-                world.sh(server, &format!("ss -K dst '{}' >/dev/null", ends.0));
-                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-                drop(stream);
-                world.until_gone(client, &format!(" {} ", ends.0));
-                ends
-            });
-            [client, server].iter().for_each(|end| drop(world.sh(end, "nft delete table inet mute")));
+            let (client, ends) = (&world.lab.client, forget(world, streams, true));
             let before = world.weir.count("drops", "unexpected-syn");
             std::thread::scope(|scope| {
                 for (from, to) in ends {
@@ -244,10 +274,7 @@ fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connectio
                     });
                 }
             });
-            // What is translated, the other version's program drops by itself.
-            if handshake == "through" {
-                world.weir.comes_to("drops", "unexpected-syn", before + 2);
-            }
+            world.weir.comes_to("drops", "unexpected-syn", before + 2);
             // From another port it is a connection like any other.
             for family in Family::BOTH {
                 assert!(fetch(&mut world.connect(family, HTTP), DENIED, 100).is_err());

@@ -67,17 +67,17 @@ pub struct Config {
     pub is_replay: bool,
 }
 
-/// Asked of the tuple of each SYN that would open a connection, as the client sends it: whether one of that tuple goes on elsewhere, past
-/// this worker. A new one would be carried there, behind the verdict of the old.
+/// Asked of the tuple of each SYN that would open a connection, as the client sends it: what its server calls one of that tuple that goes on
+/// elsewhere, past this worker; none: there is none. A new one would be carried there, behind the verdict of the old.
 #[derive(Clone)]
-pub struct Elsewhere(Arc<dyn Fn(&Tuple) -> bool + Send + Sync>);
+pub struct Elsewhere(Arc<dyn Fn(&Tuple) -> Option<Tuple> + Send + Sync>);
 
 impl Elsewhere {
-    pub fn new(is: impl Fn(&Tuple) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(is))
+    pub fn new(leg: impl Fn(&Tuple) -> Option<Tuple> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(leg))
     }
 
-    pub(crate) fn has(&self, tuple: &Tuple) -> bool {
+    pub(crate) fn leg(&self, tuple: &Tuple) -> Option<Tuple> {
         (self.0)(tuple)
     }
 }

@@ -1,14 +1,13 @@
 //! Lanes that a weir of another layout has left ([`weir_sys::steering::FormerLane`]): how many connections they still have, and when
 //! the last has ended.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_core::stage::timers;
 use weir_sys::clock;
-use weir_sys::steering::{FormerLane, FormerTimes, Left};
+use weir_sys::steering::{Ends, FormerLane, FormerTimes, Left};
 
 const TIMES: FormerTimes =
     FormerTimes { closed: timers::CLOSED.0, reset: timers::RESET.0, idle: timers::IDLE.0 };
@@ -51,9 +50,13 @@ impl Former {
         self.state().lanes.clone()
     }
 
-    /// Whether one of them still carries what goes from the first of these to the second. A few system calls, while there is any.
-    pub fn holds(&self, ends: (SocketAddr, SocketAddr)) -> bool {
-        self.has.load(Relaxed) && self.lanes().iter().any(|lane| lane.holds(ends).unwrap_or(false))
+    /// Source and destination, as they go out, of what goes from the first of these to the second, if one of them still carries that. A few
+    /// system calls, while there is any.
+    pub fn held(&self, ends: Ends) -> Option<Ends> {
+        if !self.has.load(Relaxed) {
+            return None;
+        }
+        self.lanes().iter().find_map(|lane| lane.held(ends).ok().flatten())
     }
 
     /// Connections that they have, as seen last.

@@ -10,7 +10,7 @@
 
 use crate::drop::DropReason;
 use crate::express::{Carried, ExpressOp, Lanes, Names, Passed, Place, Stay, WayOut, is_constant};
-use crate::flow::key::FlowKey;
+use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::record::{Flow, Side, Stage};
 use crate::frame::Frame;
 use crate::hold::Packet;
@@ -30,6 +30,14 @@ const PACKETS: u32 = 16;
 pub const MOMENT: Nanos = Nanos::from_secs(1);
 /// For so long after its beginning it is asked again each moment whether it can stand by.
 const YOUTH: Nanos = Nanos::from_secs(60);
+
+/// What is in the number that nobody else can know.
+const SECRET: cookie::Carried = cookie::Carried { mss: 0, window_scale: None, sack: false };
+
+fn acknowledgment(tuple: Tuple, seq: Seq, ack: Seq) -> Segment {
+    let (flags, options) = (TcpFlags(TcpFlags::ACK), SegmentOptions::default());
+    Segment { tuple, flags, seq, ack, window: 0, options }
+}
 
 impl<F: Frame> Pipeline<F> {
     /// Between which ports the lane carries from now on. What it carries already stays.
@@ -383,8 +391,7 @@ impl<F: Frame> Pipeline<F> {
     /// answers with an ACK of where it stands, or not at all (RFC 9293 section 3.10.7.4); if not, with an RST from that number on.
     pub(crate) fn ask_whether_it_lives(&mut self, slot: u32, side: Side, seq: Seq, out: &mut Output<F>) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        let secret = cookie::Carried { mss: 0, window_scale: None, sack: false };
-        let number = self.cookies.make(&flow.tuple(), seq, &secret, self.now);
+        let number = self.cookies.make(&flow.tuple(), seq, &SECRET, self.now);
         let up = self.legs.get(flow.leg).and_then(|leg| Some((leg.tuple, leg.up?.delta)));
         let (to, tuple, ack) = match (side, up) {
             (Side::Client, Some((tuple, delta))) => (Side::Server, tuple, number.add(delta.wrapping_neg())),
@@ -392,9 +399,18 @@ impl<F: Frame> Pipeline<F> {
             (Side::Server, _) => (Side::Client, flow.tuple().reversed(), number),
         };
         (flow.asked, flow.answer) = (Some(to), number);
-        let options = SegmentOptions::default();
-        let segment = Segment { tuple, flags: TcpFlags(TcpFlags::ACK), seq, ack, window: 0, options };
-        self.send_built(&segment, out);
+        self.send_built(&acknowledgment(tuple, seq, ack), out);
+    }
+
+    /// A SYN with the tuple of a connection that goes on elsewhere, and which its server calls `leg`. It does not pass. The server is asked as
+    /// above, and says itself where it stands; a client that knows nothing of the connection answers that with an RST, as a server does
+    /// that does not (RFC 9293 section 3.10.7.3). That ends it there, and the SYN that is sent again opens one.
+    #[cold]
+    pub(crate) fn challenge_elsewhere(&mut self, leg: Tuple, packet: Packet<F>, out: &mut Output<F>) {
+        let meta = packet.meta;
+        self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+        let number = self.cookies.make(&meta.tuple, meta.seq, &SECRET, self.now);
+        self.send_built(&acknowledgment(leg, meta.seq, number), out);
     }
 
     /// The routes or the lanes may have changed: takes back connections that go another way now, or are to be carried by another, of those

@@ -62,8 +62,8 @@ impl<F: Frame> Pipeline<F> {
         let Some(intercept) = self.policy.get(id) else {
             return self.punt(packet, PuntReason::NotIntercepted, out);
         };
-        if self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.has(&packet.meta.tuple)) {
-            return self.discard(packet.frame, DropReason::UnexpectedSyn, out);
+        if let Some(leg) = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.leg(&packet.meta.tuple)) {
+            return self.challenge_elsewhere(leg, packet, out);
         }
         let (full, handshake, cookies) = (intercept.full, intercept.handshake, intercept.syn_cookies);
         let sends = intercept.sends();

@@ -4,6 +4,7 @@
 //! one's: a packet that is of no flow in this lane goes on to the former lane's program (`express_next` in dataplane/bpf/express.h), and
 //! what is of no flow there either comes back, to `weir_rest` of this program, which steers. Of several former lanes each leads to the
 //! next. Since the other weir gives no sign of life any more, its program treats what is no plain segment as after a crash.
+//! A SYN alone does not go there while there is a worker here: that knows which connection it would disturb ([`FormerLane::held`]).
 //!
 //! What this needs of the other layout is all that it may know of it, and holds in every layout from 8 on: the names of the pins; that
 //! slot 0 of `express_next` is who comes next; the key, and how an entry begins ([`Head`]), by which it is seen when a flow has ended. A
@@ -24,8 +25,8 @@ use aya::EbpfError;
 use aya::maps::MapData;
 
 use super::error::SteeringError;
-use super::express::SEEN_SHIFT;
 use super::express::layout::{FIN, Head, Key, RST, TO_CLIENT, TRANSLATED, VOID};
+use super::express::{Ends, SEEN_SHIFT};
 use super::layout::LAYOUT;
 use super::map::{Headed, Map};
 use super::{REST, Steering, load_error, map_of, pin, xdp};
@@ -134,13 +135,20 @@ impl FormerLane {
         Ok(left)
     }
 
-    /// Whether it still carries a connection of which these are the ends, in the direction from the first to the second.
+    /// A connection of which these are the ends, in the direction from the first to the second, if it still carries one: source and
+    /// destination of its packets as they go out. One that has ended is taken out, so that another of the same ends may begin.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn holds(&self, (from, to): (SocketAddr, SocketAddr)) -> io::Result<bool> {
-        let Some(head) = self.flows.get(&Key::new(from, to))? else { return Ok(false) };
-        Ok(head.flags & VOID == 0 && !has_ended(&head, self.flows.get(&head.back())?.as_ref()))
+    pub fn held(&self, (from, to): Ends) -> io::Result<Option<Ends>> {
+        let key = Key::new(from, to);
+        let Some(head) = self.flows.get(&key)? else { return Ok(None) };
+        if head.flags & VOID == 0 && !has_ended(&head, self.flows.get(&head.back())?.as_ref()) {
+            return Ok(Some(head.endpoints()));
+        }
+        self.flows.remove(&head.back())?;
+        self.flows.remove(&key)?;
+        Ok(None)
     }
 
     /// Calls `each` with every direction.

@@ -223,6 +223,34 @@ fn quiet_reset_and_replaced_flows_are_taken_out_when_their_time_is_over() {
     });
 }
 
+/// Their program would drop the SYN, and so the client never have its port again.
+#[test]
+fn syn_of_a_flow_of_another_layout_is_for_the_worker_and_a_flow_that_has_ended_gives_way() {
+    with_pins(|folder| {
+        Bench::devices();
+        let flows = FAMILIES.each_ref().map(|family| flow(family, 40_000, DELTA));
+        left_by_another(folder, OTHER, &flows);
+        let (mut bench, lanes) = succeeding(folder);
+        for (family, flow) in FAMILIES.iter().zip(&flows) {
+            let (client, server) = ((family.client, 40_000), (family.server, 443));
+            let syn = family.tcp(client, server, Flags::Syn);
+            bench.beat();
+            assert_eq!(run(&mut bench, LAN, &syn).action, REDIRECT, "{}", family.name);
+            bench.steering.heartbeat(0).unwrap();
+            assert_eq!(run(&mut bench, LAN, &syn).action, DROP, "{}", family.name);
+            assert_eq!(lanes[0].held(flow.client).unwrap(), Some(flow.server), "{}", family.name);
+            let rst = family.tcp(client, server, Flags::Rst);
+            assert_eq!(run(&mut bench, LAN, &rst).action, REDIRECT, "{}", family.name);
+            assert_eq!(lanes[0].held(flow.client).unwrap(), None, "{}", family.name);
+            bench.beat();
+            assert_steered(&mut bench, family, 40_000);
+        }
+        assert_eq!(lanes[0].sweep(clock::monotonic_ns(), &TIMES).unwrap(), Left::default());
+        drop((bench, lanes));
+        unpin(folder).unwrap();
+    });
+}
+
 #[test]
 fn lane_of_which_a_pin_is_missing_is_not_carried_on_and_all_of_it_goes() {
     with_pins(|folder| {
