@@ -18,8 +18,8 @@ use weir_sys::{affinity, clock, ethtool};
 use crate::heartbeat::together;
 use crate::stats::WorkerStats;
 
-/// How often is looked.
-const TURN: Duration = Duration::from_millis(105);
+/// The longest time between two looks: with others' rest it is more than [`WINDOW`], too.
+const TURN: Duration = Duration::from_millis(125);
 /// How long SYNs are counted for a decision, in ns.
 const WINDOW: u64 = 100_000_000;
 /// More SYNs than this in a second are a flood; fewer than half of it, for [`CALM`] windows, are none any more.

@@ -21,17 +21,19 @@ use std::time::{Duration, Instant};
 use weir_sys::thread::{State, StateFile};
 use weir_sys::{affinity, clock, thread};
 
-/// How often it is told while threads work; and, in ns, while all sleep, where the limit leaves room for that.
+/// How often it is told while threads work; and, in ns, while all sleep, where the limit leaves room for two of these: each costs a CPU that
+/// rests about 50 us.
 const BEAT: Duration = Duration::from_millis(5);
-const QUIET: u64 = 15_000_000;
+const QUIET: u64 = 20_000_000;
 /// So long after such a beat those that sleep wake: it still sees them sleep.
 const AFTER: u64 = 200_000;
 /// The longest that a thread may go without a breath that cannot be seen to sleep, or has something to do but later.
 pub const BREATH: Duration = Duration::from_millis(5);
 /// The longest that a thread with nothing to do sleeps.
 const NAP: Duration = Duration::from_millis(50);
-/// A sign of life older than this is none, where the configuration says nothing else. Of a box at rest it is up to 15 ms old, of
-/// one at work up to 10, so that the scheduler may be late by 30; and a box that hangs stops traffic for less than 50 ms.
+/// A sign of life older than this is none, where the configuration says nothing else. Of a box at rest it is up to 20 ms old, of
+/// one at work up to 10, so that the scheduler may be late by 25. However often it is told, it is of no later than the hang: a box that
+/// hangs stops traffic for less than 50 ms.
 pub const LIMIT: Duration = Duration::from_millis(45);
 
 /// So much later it may still come back: on a machine that is overloaded, threads wait for one another. So long, what the workers
@@ -96,7 +98,7 @@ impl Breath {
 pub type Sign = Arc<Breath>;
 
 /// The longest wait from `now` (ns of CLOCK_MONOTONIC) of at most `longest` that ends when others of this kind do, just after a
-/// beat: a CPU that wakes once for all of them rests longer. `longest`: more than the time between two such moments, 15 ms.
+/// beat: a CPU that wakes once for all of them rests longer. `longest`: more than the time between two such moments, 20 ms.
 pub fn together(now: u64, longest: Duration) -> Duration {
     let last = now.saturating_add(u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX)) - AFTER;
     Duration::from_nanos((last - last % QUIET + AFTER).saturating_sub(now))
@@ -296,7 +298,7 @@ fn beat_on(board: &Shared, signs: Vec<Sign>, tell: &impl Fn(u64)) {
         since = now;
         board.told.store(told, Relaxed);
         let rests = watched.iter().all(|thread| thread.is_asleep);
-        let rests = rests && board.limit_ns >= 3 * QUIET;
+        let rests = rests && board.limit_ns >= 2 * QUIET;
         std::thread::sleep(if rests { Duration::from_nanos(QUIET - now % QUIET) } else { BEAT });
     }
 }

@@ -25,6 +25,8 @@ use crate::host::{Culprit, Effort, Fail, Host, HostError, HostSpec, Kind, Remova
 
 /// How often what nobody announces is looked at: sysctls, programs on devices, pins.
 const LOOK: Duration = Duration::from_millis(500);
+/// Whether there are other switches than those that are listened to is looked at after each round, and this long after the last look.
+const LISTEN: Duration = Duration::from_secs(5);
 
 /// What the repair of a program begins with; a device follows.
 const ATTACH: &str = "attach XDP to ";
@@ -37,6 +39,8 @@ pub struct Repair {
     board: Arc<Repairs>,
     tuns: Vec<Arc<Tun>>,
     next_look: Instant,
+    /// When it is seen to again that all switches are listened to that there are.
+    next_listen: Instant,
     /// Who removed something of a kind since its last repair: when that has to wait, the news of it is old by then.
     culprits: BTreeMap<Kind, Culprit>,
     /// Who wrote to sysctls; none where this process may not know.
@@ -66,6 +70,7 @@ impl Repair {
             board,
             tuns,
             next_look: now,
+            next_listen: now,
             culprits: BTreeMap::new(),
             writers: writers.ok(),
             opened: false,
@@ -111,7 +116,7 @@ impl Repair {
         if now >= self.next_look {
             self.next_look = now + LOOK;
             let sysctl = host.has_changed_sysctl(spec).unwrap_or(false);
-            self.listen(host, spec, sysctl);
+            self.listen(host, spec, sysctl, now);
             let tun = self.tuns.iter().any(|tun| !is_whole(tun));
             if sysctl || tun || !detached(steering).is_empty() || misses_pins(steering).is_some() {
                 self.pace.want();
@@ -131,9 +136,12 @@ impl Repair {
     }
 
     /// Hears from now on who writes to the sysctls that there are now; what was heard is of no use while all are as they should be.
-    fn listen(&self, host: &Host, spec: &HostSpec, changed: bool) {
+    fn listen(&mut self, host: &Host, spec: &HostSpec, changed: bool, now: Instant) {
         let Some(writers) = &self.writers else { return };
-        writers.watch(&host.switches(spec));
+        if now >= self.next_listen {
+            self.next_listen = now + LISTEN;
+            writers.watch(&host.switches(spec));
+        }
         if !changed && !self.contests.waits(Kind::Sysctl) {
             writers.forget_all();
         }
@@ -155,6 +163,8 @@ impl Repair {
     /// Compares everything and puts back what is missing and not waiting.
     async fn round(&mut self, host: &Host, spec: &HostSpec, steering: &Mutex<Option<Steering>>) {
         self.contests.begin();
+        // Devices may have come, and their switches with them.
+        self.next_listen = self.next_look;
         let mut done = self.repair_tuns();
         done.extend(self.repair_programs(steering));
         done.extend(self.repair_pins(steering));

@@ -142,7 +142,7 @@ fn thread_that_cannot_be_seen_sleeps_for_a_breath_only() {
 #[test]
 fn waits_end_together_just_after_a_beat() {
     for now in (0..40 * MS).step_by(70_001) {
-        for longest in [NAP, Duration::from_millis(105)] {
+        for longest in [NAP, Duration::from_millis(125)] {
             let end = now + together(now, longest).as_nanos() as u64;
             assert_eq!(end % QUIET, AFTER);
             assert!((now + longest.as_nanos() as u64).checked_sub(end).unwrap() < QUIET, "{now}");
@@ -213,7 +213,7 @@ fn thread_that_spins_after_its_sleep_is_not_told_to_live() {
     assert!(heart.wait(Duration::from_secs(5)));
     let (woken, last) = thread.join().unwrap();
     // On a busy machine it may have waited for a CPU.
-    assert!(woken - last.min(woken) < 20 * MS, "it was seen to sleep: {woken}, {last}");
+    assert!(woken - last.min(woken) < 2 * QUIET, "it was seen to sleep: {woken}, {last}");
     assert!(last < woken + 100 * MS, "{woken}, {last}");
 }
 
