@@ -203,6 +203,11 @@ fn forged_fins_end_no_connection_whatever_is_asked_of_the_program() {
         assert_eq!(b.pipe.reroute(0, 1000, true, &mut b.out), None);
         assert_eq!(std::mem::take(&mut b.out.express), [ExpressOp::Ask(names)]);
         b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+        // Both are asked, and know of no end.
+        b.collect();
+        b.wan(&s, &[]).one_to_client();
+        b.lan(&c, &[]).one_to_server();
+        assert_eq!(left(&mut b), []);
         b.wait(Nanos::from_secs(300), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((1, 0), 1));
         b.lan(&c.payload("more"), &[]).one_to_server();
@@ -240,10 +245,41 @@ fn stall_between_a_fin_and_its_acknowledgment_is_no_reason_to_forget_it() {
         b.wan(&fin, &[]).one_to_client();
         ended(&mut b, names, (true, false), &passed);
         b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+        b.collect().one_to_client();
         b.lan(&Seg { seq: fin.ack, ack: fin.seq.wrapping_add(1), ..c }, &[]).one_to_server();
         assert_eq!(left(&mut b), [names]);
         b.wait(Nanos::from_secs(61), &[]);
         assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
+    }
+}
+
+/// Nobody would say it again.
+#[test]
+fn acknowledgment_of_the_last_fin_that_went_past_in_a_stall_is_asked_for() {
+    for family in BOTH {
+        for has_forgotten in [false, true] {
+            let (mut b, n, carried) = carried(family, Setup::new());
+            let ((c, s), names) = (far(&b, n), carried.names);
+            b.lan(&c.clone().flags(FIN | ACK), &[]).one_to_server();
+            let passed = Passed { packets_to_server: 9, seen: b.now, ..Passed::default() };
+            ended(&mut b, names, (false, false), &passed);
+            let fin = Seg { ack: c.seq.wrapping_add(1), ..s }.flags(FIN | ACK);
+            b.wan(&fin, &[]).one_to_client();
+            ended(&mut b, names, (true, false), &passed);
+            b.pipe.handle_seen(&names.key(), Some(&passed), &mut b.out);
+            let asked = b.collect().one_to_client();
+            assert_eq!((asked.flags, asked.seq), (ACK, fin.seq), "an octet that the client has had");
+            if has_forgotten {
+                let rst = Seg::new(b.client, b.server, RST, asked.ack, 0);
+                b.lan(&rst, &[DROP(DropReason::ToWeir)]);
+            } else {
+                let last = Seg { seq: fin.ack, ack: fin.seq.wrapping_add(1), ..c };
+                b.lan(&last, &[]).one_to_server();
+            }
+            assert_eq!(left(&mut b), [names]);
+            b.wait(Nanos::from_secs(61), &[]);
+            assert_eq!((b.pipe.flow_counts(), b.pipe.standby_flows()), ((0, 0), 0));
+        }
     }
 }
 

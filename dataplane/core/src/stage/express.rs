@@ -298,7 +298,9 @@ impl<F: Frame> Pipeline<F> {
             // Nobody was there when it ended, or has seen whether the ends were acknowledged.
             return self.close(slot, timers::RESET, out);
         }
-        if flow.place == Place::Standby && passed.packets_to_server + passed.packets_to_client > 0 {
+        let went_past =
+            flow.place == Place::Standby && passed.packets_to_server + passed.packets_to_client > 0;
+        if went_past {
             track::lose(flow);
         }
         flow.reset |= passed.rst;
@@ -310,6 +312,9 @@ impl<F: Frame> Pipeline<F> {
             return self.forget(slot, out);
         }
         self.flows.arm(slot, end);
+        if went_past {
+            self.ask_about_fins(slot, out);
+        }
         // Nor does the worker see packets that would receive those of the leg.
         if let Some((Some(worker), leg)) = leg {
             out.legs.push(LegOp::Claim { worker, leg, frame: None });
@@ -400,6 +405,18 @@ impl<F: Frame> Pipeline<F> {
         };
         (flow.asked, flow.answer) = (Some(to), number);
         self.send_built(&acknowledgment(tuple, seq, ack), out);
+    }
+
+    /// Both ends have said that they have finished, and the acknowledgments may have gone past: the others are asked. To an octet that they
+    /// have had they answer with what they have (RFC 9293 section 3.10.7.4).
+    fn ask_about_fins(&mut self, slot: u32, out: &mut Output<F>) {
+        let Some(flow) = self.flows.get(slot).filter(|flow| flow.said_fins() == (true, true)) else { return };
+        let claims = flow.claims;
+        for side in [Side::Client, Side::Server] {
+            if let Some(claim) = claims.get(side).filter(|claim| claim.fin) {
+                self.ask_whether_it_lives(slot, side, claim.at.add(1_u32.wrapping_neg()), out);
+            }
+        }
     }
 
     /// A SYN with the tuple of a connection that goes on elsewhere, and which its server calls `leg`. It does not pass. The server is asked as
