@@ -65,11 +65,30 @@ impl Strays {
 
 fn is_over(seen: &[Option<Seen>; 2], now: Nanos) -> bool {
     let of = |is: fn(&Seen) -> bool| seen.iter().flatten().filter(|seen| is(seen)).count();
-    let time = match (of(|seen| seen.rst), of(|seen| seen.fin)) {
-        (0, 2) => timers::CLOSED,
-        (0, _) => timers::IDLE,
+    let time = match (of(|seen| seen.rst), of(|seen| seen.fin), of(|seen| seen.fin || seen.says)) {
+        (0, 2, _) => timers::CLOSED,
+        (0, _, 0 | 1) => timers::IDLE,
         _ => timers::RESET,
     };
     let last = seen.iter().flatten().map(|seen| seen.last_seen).max().unwrap_or(0);
     of(|seen| seen.is_void) > 0 || Nanos(last).saturating_add(time) <= now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_of_which_an_end_was_never_acknowledged_is_over_in_time() {
+        let last = Nanos::from_secs(10_000);
+        let seen = |fin, says| Some(Seen { fin, says, last_seen: last.0, ..Seen::default() });
+        for (up, down, time) in [
+            (seen(true, true), seen(true, false), timers::CLOSED),
+            (seen(false, true), seen(true, true), timers::RESET),
+            (seen(true, true), seen(false, false), timers::IDLE),
+        ] {
+            let end = last.saturating_add(time);
+            assert!(is_over(&[up, down], end) && !is_over(&[up, down], Nanos(end.0 - 1)), "{time:?}");
+        }
+    }
 }
