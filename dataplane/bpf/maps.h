@@ -174,7 +174,7 @@ struct weir_express {
 	__u32 last_seen;		/* ktime, units of 2^30 ns */
 	__u16 hop;			/* index in express_hops */
 	__u8 flags;
-	__u8 ended;			/* TCP's FIN and RST: those that the program has sent on without the worker, and FINs that this says it has had; WEIR_EXPRESS_SAID */
+	__u8 ended;			/* TCP's FIN and RST: sent on without the worker; FINs that this says it has had; WEIR_EXPRESS_SAID */
 	__u32 check;			/* weir_express_check of the key: an entry may be reused while it is read */
 	__u32 given;			/* while the flow changes over: when a packet was given to its worker last, ktime in units of 2^10 ns; 0: none was */
 	__u8 worker;			/* and which worker that is */

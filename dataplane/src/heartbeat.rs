@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use weir_sys::thread::{State, StateFile};
 use weir_sys::{affinity, clock, thread};
 
-/// How often it is told while threads work; and, in ns, while all sleep, where the limit leaves room for two of these: each costs a CPU that
-/// rests about 50 us.
+/// How often it is told while threads work; and, in ns, while all sleep, where the limit leaves room for two of these: each costs a CPU
+/// that rests about 50 us.
 const BEAT: Duration = Duration::from_millis(5);
 const QUIET: u64 = 20_000_000;
 /// So long after such a beat those that sleep wake: it still sees them sleep.

@@ -67,8 +67,8 @@ pub struct Config {
     pub is_replay: bool,
 }
 
-/// Asked of the tuple of each SYN that would open a connection, as the client sends it: what its server calls one of that tuple that goes on
-/// elsewhere, past this worker; none: there is none. A new one would be carried there, behind the verdict of the old.
+/// Asked of the tuple of each SYN that would open a connection, as the client sends it: what its server calls one of that tuple that goes
+/// on elsewhere, past this worker; none: there is none. A new one would be carried there, behind the verdict of the old.
 #[derive(Clone)]
 pub struct Elsewhere(Arc<dyn Fn(&Tuple) -> Option<Tuple> + Send + Sync>);
 

@@ -139,8 +139,8 @@ pub enum ExpressOp {
     ///
     /// [`Pipeline::handle_passed`]: crate::pipeline::Pipeline::handle_passed
     Leave(Names),
-    /// The program only stands by for it from now on, and is to know of these ends, of the client and of the server, and of those that say so
-    /// and may yet be somebody else's word: for the next process, which sees no acknowledgment that passes before it. Then
+    /// The program only stands by for it from now on, and is to know of these ends, of the client and of the server, and of those that say
+    /// so and may yet be somebody else's word: for the next process, which sees no acknowledgment that passes before it. Then
     /// [`Pipeline::handle_ending`] with the numbers of before.
     ///
     /// [`Pipeline::handle_ending`]: crate::pipeline::Pipeline::handle_ending

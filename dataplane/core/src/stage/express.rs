@@ -419,8 +419,8 @@ impl<F: Frame> Pipeline<F> {
         }
     }
 
-    /// A SYN with the tuple of a connection that goes on elsewhere, and which its server calls `leg`. It does not pass. The server is asked as
-    /// above, and says itself where it stands; a client that knows nothing of the connection answers that with an RST, as a server does
+    /// A SYN with the tuple of a connection that goes on elsewhere, and which its server calls `leg`. It does not pass. The server is asked
+    /// as above, and says itself where it stands; a client that knows nothing of the connection answers that with an RST, as a server does
     /// that does not (RFC 9293 section 3.10.7.3). That ends it there, and the SYN that is sent again opens one.
     #[cold]
     pub(crate) fn challenge_elsewhere(&mut self, leg: Tuple, packet: Packet<F>, out: &mut Output<F>) {
@@ -468,8 +468,8 @@ impl<F: Frame> Pipeline<F> {
 }
 
 impl Flow {
-    /// Ends that have finished, of the client and of the server, or that say so where that is all there is to go by: it is not known where the
-    /// connection stands, or its other end has finished.
+    /// Ends that have finished, of the client and of the server, or that say so where that is all there is to go by: it is not known where
+    /// the connection stands, or its other end has finished.
     pub(crate) fn said_fins(&self) -> (bool, bool) {
         let (client, server) = self.fins();
         let counts = self.is_lost() || client || server;
