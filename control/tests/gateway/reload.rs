@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 use weir_control::demo::stage::Family;
-use weir_control::lab::host_state;
+use weir_control::lab::{TcpFrame, host_state};
 
 use crate::config::{ALLOWED, DENIED, Settings};
 use crate::send::{POOLED, sending, servers};
@@ -146,24 +146,31 @@ fn new_refusal_ends_live_connections_only_when_they_are_judged_again_and_as_fore
                 let client = stream.local_addr().unwrap();
                 let (near, far) = watch.stop(client);
                 for (seen, sender) in [(&near, None), (&far, Some(client))] {
-                    let sent = |f: &&weir_control::lab::TcpFrame| match sender {
-                        Some(client) => f.source == client,
-                        None => f.destination == client,
-                    };
-                    // What is sent again may come last.
-                    let end =
-                        |f: &weir_control::lab::TcpFrame| f.sequence.wrapping_add(f.payload.len() as u32);
-                    let mut payload = seen.tcp.iter().filter(sent).filter(|f| !f.payload.is_empty()).map(end);
-                    let first = payload.next();
-                    let later =
-                        |last: u32, end: u32| if end.wrapping_sub(last) < 1 << 31 { end } else { last };
-                    let end = first.map(|first| payload.fold(first, later));
-                    let rst = seen.tcp.iter().filter(sent).find(|f| f.rst).map(|f| f.sequence);
-                    assert_eq!(rst, end, "{handshake}: the RST is exact");
+                    assert_reset_where_it_stood(&seen.tcp, client, sender, handshake);
                 }
             }
         });
     }
+}
+
+/// The RST of `sender`, or to `client`, has the number that follows what was sent before it.
+#[track_caller]
+fn assert_reset_where_it_stood(
+    seen: &[TcpFrame],
+    client: SocketAddr,
+    sender: Option<SocketAddr>,
+    handshake: &str,
+) {
+    let sent = |f: &&TcpFrame| match sender {
+        Some(sender) => f.source == sender,
+        None => f.destination == client,
+    };
+    // What is sent again may come last.
+    let ends = seen.iter().filter(sent).filter(|f| !f.payload.is_empty());
+    let ends = ends.map(|f| f.sequence.wrapping_add(f.payload.len() as u32));
+    let end = ends.reduce(|last, end| if end.wrapping_sub(last) < 1 << 31 { end } else { last });
+    let rst = seen.iter().filter(sent).find(|f| f.rst).map(|f| f.sequence);
+    assert_eq!(rst, end, "{handshake}: the RST is exact");
 }
 
 #[test]

@@ -70,7 +70,10 @@ pub struct Config {
 /// Asked of the tuple of each SYN that would open a connection, as the client sends it: what its server calls one of that tuple that goes
 /// on elsewhere, past this worker; none: there is none. A new one would be carried there, behind the verdict of the old.
 #[derive(Clone)]
-pub struct Elsewhere(Arc<dyn Fn(&Tuple) -> Option<Tuple> + Send + Sync>);
+pub struct Elsewhere(Arc<Leg>);
+
+/// From what the client sends to what its server calls it.
+type Leg = dyn Fn(&Tuple) -> Option<Tuple> + Send + Sync;
 
 impl Elsewhere {
     pub fn new(leg: impl Fn(&Tuple) -> Option<Tuple> + Send + Sync + 'static) -> Self {

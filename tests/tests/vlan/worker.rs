@@ -147,7 +147,7 @@ impl Bed {
             stats: stats.clone(),
             failures: Arc::new(ArrayQueue::new(1)),
             cookies_until: Arc::default(),
-            stalls: Arc::default(),
+            gaps: Arc::default(),
             rooms: None,
             questions: None,
             answers: Arc::new(ArrayQueue::new(1)),
