@@ -91,7 +91,7 @@ impl Board {
     }
 
     /// Why the file of a list is not in force.
-    pub(super) fn warn(&self, list: &List, warning: Option<String>) {
+    pub fn warn(&self, list: &List, warning: Option<String>) {
         self.change(list, |entry| entry.warning = warning);
     }
 

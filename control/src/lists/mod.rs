@@ -14,6 +14,7 @@ pub mod idn;
 mod inotify;
 mod names;
 mod prefixes;
+mod succession;
 #[cfg(test)]
 mod tests;
 pub mod watch;
@@ -27,6 +28,7 @@ use thiserror::Error;
 use weir_core::policy::{NameSet, Prefixes};
 
 pub use file::Stamp;
+pub use succession::{Stay, keep};
 
 /// Bad lines of one file that are kept to be told one by one.
 pub const MOST_BAD: usize = 20;
@@ -132,6 +134,8 @@ pub struct List {
     pub read: SystemTime,
     /// How long reading and compiling took.
     pub took: Duration,
+    /// When reading it began: of two of the same file, the later one is the newer one.
+    began: Instant,
     stamp: Stamp,
 }
 
@@ -140,6 +144,22 @@ impl List {
     fn is_blank(&self) -> bool {
         self.stamp.is_empty()
     }
+
+    /// Why it does not take the place of `before`, which was read of the same file; none: it does.
+    fn refusal_after(&self, before: &Self) -> Option<LoadError> {
+        (self.is_blank() && before.content.entries() > 0).then_some(LoadError::Emptied)
+    }
+
+    /// What is wrong with its file, and that it is in force all the same.
+    fn still(&self, what: &str) -> String {
+        let entries = self.content.entries();
+        format!("{what}; the {entries} {} of before stay in force", self.content.kind().nouns())
+    }
+}
+
+/// What is told of a list without entries.
+pub fn takes_nothing(path: &Path, kind: Kind) -> String {
+    format!("`{}` holds no {}, so it takes nothing", path.display(), kind.nouns())
 }
 
 /// Why there is no list.
@@ -181,6 +201,7 @@ pub fn load(path: &Path, kind: Kind) -> Result<List, LoadError> {
             bad,
             read: SystemTime::now(),
             took: start.elapsed(),
+            began: start,
             stamp: open.stamp,
         }),
     }

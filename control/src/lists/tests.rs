@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_core::policy::{Facts, Protocol};
+use weir_core::policy::{Facts, Policy, Protocol};
 
 use super::board::{Board, metrics};
+use super::keep;
 use super::watch::{ListWatch, Relisted};
-use crate::config;
+use crate::config::{self, Config};
 
 /// How long a change may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +49,11 @@ impl Place {
 
     fn plain(test: &str) -> Self {
         Self::new(test, |folder| fs::write(folder.join("names.txt"), "old.example\n").unwrap())
+    }
+
+    /// The configuration with its lists as they are now.
+    fn config(&self) -> Config {
+        config::load(&self.folder.join("weir.toml")).unwrap_or_else(|report| panic!("{report}")).0
     }
 
     fn names(&self) -> PathBuf {
@@ -95,6 +101,10 @@ impl Drop for Place {
 }
 
 fn verdict(relisted: &Relisted, client: &str, host: &str) -> &'static str {
+    decide(&relisted.policy, client, host)
+}
+
+fn decide(policy: &Policy, client: &str, host: &str) -> &'static str {
     let client: std::net::IpAddr = client.parse().unwrap();
     let server = if client.is_ipv4() { "203.0.113.1" } else { "2a00::1" }.parse().unwrap();
     let protocol = Some(Protocol::Tls);
@@ -108,7 +118,7 @@ fn verdict(relisted: &Relisted, client: &str, host: &str) -> &'static str {
         alpn: &[],
         hello_retry: false,
     };
-    relisted.policy.intercepts()[0].decide(&facts).action.name()
+    policy.intercepts()[0].decide(&facts).action.name()
 }
 
 #[test]
@@ -118,6 +128,15 @@ fn file_written_in_place_is_read_anew() {
     place.resets("new.example");
     let view = &place.board.views()[0];
     assert_eq!((view.entries, view.reloads, &view.warning), (2, 1, &None));
+}
+
+#[test]
+fn lists_that_were_read_anew_come_with_their_rules() {
+    let mut place = Place::plain("come-with");
+    fs::write(place.names(), "old.example\nnew.example\n").unwrap();
+    let relisted = place.relisted(PATIENCE).unwrap();
+    let read: Vec<_> = relisted.lists.iter().map(|list| (&list.path, list.content.entries())).collect();
+    assert_eq!(read, [(&place.names(), 2)]);
 }
 
 #[test]
@@ -232,4 +251,43 @@ fn another_configuration_is_followed_and_the_first_no_more() {
     assert!(place.relisted(SETTLED).is_none(), "a list of the configuration of before");
     fs::write(place.folder.join("other.txt"), "other.example\nmore.example\n").unwrap();
     place.resets("more.example");
+}
+
+/// What a reload does with a file that a failed download has left, whatever the watch makes of it.
+#[test]
+fn list_that_was_emptied_stays_when_its_configuration_is_read_again_and_one_with_a_comment_alone_does_not() {
+    let place = Place::plain("stays");
+    let before = place.config();
+    fs::write(place.names(), "").unwrap();
+    fs::write(place.folder.join("clients.txt"), "# nobody\n").unwrap();
+    let mut again = place.config();
+    let stays = keep(&mut again, &before.lists);
+    let told: Vec<_> = stays.iter().map(|stay| (&stay.list.path, stay.why.clone().unwrap())).collect();
+    let why = "is empty; a list that is to have no entries has a line with a comment; the 1 names of before stay in force";
+    assert_eq!(told, [(&place.names(), why.to_owned())]);
+    let policy = again.compile(1);
+    for (client, listed) in [("10.0.0.1", "192.0.2.1"), ("fd77::1", "2001:db8::1")] {
+        assert_eq!(decide(&policy, client, "old.example"), "reset", "{client}");
+        assert_eq!(decide(&policy, listed, "www.example"), "allow", "{listed}: its list has no entries now");
+    }
+}
+
+/// The watch has read a file after a reload has, and before what the reload read is in force.
+#[test]
+fn list_that_was_read_later_stays_and_one_that_was_read_earlier_does_not() {
+    let place = Place::plain("newer");
+    fs::write(place.folder.join("clients.txt"), "# nobody\n").unwrap();
+    let mut earlier = place.config();
+    fs::write(place.names(), "new.example\n").unwrap();
+    fs::write(place.folder.join("clients.txt"), "192.0.2.0/24\n2001:db8::/32\n").unwrap();
+    let mut later = place.config();
+    assert!(keep(&mut later, &earlier.lists).is_empty());
+    let stays = keep(&mut earlier, &later.lists);
+    assert_eq!(stays.iter().map(|stay| stay.why.as_deref()).collect::<Vec<_>>(), [None, None]);
+    let policy = earlier.compile(1);
+    for (client, listed) in [("10.0.0.1", "192.0.2.1"), ("fd77::1", "2001:db8::1")] {
+        assert_eq!(decide(&policy, client, "new.example"), "reset", "{client}");
+        assert_eq!(decide(&policy, client, "old.example"), "allow", "{client}");
+        assert_eq!(decide(&policy, listed, "www.example"), "drop", "{listed}");
+    }
 }

@@ -36,6 +36,8 @@ const WAITING: usize = 4;
 pub struct Relisted {
     /// Of its own epoch; [`Policy::succeeding`] numbers it.
     pub policy: Policy,
+    /// These lists.
+    pub lists: Vec<List>,
     /// The configuration it was compiled from, as [`ListWatch::follow`] numbers them.
     generation: u64,
 }
@@ -95,6 +97,12 @@ impl ListWatch {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// As [`Self::relisted`], of what has been made by now.
+    pub fn waiting(&mut self) -> Option<Relisted> {
+        let mut made = std::iter::from_fn(|| self.relisted.try_recv().ok());
+        made.find(|relisted| relisted.generation == self.generation)
     }
 
     /// Follows the lists of another configuration instead, which was published before. What is still compiled from the one
@@ -237,13 +245,11 @@ impl Eyes {
         let now = Instant::now();
         let settled: Vec<usize> =
             (0..self.files.len()).filter(|number| self.has_settled(*number, now)).collect();
-        let mut changed = false;
-        for number in settled {
-            changed |= self.read(number);
-        }
-        if changed {
+        let read: Vec<usize> = settled.into_iter().filter(|number| self.read(*number)).collect();
+        if !read.is_empty() {
             self.watch();
-            let relisted = Relisted { policy: self.config.compile(0), generation: self.generation };
+            let lists = read.iter().filter_map(|number| self.config.lists.get(*number).cloned()).collect();
+            let relisted = Relisted { policy: self.config.compile(0), lists, generation: self.generation };
             // Nobody listens when weir is about to stop.
             drop(self.publish.blocking_send(relisted));
         }
@@ -256,10 +262,9 @@ impl Eyes {
         };
         let look = Look::at(list);
         if look == Look::File(list.stamp) {
-            if file.seen.take().is_some() || file.refused.take().is_some() {
-                self.board.warn(list, None);
-            }
-            file.refused = None;
+            (file.seen, file.refused) = (None, None);
+            // What is told may be of the configuration of before.
+            self.board.warn(list, None);
             return false;
         }
         if file.refused.as_ref() == Some(&look) {
@@ -274,7 +279,7 @@ impl Eyes {
             _ => {
                 file.seen = Some((look, now));
                 if file.written {
-                    self.board.warn(list, Some(still(list, "is being written")));
+                    self.board.warn(list, Some(list.still("is being written")));
                 }
                 false
             }
@@ -287,12 +292,8 @@ impl Eyes {
             return false;
         };
         let Some((look, _)) = file.seen.take() else { return false };
-        let loaded = load(&old.path, old.content.kind()).and_then(|list| {
-            match list.is_blank() && old.content.entries() > 0 {
-                true => Err(LoadError::Emptied),
-                false => Ok(list),
-            }
-        });
+        let loaded = load(&old.path, old.content.kind())
+            .and_then(|list| list.refusal_after(old).map_or(Ok(list), Err));
         match loaded {
             Ok(list) => {
                 tracing::info!(
@@ -310,7 +311,7 @@ impl Eyes {
             }
             Err(LoadError::Changing) => false,
             Err(error) => {
-                let warning = still(old, &error.to_string());
+                let warning = old.still(&error.to_string());
                 tracing::warn!("list {} {warning}", old.path.display());
                 self.board.warn(old, Some(warning));
                 file.refused = Some(look);
@@ -318,10 +319,4 @@ impl Eyes {
             }
         }
     }
-}
-
-/// What is wrong with a list's file, and what is in force instead.
-fn still(list: &List, what: &str) -> String {
-    let entries = list.content.entries();
-    format!("{what}; the {entries} {} of before stay in force", list.content.kind().nouns())
 }

@@ -186,6 +186,10 @@ impl Parts {
 
     /// Puts rules in force that differ from those of now in the contents of lists. Connections keep their verdict.
     pub fn publish_lists(&mut self, relisted: Relisted) {
+        for list in relisted.lists {
+            // The watch lets go of the one of before, which may be large.
+            drop(self.config.replace_list(list));
+        }
         let policy = relisted.policy.succeeding(&self.policy);
         self.publish_policy(policy);
     }

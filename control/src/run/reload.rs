@@ -23,6 +23,7 @@ use crate::admin::state::State;
 use crate::config::{self, Config, Finding, Places, Report};
 use crate::exit::{Exit, Failure};
 use crate::host::Host;
+use crate::lists::{self, Stay};
 
 /// How long judging all connections again may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,7 +46,15 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Order {
     prepared: Box<Prepared>,
-    done: oneshot::Sender<Result<u32, Failure>>,
+    done: oneshot::Sender<Result<Done, Failure>>,
+}
+
+/// What was put in force.
+#[derive(Debug)]
+struct Done {
+    epoch: u32,
+    /// Lists of before that are in force still.
+    stays: Vec<Stay>,
 }
 
 /// What is told of a reload.
@@ -117,7 +126,10 @@ impl Reloader {
         let order = Order { prepared: Box::new(prepared), done };
         self.orders.send(order).await.map_err(|_| stopping())?;
         match told.await.map_err(|_| stopping())? {
-            Ok(epoch) => (answer.ok, answer.epoch) = (true, epoch),
+            Ok(done) => {
+                (answer.ok, answer.epoch) = (true, done.epoch);
+                correct(&mut answer.findings, &done.stays);
+            }
             Err(Failure { exit: Exit::No, message }) => answer.refused = Some(message),
             Err(failure) => return Err(failure),
         }
@@ -148,6 +160,16 @@ impl Reloader {
     }
 }
 
+/// Says of lists that are in force still what is so, and not what was found in their files.
+fn correct(findings: &mut Vec<Finding>, stays: &[Stay]) {
+    for Stay { list, found, why } in stays {
+        findings.retain(|finding| why.is_some() || finding.message != *found);
+        for finding in findings.iter_mut().filter(|finding| finding.message == *found) {
+            finding.message = format!("list {} {}", list.path.display(), why.as_deref().unwrap_or_default());
+        }
+    }
+}
+
 fn prepare(file: &Path) -> Result<Prepared, Report> {
     let read = Instant::now();
     let (config, report, text) = config::load_with_text(file)?;
@@ -161,7 +183,7 @@ impl Parts {
         let Order { prepared, done } = order;
         let result = self.replace(host, *prepared).await;
         match &result {
-            Ok(epoch) => tracing::info!(epoch, config = %self.config.file.display(), "reloaded"),
+            Ok(Done { epoch, .. }) => tracing::info!(epoch, config = %self.config.file.display(), "reloaded"),
             Err(failure) => tracing::warn!("not reloaded: {failure}"),
         }
         // Who has left is not told.
@@ -169,12 +191,13 @@ impl Parts {
         self.settle().await;
     }
 
-    /// Puts another configuration in force, and gives its epoch.
+    /// Puts another configuration in force.
     ///
     /// # Errors
     /// [`Exit::No`]: it differs in something that only a restart can change. Else the system refused a step. Either way
     /// the configuration of before is in force.
-    async fn replace(&mut self, host: &Host, prepared: Prepared) -> Result<u32, Failure> {
+    async fn replace(&mut self, host: &Host, mut prepared: Prepared) -> Result<Done, Failure> {
+        let stays = self.keep_lists(&mut prepared).await?;
         let Prepared { config, places, read, policy, .. } = prepared;
         if let Some(refusal) = live::refusal(&self.config, &config, &places) {
             return Err(Failure::no(refusal));
@@ -206,7 +229,24 @@ impl Parts {
             *now = read;
         }
         self.publish_replacement(policy);
-        Ok(self.policy.epoch)
+        for Stay { list, why, .. } in &stays {
+            self.state.lists.warn(list, why.clone());
+        }
+        Ok(Done { epoch: self.policy.epoch, stays })
+    }
+
+    /// No list takes a step back behind what is in force.
+    async fn keep_lists(&mut self, prepared: &mut Prepared) -> Result<Vec<Stay>, Failure> {
+        // What the watch has read by now comes first.
+        while let Some(relisted) = self.lists.waiting() {
+            self.publish_lists(relisted);
+        }
+        let stays = lists::keep(&mut prepared.config, &self.config.lists);
+        if !stays.is_empty() {
+            let config = prepared.config.clone();
+            prepared.policy = spawn_blocking(move || config.compile(0)).await.map_err(Failure::refused)?;
+        }
+        Ok(stays)
     }
 
     /// Takes away from steering what no connection needs any more.

@@ -183,3 +183,44 @@ fn list_of_a_million_names_takes_the_place_of_another_and_traffic_goes_on() {
         downloads.into_iter().for_each(Download::finish);
     });
 }
+
+/// A download that failed leaves an empty file. A reload is no way around that.
+#[test]
+fn reload_keeps_a_list_whose_file_was_emptied_and_says_so() {
+    for handshake in ["through", "relay"] {
+        prepare(&settings(handshake), |world| {
+            write(world, "names.txt", "denied.example\n");
+            write(world, "clients.txt", "192.0.2.0/24\n2001:db8::/32\n");
+            world.weir.start();
+            world.meet_neighbours();
+            write(world, "names.txt", "");
+            let told = world.weir.finish(world.weir.command("reload"));
+            assert_eq!(told.code(), 0, "{told:?}");
+            let kept = "names.txt is empty; a list that is to have no entries has a line with a comment; \
+                        the 1 names of before stay in force";
+            assert!(told.output.contains(kept) && !told.output.contains("takes nothing"), "{told:?}");
+            let status = world.weir.status();
+            assert_eq!(
+                (&status["epoch"], &status["lists"][0]["entries"]),
+                (&2.into(), &1.into()),
+                "{status}"
+            );
+            assert!(
+                status["warnings"].to_string().contains("the 1 names of before stay in force"),
+                "{status}"
+            );
+            for family in Family::BOTH {
+                assert!(is_reset(world, family, "denied.example") && !is_reset(world, family, LATE));
+            }
+            // Who wants no entries says so.
+            write(world, "names.txt", "# nobody\n");
+            assert_eq!(world.weir.finish(world.weir.command("reload")).code(), 0);
+            for family in Family::BOTH {
+                until("the name is allowed", || !is_reset(world, family, "denied.example"));
+            }
+            until("nothing is wrong any more", || {
+                world.weir.status()["warnings"].as_array().is_some_and(Vec::is_empty)
+            });
+        });
+    }
+}

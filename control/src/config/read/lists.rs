@@ -76,9 +76,7 @@ impl ListFiles {
         match lists::load_patiently(&path, kind) {
             Ok(list) => {
                 if list.content.entries() == 0 {
-                    let message =
-                        format!("`{}` holds no {}, so it takes nothing", path.display(), kind.nouns());
-                    reader.warn(&item.span, message);
+                    reader.warn(&item.span, lists::takes_nothing(&path, kind));
                 }
                 let content = list.content.clone();
                 self.read.push(list);
