@@ -471,7 +471,7 @@ fn of_relay(flow: RelayFlow, given: Option<&FlowView>) -> FlowView {
         client: flow.client,
         destination: flow.destination,
         port: flow.port,
-        vlan: None,
+        vlan: flow.vlan,
         server: flow.server,
         way: None,
         host: flow.host,

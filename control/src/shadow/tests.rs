@@ -55,6 +55,27 @@ fn flows_are_grouped_by_verdicts_and_rules_with_the_changes_first() {
 }
 
 #[test]
+fn flow_is_judged_by_the_vlan_that_it_comes_by_on_every_road() {
+    let text = POLICY.replace("RULES", "{ host = [\"a.example\"], action = \"reset\" }");
+    let text = text.replace("from = \"lan\"", "from = \"lan\"\nvlan = [10]");
+    // What comes otherwise is another intercept's.
+    let text = text
+        + "[[intercept]]\nname = \"rest\"\nfrom = \"lan\"\nvlan = \"any\"\nto = [\"0.0.0.0/0\", \"::/0\"]\ntcp = [443]\n";
+    let policy = crate::config::parse(Path::new("new.toml"), text).unwrap().0.compile(1);
+    for (client, server) in [("10.0.0.1:1", "10.9.0.1:443"), ("[fd00::1]:1", "[fd09::1]:443")] {
+        for road in ["fast", "relay"] {
+            for (vlan, reset) in [(json!("10"), 1), (json!("20"), 0), (json!("100.10"), 0), (Value::Null, 0)]
+            {
+                let mut flow = flow(client, server, "a.example", "judged");
+                (flow["road"], flow["vlan"]) = (road.into(), vlan.clone());
+                let shadow = compare(&policy, Value::Array(vec![flow])).unwrap();
+                assert_eq!(shadow.tally.reset, reset, "{client}, {road}, VLAN {vlan}");
+            }
+        }
+    }
+}
+
+#[test]
 fn rules_that_change_nothing_say_so() {
     let shadow = compare(&policy("{ host = [\"c.example\"], action = \"reset\" }"), flows()).unwrap();
     assert_eq!((shadow.changed, shadow.tally.kept), (0, 4));

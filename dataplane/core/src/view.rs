@@ -21,7 +21,7 @@ pub struct FlowView {
     pub destination: SocketAddr,
     /// The number of the port that it comes in by, or on the relay of the one that leads back to the client.
     pub port: Option<u8>,
-    /// The VLAN of that port: `10`, or `100.10`; none where it comes untagged, and on the relay.
+    /// The VLAN of that port: `10`, or `100.10`; none where there is no tag.
     pub vlan: Option<String>,
     /// Where it goes: the same, unless a pool took it.
     pub server: SocketAddr,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
+use weir_core::fib::Fib;
 use weir_core::ids::{MAX_PORTS, Nanos};
 use weir_core::policy::Cause;
 use weir_core::reevaluate::{Evidence, Standing};
@@ -25,6 +26,8 @@ pub struct RelayFlow {
     pub intercept: Option<String>,
     /// The port that leads back to the client, where it is known.
     pub port: Option<u8>,
+    /// The VLAN of that port: `10`, or `100.10`; none where the way back has no tag.
+    pub vlan: Option<String>,
     /// The name the client asked for.
     pub host: Option<String>,
     /// `tls`, `http` or `other`, once recognised.
@@ -64,7 +67,7 @@ pub struct RelayFlow {
 }
 
 impl RelayFlow {
-    pub(super) fn of(conn: &Connection, answers: &Answers, now: Nanos) -> Self {
+    pub(super) fn of(conn: &Connection, fib: &Fib, answers: &Answers, now: Nanos) -> Self {
         let Connection { machine, judge, .. } = conn;
         let judgement = judge.judgement();
         let waits = judge.check() == HostCheck::Waiting;
@@ -77,7 +80,9 @@ impl RelayFlow {
             server: conn.ends().server,
             source: conn.ends().source,
             intercept: judge.intercept().map(|intercept| intercept.name.clone()),
-            port: judge.port().map(|port| port.0).filter(|port| usize::from(*port) < MAX_PORTS),
+            // A VLAN that has gone since has no port.
+            port: judge.port().map(|link| fib.carrier(link).0).filter(|port| usize::from(*port) < MAX_PORTS),
+            vlan: judge.port().and_then(|link| fib.vlans.get(link)).map(|of| of.vlan.to_string()),
             alpn: judgement.map(|j| j.alpn().names().map(text).collect()).unwrap_or_default(),
             ech: judgement.is_some_and(|j| j.ech),
             evidence: judge.evidence(),

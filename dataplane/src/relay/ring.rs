@@ -359,7 +359,7 @@ impl Worker {
                     let all = self.table.iter().take(limit).zip(1..);
                     let flows = all.map(|((_, conn), done)| {
                         self.breathe_at(done, BREATHS_OF_ALL);
-                        RelayFlow::of(conn, self.pump.answers(), now)
+                        RelayFlow::of(conn, &self.snapshot.fib, self.pump.answers(), now)
                     });
                     let _ = reply.send(flows.collect());
                 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use weir_core::ids::Nanos;
-use weir_core::policy::{Action, InterceptSpec, NameSet, RuleSpec};
+use weir_core::fib::{Fib, Link, Route, VlanLink};
+use weir_core::ids::{Nanos, PortId};
+use weir_core::policy::{Action, InterceptSpec, NameSet, PolicyBuilder, RuleSpec, VlanChoice};
 use weir_core::relay::Limits;
-use weir_dataplane::relay::{Counter, RelayConfig};
+use weir_core::vlan::Vlan;
+use weir_dataplane::relay::{Counter, Hooks, RelayConfig};
 
 use crate::lab::{self, Lab, SERVERS, SOON, client_hello, counted, everything, flow, is_refused, is_reset};
 
@@ -80,6 +82,30 @@ fn allowed_name_passes_and_is_shown() {
         assert_eq!(open.client, stream.local_addr().unwrap());
         drop(stream);
         assert_eq!(results.recv_timeout(SOON).unwrap(), (hello, true));
+    }
+}
+
+/// Of the way back to its clients the relay knows by which VLAN it goes.
+#[test]
+fn client_behind_a_vlan_is_shown_with_its_port_and_vlan() {
+    let mut fib = Fib::default();
+    let link = Link { mac: [0; 6], mtu: 1500, up: true, v4: None, v6: None };
+    for (number, vlan) in [(PortId(32), Vlan::new(10)), (PortId(33), Vlan::stacked(100, 10))] {
+        fib.vlans.insert(number, VlanLink { port: PortId(0), vlan, link });
+    }
+    fib.v4.insert("10.1.0.0/24".parse().unwrap(), Route::OnLink(PortId(32)));
+    fib.v6.insert("fd01::/64".parse().unwrap(), Route::OnLink(PortId(33)));
+    let mut spec = everything();
+    spec.vlan = VlanChoice { ids: vec![10..=10], stacked: vec![(100, 10)], ..VlanChoice::NONE };
+    let lab = Lab::new();
+    let policy = PolicyBuilder::new(1).intercept(spec);
+    let relay = lab.relay_on(fib, policy, &lab::config(), Hooks::default());
+    for (server, vlan) in SERVERS.into_iter().zip(["10", "100.10"]) {
+        let (origin, _results) = witness(&lab, server);
+        let mut stream = lab.connect(origin);
+        stream.write_all(&client_hello("fine.example", 0)).unwrap();
+        let shown = flow(&relay, |flow| flow.server == origin);
+        assert_eq!((shown.port, shown.vlan.as_deref()), (Some(0), Some(vlan)), "{server}");
     }
 }
 

@@ -99,12 +99,20 @@ impl Lab {
     }
 
     pub fn relay_of(&self, policy: PolicyBuilder, config: &RelayConfig, hooks: Hooks) -> RelayHandle {
-        let policy: Arc<Policy> = Arc::new(policy.build().expect("a policy"));
-        let snapshot = Arc::new(Snapshot {
-            policy,
-            fib: Arc::new(Fib::default()),
-            lanes: weir_core::express::Lanes::NONE,
-        });
+        self.relay_on(Fib::default(), policy, config, hooks)
+    }
+
+    /// A relay that knows these routes.
+    pub fn relay_on(
+        &self,
+        fib: Fib,
+        policy: PolicyBuilder,
+        config: &RelayConfig,
+        hooks: Hooks,
+    ) -> RelayHandle {
+        let policy: Arc<Policy> = Arc::new(policy.build().expect("a policy").with_vlans(&fib.vlans));
+        let snapshot =
+            Arc::new(Snapshot { policy, fib: Arc::new(fib), lanes: weir_core::express::Lanes::NONE });
         let start = || RelayHandle::start(config, &snapshot, &mut Publisher::new(), hooks);
         self.gateway.run(start).expect("the gateway").expect("the relay")
     }

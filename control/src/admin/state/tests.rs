@@ -60,6 +60,7 @@ fn of_relay(n: u32) -> RelayFlow {
         source: client,
         intercept: None,
         port: Some(0),
+        vlan: Some("100.10".into()),
         alpn: Vec::new(),
         ech: false,
         evidence: Evidence::Found,
@@ -99,6 +100,15 @@ fn relay_flow_shows_no_packets_since_the_relay_counts_none() {
         let json = serde_json::to_value(&flow).unwrap();
         assert!(json["packets_to_server"].is_null() && json["packets_to_client"].is_null(), "{json}");
         assert_eq!(json["bytes_to_server"], 10);
+    }
+}
+
+/// What a client's VLAN decides is judged by it, on the relay too (`check --against`).
+#[test]
+fn relay_flow_shows_its_vlan_with_its_port() {
+    let flows = merge(vec![of_worker(1)], vec![of_relay(1), of_relay(2)]);
+    for flow in flows {
+        assert_eq!((flow.port, flow.vlan.as_deref()), (Some(0), Some("100.10")), "{}", flow.client);
     }
 }
 
