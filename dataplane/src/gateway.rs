@@ -19,7 +19,6 @@ use weir_core::reevaluate::Tally;
 use weir_core::sources::{SOURCES, Sources};
 use weir_core::tcp::cookie::Cookies;
 use weir_core::verify::Answer;
-use weir_core::view::FlowView;
 use weir_sys::memory::prefer_huge_pages;
 use weir_sys::steering::{CookieSwitch, Pulse, Steering, SteeringError};
 use weir_sys::waiter::{Waiter, Waker};
@@ -42,6 +41,8 @@ use crate::sockets::{open_queue, open_queues, port_states};
 use crate::stats::{Summary, WorkerStats};
 use crate::thread::{self, Arrivals, Idle};
 use crate::worker::{Command, Parts, Worker};
+
+mod listing;
 
 pub use crate::needs::{FRAME_SIZES, Needs, largest_packet};
 
@@ -448,11 +449,6 @@ impl Dataplane {
     /// Whether every worker still runs.
     pub fn is_alive(&self) -> bool {
         self.threads.iter().all(|thread| !thread.is_finished())
-    }
-
-    /// All flows of the workers, waiting at most `patience` for them.
-    pub fn flows(&self, patience: Duration) -> Vec<FlowView> {
-        self.ask(Command::Flows, patience).into_iter().flatten().collect()
     }
 
     /// Those that sleep take what was published last at once: connections in the express lane may have to go another way.

@@ -1,9 +1,10 @@
 //! The admin API: one JSON object a line over a Unix socket, one JSON line in answer.
 //!
 //! [`server`] runs in `weir run`; [`client`] is what `weir status`, `weir flows`, `weir drain` and
-//! `weir reload` use; [`table`] prints for people.
+//! `weir reload` use; [`table`] prints for people. [`listing`] is the list of all flows.
 
 pub mod client;
+pub mod listing;
 pub mod part;
 pub mod repairs;
 pub mod server;

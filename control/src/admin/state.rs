@@ -19,6 +19,7 @@ use weir_dataplane::relay::{Counters, RelayFlow, RelayHandle};
 use weir_sys::steering::{Left, Steering};
 
 use self::counts::{counts, totals};
+use super::listing::{Incomplete, Listing, PATIENCE};
 use super::part::Part;
 use super::repairs::{Contested, Repairs};
 use crate::health::{Board, PoolView};
@@ -26,9 +27,6 @@ use crate::lists::board::{self as lists, ListView};
 use crate::resolve::Book;
 
 mod counts;
-
-/// How long workers may take to list their flows.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The parts that can be asked. Answers may take seconds: they are not for the event loop, but for
 /// [`State::is_running`].
@@ -373,10 +371,14 @@ impl State {
 
     /// Every flow: those of the workers, and those of the relay. A flow that a worker gave to the relay is one entry,
     /// with the worker's reason for the road and what the relay knows of it.
-    pub fn flows(&self) -> Vec<FlowView> {
-        let flows = self.dataplane.ask().as_ref().map(|p| p.flows(PATIENCE)).unwrap_or_default();
-        let relayed = self.relay.ask().as_ref().map(|r| r.flows(usize::MAX)).unwrap_or_default();
-        merge(flows, relayed)
+    pub fn flows(&self) -> Listing {
+        let (plane, relay) = (self.dataplane.ask(), self.relay.ask());
+        let (flows, workers) = plane.as_ref().map(|plane| plane.flows(PATIENCE)).unwrap_or_default();
+        let (relayed, threads) = relay.as_ref().map(|relay| relay.all_flows(PATIENCE)).unwrap_or_default();
+        let of_workers = plane.as_ref().map_or(0, Dataplane::workers);
+        let of_threads = relay.as_ref().map_or(0, RelayHandle::threads);
+        let incomplete = Incomplete::of((workers, of_workers), (threads, of_threads));
+        Listing { flows: merge(flows, relayed), incomplete }
     }
 
     /// Judges all flows again by the rules in force, waiting at most so long; whether all have answered.

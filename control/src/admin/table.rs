@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::listing;
 use crate::shadow;
 
 /// `weir drain` of the box.
@@ -143,7 +144,8 @@ pub fn flows(value: &Value) -> String {
     const COLUMNS: [&str; 9] =
         ["client", "destination", "host", "proto", "verdict", "rule", "road", "reason", "bytes up/down"];
     let mut rows: Vec<[String; 9]> = vec![COLUMNS.map(str::to_owned)];
-    for flow in value.as_array().into_iter().flatten() {
+    let (flows, incomplete) = listing::parts(value);
+    for flow in flows {
         let field = |key: &str| plain(&flow[key]);
         rows.push([
             field("client"),
@@ -168,7 +170,10 @@ pub fn flows(value: &Value) -> String {
         let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
         let _ = writeln!(out, "{}", line.trim_end());
     }
-    let _ = writeln!(out, "{} flows", rows.len() - 1);
+    let _ = writeln!(out, "{} flows", flows.len());
+    if let Some(incomplete) = incomplete {
+        let _ = writeln!(out, "{incomplete}");
+    }
     out
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::DemoError;
+use crate::admin::listing;
 use crate::lab::{Lab, NamespaceChild};
 
 /// How long weir may take until its admin socket answers.
@@ -170,7 +171,9 @@ impl<'lab> Gateway<'lab> {
         if !finished.status.success() {
             return Err(format!("weir flows ended with {}: {}", finished.status, finished.errors.trim()));
         }
-        serde_json::from_str(&finished.output).map_err(|error| format!("weir flows --json: {error}"))
+        let failed = |error| format!("weir flows --json: {error}");
+        let answer: serde_json::Value = serde_json::from_str(&finished.output).map_err(failed)?;
+        listing::parts(&answer).0.iter().map(Flow::deserialize).collect::<Result<_, _>>().map_err(failed)
     }
 
     /// What `weir status` tells.

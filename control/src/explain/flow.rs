@@ -70,8 +70,11 @@ pub fn of(gateway: &Gateway, room: Option<u32>, steps: &mut Vec<Step>) -> Option
     let Some(flow) = &seen.flow else {
         let room = gateway.flows().zip(room);
         let room = room.map(|(flows, room)| format!("the table has {flows} of {room} flows"));
-        let answer = "no: it is in no flow table, so what follows is for a new connection";
-        steps.push(step(answer.to_owned()).detail(room));
+        let answer = match seen.incomplete {
+            None => "no: it is in no flow table, so what follows is for a new connection".to_owned(),
+            Some(incomplete) => format!("not known: {incomplete}; what follows is for a new connection"),
+        };
+        steps.push(step(answer).detail(room));
         return None;
     };
     let living = Living::of(flow)?;

@@ -13,6 +13,7 @@ use weir_sys::steering::{Look, Maps, Packet, VlanTags};
 
 use super::Question;
 use super::ingress::Ingress;
+use crate::admin::listing::Incomplete;
 use crate::admin::state::State;
 use crate::admin::{self, Request};
 use crate::config::{self, Config};
@@ -43,6 +44,9 @@ pub struct Seen {
     pub lost: Option<String>,
     /// The flow, as in `weir flows`.
     pub flow: Option<Value>,
+    /// Whose flows it was not looked for in; none: it was in all.
+    #[serde(default)]
+    pub incomplete: Option<Incomplete>,
     /// What it remembers of the name's addresses; none: it has not looked it up lately.
     #[serde(default)]
     pub addresses: Option<Vec<IpAddr>>,
@@ -163,7 +167,8 @@ pub fn answer(
     let is_of = |client: SocketAddr, others: [SocketAddr; 2]| {
         (client == from && others.contains(&to)) || (client == to && others.contains(&from))
     };
-    let flows = state.flows();
+    let listing = state.flows();
+    let flows = &listing.flows;
     // A client's port may be that of one connection to an address, and of another that was sent there.
     let goes = |flow: &&FlowView| is_of(flow.client, [flow.destination; 2]);
     let sent = |flow: &&FlowView| is_of(flow.client, [flow.server; 2]);
@@ -181,6 +186,7 @@ pub fn answer(
         queues: port.map(|port| port.state.queues.clone()).unwrap_or_default(),
         lost: device.and_then(|device| state.lost().remove(device)),
         flow: flow.and_then(|flow| serde_json::to_value(flow).ok()),
+        incomplete: listing.incomplete,
         addresses: known.map(|(addresses, _)| addresses.to_vec()),
     }
 }

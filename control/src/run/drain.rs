@@ -133,10 +133,10 @@ async fn needing(parts: &Parts, policy: &Arc<Policy>) -> Option<u64> {
     let count = move || match state.leaning(QUICK)? {
         0 => Some(state.former().translated),
         // Those that have ended and linger for what comes late are no loss.
-        _ => state.dataplane.ask().as_ref().map(|plane| {
-            let flows = plane.flows(LISTING);
+        _ => state.dataplane.ask().as_ref().and_then(|plane| {
+            let (flows, silent) = plane.flows(LISTING);
             let needing = flows.iter().filter(|flow| needs_weir(flow, &policy)).count() as u64;
-            needing + state.former().translated
+            (silent == 0).then(|| needing + state.former().translated)
         }),
     };
     spawn_blocking(count).await.ok().flatten()

@@ -17,6 +17,7 @@ use weir_core::reevaluate::{Again, Evidence, Live, Outcome, Standing, Tally, jud
 use weir_core::verify::Verified;
 use weir_core::vlan::Vlan;
 
+use crate::admin::listing::{self, Incomplete};
 use crate::exit::Failure;
 
 pub use table::{counts, table};
@@ -58,6 +59,8 @@ pub struct Sample {
 pub struct Shadow {
     /// Live connections that were looked at.
     pub flows: u64,
+    /// Whose connections are not among them; none: all are.
+    pub incomplete: Option<Incomplete>,
     /// As `weir reload --reevaluate` would count them.
     pub tally: Tally,
     /// How many would have another verdict, or another end.
@@ -93,15 +96,17 @@ struct Flow {
 ///
 /// # Errors
 /// The list is that of another version of weir.
-pub fn compare(policy: &Policy, flows: Value) -> Result<Shadow, Failure> {
-    let flows: Vec<Flow> = serde_json::from_value(flows).map_err(|error| {
-        Failure::refused(format!(
-            "the running weir lists its flows otherwise than this one: {error}; restart it"
-        ))
-    })?;
+pub fn compare(policy: &Policy, flows: &Value) -> Result<Shadow, Failure> {
+    let (flows, incomplete) = listing::parts(flows);
+    let flows: Vec<Flow> =
+        flows.iter().map(Flow::deserialize).collect::<Result<_, _>>().map_err(|error| {
+            Failure::refused(format!(
+                "the running weir lists its flows otherwise than this one: {error}; restart it"
+            ))
+        })?;
     let vlans = vlans::of(flows.iter().filter_map(Flow::comes_by));
     let policy = &policy.with_vlans(&vlans);
-    let mut shadow = Shadow { flows: 0, tally: Tally::default(), changed: 0, groups: Vec::new() };
+    let mut shadow = Shadow { flows: 0, incomplete, tally: Tally::default(), changed: 0, groups: Vec::new() };
     let mut groups: BTreeMap<(Verdict, Verdict, &'static str), Group> = BTreeMap::new();
     for flow in &flows {
         if flow.standing != Standing::Over {

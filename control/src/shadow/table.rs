@@ -32,8 +32,11 @@ pub fn table(shadow: &Shadow) -> String {
             }
         }
     }
-    let Shadow { flows, changed, .. } = shadow;
+    let Shadow { flows, changed, incomplete, .. } = shadow;
     let _ = writeln!(out, "{flows} live connections: {changed} would change; {}", counts(&shadow.tally));
+    if let Some(incomplete) = incomplete {
+        let _ = writeln!(out, "{incomplete}");
+    }
     out
 }
 

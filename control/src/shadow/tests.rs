@@ -37,7 +37,7 @@ fn flows() -> Value {
 #[test]
 fn flows_are_grouped_by_verdicts_and_rules_with_the_changes_first() {
     let policy = policy("{ host = [\"a.example\"], action = \"drop\" }");
-    let shadow = compare(&policy, flows()).unwrap();
+    let shadow = compare(&policy, &flows()).unwrap();
     assert_eq!((shadow.flows, shadow.changed), (6, 2));
     assert_eq!(shadow.tally, Tally { kept: 2, dropped: 2, undecided: 2, ..Tally::default() });
     let first = &shadow.groups[0];
@@ -68,7 +68,7 @@ fn flow_is_judged_by_the_vlan_that_it_comes_by_on_every_road() {
             {
                 let mut flow = flow(client, server, "a.example", "judged");
                 (flow["road"], flow["vlan"]) = (road.into(), vlan.clone());
-                let shadow = compare(&policy, Value::Array(vec![flow])).unwrap();
+                let shadow = compare(&policy, &Value::Array(vec![flow])).unwrap();
                 assert_eq!(shadow.tally.reset, reset, "{client}, {road}, VLAN {vlan}");
             }
         }
@@ -76,8 +76,26 @@ fn flow_is_judged_by_the_vlan_that_it_comes_by_on_every_road() {
 }
 
 #[test]
+fn list_that_is_incomplete_is_compared_and_said_to_be() {
+    let mut flows = flows();
+    let complete = compare(&policy(""), &flows).unwrap();
+    assert!(complete.incomplete.is_none() && !table(&complete).contains("incomplete"));
+    let mark =
+        json!({ "incomplete": { "workers": 1, "of_workers": 2, "relay_threads": 0, "of_relay_threads": 1 } });
+    flows.as_array_mut().unwrap().push(mark);
+    let shadow = compare(&policy(""), &flows).unwrap();
+    assert_eq!(shadow.flows, complete.flows);
+    let text = table(&shadow);
+    assert!(
+        text.ends_with("incomplete: 1 of 2 workers did not answer within 2 s, and their flows are missing\n"),
+        "{text}"
+    );
+    assert_eq!(serde_json::to_value(&shadow).unwrap()["incomplete"]["workers"], 1);
+}
+
+#[test]
 fn rules_that_change_nothing_say_so() {
-    let shadow = compare(&policy("{ host = [\"c.example\"], action = \"reset\" }"), flows()).unwrap();
+    let shadow = compare(&policy("{ host = [\"c.example\"], action = \"reset\" }"), &flows()).unwrap();
     assert_eq!((shadow.changed, shadow.tally.kept), (0, 4));
     assert!(table(&shadow).starts_with("6 live connections: 0 would change"), "{}", table(&shadow));
 }
@@ -99,7 +117,7 @@ fn verify_host_ends_what_is_known_to_differ_and_says_what_it_cannot_tell() {
         // A name that is an address needs nobody to look it up.
         all.push(flow(client, server, "10.9.0.7", "judged"));
     }
-    let shadow = compare(&policy, Value::Array(all)).unwrap();
+    let shadow = compare(&policy, &Value::Array(all)).unwrap();
     let tally = Tally { kept: 2, reset: 4, dropped: 2, unverified: 2, ..Tally::default() };
     assert_eq!((shadow.tally, shadow.changed), (tally, 8));
     let text = table(&shadow);

@@ -5,11 +5,12 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use serde_json::Value;
 use weir_control::demo::stage::Family;
 
 use crate::config::Settings;
 use crate::weir::until;
-use crate::world::{HTTP, fetch_intact, play, prepare};
+use crate::world::{HTTP, World, fetch_intact, play, prepare};
 
 const ADMIN: &str = "/run/weir/admin.sock";
 const METRICS: &str = "127.0.0.1:9470";
@@ -109,4 +110,42 @@ fn flow_on_the_relay_shows_octets_and_no_packets() {
             assert!(flow["bytes_to_client"].as_u64() >= Some(10_000), "{flow}");
         }
     });
+}
+
+/// What `weir flows` prints.
+fn listed(world: &World<'_>, more: &[&str]) -> String {
+    let mut command = world.weir.command("flows");
+    command.args(more);
+    let told = world.weir.finish(command);
+    assert_eq!(told.code(), 0, "{told:?}");
+    told.output
+}
+
+#[test]
+fn list_without_the_flows_of_a_thread_that_hangs_says_that_it_is_incomplete() {
+    for (thread, of, who) in [
+        ("weir-worker-0", "workers", "1 of 2 workers"),
+        ("weir-relay-0", "relay_threads", "threads of the relay"),
+    ] {
+        play(&Settings { queues: 2, ..Settings::default() }, |world| {
+            world.meet_neighbours();
+            for family in Family::BOTH {
+                fetch_intact(&mut world.connect(family, HTTP), 1000);
+            }
+            assert!(!listed(world, &[]).contains("incomplete"));
+            let frozen = world.weir.freeze(thread);
+            let text = listed(world, &[]);
+            assert!(text.contains("\nincomplete: ") && text.contains(who), "{thread}: {text}");
+            let json: Value = serde_json::from_str(&listed(world, &["--json"])).expect("JSON");
+            let last = json.as_array().and_then(|list| list.last()).expect("an object at the end");
+            assert_eq!(last["incomplete"][of], 1, "{thread}: {last}");
+            let mut check = world.weir.command("check");
+            check.args(["--against", "running", "--json"]);
+            let told = world.weir.finish(check);
+            let shadow: Value = serde_json::from_str(&told.output).expect("JSON");
+            assert_eq!(shadow["against"]["incomplete"][of], 1, "{thread}: {told:?}");
+            drop(frozen);
+            until("all are listed", || !listed(world, &[]).contains("incomplete"));
+        });
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 use weir_core::reevaluate::Tally;
@@ -277,6 +277,32 @@ impl RelayHandle {
             flows.extend(answer.recv_timeout(ANSWER).unwrap_or_default());
         }
         flows
+    }
+
+    /// All connections that exist now, waiting at most `patience` for them; and how many threads have not told theirs.
+    pub fn all_flows(&self, patience: Duration) -> (Vec<RelayFlow>, usize) {
+        let deadline = Instant::now() + patience;
+        let ask = |member: &Member| {
+            let (reply, answer) = bounded(1);
+            member.ask(Request::Flows { limit: usize::MAX, reply });
+            answer
+        };
+        let asked: Vec<Receiver<_>> = self.members.iter().map(ask).collect();
+        let (mut flows, mut silent) = (Vec::new(), 0);
+        for answer in asked {
+            match answer.recv_deadline(deadline) {
+                Ok(of_thread) => flows.extend(of_thread),
+                // One that has ended has none.
+                Err(RecvTimeoutError::Disconnected) => {}
+                Err(RecvTimeoutError::Timeout) => silent += 1,
+            }
+        }
+        (flows, silent)
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.members.len()
     }
 
     /// Judges all connections again by the policy that was published last, and ends those that it refuses. `None`: some

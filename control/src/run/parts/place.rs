@@ -56,7 +56,13 @@ impl Parts {
         if let Some(steering) = &steering {
             let (flows, now) = (steering.kernel_flows(), clock::monotonic_ns());
             let plane = self.state.dataplane.ask();
-            let all = plane.as_ref().map(|plane| plane.flows(LISTING)).unwrap_or_default();
+            let (all, silent) = plane.as_ref().map(|plane| plane.flows(LISTING)).unwrap_or_default();
+            if silent > 0 {
+                tracing::warn!(
+                    silent,
+                    "workers did not tell their connections, which are not left to the kernel"
+                );
+            }
             let is_let_on =
                 |flow: &&FlowView| flow.road == "fast" && !flow.is_in_lane && flow.verdict == Some("allow");
             for flow in all.iter().filter(is_let_on) {
