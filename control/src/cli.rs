@@ -318,15 +318,29 @@ pub fn main() -> ExitCode {
 fn load(path: &Path) -> Result<Config, Failure> {
     match config::load(path) {
         Ok((config, report)) => {
-            for finding in &report.findings {
-                eprintln!("{finding}");
-            }
-            for brief in report.lists.iter().filter_map(config::ListReport::brief) {
-                eprintln!("{brief}");
-            }
+            tell(&report);
             Ok(config)
         }
         Err(report) => Err(invalid(report)),
+    }
+}
+
+/// As [`load`]; lists that cannot be read are missing in it, and told by who gets it.
+fn load_leniently(path: &Path) -> Result<Config, Failure> {
+    let (config, report) = config::load_leniently(path).map_err(invalid)?;
+    // Rules that lack their list look idle.
+    if config.missing.is_empty() {
+        tell(&report);
+    }
+    Ok(config)
+}
+
+fn tell(report: &config::Report) {
+    for finding in &report.findings {
+        eprintln!("{finding}");
+    }
+    for brief in report.lists.iter().filter_map(config::ListReport::brief) {
+        eprintln!("{brief}");
     }
 }
 
@@ -422,7 +436,7 @@ fn mode(name: &str) -> Result<config::Mode, String> {
 
 /// Exits 0 when it is answered, whatever the answer is: what is asked for is the way, not whether it is good.
 fn explain(args: ExplainArgs) -> Result<Exit, Failure> {
-    let config = args.at.config.as_deref().map(load).transpose()?;
+    let config = args.at.config.as_deref().map(load_leniently).transpose()?;
     let admin = args.at.admin.or_else(|| config.as_ref().map(|config| config.gateway.admin.clone()));
     let Some(admin) = admin else {
         return Err(Failure { exit: Exit::Usage, message: "name -c FILE or --admin SOCKET".into() });

@@ -23,6 +23,7 @@ use super::listing::{Incomplete, Listing, PATIENCE};
 use super::part::Part;
 use super::repairs::{Contested, Repairs};
 use crate::health::{Board, PoolView};
+use crate::lists::Stamp;
 use crate::lists::board::{self as lists, ListView};
 use crate::resolve::Book;
 
@@ -36,6 +37,8 @@ pub struct State {
     pub config: String,
     /// When the file in force was read.
     pub config_read: Mutex<Instant>,
+    /// And what that file was; none where there was no regular file.
+    pub config_stamp: Mutex<Option<Stamp>>,
     /// The number of the rules in force.
     pub epoch: AtomicU32,
     pub dataplane: Part<Dataplane>,
@@ -124,6 +127,8 @@ pub struct Status {
     pub config: String,
     /// Seconds since the file in force was read: by the start, or by a reload.
     pub config_read_s: u64,
+    /// What that file was, to tell whether it is the same still; none where it was no regular one.
+    pub config_stamp: Option<Stamp>,
     pub epoch: u32,
     pub uptime_s: u64,
     pub healthy: bool,
@@ -247,6 +252,7 @@ impl State {
             version: env!("CARGO_PKG_VERSION"),
             config: self.config.clone(),
             config_read_s: self.config_read.lock().map_or(0, |read| read.elapsed().as_secs()),
+            config_stamp: self.config_stamp.lock().ok().and_then(|stamp| *stamp),
             epoch: self.epoch.load(Ordering::Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             healthy: unhealthy.is_empty(),

@@ -32,8 +32,11 @@ pub use model::{
 pub use place::Places;
 pub use report::{Finding, ListReport, Report, Severity, Summary};
 
+use read::Reading;
 use section::Reader;
 use source::Source;
+
+use crate::lists::Stamp;
 
 /// Reads and checks a file. With the configuration come its warnings; without it, the errors. Lists are looked for in the
 /// file's own folder.
@@ -43,13 +46,26 @@ pub fn load(path: &Path) -> Result<(Config, Report), Report> {
 
 /// As [`load`], with the text that was read.
 pub fn load_with_text(path: &Path) -> Result<(Config, Report, String), Report> {
+    load_with(path, Reading::Strict)
+}
+
+/// As [`load`], for who makes do with what is there: a file with a list that cannot be read is no error, but [`Config::missing`]
+/// has it, and it holds nothing.
+pub fn load_leniently(path: &Path) -> Result<(Config, Report), Report> {
+    load_with(path, Reading::Lenient).map(|(config, report, _)| (config, report))
+}
+
+fn load_with(path: &Path, lists: Reading) -> Result<(Config, Report, String), Report> {
+    // Before the text: should another file take its place meanwhile, that one has another stamp.
+    let stamp = Stamp::of(path).ok();
     let text = text_of(path)?;
-    parse(path, text.clone()).map(|(config, report)| (config, report, text))
+    let (config, report) = parse_with(path, text.clone(), lists)?;
+    Ok((Config { stamp, ..config }, report, text))
 }
 
 /// As [`load`], for those who need no rules: the files with lists are not read, and their rules match nothing.
 pub fn load_without_lists(path: &Path) -> Result<Config, Report> {
-    parse_with(path, text_of(path)?, false).map(|(config, _)| config)
+    parse_with(path, text_of(path)?, Reading::Not).map(|(config, _)| config)
 }
 
 /// Whether two names, which may be links, are of one file.
@@ -76,10 +92,10 @@ pub fn check(path: &Path) -> Report {
 
 /// Reads and checks `text` as if it were the file `path`.
 pub fn parse(path: &Path, text: String) -> Result<(Config, Report), Report> {
-    parse_with(path, text, true)
+    parse_with(path, text, Reading::Strict)
 }
 
-fn parse_with(path: &Path, text: String, lists: bool) -> Result<(Config, Report), Report> {
+fn parse_with(path: &Path, text: String, lists: Reading) -> Result<(Config, Report), Report> {
     let source = Source::new(path.display().to_string(), text);
     let mut reader = Reader::new(&source);
     let (document, broken) = DeTable::parse_recoverable(&source.text);

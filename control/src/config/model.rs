@@ -13,7 +13,7 @@ use weir_core::policy::{
 };
 use weir_core::sources::SourceLimits;
 
-use crate::lists::{Content, List};
+use crate::lists::{Content, Kind, List, Missing, Stamp};
 
 /// One valid configuration. Made by [`super::load`]; what it holds has been checked there.
 #[derive(Clone, Debug)]
@@ -34,6 +34,10 @@ pub struct Config {
     pub identity: Identity,
     /// The files with lists that rules name, each once. The rules share their contents.
     pub lists: Vec<List>,
+    /// Those of which nothing could be read, where that is no error.
+    pub missing: Vec<Missing>,
+    /// Of the file as it was read; none where there was no regular file.
+    pub stamp: Option<Stamp>,
 }
 
 /// What becomes of intercepted traffic while weir is down.
@@ -277,9 +281,35 @@ impl Config {
         Some(std::mem::replace(old, list))
     }
 
+    /// The same, with rules as if these of its lists held other contents.
+    pub fn supposing(&self, lists: &[Content], contents: fn(Kind) -> Content) -> Self {
+        let mut config = self.clone();
+        for list in lists {
+            let content = contents(list.kind());
+            let rules = config.intercepts.iter_mut().flat_map(|intercept| &mut intercept.rules);
+            rules.for_each(|rule| replace_in(rule, list, &content));
+        }
+        config
+    }
+
+    /// Where the rules stand that have a list: `file:line` each.
+    pub fn rules_with(&self, list: &Content) -> Vec<String> {
+        let rules = self.intercepts.iter().flat_map(|intercept| &intercept.rules);
+        rules.filter(|rule| has(rule, list)).map(|rule| rule.origin.clone()).collect()
+    }
+
     /// The port of this name, and its place.
     pub fn port(&self, name: &str) -> Option<(PortId, &Port)> {
         (0..).map(PortId).zip(&self.ports).find(|(_, port)| port.name == name)
+    }
+}
+
+fn has(rule: &RuleSpec, list: &Content) -> bool {
+    match list {
+        Content::Names(names) => rule.host_lists.iter().any(|list| Arc::ptr_eq(list, names)),
+        Content::Prefixes(prefixes) => {
+            rule.from_lists.iter().chain(&rule.to_lists).any(|list| Arc::ptr_eq(list, prefixes))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::admin::listing::Incomplete;
 use crate::admin::state::State;
 use crate::admin::{self, Request};
 use crate::config::{self, Config};
+use crate::lists::{Kind, List, Stamp};
 use crate::run::convert;
 
 /// How long the first answer may take: a gateway that hangs is explained, too, and whoever asks about it is in a hurry.
@@ -101,23 +102,52 @@ impl Gateway {
 
     /// Reads that file, when it can be read.
     pub fn config(&self) -> Option<Config> {
-        config::load(&self.config_file()?).ok().map(|(config, _)| config)
+        config::load_leniently(&self.config_file()?).ok().map(|(config, _)| config)
     }
 
     /// What is to be known of the file that was read, when it may not be what the gateway runs with.
-    pub fn doubts(&self, read: &Path) -> Option<String> {
-        let running = self.config_file()?;
-        if !config::is_same_file(&running, read) {
+    pub fn doubts(&self, read: &Config) -> Option<String> {
+        let (running, file) = (self.config_file()?, read.file.display());
+        if !config::is_same_file(&running, &read.file) {
             return Some(format!("the gateway runs with another file, {}", running.display()));
         }
-        let age = std::fs::metadata(read).ok()?.modified().ok()?.elapsed().ok()?.as_secs();
-        let since_read = self.status.as_ref()?["config_read_s"].as_u64()?;
-        (age < since_read).then(|| {
+        let in_force = self.status.as_ref()?.get("config_stamp")?;
+        (Stamp::deserialize(in_force).ok() != read.stamp).then(|| {
             format!(
-                "{} was written after the gateway read it, and other rules may be in force: `weir reload` puts it in force",
-                read.display()
+                "{file} was written or replaced after the gateway read it, and other rules may be in force: `weir reload` puts it in force"
             )
         })
+    }
+
+    /// Why the gateway may have other contents in force than what was read of a list.
+    pub fn doubts_list(&self, config: &Config, read: &List) -> Option<String> {
+        let kind = read.content.kind();
+        let in_force = Stamp::deserialize(self.list(config, &read.path, kind)?.get("stamp")?).ok()?;
+        let news = || {
+            "was written or replaced after the gateway read it, which it does anew within a second".to_owned()
+        };
+        (in_force != read.stamp()).then(|| self.warning(config, &read.path, kind).unwrap_or_else(news))
+    }
+
+    /// What the gateway says of a list whose file is not in force.
+    pub fn warning(&self, config: &Config, path: &Path, kind: Kind) -> Option<String> {
+        self.list(config, path, kind)?["warning"].as_str().map(str::to_owned)
+    }
+
+    /// What it says of a list of its file, by the name that the list has there; none where it runs with another file.
+    pub fn list(&self, config: &Config, path: &Path, kind: Kind) -> Option<&Value> {
+        if !config::is_same_file(&self.config_file()?, &config.file) {
+            return None;
+        }
+        let status = self.status.as_ref()?;
+        let folder = Path::new(status["config"].as_str()?).parent();
+        let is_it = |list: &&Value| {
+            let file = list["file"].as_str().map(Path::new);
+            let is_same =
+                file.is_some_and(|file| name_in(file, folder) == name_in(path, config.file.parent()));
+            is_same && list["kind"] == kind.nouns()
+        };
+        status["lists"].as_array()?.iter().find(is_it)
     }
 
     /// States of the pools' servers, in the order of the configuration; those that the gateway does not know are up.
@@ -151,6 +181,11 @@ impl Gateway {
             Err(why) => self.unseen = Some(why),
         }
     }
+}
+
+/// As the configuration in that folder names a file.
+fn name_in<'p>(path: &'p Path, folder: Option<&Path>) -> &'p Path {
+    folder.and_then(|folder| path.strip_prefix(folder).ok()).unwrap_or(path)
 }
 
 /// Answers [`Request::Explain`]. `device`: the one that the client's packets come in by, and the tags that they bear; `host`: the
@@ -237,4 +272,52 @@ fn frame(packet: &Packet, mac: [u8; 6], opens: bool) -> Vec<u8> {
         frame.splice(TAGS..TAGS, [protocol, id].into_iter().flat_map(u16::to_be_bytes));
     }
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const TEXT: &str = "[[port]]\nname = \"lan\"\ndevice = \"a\"\n[[intercept]]\nname = \"web\"\nfrom = \"lan\"\n\
+        to = [\"0.0.0.0/0\", \"::/0\"]\ntcp = 443\nrules = [{ host_file = \"names.txt\", action = \"drop\" }]\n";
+
+    /// A gateway that has this in force.
+    fn running(config: &Config, warning: Option<&str>) -> Gateway {
+        let list = &config.lists[0];
+        let list = json!({ "file": list.path, "kind": "names", "stamp": list.stamp(), "warning": warning });
+        let status = json!({ "config": config.file, "config_stamp": config.stamp, "lists": [list] });
+        Gateway { status: Some(status), ..Gateway::default() }
+    }
+
+    #[test]
+    fn what_is_on_disk_is_doubted_when_it_is_not_what_was_read() {
+        let folder = std::env::temp_dir().join(format!("weir-explain-{}-disk", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (file, names) = (folder.join("weir.toml"), folder.join("names.txt"));
+        // Older than all that is in force, as a file that was prepared and then put in place.
+        let new = folder.join("new.toml");
+        fs::write(&new, TEXT).unwrap();
+        fs::write(&file, TEXT).unwrap();
+        fs::write(&names, "old.example\n").unwrap();
+        let read = || config::load_leniently(&file).unwrap_or_else(|report| panic!("{report}")).0;
+        let in_force = read();
+        let gateway = running(&in_force, None);
+        assert_eq!(gateway.doubts(&in_force), None);
+        assert_eq!(gateway.doubts_list(&in_force, &in_force.lists[0]), None);
+
+        fs::rename(&new, &file).unwrap();
+        assert!(gateway.doubts(&read()).unwrap().contains("other rules may be in force"));
+        fs::write(&names, "").unwrap();
+        let now = read();
+        let doubt = gateway.doubts_list(&now, &now.lists[0]).unwrap();
+        assert!(doubt.contains("after the gateway read it"), "{doubt}");
+        let refused = running(&in_force, Some("is empty; the 1 names of before stay in force"));
+        let doubt = refused.doubts_list(&now, &now.lists[0]).unwrap();
+        assert_eq!(doubt, "is empty; the 1 names of before stay in force");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -9,12 +9,13 @@
 //!   `verify_host` makes of the name.
 //! - [`nft`]: the rule of `inet weir` that takes it on the kernel road; [`firewall`]: what rules of others do to it there. [`route`]: the policy rule, the table and the route
 //!   that the kernel chooses, unmarked and marked. [`socket`]: the relay's sockets. [`nexthop`]: neighbour and MTU.
-//! - [`road`]: what that comes to. [`why`]: the two questions that people ask.
+//! - [`doubts`]: what of it all is not certain. [`road`]: what that comes to. [`why`]: the two questions that people ask.
 //!
 //! [`gateway`] is the side that answers in `weir run`. A layer that cannot be asked (no root, nothing runs) says so in its
 //! step, and the others are asked all the same. Nothing is changed, and nothing is sent but what a
 //! resolver sends when it is asked for a name (`verify_host`).
 
+pub mod doubts;
 pub mod firewall;
 pub mod flow;
 pub mod gateway;
@@ -171,6 +172,8 @@ pub struct Explanation {
     pub host: Option<String>,
     #[serde(flatten)]
     pub road: Road,
+    /// What was read and may not be what is in force, and lists that could not be read; what that makes of the verdict.
+    pub doubts: Vec<String>,
     /// Why it is not intercepted; none where it is.
     pub not_intercepted: Option<Because>,
     /// Why it arrives at a local socket; none where it does not.
@@ -197,6 +200,7 @@ pub struct Way {
     pub sockets: socket::Sockets,
     /// What the rules of others do to it on the kernel's road; none: nothing that is known.
     pub filtered: Option<firewall::Filtered>,
+    pub doubts: Vec<String>,
 }
 
 /// Where to ask.
@@ -243,10 +247,8 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
         Err(why) => (None, Some(why)),
     };
     let flow = flow::of(&gateway, config.as_ref().map(|config| config.workers.flows), &mut steps);
-    if let Some(doubt) = config.as_ref().and_then(|config| gateway.doubts(&config.file)) {
-        let asked = "does the gateway run with this file?";
-        steps.push(Step::new(Layer::Policy, Source::Gateway, asked, format!("perhaps not: {doubt}")));
-    }
+    let mut doubts = doubts::find(config.as_ref(), &gateway, &mut steps);
+    doubts.look_at(config.as_ref(), &compiled, (&ingress, &question), &mut steps);
     let judged = policy::judge(policy.as_ref(), &ingress, &gateway, &question, &mut steps);
     let vlans = || kernel.picture.vlans.iter().map(|(_, sub)| sub);
     let spec = config.as_ref().map(|config| convert::host_spec(config, vlans()));
@@ -273,6 +275,7 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
         routes,
         sockets,
         filtered: None,
+        doubts: doubts.told,
     };
     Ok(conclude(&kernel, way, spec.as_ref(), steps).await)
 }
@@ -295,6 +298,7 @@ async fn conclude(
         from: way.question.from,
         to: way.question.to,
         host: way.question.host.clone(),
+        doubts: std::mem::take(&mut way.doubts),
         not_intercepted: why::not_intercepted(&way, &road),
         local: why::local(&way, &road),
         road,

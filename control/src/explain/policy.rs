@@ -219,6 +219,25 @@ fn by_content(intercept: &Intercept, question: &Question, steps: &mut Vec<Step>)
     Some(decision)
 }
 
+/// Where the rules stand that decide, `file:line`: the one that takes the SYN, or one for each content that is possible. None: no rule
+/// does.
+pub fn deciding(policy: &Policy, ingress: &Ingress, question: &Question) -> Vec<Option<String>> {
+    let (client, server, port) = (question.from.ip(), question.to.ip(), question.to.port());
+    let found = ingress.number().and_then(|from| policy.intercept(from, server, port));
+    let Some(intercept) = found.and_then(|id| policy.get(id)) else { return Vec::new() };
+    if intercept.handshake != Handshake::Relay
+        && let Some(rule) = intercept.relay_at_syn(client, server, port)
+    {
+        return vec![intercept.rule(rule).map(|rule| rule.origin.clone())];
+    }
+    let alpn: Vec<&[u8]> = question.alpn.iter().map(|name| name.as_bytes()).collect();
+    let decide = |protocol| rule_of(intercept, &intercept.decide(&facts(question, protocol, &alpn)));
+    match question.protocol {
+        Some(protocol) => vec![decide(Some(protocol))],
+        None => [None, Some(Protocol::Tls), Some(Protocol::Http)].map(decide).into(),
+    }
+}
+
 /// Whether a rule before the one that decided looks at content, so that a name could make another of it.
 fn is_by_content(intercept: &Intercept, decision: &Decision) -> bool {
     let before = match decision.cause {

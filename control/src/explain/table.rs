@@ -70,6 +70,9 @@ fn head(explanation: &Explanation) -> String {
             let _ = writeln!(out, "{name:<10} {value}");
         }
     }
+    for doubt in &explanation.doubts {
+        let _ = writeln!(out, "doubt      {doubt}");
+    }
     out
 }
 

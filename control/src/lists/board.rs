@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::{Kind, List};
+use super::{Kind, List, Stamp};
 
 /// One list, as `weir status` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +29,8 @@ pub struct ListView {
     pub reloads: u64,
     /// Why the file is not what is in force; none while it is.
     pub warning: Option<String>,
+    /// Of the file whose contents are in force, when they were read.
+    pub stamp: Stamp,
 }
 
 /// What is known of all lists; the watch writes it, whoever is asked reads it.
@@ -52,6 +54,7 @@ struct Facts {
     memory: usize,
     read: SystemTime,
     took: Duration,
+    stamp: Stamp,
 }
 
 impl Facts {
@@ -64,6 +67,7 @@ impl Facts {
             memory: list.content.memory(),
             read: list.read,
             took: list.took,
+            stamp: list.stamp(),
         }
     }
 }
@@ -118,6 +122,7 @@ impl Board {
             memory: list.memory,
             reloads: *reloads,
             warning: warning.clone(),
+            stamp: list.stamp,
         };
         entries.iter().map(view).collect()
     }

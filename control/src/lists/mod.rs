@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use thiserror::Error;
 use weir_core::policy::{NameSet, Prefixes};
@@ -69,6 +70,30 @@ pub enum Content {
 }
 
 impl Content {
+    /// No entries, which nobody else has.
+    pub fn nothing(kind: Kind) -> Self {
+        match kind {
+            Kind::Names => Self::Names(Arc::default()),
+            Kind::Prefixes => Self::Prefixes(Arc::default()),
+        }
+    }
+
+    /// Every name, or every address.
+    pub fn everything(kind: Kind) -> Self {
+        match kind {
+            Kind::Names => {
+                let mut names = NameSet::default();
+                // It is a pattern.
+                let _ = names.insert("*");
+                Self::Names(Arc::new(names))
+            }
+            Kind::Prefixes => {
+                let all = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+                Self::Prefixes(Arc::new(all.into_iter().collect()))
+            }
+        }
+    }
+
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Names(_) => Kind::Names,
@@ -139,9 +164,24 @@ pub struct List {
     stamp: Stamp,
 }
 
+/// A file that should hold a list, and of which none could be read.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    pub path: PathBuf,
+    /// Nothing, of its own: by this the rules know it.
+    pub content: Content,
+    /// For messages, after the file's name.
+    pub why: String,
+}
+
 impl List {
+    /// Of the file as it was read.
+    pub const fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// Whether the file had no octet.
-    fn is_blank(&self) -> bool {
+    pub const fn is_blank(&self) -> bool {
         self.stamp.is_empty()
     }
 

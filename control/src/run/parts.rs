@@ -441,6 +441,7 @@ fn state(
         started: Instant::now(),
         config: config.file.display().to_string(),
         config_read: Mutex::new(Instant::now()),
+        config_stamp: Mutex::new(config.stamp),
         epoch: AtomicU32::new(FIRST_EPOCH),
         dataplane: Part::new(dataplane),
         relay: Part::new(Some(relay)),

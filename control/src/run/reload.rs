@@ -228,6 +228,9 @@ impl Parts {
         if let Ok(mut now) = self.state.config_read.lock() {
             *now = read;
         }
+        if let Ok(mut now) = self.state.config_stamp.lock() {
+            *now = self.config.stamp;
+        }
         self.publish_replacement(policy);
         for Stay { list, why, .. } in &stays {
             self.state.lists.warn(list, why.clone());

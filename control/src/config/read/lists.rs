@@ -6,26 +6,37 @@ use std::sync::Arc;
 use weir_core::policy::{NameSet, Prefixes, RuleSpec};
 
 use crate::config::section::{Item, Reader, Section};
-use crate::lists::{self, Content, Kind, List, idn};
+use crate::lists::{self, Content, Kind, List, Missing, idn};
 
 /// What `host` says of connections that ask for no name. (A name that is spelled so is written with its dot: `none.`)
 const NONE: &str = "none";
 /// What it says of those whose name is an address.
 const ADDRESS: &str = "address";
 
+/// What is done with files that hold lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// One that cannot be read is an error.
+    Strict,
+    /// One that cannot be read is noted, and holds nothing.
+    Lenient,
+    /// None is read, and all hold nothing: for who asks only where the admin socket is.
+    Not,
+}
+
 /// Lists, each read once however many rules name it.
 #[derive(Debug)]
 pub struct ListFiles {
     folder: PathBuf,
-    /// Whether files are read at all: who only asks where the admin socket is does not need them.
-    is_read: bool,
+    reading: Reading,
     pub read: Vec<List>,
+    pub missing: Vec<Missing>,
 }
 
 impl ListFiles {
     /// `folder`: where names of files start from.
-    pub fn new(folder: &Path, is_read: bool) -> Self {
-        Self { folder: folder.to_owned(), is_read, read: Vec::new() }
+    pub fn new(folder: &Path, reading: Reading) -> Self {
+        Self { folder: folder.to_owned(), reading, read: Vec::new(), missing: Vec::new() }
     }
 
     /// What a rule says of names.
@@ -67,11 +78,13 @@ impl ListFiles {
 
     fn file(&mut self, reader: &mut Reader<'_>, item: &Item<'_>, kind: Kind) -> Option<Content> {
         let path = self.folder.join(reader.string(item)?);
-        if !self.is_read {
-            return Some(nothing(kind));
+        if self.reading == Reading::Not {
+            return Some(Content::nothing(kind));
         }
-        if let Some(list) = self.read.iter().find(|list| list.path == path && list.content.kind() == kind) {
-            return Some(list.content.clone());
+        let read = self.read.iter().map(|list| (&list.path, &list.content));
+        let mut known = read.chain(self.missing.iter().map(|missing| (&missing.path, &missing.content)));
+        if let Some((_, content)) = known.find(|(of, content)| **of == path && content.kind() == kind) {
+            return Some(content.clone());
         }
         match lists::load_patiently(&path, kind) {
             Ok(list) => {
@@ -82,15 +95,13 @@ impl ListFiles {
                 self.read.push(list);
                 Some(content)
             }
+            Err(error) if self.reading == Reading::Lenient => {
+                let content = Content::nothing(kind);
+                self.missing.push(Missing { path, content: content.clone(), why: error.to_string() });
+                Some(content)
+            }
             Err(error) => reader.wrong(item, &format!("`{}` {error}", path.display())),
         }
-    }
-}
-
-fn nothing(kind: Kind) -> Content {
-    match kind {
-        Kind::Names => Content::Names(Arc::default()),
-        Kind::Prefixes => Content::Prefixes(Arc::default()),
     }
 }
 

@@ -29,16 +29,17 @@ use super::model::Config;
 use super::section::{Item, Reader, Section};
 use super::source::Span;
 use lists::ListFiles;
+pub use lists::Reading;
 
 const KEYS: [&str; 9] =
     ["gateway", "port", "workers", "fallback", "limits", "relay", "identity", "intercept", "pool"];
 
-/// Reads all sections, and with `lists` the files that rules name, and checks how they fit together.
+/// Reads all sections, and the files that rules name, and checks how they fit together.
 pub fn document(
     reader: &mut Reader<'_>,
     path: &Path,
     document: &Spanned<DeTable<'_>>,
-    lists: bool,
+    lists: Reading,
 ) -> Config {
     let top = reader.section(document.get_ref(), document.span(), "", &KEYS);
     let fallback = top.get("fallback").map(|item| fallback::read(reader, &item));
@@ -54,7 +55,7 @@ pub fn document(
     let lists = ListFiles::new(folder, lists);
     let mut context = intercept::Context { ports: &ports, pools: &pools, lists };
     let (intercepts, spans) = intercept::read_all(reader, &top, &mut context);
-    let lists = context.lists.read;
+    let ListFiles { read: lists, missing, .. } = context.lists;
     let identity = top.get("identity").map(|item| identity::read(reader, &item));
     let config = Config {
         file: path.to_owned(),
@@ -68,6 +69,8 @@ pub fn document(
         intercepts,
         pools,
         lists,
+        missing,
+        stamp: None,
     };
     if reader.report.is_ok() {
         whole(reader, &config, &spans, &pool_spans);

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::lists::{Content, Kind};
 
 fn rules(folder: &Folder, rules: &str) -> PathBuf {
     folder.write("weir.toml", format!("{PORTS}{WEB}rules = [\n{rules}\n]\n"))
@@ -340,4 +341,42 @@ fn million_names_are_read_from_a_hosts_file() {
         assert_eq!(names.contains(&below), i % 4 >= 2, "{below}");
         assert!(!names.contains(&format!("host{i}.allowed.example")));
     }
+}
+
+/// Who explains makes do with what is there, and nobody else.
+#[test]
+fn list_that_is_missing_is_an_error_and_to_the_lenient_a_gap_with_its_rules() {
+    let folder = Folder::new("lenient");
+    folder.write("there.txt", "there.example\n");
+    folder.write("broken.txt", "<html>\n");
+    let file = rules(
+        &folder,
+        "{ host_file = \"missing.txt\", action = \"drop\" },\n\
+         { host_file = [\"there.txt\", \"missing.txt\"], action = \"reset\" },\n\
+         { from_file = \"missing.txt\", action = \"drop\" },\n\
+         { host_file = \"broken.txt\", action = \"drop\" },",
+    );
+    assert_eq!(load(&file).unwrap_err().errors(), 4);
+    let (config, report) = load_leniently(&file).unwrap();
+    assert!(report.is_ok(), "{report}");
+    let missing: Vec<_> =
+        config.missing.iter().map(|list| (list.path.as_path(), list.content.kind())).collect();
+    let at = |name: &str| folder.0.join(name);
+    let (gone, broken) = (at("missing.txt"), at("broken.txt"));
+    assert_eq!(missing, [(&*gone, Kind::Names), (&*gone, Kind::Prefixes), (&*broken, Kind::Names)]);
+    let whys: Vec<_> = config.missing.iter().map(|list| list.why.as_str()).collect();
+    assert!(whys[0].contains("No such file") && whys[2].contains("is no list of names"), "{whys:?}");
+    let lines = |list: &Content| -> Vec<usize> {
+        let first =
+            config.intercepts[0].rules[0].origin.rsplit_once(':').unwrap().1.parse::<usize>().unwrap();
+        let line = |origin: &String| origin.rsplit_once(':').unwrap().1.parse::<usize>().unwrap() - first;
+        config.rules_with(list).iter().map(line).collect()
+    };
+    let named: Vec<_> = config.missing.iter().map(|list| lines(&list.content)).collect();
+    assert_eq!(named, [vec![0, 1], vec![2], vec![3]]);
+    assert_eq!(lines(&config.lists[0].content), [1]);
+    let names = config.missing[0].content.clone();
+    let rule = |config: &Config| config.intercepts[0].rules[0].host_lists[0].contains("any.example");
+    assert!(!rule(&config));
+    assert!(rule(&config.supposing(&[names], Content::everything)));
 }

@@ -1,13 +1,11 @@
 //! The file and the devices are others than when weir began.
 
-use std::time::Duration;
-
 use weir_control::demo::stage::Family;
 
 use super::*;
 use crate::config::{ALLOWED, Settings};
 use crate::weir::until;
-use crate::world::{HTTP, play};
+use crate::world::{HTTP, play, prepare};
 
 /// Whether it is doubted that the gateway runs with the file.
 fn is_doubted(world: &World<'_>) -> bool {
@@ -25,13 +23,17 @@ fn file_that_is_newer_than_what_is_in_force_is_doubted_until_it_is_reloaded() {
     let settings = Settings::default();
     play(&settings, |world| {
         assert!(!is_doubted(world), "it was just read");
-        // Ages are told in seconds.
-        std::thread::sleep(Duration::from_millis(2100));
-        world.weir.write_config(&settings.to_string());
-        assert!(is_doubted(world), "it was written after the start");
-        let reloaded = world.weir.finish(world.weir.command("reload"));
-        assert_eq!(reloaded.code(), 0, "{reloaded:?}");
-        assert!(!is_doubted(world), "it is in force");
+        // A file that was prepared, and is older than the start.
+        let prepared =
+            "cp -p /run/weir/test.toml /run/weir/new.toml && mv /run/weir/new.toml /run/weir/test.toml";
+        let rewritten = || world.weir.write_config(&settings.to_string());
+        for put in [&rewritten as &dyn Fn(), &|| drop(world.sh(&world.lab.gateway, prepared))] {
+            put();
+            assert!(is_doubted(world), "it was put there after it was read");
+            let reloaded = world.weir.finish(world.weir.command("reload"));
+            assert_eq!(reloaded.code(), 0, "{reloaded:?}");
+            assert!(!is_doubted(world), "it is in force");
+        }
     });
 }
 
@@ -51,6 +53,58 @@ fn port_that_is_off_the_fast_road_is_said_to_be_and_why() {
         for family in Family::BOTH {
             let (from, to) = ends(family, 41_120, HTTP);
             explain(world, from, to, &["--host", ALLOWED]).assert_says("fast", &["intercept web"]);
+        }
+    });
+}
+
+/// What is doubted of a connection of each family.
+fn doubts(world: &World<'_>, host: &str) -> [String; 2] {
+    Family::BOTH.map(|family| {
+        let (from, to) = ends(family, 41_130, HTTP);
+        explain(world, from, to, &["--host", host]).0["doubts"].to_string()
+    })
+}
+
+/// What is in force is not what is on the disk, or there is nothing on it: what is left is explained, and what is not known told.
+#[test]
+fn list_that_is_empty_or_missing_is_told_with_its_rule_and_what_stays_in_force() {
+    let rules =
+        r#"{ host = ["denied.example"], action = "reset" }, { host_file = "names.txt", action = "drop" }"#;
+    prepare(&Settings { rules, ..Settings::default() }, |world| {
+        world.sh(&world.lab.gateway, "echo listed.example > /run/weir/names.txt");
+        world.weir.start();
+        assert_eq!(doubts(world, ALLOWED), ["[]", "[]"]);
+        let kept = "the 1 names of before stay in force";
+        for line in ["truncate -s 0 /run/weir/names.txt", "rm /run/weir/names.txt"] {
+            world.sh(&world.lab.gateway, line);
+            until("weir keeps the list", || world.weir.status()["warnings"].to_string().contains(kept));
+            for doubts in doubts(world, ALLOWED) {
+                assert!(doubts.contains("names.txt") && doubts.contains(kept), "{line}: {doubts}");
+                assert!(
+                    doubts.contains("the verdict is not certain: whether the rule at "),
+                    "{line}: {doubts}"
+                );
+            }
+            // The rule before it has decided.
+            for doubts in doubts(world, "denied.example") {
+                assert!(doubts.contains(kept) && !doubts.contains("not certain"), "{line}: {doubts}");
+            }
+        }
+    });
+}
+
+#[test]
+fn list_that_has_never_been_there_keeps_nobody_from_an_explanation() {
+    let rules = r#"{ host_file = "names.txt", action = "drop" }"#;
+    prepare(&Settings { rules, ..Settings::default() }, |world| {
+        for doubts in doubts(world, ALLOWED) {
+            assert!(doubts.contains("names.txt cannot be read: No such file"), "{doubts}");
+            assert!(doubts.contains("the verdict is not certain"), "{doubts}");
+        }
+        for family in Family::BOTH {
+            let (from, to) = ends(family, 41_140, HTTP);
+            let explained = explain(world, from, to, &["--host", ALLOWED]);
+            assert!(explained.answer("policy", "which intercept takes it").starts_with("web "));
         }
     });
 }
