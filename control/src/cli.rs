@@ -367,7 +367,8 @@ fn check(args: &CheckArgs) -> Result<Exit, Failure> {
         return Ok(Exit::No);
     }
     let flows = admin::client::ask(socket, Request::Flows)?;
-    let shadow = shadow::compare(&config.compile(1), &flows)?;
+    let mut shadow = shadow::compare(&config.compile(1), &flows)?;
+    shadow.notes = shadow::kept(config, &admin::client::ask(socket, Request::Status)?);
     let mut json = report.json();
     json["against"] = serde_json::to_value(&shadow).map_err(Failure::refused)?;
     print(args.output.json, &json, || format!("{report}\n{}", shadow::table(&shadow)));

@@ -2,6 +2,7 @@
 //! commits to it. Nothing in the gateway changes. The answer is that of `weir reload --reevaluate` at this moment: both ask
 //! [`weir_core::reevaluate::judge`].
 
+mod lists;
 mod table;
 mod vlans;
 
@@ -20,6 +21,7 @@ use weir_core::vlan::Vlan;
 use crate::admin::listing::{self, Incomplete};
 use crate::exit::Failure;
 
+pub use lists::kept;
 pub use table::{counts, table};
 
 /// Connections that are named of each group.
@@ -61,6 +63,8 @@ pub struct Shadow {
     pub flows: u64,
     /// Whose connections are not among them; none: all are.
     pub incomplete: Option<Incomplete>,
+    /// What a reload would do otherwise, a sentence each.
+    pub notes: Vec<String>,
     /// As `weir reload --reevaluate` would count them.
     pub tally: Tally,
     /// How many would have another verdict, or another end.
@@ -106,7 +110,14 @@ pub fn compare(policy: &Policy, flows: &Value) -> Result<Shadow, Failure> {
         })?;
     let vlans = vlans::of(flows.iter().filter_map(Flow::comes_by));
     let policy = &policy.with_vlans(&vlans);
-    let mut shadow = Shadow { flows: 0, incomplete, tally: Tally::default(), changed: 0, groups: Vec::new() };
+    let mut shadow = Shadow {
+        flows: 0,
+        incomplete,
+        notes: Vec::new(),
+        tally: Tally::default(),
+        changed: 0,
+        groups: Vec::new(),
+    };
     let mut groups: BTreeMap<(Verdict, Verdict, &'static str), Group> = BTreeMap::new();
     for flow in &flows {
         if flow.standing != Standing::Over {

@@ -34,6 +34,9 @@ pub fn table(shadow: &Shadow) -> String {
     }
     let Shadow { flows, changed, incomplete, .. } = shadow;
     let _ = writeln!(out, "{flows} live connections: {changed} would change; {}", counts(&shadow.tally));
+    for note in &shadow.notes {
+        let _ = writeln!(out, "{note}");
+    }
     if let Some(incomplete) = incomplete {
         let _ = writeln!(out, "{incomplete}");
     }

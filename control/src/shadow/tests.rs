@@ -130,3 +130,25 @@ fn verify_host_ends_what_is_known_to_differ_and_says_what_it_cannot_tell() {
         assert!(text.contains(words), "no {words:?} in:\n{text}");
     }
 }
+
+/// A reload does not take them, so that what is foretold is not what becomes of it.
+#[test]
+fn emptied_list_that_a_reload_keeps_is_told() {
+    let folder = std::env::temp_dir().join(format!("weir-shadow-{}-kept", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let rules = "{ host_file = \"names.txt\", action = \"drop\" }, { from_file = \"clients.txt\", action = \"drop\" }";
+    std::fs::write(folder.join("new.toml"), POLICY.replace("RULES", rules)).unwrap();
+    std::fs::write(folder.join("names.txt"), "").unwrap();
+    std::fs::write(folder.join("clients.txt"), "# nobody\n").unwrap();
+    let (config, _) =
+        crate::config::load(&folder.join("new.toml")).unwrap_or_else(|report| panic!("{report}"));
+    let list = |name: &str, kind: &str, entries: u64| json!({ "file": folder.join(name), "kind": kind, "entries": entries });
+    let status = |names| json!({ "pid": 1, "lists": [list("names.txt", "names", names), list("clients.txt", "prefixes", 4)] });
+    let mut shadow = compare(&config.compile(1), &flows()).unwrap();
+    shadow.notes = kept(&config, &status(3));
+    let text = table(&shadow);
+    assert!(text.contains("names.txt is empty: a reload keeps the 3 names that are in force"), "{text}");
+    assert_eq!(shadow.notes.len(), 1, "{text}");
+    assert_eq!(kept(&config, &status(0)), [""; 0]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
