@@ -44,6 +44,13 @@ struct Entry {
     warning: Option<String>,
 }
 
+impl Entry {
+    /// Whether the list is of its file.
+    fn is_of(&self, list: &List) -> bool {
+        self.list.path == list.path && self.list.kind == list.content.kind()
+    }
+}
+
 /// A list without its contents, which the board must not keep in memory.
 #[derive(Debug)]
 struct Facts {
@@ -81,8 +88,14 @@ impl Board {
 
     /// Another configuration has begun.
     pub fn begin(&self, lists: &[List]) {
-        let entry = |list| Entry { list: Facts::of(list), reloads: 0, warning: None };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = lists.iter().map(entry).collect();
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *entries);
+        let entry = |list: &List| {
+            // How often a file was read anew is counted on.
+            let reloads = before.iter().find(|entry| entry.is_of(list)).map_or(0, |entry| entry.reloads);
+            Entry { list: Facts::of(list), reloads, warning: None }
+        };
+        *entries = lists.iter().map(entry).collect();
     }
 
     /// A list was read anew.
@@ -101,9 +114,7 @@ impl Board {
 
     fn change(&self, list: &List, change: impl FnOnce(&mut Entry)) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it =
-            |entry: &&mut Entry| entry.list.path == list.path && entry.list.kind == list.content.kind();
-        if let Some(entry) = entries.iter_mut().find(is_it) {
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.is_of(list)) {
             change(entry);
         }
     }

@@ -238,6 +238,15 @@ fn list_of_prefixes_is_followed_on_both_families() {
 }
 
 #[test]
+fn list_counts_on_how_often_it_was_read_anew_when_its_configuration_is_reloaded() {
+    let mut place = Place::plain("counts-on");
+    fs::write(place.names(), "new.example\n").unwrap();
+    place.resets("new.example");
+    place.board.begin(&place.config().lists);
+    assert_eq!(place.board.views().iter().map(|view| view.reloads).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
 fn another_configuration_is_followed_and_the_first_no_more() {
     let mut place = Place::plain("follow");
     let text = fs::read_to_string(place.folder.join("weir.toml")).unwrap().replace("names.txt", "other.txt");
