@@ -248,7 +248,7 @@ async fn answer(question: Question, place: Place) -> Result<Explanation, Failure
     };
     let flow = flow::of(&gateway, config.as_ref().map(|config| config.workers.flows), &mut steps);
     let mut doubts = doubts::find(config.as_ref(), &gateway, &mut steps);
-    doubts.look_at(config.as_ref(), &compiled, (&ingress, &question), &mut steps);
+    doubts.look_at(config.as_ref(), compiled, (&ingress, &question), &mut steps);
     let judged = policy::judge(policy.as_ref(), &ingress, &gateway, &question, &mut steps);
     let vlans = || kernel.picture.vlans.iter().map(|(_, sub)| sub);
     let spec = config.as_ref().map(|config| convert::host_spec(config, vlans()));
