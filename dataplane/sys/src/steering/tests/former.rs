@@ -231,6 +231,7 @@ fn syn_of_a_flow_of_another_layout_is_for_the_worker_and_a_flow_that_has_ended_g
         let flows = FAMILIES.each_ref().map(|family| flow(family, 40_000, DELTA));
         left_by_another(folder, OTHER, &flows);
         let (mut bench, lanes) = succeeding(folder);
+        bench.steering.express().enable(true).unwrap();
         for (family, flow) in FAMILIES.iter().zip(&flows) {
             let (client, server) = ((family.client, 40_000), (family.server, 443));
             let syn = family.tcp(client, server, Flags::Syn);
