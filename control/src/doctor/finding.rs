@@ -58,12 +58,18 @@ pub enum NoCommand {
     /// There are several ways, and weir does not know which is meant.
     Choice,
     Weir,
+    /// A policy rule selects by what ip(8) cannot be told here.
+    Selector,
+    /// Limits and capabilities that nobody in here may change.
+    Starter,
+    /// Which program installs packages is not known.
+    Packages,
     /// It is to be known.
     Nothing,
 }
 
 impl NoCommand {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Configuration,
         Self::Kernel,
         Self::Hardware,
@@ -72,6 +78,9 @@ impl NoCommand {
         Self::User,
         Self::Choice,
         Self::Weir,
+        Self::Selector,
+        Self::Starter,
+        Self::Packages,
         Self::Nothing,
     ];
 
@@ -92,6 +101,14 @@ impl NoCommand {
             Self::Weir => {
                 "weir itself tries it again and again: `weir status` says what it is about, and its log since when"
             }
+            Self::Selector => {
+                "the rule selects by something that weir has no words for: `ip rule show` names it, and it is to be deleted by that"
+            }
+            Self::Starter => {
+                "nothing that is started from here may change it: where this is started from (LimitMEMLOCK= and LimitNOFILE= of a \
+                 service, --ulimit of a container)"
+            }
+            Self::Packages => "by your package manager, which weir does not know",
             Self::Nothing => "nothing is broken: it is to be known",
         }
     }

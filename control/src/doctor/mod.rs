@@ -23,6 +23,7 @@ pub(crate) mod rehearsal;
 pub mod report;
 mod routing;
 mod rss;
+mod rule_words;
 pub(crate) mod ruleset;
 mod sent;
 mod sysctls;

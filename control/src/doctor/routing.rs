@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::packet_route::rule::{RuleAction, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
+use super::rule_words;
 use crate::host::rule::{SeenRule, table_of};
 use crate::host::spec::Family;
 use crate::host::{PROTOCOL, Status};
@@ -33,6 +34,14 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 fn does(ground: &Ground<'_>, family: Family, rule: &SeenRule, message: &RuleMessage) -> Option<String> {
     match message.header.action {
         RuleAction::Blackhole | RuleAction::Prohibit | RuleAction::Unreachable => Some("drops it".to_owned()),
+        // Of one whose target is not there the kernel goes on to the next.
+        RuleAction::Goto if !message.header.flags.contains(RuleFlags::Unresolved) => {
+            let target = message.attributes.iter().find_map(|attribute| match attribute {
+                RuleAttribute::Goto(target) => Some(*target),
+                _ => None,
+            })?;
+            (target > ground.spec.priority).then(|| format!("goes on behind that, at {target}"))
+        }
         RuleAction::ToTable => {
             let table = rule.table?;
             let in_table = |(of, route): &&(Family, RouteMessage)| {
@@ -60,45 +69,26 @@ fn foreign_rule(ground: &Ground<'_>, family: Family, message: &RuleMessage, foun
     if rule.is_ours() || rule.only_own || rule.table == Some(LOCAL) {
         return;
     }
-    let subject = format!("{} rule {}", ip(family), rule.priority);
-    let delete = format!("{} rule del priority {}", ip(family), rule.priority);
-    let what = |does: &str| {
-        let mut text = rule.command("");
-        if rule.narrower {
-            text.push_str(" (for some packets only)");
-        }
-        format!("`{}` comes before weir's rule ({priority}) and {does}", text.replace("  ", " "))
+    let id = "ip-rule";
+    let (subject, text) =
+        (format!("{} rule {}", family.ip(), rule.priority), rule_words::text(family, message));
+    let mend = |finding: Finding| {
+        finding.mend_or(rule_words::delete(&ground.rules, family, message), NoCommand::Selector)
     };
     let taken = rule.priority < priority && takes_mark(&rule, mark, mask);
     if let Some(does) = does(ground, family, &rule, message).filter(|_| taken) {
+        let what = format!("`{text}` comes before weir's rule ({priority}) and {does}");
         let why = "what weir marks must be delivered to its relay, and goes another way: choose a smaller `priority` in \
                    [fallback], or take the rule away";
-        let finding = match rule.narrower {
-            true => Finding::note("ip-rule", subject, what(&does), why),
-            false => Finding::bad("ip-rule", subject, what(&does), why),
-        };
-        return found.push(finding.mend(delete));
+        return found.push(mend(match rule.narrower {
+            true => Finding::note(id, subject, format!("{what} (for some packets only)"), why),
+            false => Finding::bad(id, subject, what, why),
+        }));
     }
     if rule.mask & mask != 0 && rule.mark & rule.mask & mask != 0 {
-        found.push(
-            Finding::note(
-                "ip-rule",
-                subject,
-                format!(
-                    "`{}` selects by bits of the mark that weir writes ({mask:#x})",
-                    rule.command("").replace("  ", " ")
-                ),
-                "what it is for is lost for packets that weir marks: choose another `mark` in [fallback]",
-            )
-            .mend(delete),
-        );
-    }
-}
-
-const fn ip(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip -6",
+        let what = format!("`{text}` selects by bits of the mark that weir writes ({mask:#x})");
+        let why = "what it is for is lost for packets that weir marks: choose another `mark` in [fallback]";
+        found.push(mend(Finding::note(id, subject, what, why)));
     }
 }
 
@@ -115,11 +105,11 @@ fn table(ground: &Ground<'_>, found: &mut Findings) {
             found.push(
                 Finding::bad(
                     id,
-                    format!("{} route table {table}", ip(family)),
+                    format!("{} route table {table}", family.ip()),
                     format!("holds {count} routes of somebody else"),
                     "what weir marks would take them: weir does not start; choose another `table` in [fallback], or empty it",
                 )
-                .mend(format!("{} route flush table {table}", ip(family))),
+                .mend(format!("{} route flush table {table}", family.ip())),
             );
         }
     }

@@ -238,11 +238,37 @@ fn rules_and_routes_in_the_way_are_found_for_both_families() {
         bad("ip rule add fwmark 0x1/0x1 priority 100 blackhole", "ip-rule", "ip rule 100"),
         note("ip rule add from 10.77.1.0/24 priority 100 lookup main", "ip-rule", "ip rule 100"),
         note("ip -6 rule add fwmark 0x10/0xff priority 2000 lookup 5", "ip-rule", "ip -6 rule 2000"),
+        // One that goes past weir's.
+        bad("ip rule add priority 100 goto 32766", "ip-rule", "ip rule 100"),
+        bad("ip -6 rule add priority 100 goto 32766", "ip-rule", "ip -6 rule 100"),
         bad("ip route add 203.0.113.0/24 dev wan0 table 177", "table", "ip route table 177"),
         bad("ip -6 route add 2001:db8:9::/64 dev wan0 table 177", "table", "ip -6 route table 177"),
         note("ip route add local 203.0.113.0/24 dev lo", "route-to-self", "203.0.113.0/24"),
         note("ip -6 route add local 2001:db8:9::/64 dev lo", "route-to-self", "2001:db8:9::/64"),
     ]);
+}
+
+/// The kernel deletes the first rule that has all that it is told.
+#[test]
+fn command_against_a_rule_spares_the_others_of_its_priority() {
+    prepare(&Settings::default(), |world| {
+        for (ip, net) in [("ip", "10.9.0.0/16"), ("ip -6", "2001:db8:9::/48")] {
+            // Neither is in the way: both are for packets of nobody, and come first.
+            for other in [format!("from {net} lookup 5"), "iif lan0 lookup 254 fwmark 0x100/0x100".to_owned()]
+            {
+                world.sh(&world.lab.gateway, &format!("{ip} rule add priority 100 {other}"));
+            }
+            let rules = || world.sh(&world.lab.gateway, &format!("{ip} rule show"));
+            let before = rules();
+            world.sh(&world.lab.gateway, &format!("{ip} rule add priority 100 lookup 254"));
+            let (report, _) = examine(world);
+            let found = trouble_of(&report, "ip-rule");
+            assert!(found.len() == 1 && found[0]["severity"] == "bad", "{report:#}");
+            world.sh(&world.lab.gateway, found[0]["mend"].as_str().expect("a command"));
+            assert_eq!(rules(), before);
+            assert!(trouble_of(&examine(world).0, "ip-rule").is_empty());
+        }
+    });
 }
 
 #[test]
