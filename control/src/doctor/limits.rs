@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::{CapabilitySet, capabilities, capability_is_in_bounding_set};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::config::{Fail, Queues};
 use crate::host::{LinkInfo, preflight};
@@ -29,7 +29,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     if ground.fast {
         let bytes = memory(ground);
         hugepages(ground, found, bytes);
-        memlock(found, bytes);
+        memlock(ground, found, bytes);
         bpffs(ground, found);
     }
 }
@@ -103,58 +103,92 @@ fn may(capability: CapabilitySet) -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
 }
 
-fn memlock(found: &mut Findings, bytes: u64) {
+/// The command that raises a limit of the shell that it is typed into, and with that of a weir that is started there; none where
+/// nobody in here may raise one (`may`), root neither.
+///
+/// Only who has CAP_SYS_RESOURCE raises hard limits (setrlimit(2)), and a process that lacks it is who is told of one.
+fn raised(option: &str, amount: &str, may: bool) -> Option<String> {
+    may.then(|| format!("sudo prlimit --pid $$ --{option}={amount}:{amount}"))
+}
+
+/// Whether root in here, such as sudo gives, may raise limits: in many containers it may not.
+fn root_may_raise() -> bool {
+    capability_is_in_bounding_set(CapabilitySet::SYS_RESOURCE).unwrap_or(false)
+}
+
+fn memlock(ground: &Ground<'_>, found: &mut Findings, bytes: u64) {
+    let (id, subject) = ("memlock", "RLIMIT_MEMLOCK");
+    if ground.running.is_some() {
+        return found.push(Finding::good(id, subject, "the running weir has the memory of its frames"));
+    }
     if !preflight::permissions().is_empty() {
-        return found.skip(
-            "memlock",
-            "RLIMIT_MEMLOCK",
-            "this user's limit is not that of the one that weir runs as",
-        );
+        return found.skip(id, subject, "this user's limit is not that of the one that weir runs as");
     }
     let hard = getrlimit(Resource::Memlock).maximum;
     let free = may(CapabilitySet::IPC_LOCK) || may(CapabilitySet::SYS_RESOURCE);
     found.push(match hard {
-        Some(hard) if hard < bytes && !free => Finding::bad(
-            "memlock",
-            "RLIMIT_MEMLOCK",
-            format!("{hard} octets may be locked, and the frames need {bytes}"),
-            "the kernel refuses the memory of the AF_XDP sockets: under systemd, LimitMEMLOCK=infinity in the service",
-        )
-        .mend("ulimit -l unlimited"),
+        Some(hard) if hard < bytes && !free => lock_limit(hard, bytes, root_may_raise()),
         Some(hard) if hard < bytes => {
-            Finding::good("memlock", "RLIMIT_MEMLOCK", format!("is {hard}, and this process may exceed it"))
+            Finding::good(id, subject, format!("is {hard}, and this process may exceed it"))
         }
-        _ => Finding::good("memlock", "RLIMIT_MEMLOCK", format!("the frames need {bytes} octets, and get them")),
+        _ => Finding::good(id, subject, format!("the frames need {bytes} octets, and get them")),
     });
+}
+
+/// The hard limit is too small, and this process may not exceed it. weir raises its own as far as that one, and no further.
+fn lock_limit(hard: u64, bytes: u64, root_may: bool) -> Finding {
+    Finding::bad(
+        "memlock",
+        "RLIMIT_MEMLOCK",
+        format!("{hard} octets may be locked, and the frames need {bytes}"),
+        "the kernel refuses the memory of the AF_XDP sockets to a process with neither CAP_IPC_LOCK nor CAP_SYS_RESOURCE: weir does \
+         not start. Start it from the shell whose limit is raised, or, under systemd, with LimitMEMLOCK=infinity in the service",
+    )
+    .mend_or(raised("memlock", "unlimited", root_may), NoCommand::Starter)
 }
 
 /// The relay needs two descriptors for each connection.
 fn open_files(ground: &Ground<'_>, found: &mut Findings) {
-    let limit = match ground.running.as_ref().and_then(|status| status["pid"].as_u64()) {
+    let running = ground.running.as_ref().and_then(|status| status["pid"].as_u64());
+    let limit = match running {
         Some(pid) => limit_of(&ground.proc.join(format!("{pid}/limits"))),
         None if may(CapabilitySet::SYS_RESOURCE) => None,
         None => getrlimit(Resource::Nofile).maximum,
     };
-    let flows = u64::from(ground.config.workers.flows);
+    let flows = ground.config.workers.flows;
     // More is not asked for: the kernel lets no process have more, where `fs.nr_open` is as it usually is.
-    let wanted = (2 * flows + SPARE_FILES).min(MOST_FILES);
+    let wanted = (2 * u64::from(flows) + SPARE_FILES).min(MOST_FILES);
     found.push(match limit {
         Some(limit) if limit < wanted => {
-            let room = convert::relay_connections(ground.config.workers.flows, Some(limit));
-            Finding::note(
-                "open-files",
-                "RLIMIT_NOFILE",
-                format!("{limit} files may be open: the relay takes {room} connections of the {flows} that `flows` says"),
-                "more are reset when they come by the relay; the fast road is not bound by it: under systemd, LimitNOFILE= in \
-                 the service",
-            )
-            .mend(format!("ulimit -n {wanted}"))
+            let finding = file_limit(limit, flows, running.is_some());
+            finding.mend_or(raised("nofile", &wanted.to_string(), root_may_raise()), NoCommand::Starter)
         }
         _ => {
-            let room = convert::relay_connections(ground.config.workers.flows, Some(wanted));
-            Finding::good("open-files", "RLIMIT_NOFILE", format!("enough for {room} connections of the relay"))
+            let room = convert::relay_connections(flows, Some(wanted));
+            Finding::good(
+                "open-files",
+                "RLIMIT_NOFILE",
+                format!("enough for {room} connections of the relay"),
+            )
         }
     });
+}
+
+/// `runs`: it is the limit of a weir that runs, which asked for its room when it started.
+fn file_limit(limit: u64, flows: u32, runs: bool) -> Finding {
+    let room = convert::relay_connections(flows, Some(limit));
+    let then = if runs { "start weir again from" } else { "start weir from" };
+    Finding::note(
+        "open-files",
+        "RLIMIT_NOFILE",
+        format!(
+            "{limit} files may be open: the relay takes {room} connections of the {flows} that `flows` says"
+        ),
+        format!(
+            "more are reset when they come by the relay; the fast road is not bound by it: {then} the shell whose limit is raised, \
+             or, under systemd, with LimitNOFILE= in the service"
+        ),
+    )
 }
 
 fn limit_of(limits: &Path) -> Option<u64> {
@@ -179,4 +213,39 @@ fn bpffs(ground: &Ground<'_>, found: &mut Findings) {
             Finding::note("bpffs", PINS, what, "only fail = \"closed\" needs it").mend(command)
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn limits_are_raised_from_outside_or_where_weir_is_started_from() {
+        for (root_may, mend, by_hand) in [
+            (true, Some("sudo prlimit --pid $$ --memlock=unlimited:unlimited"), None),
+            (false, None, Some(NoCommand::Starter)),
+        ] {
+            let finding = lock_limit(8 << 20, 64 << 20, root_may);
+            assert_eq!((finding.severity, finding.by_hand), (Severity::Bad, by_hand));
+            assert_eq!(finding.mend.as_deref(), mend);
+            assert!(finding.is_whole() && finding.why.contains("LimitMEMLOCK=infinity"), "{finding:?}");
+        }
+        assert_eq!(
+            raised("nofile", "2048", true).as_deref(),
+            Some("sudo prlimit --pid $$ --nofile=2048:2048")
+        );
+        for (runs, words) in [(true, "start weir again from"), (false, ": start weir from")] {
+            assert!(file_limit(1100, 512, runs).why.contains(words));
+        }
+    }
+
+    /// The command raises the limit of the shell that it is typed into: as far as its hard limit anybody may.
+    #[test]
+    fn command_that_raises_a_limit_does_so_for_what_the_shell_starts_afterwards() {
+        let command = raised("nofile", "300", true).unwrap().replace("sudo ", "");
+        let script = format!("ulimit -Sn 200; {command} && sh -c 'ulimit -Sn'");
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "300\n", "{output:?}");
+    }
 }

@@ -10,9 +10,9 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use super::rule_words;
-use crate::host::rule::{SeenRule, table_of};
+use crate::host::Status;
+use crate::host::rule::{SeenRoute, SeenRule, table_of};
 use crate::host::spec::Family;
-use crate::host::{PROTOCOL, Status};
 
 /// The kernel's table of what is local.
 const LOCAL: u32 = 255;
@@ -97,21 +97,23 @@ fn table(ground: &Ground<'_>, found: &mut Findings) {
     let (id, table) = ("table", ground.spec.table);
     let before = found.findings.len();
     for family in Family::BOTH {
-        let foreign = |(of, route): &&(Family, RouteMessage)| {
-            *of == family && table_of(route) == table && u8::from(route.header.protocol) != PROTOCOL
-        };
-        let count = ground.routes.iter().filter(foreign).count();
-        if count > 0 {
-            found.push(
-                Finding::bad(
-                    id,
-                    format!("{} route table {table}", family.ip()),
-                    format!("holds {count} routes of somebody else"),
-                    "what weir marks would take them: weir does not start; choose another `table` in [fallback], or empty it",
-                )
-                .mend(format!("{} route flush table {table}", family.ip())),
-            );
+        let in_table = ground.routes.iter().filter(|(of, route)| *of == family && table_of(route) == table);
+        let seen = in_table.map(|(_, route)| SeenRoute::of(family, route));
+        let (ours, foreign): (Vec<SeenRoute>, Vec<SeenRoute>) = seen.partition(SeenRoute::is_ours);
+        if foreign.is_empty() {
+            continue;
         }
+        let finding = Finding::bad(
+            id,
+            format!("{} route table {table}", family.ip()),
+            format!("holds {} routes of somebody else", foreign.len()),
+            "what weir marks would take them: weir does not start; choose another `table` in [fallback], or empty it",
+        );
+        found.push(finding.mend(match ours.is_empty() {
+            true => format!("{} route flush table {table}", family.ip()),
+            // weir's own stays.
+            false => foreign.iter().map(|route| route.command("del")).collect::<Vec<_>>().join(" && "),
+        }));
     }
     found.good_unless_found(before, Finding::good(id, format!("table {table}"), "is free for weir"));
 }

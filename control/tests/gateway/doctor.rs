@@ -564,6 +564,26 @@ fn running_gateway_is_asked_and_not_disturbed() {
 }
 
 #[test]
+fn routes_of_somebody_else_in_the_table_of_a_running_weir_go_by_the_command_and_weirs_own_stays() {
+    play(&Settings::default(), |world| {
+        for (ip, net) in [("ip", "203.0.113.0/24"), ("ip -6", "2001:db8:9::/64")] {
+            world.sh(&world.lab.gateway, &format!("{ip} route add {net} dev wan0 table 177"));
+            let (report, healthy) = examine(world);
+            let found = trouble_of(&report, "table");
+            assert!(!healthy && found.len() == 1, "{report:#}");
+            let log = world.sh(&world.lab.gateway, &format!("{ip} route show table 177"));
+            world.sh(&world.lab.gateway, found[0]["mend"].as_str().expect("a command"));
+            let left = world.sh(&world.lab.gateway, &format!("{ip} route show table 177"));
+            assert!(
+                log.contains(net) && !left.contains(net) && left.contains("local default"),
+                "{log}{left}"
+            );
+            assert!(trouble_of(&examine(world).0, "table").is_empty());
+        }
+    });
+}
+
+#[test]
 fn frames_that_cross_between_workers_are_counted_and_no_trouble() {
     play(&Settings { queues: 2, ..Settings::default() }, |world| {
         world.meet_neighbours();
@@ -638,6 +658,11 @@ fn memory_that_may_not_be_locked_is_found_with_what_the_frames_need() {
         let found = trouble_of(&report, "memlock");
         assert!(found.len() == 1 && found[0]["severity"] == "bad", "{report:#}");
         assert!(found[0]["what"].as_str().is_some_and(|what| what.contains("1048576 octets")), "{found:#?}");
+        assert_eq!(found[0]["by_hand"], NoCommand::Starter.sentence(), "{found:#?}");
+        // One that runs has its memory, whatever they may lock who look at it.
+        world.weir.start();
+        let report = examine_as(world, &["--memlock=1048576:1048576"], "-ipc_lock,-sys_resource");
+        assert!(trouble_of(&report, "memlock").is_empty(), "{report:#}");
     });
 }
 

@@ -195,7 +195,9 @@ fn user_who_may_not_and_few_open_files_are_found() {
         assert_noted(&report, "open-files", "note", "the relay takes 38 connections of the 512");
         let skipped = report["not_probed"].as_array().expect("a list");
         assert!(skipped.iter().any(|skipped| skipped["id"] == "af-xdp"), "{skipped:#?}");
-        assert_eq!(noted(&report, "open-files")[0]["mend"], "ulimit -n 2048");
+        // Nobody in here may raise it, root neither: that takes a capability that the process may not even be given.
+        let limits = &noted(&report, "open-files")[0];
+        assert_eq!(limits["by_hand"], NoCommand::Starter.sentence(), "{limits:#}");
         let report = examine_as(world, &["--nofile=2048:2048"], "-sys_resource");
         assert!(noted(&report, "open-files").is_empty(), "{report:#}");
         assert!(noted(&report, "permissions").is_empty(), "{report:#}");
