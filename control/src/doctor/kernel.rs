@@ -13,6 +13,7 @@ use weir_sys::uring::{self, UringError};
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
+use super::packages::{ETHTOOL, IPROUTE2, NFTABLES, PROCPS};
 use crate::host::sysctl::{self, Key};
 use crate::host::{HostError, preflight};
 
@@ -172,7 +173,7 @@ fn nft(found: &mut Findings) {
             "without it weir cannot hand a connection to its relay",
         );
         found.push(match error {
-            HostError::NftMissing => finding.mend("apt-get install nftables"),
+            HostError::NftMissing => NFTABLES.mends(finding),
             _ => finding.by_hand(NoCommand::Kernel),
         });
     }
@@ -183,16 +184,15 @@ fn nft(found: &mut Findings) {
 
 /// What the commands need that doctor and plan print.
 fn tools(found: &mut Findings) {
-    for (tool, package) in [("ip", "iproute2"), ("sysctl", "procps"), ("ethtool", "ethtool")] {
+    for (tool, package) in [("ip", IPROUTE2), ("sysctl", PROCPS), ("ethtool", ETHTOOL)] {
         found.push(match on_path(tool) {
             true => Finding::good("tools", tool, "is there"),
-            false => Finding::note(
+            false => package.mends(Finding::note(
                 "tools",
                 tool,
                 "the program is missing",
                 "weir does without; the commands that `weir doctor` and `weir plan` print do not",
-            )
-            .mend(format!("apt-get install {package}")),
+            )),
         });
     }
 }

@@ -17,6 +17,7 @@ mod limits;
 mod listeners;
 mod netfilter;
 mod offloads;
+mod packages;
 mod port;
 mod queues;
 pub(crate) mod rehearsal;

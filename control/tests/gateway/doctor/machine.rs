@@ -58,6 +58,21 @@ fn machine_that_lacks_what_weir_needs_is_found_and_mended() {
             ("ethtool".into(), "apt-get install ethtool".into()),
         ];
         assert_eq!(missing, wanted.iter().map(|(tool, mend)| (tool, mend)).collect::<Vec<_>>());
+        // On other hosts other commands install them, and of some none is known.
+        for (os_release, mend, by_hand) in [
+            ("ID=rocky\\nID_LIKE=\"rhel centos fedora\"", json!("dnf install ethtool"), Value::Null),
+            ("ID=nobodys", Value::Null, json!(NoCommand::Packages.sentence())),
+        ] {
+            let shown = format!(
+                "printf '{os_release}\\n' > /run/os-release; mount --bind /run/os-release /etc/os-release"
+            );
+            world.sh(&world.lab.gateway, &shown);
+            let (report, _) = examine(world);
+            let tools = noted(&report, "tools");
+            let ethtool = tools.iter().find(|tool| tool["subject"] == "ethtool").expect("it is missing");
+            assert_eq!((&ethtool["mend"], &ethtool["by_hand"]), (&mend, &by_hand), "{ethtool:#}");
+            world.sh(&world.lab.gateway, "umount /etc/os-release");
+        }
         // The tools are there again, and the commands do what they say, to the files that the lab shows.
         world.sh(
             &world.lab.gateway,
