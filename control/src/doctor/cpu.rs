@@ -1,4 +1,4 @@
-//! Cores of the workers: where the NIC and its interrupts are, how fast the cores run, who moves interrupts about.
+//! Cores of the workers: where the NIC is, how fast the cores run, who moves interrupts about.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,8 @@ use weir_sys::affinity;
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
-use crate::config::{Cores, Idle};
+use super::interrupts;
+use crate::config::Cores;
 use crate::host::sockets;
 
 /// The cores that workers are pinned to.
@@ -27,7 +28,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     let mut irqs = false;
     for (port, _) in ground.ports().filter(|_| ground.fast) {
         numa(&ground.sys, &port.device, &cores, found);
-        irqs |= interrupts(ground, &port.device, &cores, found);
+        irqs |= interrupts::probe(ground, &port.device, &cores, found);
     }
     if irqs {
         irqbalance(found);
@@ -83,7 +84,7 @@ fn governor(sys: &Path, cores: &BTreeSet<usize>, found: &mut Findings) {
 }
 
 /// `0-3,8` as numbers.
-fn list(text: &str) -> BTreeSet<usize> {
+pub fn list(text: &str) -> BTreeSet<usize> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.trim().parse::<usize>().ok()?..=last.trim().parse().ok()?)
@@ -138,75 +139,6 @@ fn distance(sys: &Path, node: usize, far: &[&usize]) -> String {
         .map_or(String::new(), |most| format!(" (distance {most}, where 10 is near)"))
 }
 
-/// Looks at the interrupts of a port's queues; whether it has any.
-fn interrupts(ground: &Ground<'_>, device: &str, cores: &BTreeSet<usize>, found: &mut Findings) -> bool {
-    let id = "irq-affinity";
-    let irqs = irqs_of(&ground.sys, &ground.proc, device);
-    if irqs.is_empty() {
-        found.push(Finding::good(id, device, "has no interrupts of its own").on(device));
-        return false;
-    }
-    let cpus = |irq: &u32| {
-        let read = |name: &str| fs::read_to_string(ground.proc.join(format!("irq/{irq}/{name}"))).ok();
-        list(&read("effective_affinity_list").or_else(|| read("smp_affinity_list")).unwrap_or_default())
-    };
-    let on: BTreeSet<usize> = irqs.iter().flat_map(cpus).collect();
-    let shared: Vec<&usize> = on.intersection(cores).collect();
-    let several = irqs.len() > 1 && on.len() == 1;
-    let free: BTreeSet<usize> =
-        affinity::available_cpus().unwrap_or_default().into_iter().filter(|c| !cores.contains(c)).collect();
-    let finding = if several {
-        let turns = irqs.iter().zip(cores.iter().cycle());
-        let commands: Vec<String> =
-            turns.map(|(irq, core)| format!("echo {core} > /proc/irq/{irq}/smp_affinity_list")).collect();
-        Finding::note(
-            id,
-            device,
-            format!("all of its {} interrupts are on core {on:?}", irqs.len()),
-            "one core receives for all queues, and the workers of the others wait for it",
-        )
-        .mend(commands.join("; "))
-    } else if ground.config.workers.idle == Idle::Busy && !shared.is_empty() && !free.is_empty() {
-        let core = free.first().copied().unwrap_or(0);
-        let commands: Vec<String> =
-            irqs.iter().map(|irq| format!("echo {core} > /proc/irq/{irq}/smp_affinity_list")).collect();
-        Finding::note(
-            id,
-            device,
-            format!("interrupts of its queues are on the cores {shared:?} of workers that never sleep (idle = \"busy\")"),
-            format!(
-                "driver and worker take the core from each other: let these interrupts come to a core without a worker, or the \
-                 kernel poll in threads that the scheduler can put there (echo 1 > /sys/class/net/{device}/threaded)"
-            ),
-        )
-        .mend(commands.join("; "))
-    } else {
-        Finding::good(id, device, format!("{} interrupts on the cores {on:?}", irqs.len()))
-    };
-    found.push(finding.on(device));
-    true
-}
-
-/// Numbers of the interrupts: what the bus says of the device, or lines of /proc/interrupts that name it.
-fn irqs_of(sys: &Path, proc: &Path, device: &str) -> Vec<u32> {
-    let entries =
-        fs::read_dir(sys.join(format!("class/net/{device}/device/msi_irqs"))).into_iter().flatten().flatten();
-    let mut irqs: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    if irqs.is_empty() {
-        let text = fs::read_to_string(proc.join("interrupts")).unwrap_or_default();
-        let names = |line: &&str| {
-            line.split_whitespace().any(|word| word == device || word.starts_with(&format!("{device}-")))
-        };
-        irqs = text
-            .lines()
-            .filter(names)
-            .filter_map(|line| line.split(':').next()?.trim().parse().ok())
-            .collect();
-    }
-    irqs.sort_unstable();
-    irqs
-}
-
 fn irqbalance(found: &mut Findings) {
     found.push(match sockets::running("irqbalance") {
         Some(pid) => Finding::note(
@@ -223,28 +155,8 @@ fn irqbalance(found: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::super::finding::Severity;
+    use super::super::interrupts::tests::Tree;
     use super::*;
-
-    /// A small /sys and /proc of a machine with two NUMA nodes.
-    struct Tree(std::path::PathBuf);
-
-    impl Tree {
-        fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let root = std::env::temp_dir().join(format!("weir-doctor-{name}-{}", std::process::id()));
-            for (path, text) in files {
-                let path = root.join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, text).unwrap();
-            }
-            Self(root)
-        }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     #[test]
     fn lists_of_cores_are_read() {
@@ -285,24 +197,5 @@ mod tests {
             governor(&tree.0, &cores.into_iter().collect(), &mut found);
             assert_eq!(found.findings[0].severity, severity);
         }
-    }
-
-    #[test]
-    fn interrupts_are_found_by_the_bus_or_by_name() {
-        let tree = Tree::new(
-            "irq",
-            &[
-                ("sys/class/net/eth1/device/msi_irqs/41", ""),
-                ("sys/class/net/eth1/device/msi_irqs/40", ""),
-                (
-                    "proc/interrupts",
-                    "  CPU0\n 50:  1  PCI-MSI  eth2-rx-0\n 51:  2 PCI-MSI eth2-rx-1\n 52: 1 PCI-MSI eth22\n",
-                ),
-            ],
-        );
-        let irqs = |device| irqs_of(&tree.0.join("sys"), &tree.0.join("proc"), device);
-        assert_eq!(irqs("eth1"), [40, 41]);
-        assert_eq!(irqs("eth2"), [50, 51]);
-        assert_eq!(irqs("eth3"), [0u32; 0]);
     }
 }

@@ -11,6 +11,7 @@ mod cpu;
 mod driver;
 pub mod finding;
 pub(crate) mod ground;
+mod interrupts;
 mod kernel;
 mod leftovers;
 mod limits;

@@ -790,7 +790,9 @@ fn show_hardware(world: &World<'_>) {
         for irq in 40 41; do touch /run/lan0/device/msi_irqs/$irq; echo 1 > /run/irq/$irq/smp_affinity_list; done
         over() { mount -t overlay overlay -o lowerdir=$2,upperdir=/run/$1,workdir=/run/work-$1 $2; }
         over cpu /sys/devices/system/cpu; over node /sys/devices/system/node; over lan0 /sys/devices/virtual/net/lan0
-        mount --bind /run/irq /proc/irq";
+        mount --bind /run/irq /proc/irq
+        printf ' 40: 7 0 PCI-MSI 0-edge lan0-rx-0\\n 41: 0 7 PCI-MSI 1-edge lan0-rx-1\\n' > /run/interrupts
+        mount --bind /run/interrupts /proc/interrupts";
     world.sh(&world.lab.gateway, lines);
 }
 
@@ -807,13 +809,16 @@ fn cores_and_interrupts_that_slow_a_nic_are_found_and_mended() {
         for (id, subject, words) in [
             ("governor", "cpufreq", "cpu0 powersave"),
             ("numa", "lan0", "is on NUMA node 1; the cores [0, 1] of workers are not (distance 21"),
-            ("irq-affinity", "lan0", "all of its 2 interrupts are on core"),
+            ("irq-affinity", "lan0", "are on the cores {1}: 40 (lan0-rx-0) on 1, 41 (lan0-rx-1) on 1"),
         ] {
             let found = noted(&report, id);
             assert!(found.len() == 1 && found[0]["severity"] == "note", "{id}: {report:#}");
             assert_eq!(found[0]["subject"], subject);
             assert!(found[0]["what"].as_str().is_some_and(|what| what.contains(words)), "{found:#?}");
             if let Some(command) = found[0]["mend"].as_str() {
+                // One for each queue.
+                let irqs = ["/proc/irq/40/", "/proc/irq/41/"];
+                assert!(id != "irq-affinity" || irqs.iter().all(|irq| command.contains(irq)), "{command}");
                 world.sh(&world.lab.gateway, command);
             }
         }
