@@ -27,11 +27,15 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
 /// Whether a rule drops packets that conntrack calls invalid.
 fn drops_invalid(rule: &Rule) -> bool {
     let text = rule.text.to_lowercase();
-    let invalid = (text.contains("ct state") || text.contains("--ctstate") || text.contains("--state"))
-        && text.contains("invalid");
+    let words = ruleset::words(&text);
+    let option = |word: &&str| matches!(*word, "--ctstate" | "--state");
+    let asks = words.windows(2).any(|pair| pair == ["ct", "state"]) || words.iter().any(option);
+    // All but these.
+    let is_inverted = words.windows(3).any(|of| of == ["ct", "state", "!="])
+        || words.windows(2).any(|pair| pair[0] == "!" && option(&pair[1]));
+    let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
     // Also in a map of verdicts: `ct state vmap { invalid : drop, ... }`.
-    let mut words = text.split(|c: char| c.is_whitespace() || ",{}".contains(c));
-    invalid && words.any(|word| matches!(word, "drop" | "reject"))
+    asks && !is_inverted && has(&["invalid"]) && has(&["drop", "reject"])
 }
 
 fn invalid(ground: &Ground<'_>, found: &mut Findings) {
@@ -100,7 +104,12 @@ mod tests {
             ("ct state { invalid, untracked } log prefix \"x\" reject", true),
             ("FORWARD -m conntrack --ctstate INVALID -j DROP", true),
             ("FORWARD -m state --state INVALID -j DROP", true),
+            ("ct state vmap { invalid : drop, established : accept }", true),
             ("ct state invalid accept", false),
+            ("ct state invalid log prefix \"drop invalid: \"", false),
+            ("ct state != invalid drop", false),
+            ("FORWARD -m conntrack ! --ctstate INVALID -j DROP", false),
+            ("tcp dport 80 drop comment \"no ct state invalid here\"", false),
             ("ct state established,related accept", false),
             ("tcp dport 80 drop", false),
         ] {

@@ -1,9 +1,8 @@
-//! Rules of others that are in weir's way: other transparent proxies, users of the mark, reverse path filters, and
-//! policies that drop.
+//! Rules of others that are in weir's way: other transparent proxies, and users of the mark. Those that drop are tried (`rehearsal`).
 
 use super::finding::{Finding, Findings};
 use super::ground::Ground;
-use super::ruleset::{Chain, Rule};
+use super::ruleset::{self, Chain, Rule};
 
 /// The priority of weir's chain.
 const MANGLE: i32 = -150;
@@ -13,7 +12,7 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     let chains = match &ground.chains {
         Ok(chains) => chains,
         Err(why) => {
-            return ["foreign-tproxy", "foreign-mark", "rpfilter-rule"]
+            return ["foreign-tproxy", "foreign-mark"]
                 .into_iter()
                 .for_each(|id| found.skip(id, "nft list ruleset", why));
         }
@@ -23,14 +22,12 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         for rule in &chain.rules {
             tproxy(ground, chain, rule, found);
             mark(ground, chain, rule, found);
-            rpfilter(chain, rule, found);
         }
     }
     let subject = "netfilter";
     for (id, what) in [
         ("foreign-tproxy", "no other transparent proxy takes the intercepts' ports"),
         ("foreign-mark", "no rule of others writes bits of the mark"),
-        ("rpfilter-rule", "no rule of others drops what it takes for a wrong way in"),
     ] {
         found.good_unless_found(before, Finding::good(id, subject, what));
     }
@@ -51,9 +48,9 @@ fn ports(text: &str) -> Vec<(u16, u16)> {
 
 fn tproxy(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
     let lower = rule.text.to_lowercase();
-    if !lower.split_whitespace().any(|word| word == "tproxy")
-        || lower.contains("udp") && !lower.contains("tcp")
-    {
+    let words = ruleset::words(&lower);
+    let has = |word| words.contains(&word);
+    if !has("tproxy") || has("udp") && !has("tcp") {
         return;
     }
     let ports = ports(&rule.text);
@@ -128,7 +125,9 @@ fn marking(text: &str) -> Option<Marking> {
 
 fn mark(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
     let (mark, mask) = (ground.spec.mark, ground.spec.mask);
-    let Some(marking) = marking(&rule.text) else { return };
+    let words = ruleset::words(&rule.text).into_iter().filter(|word| !word.starts_with('"'));
+    let words: Vec<&str> = words.collect();
+    let Some(marking) = marking(&words.join(" ")) else { return };
     // After routing nobody looks at the mark again.
     if !(chain.hooks("prerouting") || chain.hooks("output") || chain.hook.is_none()) {
         return;
@@ -166,31 +165,6 @@ fn mark(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
         Marking::Copied => return,
     };
     found.push(finding);
-}
-
-/// Strict reverse path filtering by rules: IPv6 has no sysctl for it, so firewalls write it so.
-fn rpfilter(chain: &Chain, rule: &Rule, found: &mut Findings) {
-    let text = &rule.text;
-    let by_nft = text.contains("fib saddr") && text.contains("iif") && text.contains("drop");
-    let by_iptables = text.contains("rpfilter") && (text.contains("DROP") || text.contains("drop"));
-    let loose = text.contains("--loose") || by_nft && !text.contains(". iif");
-    // A chain that is jumped to may stand behind a condition; what it does to weir's packets is tried, not read.
-    if !(by_nft || by_iptables) || loose || !chain.hooks("prerouting") {
-        return;
-    }
-    found.push(
-        Finding::bad(
-            "rpfilter-rule",
-            chain.title(),
-            format!("a rule of others drops packets by their way in: `{text}`"),
-            format!(
-                "what weir hands to the kernel comes in by the devices weir-punt and weir-relay, and its senders are behind the \
-                 ports: every such {} packet is dropped; let the rule except these devices",
-                chain.versions()
-            ),
-        )
-        .mend(&rule.delete),
-    );
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod packets;
 mod place;
 mod stage;
+mod wrong_way;
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -17,7 +18,7 @@ use super::ruleset::{self, Chain};
 use packets::cases;
 pub use packets::{Case, first};
 pub use place::{Place, relay};
-use stage::Stage;
+use stage::{Change, Stage};
 
 /// The questions: the hook that decides, and what is at stake.
 pub(super) const FORWARD: &str = "forward-chain";
@@ -34,42 +35,74 @@ struct Table {
     iptables: Option<&'static str>,
 }
 
+impl Table {
+    fn has(&self, chain: &Chain) -> bool {
+        let is_legacy = self.iptables.is_some_and(|program| program.ends_with("-legacy"));
+        format!("{} {}", chain.family, chain.table) == self.title && chain.legacy == is_legacy
+    }
+}
+
 /// Everything of this file.
 pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     let skip = |found: &mut Findings, why: &str| {
-        found.skip(FORWARD, "netfilter", why);
-        found.skip(INPUT, "netfilter", why);
+        [FORWARD, INPUT, wrong_way::ID].into_iter().for_each(|id| found.skip(id, "netfilter", why));
     };
     let chains = match &ground.chains {
         Ok(chains) => chains,
         Err(why) => return skip(found, why),
     };
     if !chains.iter().any(|chain| chain.is_ip() && chain.hook.is_some()) {
-        found.push(Finding::good(FORWARD, "netfilter", "there are no chains of others"));
-        return found.push(Finding::good(INPUT, "netfilter", "there are no chains of others"));
+        let none = |id| Finding::good(id, "netfilter", "there are no chains of others");
+        return [FORWARD, INPUT, wrong_way::ID].into_iter().for_each(|id| found.push(none(id)));
     }
     let cases = cases(ground);
     if cases.is_empty() {
         return skip(found, "no intercept has a port with an address to send from");
     }
     let place = Place::of(ground);
-    let played = tables().and_then(|tables| Ok((play(&place, &cases, &tables)?, tables)));
-    let (lost, tables) = match played {
+    let played = tables().and_then(|tables| {
+        let trial = Trial::begin(&place, &cases)?;
+        let lost = trial.lost(&tables, UNCHANGED)?;
+        Ok((trial, lost, tables))
+    });
+    let (trial, lost, tables) = match played {
         Ok(played) => played,
         Err(why) => {
             return skip(found, &format!("the ruleset cannot be tried in a namespace of its own: {why}"));
         }
     };
+    let wrong_way = match lost.is_empty() {
+        true => Vec::new(),
+        false => wrong_way::losing(&trial, &tables, chains),
+    };
+    wrong_way::tell(&wrong_way, found);
+    // What these lose is told, and their command mends it.
+    let without: Change<'_> = &|| ruleset::delete(&wrong_way);
+    let lost = match wrong_way.is_empty() {
+        true => lost,
+        false => trial.lost(&tables, without).unwrap_or(lost),
+    };
+    hooks(ground, &trial, (&tables, &lost), without, found);
+}
+
+/// Says which tables lose packets, and what mends that. `lost`: by all of them together, `without` some of their rules.
+fn hooks(
+    ground: &Ground<'_>,
+    trial: &Trial<'_>,
+    (tables, lost): (&[Table], &BTreeSet<usize>),
+    without: Change<'_>,
+    found: &mut Findings,
+) {
     let alone: Vec<(&Table, BTreeSet<usize>)> = match lost.is_empty() {
         true => Vec::new(),
         // One that cannot be loaded without the others is not to be named.
         false => tables
             .iter()
-            .filter_map(|t| Some((t, play(&place, &cases, std::slice::from_ref(t)).ok()?)))
+            .filter_map(|t| Some((t, trial.lost(std::slice::from_ref(t), without).ok()?)))
             .collect(),
     };
     for id in [FORWARD, INPUT] {
-        let of: BTreeSet<usize> = lost.iter().copied().filter(|at| cases[*at].id == id).collect();
+        let of: BTreeSet<usize> = lost.iter().copied().filter(|at| trial.cases[*at].id == id).collect();
         if of.is_empty() {
             let good = "the rules of others let weir's packets through (tried)";
             found.push(Finding::good(id, "netfilter", good));
@@ -77,25 +110,49 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         }
         let before = found.findings.len();
         for (table, lost) in &alone {
-            let of: Vec<&Case> = lost.intersection(&of).map(|at| &cases[*at]).collect();
-            if !of.is_empty() {
-                found.push(finding(ground, &of, Some(table), id));
+            let of: BTreeSet<usize> = lost.intersection(&of).copied().collect();
+            if of.is_empty() {
+                continue;
             }
+            // It may be that packets are lost before they come to the hook.
+            let helps = |command: &String| {
+                let mended: Change<'_> =
+                    &|| without().and_then(|()| ruleset::run("sh", &["-c", command]).map(drop));
+                trial.lost(std::slice::from_ref(*table), mended).is_ok_and(|lost| lost.is_disjoint(&of))
+            };
+            let command = mend(ground, table, id).filter(helps);
+            found.push(finding(trial.cases, &of, Some(table), id).mend_or(command, NoCommand::Choice));
         }
         if found.findings.len() == before {
-            let of: Vec<&Case> = of.iter().map(|at| &cases[*at]).collect();
-            found.push(finding(ground, &of, None, id));
+            found.push(finding(trial.cases, &of, None, id).by_hand(NoCommand::Choice));
         }
     }
 }
 
-/// The cases that are lost with these tables, and not without any.
-fn play(place: &Place, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
-    let bare = Stage::play(place, cases, &[])?;
-    if bare.len() == cases.len() {
-        return Err("no packet comes through even without rules".to_owned());
+/// The rules as they are.
+const UNCHANGED: Change<'static> = &|| Ok(());
+
+/// Packets, and where they are sent.
+struct Trial<'a> {
+    place: &'a Place,
+    cases: &'a [Case],
+    /// Those that are lost without any rules.
+    bare: BTreeSet<usize>,
+}
+
+impl<'a> Trial<'a> {
+    fn begin(place: &'a Place, cases: &'a [Case]) -> Result<Self, String> {
+        let bare = Stage::play(place, cases, &[], UNCHANGED)?;
+        if bare.len() == cases.len() {
+            return Err("no packet comes through even without rules".to_owned());
+        }
+        Ok(Self { place, cases, bare })
     }
-    Ok(Stage::play(place, cases, tables)?.difference(&bare).copied().collect())
+
+    /// The cases that are lost with these tables, and not without any.
+    fn lost(&self, tables: &[Table], change: Change<'_>) -> Result<BTreeSet<usize>, String> {
+        Ok(Stage::play(self.place, self.cases, tables, change)?.difference(&self.bare).copied().collect())
+    }
 }
 
 /// Which chains of others lose a packet; empty: none does. They are named with their table where it loses the packet alone.
@@ -103,15 +160,17 @@ fn play(place: &Place, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usiz
 /// # Errors
 /// A sentence: why that cannot be tried.
 pub fn losing(place: &Place, case: &Case, chains: &[Chain]) -> Result<Vec<String>, String> {
-    let (tables, cases) = (tables()?, std::slice::from_ref(case));
-    if play(place, cases, &tables)?.is_empty() {
+    let tables = tables()?;
+    let trial = Trial::begin(place, std::slice::from_ref(case))?;
+    if trial.lost(&tables, UNCHANGED)?.is_empty() {
         return Ok(Vec::new());
     }
-    let alone =
-        |table: &&Table| play(place, cases, std::slice::from_ref(*table)).is_ok_and(|lost| !lost.is_empty());
+    let alone = |table: &&Table| {
+        trial.lost(std::slice::from_ref(*table), UNCHANGED).is_ok_and(|lost| !lost.is_empty())
+    };
     let found: Vec<&Table> = tables.iter().filter(alone).collect();
     let named = found.into_iter().flat_map(|table| {
-        let of = chains.iter().filter(|chain| format!("{} {}", chain.family, chain.table) == table.title);
+        let of = chains.iter().filter(|chain| table.has(chain));
         let dropping: Vec<String> = on_the_way(of, chains, case).map(Chain::title).collect();
         if dropping.is_empty() { vec![table.title.clone()] } else { dropping }
     });
@@ -143,12 +202,11 @@ fn on_the_way<'a>(
 }
 
 fn refuses(rule: &str) -> bool {
-    rule.split_whitespace().any(|word| ["drop", "reject", "DROP", "REJECT"].contains(&word))
+    ruleset::words(rule).iter().any(|word| ["drop", "reject", "DROP", "REJECT"].contains(word))
 }
 
-fn finding(ground: &Ground<'_>, lost: &[&Case], table: Option<&Table>, id: &'static str) -> Finding {
-    let mut words: Vec<String> = lost.iter().map(|case| case.words.clone()).collect();
-    words.dedup();
+fn finding(cases: &[Case], lost: &BTreeSet<usize>, table: Option<&Table>, id: &'static str) -> Finding {
+    let words: Vec<&str> = lost.iter().map(|at| cases[*at].words.as_str()).collect();
     let subject = table.map_or("netfilter".to_owned(), |table| table.title.clone());
     let what = format!("its rules drop {} (tried)", words.join("; "));
     let why = if id == FORWARD {
@@ -157,16 +215,14 @@ fn finding(ground: &Ground<'_>, lost: &[&Case], table: Option<&Table>, id: &'sta
     } else {
         "connections that the relay should take are never answered"
     };
-    let command = table.and_then(|table| mend(ground, table, id));
-    Finding::bad(id, subject, what, why).mend_or(command, NoCommand::Choice)
+    Finding::bad(id, subject, what, why)
 }
 
 /// A rule that lets weir's packets through, before all others of the chain that drops them.
 fn mend(ground: &Ground<'_>, table: &Table, id: &str) -> Option<String> {
     let chains = ground.chains.as_ref().ok()?;
     let hook = if id == FORWARD { "forward" } else { "input" };
-    let of_table =
-        |chain: &&Chain| format!("{} {}", chain.family, chain.table) == table.title && chain.hooks(hook);
+    let of_table = |chain: &&Chain| table.has(chain) && chain.hooks(hook);
     let (mark, mask) = (ground.spec.mark, ground.spec.mask);
     let commands: Vec<String> = chains
         .iter()

@@ -57,29 +57,84 @@ impl Chain {
     }
 }
 
-/// A chain's rules, and those of the chains that it jumps to.
-pub fn reached<'a>(chains: &'a [Chain], base: &'a Chain) -> Vec<&'a Rule> {
-    let (mut seen, mut todo, mut rules) = (BTreeSet::new(), vec![base], Vec::new());
+/// The words of a rule. What is in quotation marks is one word, with them: names, comments and what goes to a log are nobody's keywords.
+/// Braces and commas are between words.
+pub fn words(text: &str) -> Vec<&str> {
+    let (mut words, mut begin, mut quoted, mut escaped) = (Vec::new(), None, false, false);
+    for (at, c) in text.char_indices() {
+        let is_between = !quoted && (c.is_whitespace() || ",{}".contains(c));
+        match begin {
+            Some(begun) if is_between => {
+                words.push(&text[begun..at]);
+                begin = None;
+            }
+            None if !is_between => begin = Some(at),
+            _ => {}
+        }
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+    }
+    words.extend(begin.map(|begun| &text[begun..]));
+    words
+}
+
+/// A chain, and those that it jumps to.
+pub fn reached_chains<'a>(chains: &'a [Chain], base: &'a Chain) -> Vec<&'a Chain> {
+    let (mut seen, mut todo, mut reached) = (BTreeSet::new(), vec![base], Vec::new());
+    let same_table = |c: &&Chain| (&c.family, &c.table, c.legacy) == (&base.family, &base.table, base.legacy);
     while let Some(chain) = todo.pop() {
         if !seen.insert(&chain.name) {
             continue;
         }
+        reached.push(chain);
         for rule in &chain.rules {
-            rules.push(rule);
             // Also in a map of verdicts: `vmap { lo : accept, lan0 : jump here }`.
-            let is_between = |c: char| c.is_whitespace() || ",{}".contains(c);
-            let words: Vec<&str> = rule.text.split(is_between).filter(|word| !word.is_empty()).collect();
+            let words = words(&rule.text);
             let target = |name: &str| {
                 words
                     .windows(2)
                     .any(|pair| matches!(pair[0], "jump" | "goto" | "-j" | "-g") && pair[1] == name)
             };
-            let same_table =
-                |c: &&Chain| (&c.family, &c.table, c.legacy) == (&base.family, &base.table, base.legacy);
             todo.extend(chains.iter().filter(same_table).filter(|c| c.hook.is_none() && target(&c.name)));
         }
     }
-    rules
+    reached
+}
+
+/// A chain's rules, and those of the chains that it jumps to.
+pub fn reached<'a>(chains: &'a [Chain], base: &'a Chain) -> Vec<&'a Rule> {
+    reached_chains(chains, base).into_iter().flat_map(|chain| &chain.rules).collect()
+}
+
+/// A rule by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot<'a> {
+    pub chain: &'a Chain,
+    /// Its number in the chain.
+    pub at: usize,
+}
+
+impl<'a> Spot<'a> {
+    pub fn rule(&self) -> Option<&'a Rule> {
+        self.chain.rules.get(self.at)
+    }
+}
+
+/// Deletes from the ruleset of this namespace the rules that stand where these do: it is a copy of that which they are of.
+///
+/// # Errors
+/// A sentence: why one cannot be deleted.
+pub fn delete(spots: &[Spot<'_>]) -> Result<(), String> {
+    if spots.is_empty() {
+        return Ok(());
+    }
+    let chains = read()?;
+    let same = |spot: &Spot<'_>| {
+        let chain = chains.iter().find(|chain| chain.title() == spot.chain.title())?;
+        chain.rules.get(spot.at).map(|rule| rule.delete.as_str())
+    };
+    let commands: Vec<&str> = spots.iter().filter_map(same).collect();
+    commands.into_iter().try_for_each(|command| run("sh", &["-c", command]).map(drop))
 }
 
 /// All chains of this namespace but weir's.
@@ -102,7 +157,11 @@ pub fn read() -> Result<Vec<Chain>, String> {
     Ok(chains)
 }
 
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
+/// What a program prints.
+///
+/// # Errors
+/// A sentence: it cannot be run, or the first line of what it says.
+pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(args)
         .output()
@@ -236,6 +295,28 @@ table ip filter { # handle 8
         assert_eq!(chains[0].rules[0].delete, "nft delete rule inet fw pre handle 3");
         let reached: Vec<&str> = reached(&chains, &chains[0]).iter().map(|rule| rule.text.as_str()).collect();
         assert_eq!(reached.last(), Some(&"ct state invalid drop"));
+    }
+
+    #[test]
+    fn words_in_quotation_marks_are_no_keywords() {
+        for (text, expected) in [
+            (
+                "iifname \"lan0\" log prefix \"drop: \" counter accept",
+                &["iifname", "\"lan0\"", "log", "prefix", "\"drop: \"", "counter", "accept"][..],
+            ),
+            (
+                "ct state vmap { invalid : drop, new : jump a }",
+                &["ct", "state", "vmap", "invalid", ":", "drop", "new", ":", "jump", "a"],
+            ),
+            (
+                r#"-m comment --comment "a \"drop\" b" -j LOG"#,
+                &["-m", "comment", "--comment", r#""a \"drop\" b""#, "-j", "LOG"],
+            ),
+            ("drop", &["drop"]),
+            ("", &[]),
+        ] {
+            assert_eq!(words(text), expected, "{text}");
+        }
     }
 
     #[test]

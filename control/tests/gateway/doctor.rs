@@ -300,8 +300,91 @@ fn rules_of_other_proxies_are_found_for_both_families() {
             "foreign-mark",
             "ip6 mangle PREROUTING",
         ),
-        bad(rule("fib saddr . iif oif missing drop"), "rpfilter-rule", "inet fw pre"),
     ]);
+}
+
+/// Whether a rule drops by the way in is tried, with it and without it.
+#[test]
+fn rules_that_drop_by_the_way_in_are_found_for_both_families() {
+    const PRE: &str =
+        "nft 'add table inet fw; add chain inet fw pre { type filter hook prerouting priority -150; }";
+    let rules = |text: &str| format!("{PRE}; {text}'").leak() as &'static str;
+    let pre = |text: &str| rules(&format!("add rule inet fw pre {text}"));
+    let id = "rpfilter-rule";
+    assert_all(&[
+        bad(pre("fib saddr . iif oif missing drop"), id, "inet fw pre"),
+        bad(pre("fib saddr . iif oif vmap { 0 : drop }"), id, "inet fw pre"),
+        bad("iptables -t raw -A PREROUTING -m rpfilter --invert -j DROP", id, "ip raw PREROUTING"),
+        bad("ip6tables -t raw -A PREROUTING -m rpfilter --invert -j DROP", id, "ip6 raw PREROUTING"),
+        // What drops is elsewhere, and so is what asks.
+        bad(
+            rules(
+                "add chain inet fw gone; add rule inet fw gone drop; \
+                 add rule inet fw pre fib saddr . iif oif missing jump gone",
+            ),
+            id,
+            "inet fw pre",
+        ),
+        bad(
+            rules(
+                "add chain inet fw ask; add rule inet fw ask fib saddr . iif oif missing drop; add rule inet fw pre jump ask",
+            ),
+            id,
+            "inet fw ask",
+        ),
+        // One device is excepted, and weir's other one is not.
+        bad(pre("iifname != \"weir-punt\" fib saddr . iif oif missing drop"), id, "inet fw pre"),
+    ]);
+}
+
+#[test]
+fn rules_that_ask_for_the_way_in_and_drop_nothing_of_weirs_are_no_trouble() {
+    prepare(&Settings::default(), |world| {
+        let way = "fib saddr . iif oif missing";
+        let to_chain = |chain: &str, rule: &str| format!("add rule inet fw {chain} {rule}");
+        for rules in [
+            to_chain("pre", &format!("{way} log prefix \"drop \"")),
+            to_chain("pre", &format!("{way} counter comment \"drop\"")),
+            to_chain("pre", &format!("iifname \"eth9\" {way} drop")),
+            format!(
+                "{}; {}",
+                to_chain("pre", "iifname { \"weir-punt\", \"weir-relay\" } accept"),
+                to_chain("pre", &format!("{way} drop"))
+            ),
+            // Nobody jumps there.
+            format!("add chain inet fw idle; {}", to_chain("idle", &format!("{way} drop"))),
+        ] {
+            world.sh(
+                &world.lab.gateway,
+                &format!(
+                    "nft 'add table inet fw; add chain inet fw pre {{ type filter hook prerouting priority -150; }}; {rules}'"
+                ),
+            );
+            let (report, healthy) = examine(world);
+            assert!(healthy && troubles(&report).is_empty(), "{rules}: {:#?}", troubles(&report));
+            world.sh(&world.lab.gateway, "nft delete table inet fw");
+        }
+        let excepted = "for v in '' 6; do ip${v}tables -t raw -A PREROUTING -i weir-+ -j ACCEPT; \
+                        ip${v}tables -t raw -A PREROUTING -m rpfilter --invert -j DROP; done";
+        world.sh(&world.lab.gateway, excepted);
+        let (report, healthy) = examine(world);
+        assert!(healthy && troubles(&report).is_empty(), "{:#?}", troubles(&report));
+    });
+}
+
+/// A rule that lets packets through where they are forwarded is of no use to those that are lost before.
+#[test]
+fn firewall_that_drops_before_its_forward_chain_has_no_command_that_does_not_help() {
+    assert_all(&[Fault {
+        mendable: false,
+        ..bad(
+            "nft 'add table inet early; add chain inet early pre { type filter hook prerouting priority -150; }; \
+             add chain inet early through { type filter hook forward priority 0; }; \
+             add rule inet early pre iifname \"weir-punt\" drop'",
+            "forward-chain",
+            "inet early",
+        )
+    }]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{FORWARD, INPUT};
 use crate::doctor::ground::Ground;
-use crate::host::PUNT_TUN;
+use crate::host::{PUNT_TUN, RELAY_TUN};
 
 /// The client's port in the first case; each has its own.
 const CLIENT_PORT: u16 = 40_077;
@@ -34,14 +34,14 @@ pub struct Case {
 }
 
 /// For each family, of the first intercept that takes it: a new connection and one under way that come in by weir's TUN
-/// device, answers that do, and a connection for the relay that comes in by the port.
+/// device, answers that do, and connections for the relay that come in by the port, and by weir's other device.
 pub fn cases(ground: &Ground<'_>) -> Vec<Case> {
     let mut cases = Vec::new();
     for (v4, name) in [(true, "IPv4"), (false, "IPv6")] {
         let Some((lan, wan, client, server, port)) = ends(ground, v4) else { continue };
         let server = SocketAddr::new(server, port);
         let mut number = CLIENT_PORT;
-        let mut case = |id, packet: Packet, words: &str| {
+        let mut case = |id, packet: Packet, into: &str, words: &str| {
             number += 1;
             let client = SocketAddr::new(client, number);
             let (source, to) = if packet == Packet::Answer { (server, client) } else { (client, server) };
@@ -51,7 +51,7 @@ pub fn cases(ground: &Ground<'_>) -> Vec<Case> {
                 client: client.ip(),
                 from: lan.clone(),
                 far: wan.clone(),
-                into: if id == INPUT { lan.clone() } else { PUNT_TUN.to_owned() },
+                into: into.to_owned(),
                 out_of: if packet.comes_back() { lan.clone() } else { wan.clone() },
                 packet: build(source, to, packet, sequence),
                 number: sequence,
@@ -60,11 +60,14 @@ pub fn cases(ground: &Ground<'_>) -> Vec<Case> {
             });
         };
         if ground.fast {
-            case(FORWARD, Packet::Syn, "new connections that weir hands to the kernel");
-            case(FORWARD, Packet::Data, "connections under way that weir hands to the kernel");
-            case(FORWARD, Packet::Answer, "servers' answers that weir hands to the kernel");
+            case(FORWARD, Packet::Syn, PUNT_TUN, "new connections that weir hands to the kernel");
+            case(FORWARD, Packet::Data, PUNT_TUN, "connections under way that weir hands to the kernel");
+            case(FORWARD, Packet::Answer, PUNT_TUN, "servers' answers that weir hands to the kernel");
         }
-        case(INPUT, Packet::ForRelay, "new connections for the relay");
+        case(INPUT, Packet::ForRelay, &lan, "new connections for the relay");
+        if ground.fast {
+            case(INPUT, Packet::ForRelay, RELAY_TUN, "new connections that weir hands to the relay");
+        }
     }
     cases
 }

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const TAKEN_OVER: [&str; 2] =
     ["net/netfilter/nf_conntrack_tcp_be_liberal", "net/netfilter/nf_conntrack_tcp_loose"];
 
+/// What is changed in the rules of others before they are tried.
+pub type Change<'a> = &'a (dyn Fn() -> Result<(), String> + Sync);
+
 /// The devices, open for packets in and out.
 #[derive(Debug)]
 pub struct Stage {
@@ -31,11 +34,16 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Sends every case through `tables`; the places of those that did not come out where they must.
+    /// Sends every case through `tables`, `change`d; the places of those that did not come out where they must.
     ///
     /// # Errors
     /// A sentence: what could not be built.
-    pub fn play(place: &Place, cases: &[Case], tables: &[Table]) -> Result<BTreeSet<usize>, String> {
+    pub fn play(
+        place: &Place,
+        cases: &[Case],
+        tables: &[Table],
+        change: Change<'_>,
+    ) -> Result<BTreeSet<usize>, String> {
         let sysctls = TAKEN_OVER.map(|key| (key, Key::new(key).read().ok().flatten()));
         let namespace = Namespace::new().map_err(|error| format!("no namespace: {error}"))?;
         let play = || {
@@ -48,6 +56,7 @@ impl Stage {
             tables
                 .iter()
                 .try_for_each(|table| feed(table.program, &["-f", "-"], &table.text, &table.title))?;
+            change()?;
             if place.has_table {
                 Ruleset::of(&place.spec).load()?;
             }
