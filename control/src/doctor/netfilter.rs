@@ -18,10 +18,13 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
         }
     };
     let before = found.findings.len();
-    for chain in chains.iter().filter(|chain| chain.is_ip()) {
-        for rule in &chain.rules {
-            tproxy(ground, chain, rule, found);
-            mark(ground, chain, rule, found);
+    // Chains that no packet comes to do nothing.
+    for base in chains.iter().filter(|chain| chain.is_ip() && chain.hook.is_some()) {
+        for chain in ruleset::reached_chains(chains, base) {
+            for rule in &chain.rules {
+                tproxy(ground, chain, rule, found);
+                mark(ground, (base, chain), rule, found);
+            }
         }
     }
     let subject = "netfilter";
@@ -46,29 +49,26 @@ fn ports(text: &str) -> Vec<(u16, u16)> {
     words[at + 1..].iter().map(|word| range(&word)).map_while(|range| range).collect()
 }
 
+/// Whether packets of the intercepts may match, as far as protocols and ports go.
+fn meets_intercepts(ground: &Ground<'_>, lower: &str) -> bool {
+    let words = ruleset::words(lower);
+    let has = |word| words.contains(&word);
+    let ports = ports(lower);
+    !(has("udp") && !has("tcp"))
+        && (ports.is_empty() || ports.iter().any(|(first, last)| ground.takes_port(*first, *last)))
+}
+
 fn tproxy(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
     let lower = rule.text.to_lowercase();
-    let words = ruleset::words(&lower);
-    let has = |word| words.contains(&word);
-    if !has("tproxy") || has("udp") && !has("tcp") {
+    if !ruleset::words(&lower).contains(&"tproxy") || !meets_intercepts(ground, &lower) {
         return;
     }
-    let ports = ports(&rule.text);
-    if !ports.is_empty() && !ports.iter().any(|(first, last)| ground.takes_port(*first, *last)) {
-        return;
-    }
-    found.push(
-        Finding::bad(
-            "foreign-tproxy",
-            chain.title(),
-            format!("another transparent proxy takes connections: `{}`", rule.text),
-            format!(
-                "it and weir both want the {} connections of the intercepts on the kernel's road; the later rule wins",
-                chain.versions()
-            ),
-        )
-        .mend(&rule.delete),
+    let why = format!(
+        "it and weir both want the {} connections of the intercepts on the kernel's road; the later rule wins",
+        chain.versions()
     );
+    let what = format!("another transparent proxy takes connections: `{}`", rule.text);
+    tell_once(Finding::bad("foreign-tproxy", chain.title(), what, why).mend(&rule.delete), found);
 }
 
 /// What a rule does to the mark.
@@ -123,13 +123,14 @@ fn marking(text: &str) -> Option<Marking> {
     option("--restore-mark").or(words.iter().find(|word| **word == "--restore-mark")).map(|_| Marking::Copied)
 }
 
-fn mark(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
+/// `base`: the chain by whose hook packets come to this one.
+fn mark(ground: &Ground<'_>, (base, chain): (&Chain, &Chain), rule: &Rule, found: &mut Findings) {
     let (mark, mask) = (ground.spec.mark, ground.spec.mask);
     let words = ruleset::words(&rule.text).into_iter().filter(|word| !word.starts_with('"'));
     let words: Vec<&str> = words.collect();
     let Some(marking) = marking(&words.join(" ")) else { return };
     // After routing nobody looks at the mark again.
-    if !(chain.hooks("prerouting") || chain.hooks("output") || chain.hook.is_none()) {
+    if !(base.hooks("prerouting") || base.hooks("output")) {
         return;
     }
     let id = "foreign-mark";
@@ -141,12 +142,15 @@ fn mark(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
     let bad = |why: &str| {
         Finding::bad(id, chain.title(), what.clone(), format!("{why}; {other}")).mend(&rule.delete)
     };
+    let may_overwrite = base.hooks("prerouting")
+        && base.priority >= MANGLE
+        && meets_intercepts(ground, &rule.text.to_lowercase());
     let finding = match marking {
         Marking::Whole(value) if value & mask == mark => bad(delivered),
         Marking::Bits(bits) if bits & mask == mark => bad(delivered),
         Marking::Bits(bits) if bits & mask != 0 => bad("it changes bits of weir's mark"),
         Marking::Bits(_) => return,
-        Marking::Whole(_) if chain.hooks("prerouting") && chain.priority >= MANGLE => bad(overwritten),
+        Marking::Whole(_) if may_overwrite => bad(overwritten),
         Marking::Whole(value) if value & mask != 0 => Finding::note(
             id,
             chain.title(),
@@ -155,7 +159,7 @@ fn mark(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
         )
         .mend(&rule.delete),
         Marking::Whole(_) => return,
-        Marking::Copied if chain.hooks("prerouting") && chain.priority >= MANGLE => Finding::note(
+        Marking::Copied if may_overwrite => Finding::note(
             id,
             chain.title(),
             what,
@@ -164,7 +168,14 @@ fn mark(ground: &Ground<'_>, chain: &Chain, rule: &Rule, found: &mut Findings) {
         .mend(&rule.delete),
         Marking::Copied => return,
     };
-    found.push(finding);
+    tell_once(finding, found);
+}
+
+/// One rule may be come to by several ways.
+fn tell_once(finding: Finding, found: &mut Findings) {
+    if !found.findings.iter().any(|told| told.id == finding.id && told.mend == finding.mend) {
+        found.push(finding);
+    }
 }
 
 #[cfg(test)]

@@ -127,7 +127,9 @@ fn kernel_side(ground: &Ground<'_>, found: &mut Findings) {
     };
     let before = found.findings.len();
     for step in &plan.steps {
-        let commands = step.action.commands();
+        // Also what clears the way for them.
+        let commands: Vec<String> =
+            step.lines().into_iter().filter(|line| line.runs).map(|line| line.command).collect();
         let note = step.note.clone().unwrap_or_default();
         let title = step.action.title();
         let due = ground.running.is_some() && step.is_due();
@@ -142,7 +144,8 @@ fn kernel_side(ground: &Ground<'_>, found: &mut Findings) {
                     format!("`{title}` {missing} while weir runs"),
                     "connections that take the kernel's road are not delivered to the relay",
                 )
-                .mend(commands.join(" && ")),
+                // A device of weir's that is gone only weir can make.
+                .mend_or((!commands.is_empty()).then(|| commands.join(" && ")), NoCommand::Weir),
             );
         } else if step.blocks && !already_told {
             found.push(

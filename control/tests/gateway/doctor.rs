@@ -13,6 +13,7 @@ use weir_control::doctor::NoCommand;
 use weir_control::lab::host_state;
 
 use crate::config::Settings;
+use crate::repair::{Manager, PROGRAM_MANAGER};
 use crate::weir::{Finished, until};
 use crate::world::{World, play, prepare};
 
@@ -300,6 +301,36 @@ fn rules_of_other_proxies_are_found_for_both_families() {
             "foreign-mark",
             "ip6 mangle PREROUTING",
         ),
+        bad(
+            "nft 'add table inet fw; add chain inet fw pre { type filter hook prerouting priority -150; }; add chain inet fw marks; \
+             add rule inet fw marks meta mark set 0x100; add rule inet fw pre jump marks'",
+            "foreign-mark",
+            "inet fw marks",
+        ),
+        // Its bits are weir's, which writes its own after it; what is copied may have any.
+        note(
+            "nft 'add table inet fw; add chain inet fw early { type filter hook prerouting priority -200; }; \
+             add rule inet fw early tcp dport 9999 meta mark set 0x10'",
+            "foreign-mark",
+            "inet fw early",
+        ),
+        note(
+            "nft 'add table inet fw; add chain inet fw out { type route hook output priority -150; }; \
+             add rule inet fw out tcp dport 9999 meta mark set 0x10'",
+            "foreign-mark",
+            "inet fw out",
+        ),
+        note(rule("meta mark set ct mark"), "foreign-mark", "inet fw pre"),
+        note(
+            "iptables -t mangle -A PREROUTING -j CONNMARK --restore-mark",
+            "foreign-mark",
+            "ip mangle PREROUTING",
+        ),
+        note(
+            "ip6tables -t mangle -A PREROUTING -j CONNMARK --restore-mark",
+            "foreign-mark",
+            "ip6 mangle PREROUTING",
+        ),
     ]);
 }
 
@@ -392,6 +423,10 @@ fn rule_for_ports_and_bits_of_nobody_is_no_trouble() {
     prepare(&Settings::default(), |world| {
         let rules = "add table inet fw; add chain inet fw pre { type filter hook prerouting priority -160; }; \
                      add rule inet fw pre tcp dport 9999 tproxy to :99; add rule inet fw pre udp dport 53 meta mark set 0x100; \
+                     add rule inet fw pre tcp dport 99 counter comment \"tproxy, meta mark set 0x77\"; \
+                     add chain inet fw usual { type filter hook prerouting priority -150; }; \
+                     add rule inet fw usual udp dport 53 meta mark set 0x100; add rule inet fw usual tcp dport 9999 meta mark set 0x100; \
+                     add chain inet fw idle; add rule inet fw idle tcp dport 80 tproxy to :99; add rule inet fw idle meta mark set 0x77; \
                      add chain inet fw through { type filter hook forward priority 0; policy drop; }; \
                      add rule inet fw through iifname { \"lan0\", \"wan0\", \"weir-punt\" } accept";
         world.sh(&world.lab.gateway, &format!("nft '{rules}'"));
@@ -932,5 +967,162 @@ fn irqbalance_that_moves_the_interrupts_is_found_by_its_process() {
         mover.kill().expect("it runs");
         drop(mover);
         assert!(noted(&examine(world).0, "irqbalance").is_empty());
+    });
+}
+
+/// The other ends of the ports are in other namespaces.
+#[test]
+fn link_that_is_up_and_has_no_carrier_is_found_to_be_the_far_ends_matter() {
+    prepare(&Settings::default(), |world| {
+        for (end, far, device) in
+            [(&world.lab.client, "client0", "lan0"), (&world.lab.server, "server0", "wan0")]
+        {
+            world.sh(end, &format!("ip link set {far} down"));
+            let mut report = Value::Null;
+            until("the carrier is gone", || {
+                report = examine(world).0;
+                !trouble_of(&report, "link").is_empty()
+            });
+            let found = trouble_of(&report, "link");
+            assert!(found.len() == 1 && found[0]["subject"] == device, "{report:#}");
+            assert_eq!(
+                (&found[0]["severity"], &found[0]["what"]),
+                (&"bad".into(), &"is up and has no carrier".into())
+            );
+            assert_eq!(found[0]["by_hand"], NoCommand::FarEnd.sentence());
+            world.sh(end, &format!("ip link set {far} up"));
+            until("the carrier is back", || trouble_of(&examine(world).0, "link").is_empty());
+        }
+    });
+}
+
+#[test]
+fn driver_that_nobody_has_notes_on_is_told_and_what_the_kernel_says_of_it_is_asked() {
+    prepare(&Settings::default(), |world| {
+        world.sh(&world.lab.gateway, "ip link add odd0 type ifb && ip link set odd0 up");
+        world.weir.write_config(&Settings::default().to_string().replace("\"wan0\"", "\"odd0\""));
+        let (report, _) = examine(world);
+        let found = trouble_of(&report, "driver");
+        assert!(found.len() == 1 && found[0]["severity"] == "note", "{report:#}");
+        assert_eq!(
+            (&found[0]["port"], &found[0]["by_hand"]),
+            (&"odd0".into(), &NoCommand::Nothing.sentence().into())
+        );
+        assert!(found[0]["what"].to_string().contains("driver ifb"), "{found:#?}");
+    });
+}
+
+#[test]
+fn vlan_of_an_intercept_that_has_no_sub_interface_is_found() {
+    prepare(&Settings { intercept: "vlan = [10, \"100.20\"]", ..Settings::default() }, |world| {
+        let (report, _) = examine(world);
+        let found = trouble_of(&report, "vlan");
+        assert!(found.len() == 1 && found[0]["port"] == "lan0", "{report:#}");
+        assert_eq!(
+            (&found[0]["severity"], &found[0]["by_hand"]),
+            (&"note".into(), &NoCommand::Configuration.sentence().into())
+        );
+        let what = found[0]["what"].to_string();
+        assert!(
+            what.contains("intercept web names VLANs that have no sub-interface on it: 10, 100.20"),
+            "{what}"
+        );
+        world.weir.write_config(&Settings::default().to_string());
+        assert!(trouble_of(&examine(world).0, "vlan").is_empty());
+    });
+}
+
+#[test]
+fn host_whose_ipv6_is_switched_off_is_found_and_mended() {
+    assert_all(&[
+        note("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", "ipv6", "kernel"),
+        note(
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1",
+            "ipv6",
+            "kernel",
+        ),
+    ]);
+}
+
+/// Somebody takes it away again and again, and weir does not put it back as often.
+#[test]
+fn what_a_running_weir_lacks_of_the_kernel_is_found_with_the_commands_that_put_it_there() {
+    play(&Settings::default(), |world| {
+        let manager = Manager::start(
+            world,
+            "remover",
+            "while test ! -e /run/give-up; do ip rule del priority 1077; ip -6 rule del priority 1077
+                 ip route flush table 177; ip -6 route flush table 177; nft delete table inet weir; sleep 0.05; done",
+        );
+        let mut missing = std::collections::BTreeSet::from([
+            "ip rule add fwmark 0x77/0xff",
+            "ip -6 rule add fwmark 0x77/0xff",
+            "ip route add local default dev lo table 177",
+            "ip -6 route add local default dev lo table 177",
+            "nft 'add table inet weir",
+        ]);
+        until("all of it is found", || {
+            let (report, healthy) = examine(world);
+            for finding in trouble_of(&report, "kernel-side") {
+                assert!(!healthy && finding["severity"] == "bad", "{finding:#}");
+                assert!(finding["what"].to_string().contains("while weir runs"), "{finding:#}");
+                let mend = finding["mend"].as_str().expect("a command");
+                missing.retain(|command| !mend.starts_with(*command));
+            }
+            missing.is_empty()
+        });
+        Manager::give_up([manager], world);
+        until("weir is well again", || world.weir.status()["healthy"] == true);
+        until("nothing is missing", || trouble_of(&examine(world).0, "kernel-side").is_empty());
+    });
+}
+
+/// What is in weir's table beside it goes with the table: the command begins with that.
+#[test]
+fn table_of_a_running_weir_that_somebody_keeps_changing_is_found_with_a_command_that_replaces_it() {
+    play(&Settings::default(), |world| {
+        let manager = Manager::start(
+            world,
+            "changer",
+            "while test ! -e /run/give-up; do nft add chain inet weir mine; sleep 0.05; done",
+        );
+        until("it is found", || {
+            let (report, _) = examine(world);
+            let found = trouble_of(&report, "kernel-side");
+            let damaged =
+                |finding: &&&Value| finding["what"].to_string().contains("is damaged while weir runs");
+            found.iter().find(damaged).is_some_and(|finding| {
+                let mend = finding["mend"].as_str().expect("a command");
+                assert!(
+                    mend.starts_with("nft 'delete table inet weir' && nft 'add table inet weir"),
+                    "{mend}"
+                );
+                true
+            })
+        });
+        Manager::give_up([manager], world);
+        until("weir is well again", || world.weir.status()["healthy"] == true);
+        until("nothing is missing", || trouble_of(&examine(world).0, "kernel-side").is_empty());
+    });
+}
+
+#[test]
+fn program_that_somebody_keeps_off_a_port_of_a_running_weir_is_found() {
+    play(&Settings::default(), |world| {
+        let manager = Manager::start(world, "detacher", PROGRAM_MANAGER.body);
+        until("it is found", || {
+            let (report, healthy) = examine(world);
+            let found = trouble_of(&report, "xdp-program");
+            if let Some(finding) = found.first() {
+                assert!(!healthy && found.len() == 1, "{found:#?}");
+                assert_eq!((&finding["port"], &finding["severity"]), (&"lan0".into(), &"bad".into()));
+                assert_eq!(finding["by_hand"], NoCommand::Weir.sentence());
+                assert!(finding["what"].to_string().contains("took the steering program"), "{finding:#}");
+            }
+            !found.is_empty()
+        });
+        Manager::give_up([manager], world);
+        until("weir is well again", || world.weir.status()["healthy"] == true);
+        until("it is back", || trouble_of(&examine(world).0, "xdp-program").is_empty());
     });
 }

@@ -347,9 +347,9 @@ impl Manager {
 }
 
 /// Somebody who keeps removing something: what he does each time, what weir puts back, and how he is told.
-struct Quarrel {
+pub struct Quarrel {
     /// A loop without its body, so that what it starts may be one program that lives as long.
-    body: &'static str,
+    pub body: &'static str,
     what: &'static str,
     by: &'static str,
     /// The kernel tells of whom the change was, so that the script which started him can be named.
@@ -419,7 +419,7 @@ const OTHER_MANAGERS: [Quarrel; 4] = [
 ];
 
 /// What takes the program off a port, by the link that weir has there now: others of this machine's kernel are not looked at.
-const PROGRAM_MANAGER: Quarrel = Quarrel {
+pub const PROGRAM_MANAGER: Quarrel = Quarrel {
     is_named: false,
     ..quarrel(
         "while test ! -e /run/give-up; do
