@@ -147,7 +147,11 @@ fn irqbalance(found: &mut Findings) {
             format!("runs as process {pid}"),
             "it moves the interrupts of the queues about, and with them the cores that receive",
         )
-        .mend("systemctl stop irqbalance"),
+        // Where systemd is not the first process, it has started nothing (sd_booted(3)).
+        .mend(match Path::new("/run/systemd/system").exists() {
+            true => "systemctl stop irqbalance".to_owned(),
+            false => format!("kill {pid}"),
+        }),
         None => Finding::good("irqbalance", "irqbalance", "does not run"),
     });
 }

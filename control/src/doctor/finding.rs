@@ -105,8 +105,8 @@ impl NoCommand {
                 "the rule selects by something that weir has no words for: `ip rule show` names it, and it is to be deleted by that"
             }
             Self::Starter => {
-                "nothing that is started from here may change it: where this is started from (LimitMEMLOCK= and LimitNOFILE= of a \
-                 service, --ulimit of a container)"
+                "nothing that is started from here may change it: where this is started from (LimitMEMLOCK=, LimitNOFILE= and \
+                 SystemCallFilter= of a service, --ulimit and --security-opt seccomp= of a container)"
             }
             Self::Packages => "by your package manager, which weir does not know",
             Self::Nothing => "nothing is broken: it is to be known",

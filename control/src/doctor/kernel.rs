@@ -48,7 +48,8 @@ pub fn probe(ground: &Ground<'_>, found: &mut Findings) {
     permissions(found);
     nft(found);
     tools(found);
-    found.push(io_uring(uring::probe()));
+    let switch = fs::read_to_string(ground.proc.join("sys/kernel/io_uring_disabled"));
+    found.push(io_uring(uring::probe(), switch.as_deref().unwrap_or_default().trim()));
     if ground.fast {
         let family = AddressFamily::from_raw(AF_XDP);
         let asked = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None);
@@ -204,13 +205,18 @@ fn on_path(tool: &str) -> bool {
         .any(|folder| folder.join(tool).is_file())
 }
 
-fn io_uring(probed: Result<(), UringError>) -> Finding {
+/// `switch`: the value of kernel.io_uring_disabled; empty: this kernel has none.
+fn io_uring(probed: Result<(), UringError>, switch: &str) -> Finding {
     let why = "the relay runs on it: weir does not start";
     match probed {
         Ok(()) => Finding::good("io-uring", "kernel", "has every operation that the relay uses"),
-        Err(error @ UringError::Forbidden) => {
+        Err(error @ UringError::Forbidden) if !matches!(switch, "" | "0") => {
             Finding::bad("io-uring", "kernel.io_uring_disabled", error.to_string(), why)
                 .mend("sysctl -w kernel.io_uring_disabled=0")
+        }
+        // A filter of system calls, which lasts as long as what it was put on.
+        Err(error @ UringError::Forbidden) => {
+            Finding::bad("io-uring", "kernel", error.to_string(), why).by_hand(NoCommand::Starter)
         }
         Err(error) => Finding::bad("io-uring", "kernel", error.to_string(), why).by_hand(NoCommand::Kernel),
     }
@@ -300,15 +306,27 @@ mod tests {
 
     #[test]
     fn io_uring_that_is_missing_old_or_forbidden_is_bad() {
-        assert_eq!(io_uring(Ok(())).severity, Severity::Good);
-        for (error, words, mend) in [
-            (UringError::Missing, "CONFIG_IO_URING", None),
-            (UringError::TooOld("IORING_OP_SPLICE"), "lacks IORING_OP_SPLICE", None),
-            (UringError::Forbidden, "not permitted", Some("sysctl -w kernel.io_uring_disabled=0")),
+        assert_eq!(io_uring(Ok(()), "").severity, Severity::Good);
+        let off = "sysctl -w kernel.io_uring_disabled=0";
+        for (error, switch, words, mend, by_hand) in [
+            (UringError::Missing, "", "CONFIG_IO_URING", None, Some(NoCommand::Kernel)),
+            (
+                UringError::TooOld("IORING_OP_SPLICE"),
+                "0",
+                "lacks IORING_OP_SPLICE",
+                None,
+                Some(NoCommand::Kernel),
+            ),
+            (UringError::Forbidden, "2", "not permitted", Some(off), None),
+            (UringError::Forbidden, "1", "not permitted", Some(off), None),
+            // By a filter of a container's.
+            (UringError::Forbidden, "0", "not permitted", None, Some(NoCommand::Starter)),
+            (UringError::Forbidden, "", "not permitted", None, Some(NoCommand::Starter)),
         ] {
-            let finding = io_uring(Err(error));
+            let finding = io_uring(Err(error), switch);
             assert_eq!((finding.id, finding.severity), ("io-uring", Severity::Bad));
-            assert!(finding.what.contains(words) && finding.mend.as_deref() == mend, "{finding:?}");
+            assert_eq!((finding.mend.as_deref(), finding.by_hand), (mend, by_hand), "{finding:?}");
+            assert!(finding.what.contains(words), "{finding:?}");
         }
     }
 

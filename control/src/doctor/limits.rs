@@ -53,21 +53,26 @@ pub fn queues(port: &crate::config::Port) -> BTreeSet<u32> {
 
 fn hugepages(ground: &Ground<'_>, found: &mut Findings, bytes: u64) {
     let needed = bytes.div_ceil(HUGE_PAGE);
+    let free = pool_number(&ground.sys, "free_hugepages").unwrap_or(0);
     if let Some(pid) = ground.running.as_ref().and_then(|status| status["pid"].as_u64()) {
         let status = fs::read_to_string(ground.proc.join(format!("{pid}/status"))).unwrap_or_default();
         let in_use = number(&status, "HugetlbPages:").unwrap_or(0);
+        let plain = "the frames of the running weir lie in plain pages";
         return found.push(match in_use {
-            0 => {
-                hugepages_note(ground, needed, "the frames of the running weir lie in plain pages".to_owned())
+            0 if free >= needed => {
+                let what =
+                    format!("{plain}; {free} huge pages are free now, which it takes when it starts again");
+                Finding::note("hugepages", "vm.nr_hugepages", what, SLOWER).by_hand(NoCommand::Nothing)
             }
+            0 => hugepages_note(ground, needed - free, plain.to_owned()),
             kib => Finding::good("hugepages", "memory", format!("{kib} KiB of frames lie in huge pages")),
         });
     }
-    let free = pool_number(&ground.sys, "free_hugepages").unwrap_or(0);
     found.push(if free >= needed {
         Finding::good("hugepages", "memory", format!("{free} huge pages are free, {needed} are needed"))
     } else {
-        hugepages_note(ground, needed, format!("{free} huge pages of 2 MiB are free, {needed} are needed"))
+        let what = format!("{free} huge pages of 2 MiB are free, {needed} are needed");
+        hugepages_note(ground, needed - free, what)
     });
 }
 
@@ -76,17 +81,21 @@ fn pool_number(sys: &Path, name: &str) -> Option<u64> {
     fs::read_to_string(sys.join(POOL).join(name)).ok()?.trim().parse().ok()
 }
 
-fn hugepages_note(ground: &Ground<'_>, needed: u64, what: String) -> Finding {
-    let wanted = pool_number(&ground.sys, "nr_hugepages").unwrap_or(0) + needed;
+/// Why huge pages are worth having.
+const SLOWER: &str =
+    "in plain pages each frame costs entries of the TLB: slower at high packet rates, and otherwise no loss";
+
+/// `more`: pages that are to be added to the pool.
+fn hugepages_note(ground: &Ground<'_>, more: u64, what: String) -> Finding {
+    let finding = Finding::note("hugepages", "vm.nr_hugepages", what, SLOWER);
+    let Some(are) = pool_number(&ground.sys, "nr_hugepages") else {
+        // Built without CONFIG_HUGETLBFS, or on a machine whose pages have other sizes.
+        return finding.by_hand(NoCommand::Kernel);
+    };
+    let wanted = are + more;
     let info = fs::read_to_string(ground.proc.join("meminfo")).unwrap_or_default();
     let is_usual = number(&info, "Hugepagesize:") == Some(HUGE_PAGE / 1024);
-    Finding::note(
-        "hugepages",
-        "vm.nr_hugepages",
-        what,
-        "in plain pages each frame costs entries of the TLB: slower at high packet rates, and otherwise no loss",
-    )
-    .mend(match is_usual {
+    finding.mend(match is_usual {
         true => format!("sysctl -w vm.nr_hugepages={wanted}"),
         // The sysctl counts pages of another size.
         false => format!("echo {wanted} > /sys/{POOL}/nr_hugepages"),

@@ -119,7 +119,8 @@ fn program(ground: &Ground<'_>, link: &LinkInfo, found: &mut Findings) {
                 "a device has room for one, and weir does not replace what it did not put there: it does not start. If the \
                  command is refused, a process holds the program: stop that",
             )
-            .mend(format!("ip link set dev {device} xdp off")),
+            // The first takes off one that runs in the driver, the second one in the kernel's stack; neither minds if there is none.
+            .mend(format!("ip link set dev {device} xdp off && ip link set dev {device} xdpgeneric off")),
             (None, Some(_)) => Finding::bad(
                 "xdp-program",
                 device,

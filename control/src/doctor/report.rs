@@ -1,5 +1,6 @@
 //! What `weir doctor` prints: a table for people, grouped by port and host, and JSON for programs.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -64,6 +65,12 @@ impl fmt::Display for Table<'_> {
         self.group(f, "host", None)?;
         for (name, device) in &report.ports {
             self.group(f, &format!("port {name} ({device})"), Some(device))?;
+        }
+        // VLANs of a port have settings of their own.
+        let is_port = |of: &&String| report.ports.iter().any(|(_, device)| device == *of);
+        let of = report.found.findings.iter().filter_map(|finding| finding.port.as_ref());
+        for device in of.filter(|of| !is_port(of)).collect::<BTreeSet<&String>>() {
+            self.group(f, &format!("device {device}"), Some(device))?;
         }
         if !report.found.not_probed.is_empty() {
             writeln!(f, "\nnot probed")?;
@@ -166,6 +173,16 @@ mod tests {
         assert!(at("note  zero-copy") < at("by hand: no setting gives a device what its driver has not"));
         assert!(!text.contains("1500") && report().table(true).contains("mtu: lan0: 1500"), "{text}");
         assert!(at("not probed") < at("rss-symmetry"));
+    }
+
+    #[test]
+    fn table_has_findings_about_devices_that_are_no_ports() {
+        let mut report = report();
+        let finding = Finding::note("rp-filter", "net.ipv4.conf.lan0/10.rp_filter", "is strict", "drops");
+        report.found.push(finding.on("lan0.10").mend("sysctl -w net.ipv4.conf.lan0/10.rp_filter=2"));
+        let text = report.table(false);
+        let (_, of_device) = text.split_once("\ndevice lan0.10\n").expect("a group of its own");
+        assert!(of_device.starts_with("  note  rp-filter: "), "{text}");
     }
 
     #[test]

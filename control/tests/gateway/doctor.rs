@@ -525,6 +525,28 @@ fn program_of_somebody_else_on_a_port_is_found_and_left_alone() {
     });
 }
 
+/// A program that no process holds goes by the command, wherever it runs.
+#[test]
+fn program_that_nobody_holds_is_found_and_taken_off() {
+    prepare(&Settings::default(), |world| {
+        let gateway = &world.lab.gateway;
+        world.sh(gateway, "ip link add spare0 type veth peer name spare1");
+        let program = gateway.run(|| {
+            let mut steering =
+                weir_sys::steering::Steering::load(&weir_sys::steering::Sizes::default()).unwrap();
+            let index = weir_sys::ethtool::index_of("spare0").unwrap();
+            steering.attach("spare0", index, weir_sys::steering::AttachMode::Generic).unwrap();
+            steering
+        });
+        let id = world.sh(gateway, "ip -d link show spare0 | sed -n 's,.*prog/xdp id \\([0-9]*\\).*,\\1,p'");
+        for mode in ["xdpgeneric", "xdpdrv"] {
+            let attach = format!("bpftool net attach {mode} id {} dev lan0", id.trim());
+            assert_found_and_mended(world, &bad(attach.leak(), "xdp-program", "lan0"));
+        }
+        drop(program);
+    });
+}
+
 #[test]
 fn queues_that_do_not_fit_are_found() {
     prepare(&Settings { queues: 2, ..Settings::default() }, |world| {

@@ -92,6 +92,23 @@ fn machine_that_lacks_what_weir_needs_is_found_and_mended() {
 }
 
 #[test]
+fn running_gateway_in_plain_pages_is_told_of_huge_ones_that_are_free_by_now() {
+    play(&Settings::default(), |world| {
+        show_fit_machine(world);
+        let pid = world.weir.pid();
+        let plain = format!(
+            "sed 's/^HugetlbPages:.*/HugetlbPages: 0 kB/' /proc/{pid}/status > /run/status; mount --bind /run/status /proc/{pid}/status"
+        );
+        world.sh(&world.lab.gateway, &plain);
+        let (report, healthy) = examine(world);
+        assert!(healthy, "{report:#}");
+        assert_noted(&report, "hugepages", "note", "64 huge pages are free now");
+        assert_eq!(noted(&report, "hugepages")[0]["by_hand"], NoCommand::Nothing.sentence());
+        world.sh(&world.lab.gateway, &format!("umount /proc/{pid}/status"));
+    });
+}
+
+#[test]
 fn kernel_that_is_too_old_is_found() {
     prepare(&Settings::default(), |world| {
         let doctor = world.weir.command("doctor");
@@ -132,9 +149,10 @@ fn kernel_without_a_feature_is_found_and_weir_refuses_it() {
         (
             kernel_without("io_uring_setup", None, Errno::PERM),
             "io-uring",
-            "kernel.io_uring_disabled",
+            "kernel",
             "not permitted",
-            json!("sysctl -w kernel.io_uring_disabled=0"),
+            // It is no sysctl that forbids it.
+            Value::Null,
         ),
         (
             kernel_without("io_uring_setup", None, Errno::NOSYS),
