@@ -95,7 +95,7 @@ fn machine_that_lacks_what_weir_needs_is_found_and_mended() {
 fn running_gateway_in_plain_pages_is_told_of_huge_ones_that_are_free_by_now() {
     play(&Settings::default(), |world| {
         show_fit_machine(world);
-        let pid = world.weir.pid();
+        let pid = world.weir.status()["pid"].clone();
         let plain = format!(
             "sed 's/^HugetlbPages:.*/HugetlbPages: 0 kB/' /proc/{pid}/status > /run/status; mount --bind /run/status /proc/{pid}/status"
         );
