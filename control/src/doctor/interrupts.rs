@@ -131,7 +131,7 @@ fn irqs_of(sys: &Path, proc: &Path, device: &str) -> Vec<Irq> {
     let mut named: BTreeMap<u32, String> = BTreeMap::new();
     for line in text.lines() {
         let Some((number, rest)) = line.split_once(':') else { continue };
-        let Ok(number) = number.trim().parse() else { continue };
+        let Ok(number) = number.trim().parse::<u32>() else { continue };
         let of_device = |word: &str| word == device || word.starts_with(&format!("{device}-"));
         let is_its =
             if of_bus.is_empty() { rest.split_whitespace().any(of_device) } else { of_bus.contains(&number) };
