@@ -54,7 +54,7 @@ fn meets_intercepts(ground: &Ground<'_>, lower: &str) -> bool {
     let words = ruleset::words(lower);
     let has = |word| words.contains(&word);
     let ports = ports(lower);
-    !(has("udp") && !has("tcp"))
+    (has("tcp") || !has("udp"))
         && (ports.is_empty() || ports.iter().any(|(first, last)| ground.takes_port(*first, *last)))
 }
 
