@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, Xdp, XdpError, XdpMode, loaded_programs};
+use aya::EbpfError;
+use aya::programs::{Xdp, loaded_programs};
 
 use super::error::SteeringError;
-use super::pin;
+use super::{load_error, pin};
 use crate::ethtool;
 
 /// How the program is to run on a device.
@@ -60,17 +60,50 @@ pub(super) struct Attachment {
     link: Option<Link>,
 }
 
+/// The kernel's link of program and device, which ends with its last descriptor and pin. aya's own loses the descriptor when it cannot be
+/// pinned.
 #[derive(Debug)]
-enum Link {
-    Held(FdLink),
-    /// And where.
-    Pinned(FdLink, PathBuf),
+struct Link {
+    fd: OwnedFd,
+    pin: Option<PathBuf>,
+}
+
+impl Link {
+    /// Puts a program on a device; `flags`: `XDP_FLAGS_...` of linux/if_link.h.
+    fn create(program: i32, ifindex: u32, flags: u32) -> io::Result<Self> {
+        let ifindex = i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+        let options = libbpf_sys::bpf_link_create_opts {
+            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
+            flags,
+            ..Default::default()
+        };
+        // SAFETY: the options are initialized, say their size and outlive the call; the kernel checks descriptor and index.
+        let fd = unsafe { libbpf_sys::bpf_link_create(program, ifindex, libbpf_sys::BPF_XDP, &options) };
+        Ok(Self { fd: pin::owned(fd)?, pin: None })
+    }
+
+    /// The one that is pinned there.
+    fn open(path: PathBuf) -> io::Result<Self> {
+        Ok(Self { fd: pin::open_object(&path)?, pin: Some(path) })
+    }
+
+    /// Puts another program in the place of the one on the device, in one step.
+    fn replace(&self, program: i32) -> io::Result<()> {
+        // SAFETY: there may be no options; the kernel checks the descriptors.
+        let code = unsafe { libbpf_sys::bpf_link_update(self.fd.as_raw_fd(), program, std::ptr::null()) };
+        if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+fn descriptor(program: &Xdp) -> Result<i32, SteeringError> {
+    let fd = program.fd().map_err(|error| load_error(EbpfError::ProgramError(error)))?;
+    Ok(fd.as_fd().as_raw_fd())
 }
 
 impl Attachment {
     /// Attaches, natively first where the mode leaves it open.
     pub fn new(
-        program: &mut Xdp,
+        program: &Xdp,
         device: &str,
         ifindex: u32,
         mode: AttachMode,
@@ -79,61 +112,47 @@ impl Attachment {
         if ethtool::index_of(device).map_err(|_| missing())? != ifindex {
             return Err(missing());
         }
-        // With an old kernel aya attaches over netlink, and that would replace a program already there.
         match attached_to(ifindex).map_err(|_| missing())? {
             0 => {}
             id => return Err(taken(device, id)),
         }
-        let native = |program: &mut Xdp| attach(program, device, ifindex, XdpMode::Driver);
-        let generic = |program: &mut Xdp| attach(program, device, ifindex, XdpMode::Skb);
+        let native = || attach(program, device, ifindex, AttachedMode::Native);
+        let generic = || attach(program, device, ifindex, AttachedMode::Generic);
         let (link, mode) = match mode {
-            AttachMode::Native => (native(program)?, AttachedMode::Native),
-            AttachMode::Generic => (generic(program)?, AttachedMode::Generic),
-            AttachMode::Auto => match native(program) {
+            AttachMode::Native => (native()?, AttachedMode::Native),
+            AttachMode::Generic => (generic()?, AttachedMode::Generic),
+            AttachMode::Auto => match native() {
                 Ok(link) => (link, AttachedMode::Native),
                 Err(SteeringError::NoXdp { reason, .. }) => {
                     tracing::warn!(
                         "device {device} has no XDP in native mode ({reason}): using generic mode"
                     );
-                    (generic(program)?, AttachedMode::Generic)
+                    (generic()?, AttachedMode::Generic)
                 }
                 Err(error) => return Err(error),
             },
         };
-        let link = Some(Link::Held(link));
-        Ok((Self { device: device.into(), ifindex, mode, link }, mode))
+        Ok((Self { device: device.into(), ifindex, mode, link: Some(link) }, mode))
     }
 
     /// Takes over the link that a process before left pinned on this device: its program is replaced in one step, so
     /// that no packet meets a device without a program. `None` when there is no such link, or the device is a new one.
-    pub fn adopt(
-        program: &mut Xdp,
-        device: &str,
-        ifindex: u32,
-        folder: &Path,
-    ) -> Option<(Self, AttachedMode)> {
+    pub fn adopt(program: &Xdp, device: &str, ifindex: u32, folder: &Path) -> Option<(Self, AttachedMode)> {
         let path = pin::take_link(folder, ifindex)?;
-        let pinned = PinnedLink::from_pin(&path).ok()?;
-        let replaced = XdpLink::try_from(FdLink::from(pinned))
+        let link = Link::open(path.clone()).ok()?;
+        let replaced = descriptor(program)
             .map_err(|error| error.to_string())
-            .and_then(|link| program.attach_to_link(link).map_err(|error| error.to_string()))
-            .and_then(|id| program.take_link(id).map_err(|error| error.to_string()));
+            .and_then(|program| link.replace(program).map_err(|error| error.to_string()));
         match replaced {
-            Ok(_) if attached_to(ifindex).unwrap_or(0) == program_id(program) => {
-                let link = PinnedLink::from_pin(&path).ok().map(|link| Link::Pinned(link.into(), path));
+            Ok(()) if attached_to(ifindex).unwrap_or(0) == program_id(program) => {
                 let mode = mode_on(ifindex);
-                Some((Self { device: device.into(), ifindex, mode, link }, mode))
+                return Some((Self { device: device.into(), ifindex, mode, link: Some(link) }, mode));
             }
-            Ok(_) => {
-                let _ = std::fs::remove_file(&path);
-                None
-            }
-            Err(reason) => {
-                tracing::warn!("{}: not taken over ({reason}): removed", path.display());
-                let _ = std::fs::remove_file(&path);
-                None
-            }
+            Ok(()) => {}
+            Err(reason) => tracing::warn!("{}: not taken over ({reason}): removed", path.display()),
         }
+        let _ = std::fs::remove_file(&path);
+        None
     }
 
     /// Whether the device is there without this program: `bpftool link detach` does that, also to a pinned link.
@@ -143,7 +162,7 @@ impl Attachment {
     }
 
     /// Puts the program on again, in the mode that it had. The link that was detached is of no more use, nor is its pin.
-    pub fn renew(&mut self, program: &mut Xdp) -> Result<(), SteeringError> {
+    pub fn renew(&mut self, program: &Xdp) -> Result<(), SteeringError> {
         drop(self.unpin());
         self.link = None;
         let mode = match self.mode {
@@ -155,18 +174,14 @@ impl Attachment {
         Ok(())
     }
 
-    /// Pins the link, so that the program stays when the process ends; again when somebody has removed the pin.
+    /// Pins the link, so that the program stays when the process ends; again when somebody has removed the pin. On an error it is held
+    /// by descriptor, as before.
     pub fn pin(&mut self, folder: &Path) -> Result<(), SteeringError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
         let path = pin::link_path(folder, self.ifindex);
-        match self.link.take() {
-            Some(Link::Pinned(link, pin)) if pin == path && path.exists() => {
-                self.link = Some(Link::Pinned(link, pin));
-            }
-            Some(Link::Held(link) | Link::Pinned(link, _)) => {
-                let pinned = link.pin(&path).map_err(|error| pin::error(&path, "pinning", pin_io(error)))?;
-                self.link = Some(Link::Pinned(pinned.into(), path));
-            }
-            None => {}
+        if link.pin.as_ref() != Some(&path) || !path.exists() {
+            pin::pin_object(link.fd.as_raw_fd(), &path)?;
+            link.pin = Some(path);
         }
         Ok(())
     }
@@ -178,52 +193,35 @@ impl Attachment {
 
     /// Removes the pin and holds the link by descriptor again.
     pub fn unpin(&mut self) -> Result<(), SteeringError> {
-        match self.link.take() {
-            Some(Link::Pinned(link, path)) => {
-                self.link = Some(Link::Held(link));
-                match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(pin::error(&path, "unpinning", error));
-                    }
-                    _ => {}
-                }
+        let Some(path) = self.link.as_mut().and_then(|link| link.pin.take()) else { return Ok(()) };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(pin::error(&path, "unpinning", error))
             }
-            held => self.link = held,
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
-fn attach(program: &mut Xdp, device: &str, ifindex: u32, mode: XdpMode) -> Result<FdLink, SteeringError> {
-    let asked = if mode == XdpMode::Skb { AttachMode::Generic } else { AttachMode::Native };
-    let reject = |reason: String| SteeringError::NoXdp { device: device.into(), mode: asked, reason };
-    let id = program
-        .attach_to_if_index(ifindex, mode)
-        .map_err(|error| attach_error(device, ifindex, asked, error))?;
-    let link = program.take_link(id).map_err(|error| reject(error.to_string()))?;
-    // A link over netlink (Linux before 5.9) would outlive a crash; dropping it detaches.
-    FdLink::try_from(link).map_err(|_| reject("this kernel has no BPF links for XDP (Linux 5.9)".into()))
+fn attach(program: &Xdp, device: &str, ifindex: u32, mode: AttachedMode) -> Result<Link, SteeringError> {
+    let (asked, flags) = match mode {
+        AttachedMode::Native => (AttachMode::Native, libbpf_sys::XDP_FLAGS_DRV_MODE),
+        AttachedMode::Generic => (AttachMode::Generic, libbpf_sys::XDP_FLAGS_SKB_MODE),
+    };
+    Link::create(descriptor(program)?, ifindex, flags)
+        .map_err(|error| attach_error(device, ifindex, asked, &error))
 }
 
-fn attach_error(device: &str, ifindex: u32, mode: AttachMode, error: ProgramError) -> SteeringError {
-    let code = match &error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        ProgramError::XdpError(XdpError::NetlinkError(_)) => Some(libc::EINVAL),
-        _ => None,
-    };
+fn attach_error(device: &str, ifindex: u32, mode: AttachMode, error: &io::Error) -> SteeringError {
     let device = device.to_owned();
-    match code {
+    match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => SteeringError::NotPermitted {
             action: format!("attach the XDP program to {device}"),
             reason: "the kernel refused".into(),
         },
         Some(libc::EBUSY | libc::EEXIST) => taken(&device, attached_to(ifindex).unwrap_or(0)),
         Some(libc::ENODEV) => SteeringError::NoDevice { device },
-        Some(code) => {
-            let reason = io::Error::from_raw_os_error(code).to_string();
-            SteeringError::NoXdp { device, mode, reason }
-        }
-        None => SteeringError::NoXdp { device, mode, reason: error.to_string() },
+        _ => SteeringError::NoXdp { device, mode, reason: error.to_string() },
     }
 }
 
@@ -262,11 +260,4 @@ fn mode_on(ifindex: u32) -> AttachedMode {
 
 fn program_id(program: &Xdp) -> u32 {
     program.info().map_or(0, |info| info.id())
-}
-
-fn pin_io(error: aya::pin::PinError) -> io::Error {
-    match error {
-        aya::pin::PinError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
 }

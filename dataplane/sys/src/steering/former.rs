@@ -13,11 +13,9 @@
 //! Devices and next hops are shared with former lanes whose layout of them is the same (`WAYS_LAYOUT`): these follow the host's changes.
 //! Else they stay as they were.
 
-use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,7 +104,7 @@ impl FormerLane {
             layout,
             flows: Headed::new(FLOWS, &map(&flows)?)?,
             next: Map::new(pin::NEXT, &map(&next)?)?,
-            program: Arc::new(object(&program).map_err(|source| failed(&program, source))?),
+            program: Arc::new(pin::open_object(&program).map_err(|source| failed(&program, source))?),
         })
     }
 
@@ -287,16 +285,4 @@ fn lead(next: &Map<u32, u32>, program: BorrowedFd<'_>) -> io::Result<()> {
 
 fn failed(path: &Path, source: io::Error) -> SteeringError {
     pin::error(path, "opening", source)
-}
-
-/// What is pinned there.
-fn object(path: &Path) -> io::Result<OwnedFd> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the name is a terminated string that outlives the call.
-    let fd = unsafe { libbpf_sys::bpf_obj_get(name.as_ptr()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given it, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -250,21 +250,23 @@ impl Steering {
         Ok(off.map(|at| (at.device.clone(), at.ifindex)).collect())
     }
 
-    /// Puts the program on a device again that it was taken off, in the mode that it had, and pins it where it was pinned.
-    /// Sockets, maps and counters stay as they are.
+    /// Puts the program on a device again that it was taken off, in the mode that it had, and pins it where it was pinned, if that can be
+    /// done now: else [`Steering::misses_pins`] tells. Sockets, maps and counters stay as they are.
     ///
     /// # Errors
-    /// As [`Steering::attach`] and [`Steering::pin`]; [`SteeringError::NoDevice`] when it never was on that device.
+    /// As [`Steering::attach`]; [`SteeringError::NoDevice`] when it never was on that device.
     pub fn reattach(&mut self, ifindex: u32) -> Result<(), SteeringError> {
         let program = xdp(&mut self.ebpf, PROGRAM)?;
         let Some(attachment) = self.attached.iter_mut().find(|at| at.ifindex == ifindex) else {
             return Err(SteeringError::NoDevice { device: format!("with index {ifindex}") });
         };
         attachment.renew(program)?;
-        match &self.pinned {
-            Some(folder) => attachment.pin(folder),
-            None => Ok(()),
+        if let Some(folder) = &self.pinned
+            && let Err(error) = attachment.pin(folder)
+        {
+            tracing::debug!(%error, "attached, and not pinned");
         }
+        Ok(())
     }
 
     /// The devices that the program is on: name and index.

@@ -7,7 +7,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -175,6 +175,22 @@ pub(super) fn pin_object(fd: i32, path: &Path) -> Result<(), SteeringError> {
         return Err(error(path, "pinning", io::Error::last_os_error()));
     }
     Ok(())
+}
+
+/// What is pinned there.
+pub(super) fn open_object(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the name is a terminated string that outlives the call.
+    owned(unsafe { libbpf_sys::bpf_obj_get(name.as_ptr()) })
+}
+
+/// The descriptor that a call of libbpf's has given out.
+pub(super) fn owned(fd: i32) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 impl Steering {

@@ -1,7 +1,7 @@
 //! What changes while the gateway runs: heartbeat, kernel flows, sockets, intercepts, addresses, devices, pins.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use super::packets::{FAMILIES, Flags, ipv4_fragment};
@@ -428,6 +428,38 @@ fn program_pinned_outlives_its_process_and_is_taken_over() {
         assert!(!folder.exists());
         comes_off(index);
         assert!(unpin(folder).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn program_put_on_again_that_cannot_be_pinned_stays_on_and_is_pinned_later() {
+    with_pins(|folder| {
+        let mount = |kind| {
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount(kind, "/sys/fs/bpf", kind, flags, None).unwrap();
+        };
+        let mut bench = Bench::new();
+        let index = ethtool::index_of(LAN).unwrap();
+        bench.steering.attach(LAN, index, AttachMode::Auto).unwrap();
+        bench.steering.pin(folder).unwrap();
+        let link = pin::open_object(&pin::link_path(folder, index)).unwrap();
+        // SAFETY: the kernel checks the descriptor.
+        assert_eq!(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }, 0);
+        comes_off(index);
+        mount("tmpfs");
+        bench.steering.reattach(index).unwrap();
+        let is_on = || attach::attached_to(index).unwrap() != 0;
+        assert!(is_on() && bench.steering.detached().unwrap().is_empty());
+        assert_eq!(bench.steering.misses_pins(), Some(folder));
+        bench.steering.restore_pins().unwrap_err();
+        assert!(is_on());
+        mount("bpf");
+        bench.steering.restore_pins().unwrap();
+        assert_eq!(bench.steering.misses_pins(), None);
+        drop(bench);
+        assert!(is_on(), "pinned");
+        unpin(folder).unwrap();
+        comes_off(index);
     });
 }
 
