@@ -16,6 +16,7 @@ fn main() {
         "splice.h",
         "express.h",
         "local.h",
+        "vlan.h",
         "maps.h",
     ] {
         println!("cargo:rerun-if-changed={}", folder.join(file).display());
