@@ -99,6 +99,35 @@ struct {
 /* What TTL less one adds to the checksum of an IPv4 header. */
 #define TTL_CHANGE bpf_htons(0xfeff)
 
+/*
+ * What other CPUs, and user space by `mark_entry`, may change at the same moment: bits of an octet, by an atomic operation on the word
+ * around it, since there is none on octets. `at`: which octet of the word it is.
+ */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BITS_IN_WORD(at, bits) ((__u32)(__u8)(bits) << 8 * (at))
+#else
+#define BITS_IN_WORD(at, bits) ((__u32)(__u8)(bits) << 8 * (3 - (at)))
+#endif
+
+_Static_assert(__builtin_offsetof(struct weir_express, link) % 4 == 0, "link begins a word");
+_Static_assert(__builtin_offsetof(struct weir_express, hop) % 4 == 0, "hop begins a word");
+_Static_assert(__builtin_offsetof(struct weir_express, ended) == __builtin_offsetof(struct weir_express, hop) + 3, "ended ends it");
+
+static __always_inline void add_to_link(struct weir_express *entry, __u8 bits)
+{
+	__sync_fetch_and_or((__u32 *)&entry->link, BITS_IN_WORD(0, bits));
+}
+
+static __always_inline void take_from_link(struct weir_express *entry, __u8 bits)
+{
+	__sync_fetch_and_and((__u32 *)&entry->link, ~BITS_IN_WORD(0, bits));
+}
+
+static __always_inline void add_to_ended(struct weir_express *entry, __u8 bits)
+{
+	__sync_fetch_and_or((__u32 *)&entry->hop, BITS_IN_WORD(3, bits));
+}
+
 /* `Key::check` in dataplane/sys/src/steering/express/layout.rs: a number that few other keys have. */
 static __always_inline __u32 weir_express_check(const struct weir_express_key *key)
 {
@@ -168,7 +197,7 @@ __noinline int change_over(struct xdp_md *ctx, struct weir_express *entry)
 	if (idle)
 		told = *(volatile __u64 *)idle >> 10;
 	if (entry->tick >= (now > told + PRESSED ? PATIENCE_PRESSED : PATIENCE)) {
-		entry->link &= ~WEIR_EXPRESS_CHANGES;
+		take_from_link(entry, WEIR_EXPRESS_CHANGES);
 		return OVERTAKING;
 	}
 	/* How long after the last packet that it was given it had nothing in hand. */
@@ -186,7 +215,7 @@ __noinline int change_over(struct xdp_md *ctx, struct weir_express *entry)
 		if (action != NOT_EXPRESS)
 			return action;
 	}
-	entry->link &= ~WEIR_EXPRESS_CHANGES;
+	take_from_link(entry, WEIR_EXPRESS_CHANGES);
 	return NOT_EXPRESS;
 }
 
@@ -343,7 +372,7 @@ static __always_inline int note(struct weir_express *entry, __u32 check, __u32 o
 		entry->last_seen = bpf_ktime_get_coarse_ns() >> 30;
 	}
 	if (ended)
-		entry->ended |= ended;
+		add_to_ended(entry, ended);
 	return 1;
 }
 
@@ -496,9 +525,11 @@ static __always_inline int mark_entry(struct xdp_md *ctx)
 	entry = bpf_map_lookup_elem(&express_flows, &key);
 	if (!entry)
 		return XDP_PASS;
-	entry->link = (entry->link & (WEIR_EXPRESS_LINKS - 1)) | mark;
+	/* At no moment is it the lane's alone in between. */
+	add_to_link(entry, mark);
+	take_from_link(entry, (__u8)~(mark | (WEIR_EXPRESS_LINKS - 1)));
 	if (ended)
-		entry->ended |= ended;
+		add_to_ended(entry, ended);
 	entry->last_seen = bpf_ktime_get_ns() >> 30;
 	return XDP_TX;
 }

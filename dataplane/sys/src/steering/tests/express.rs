@@ -1,9 +1,12 @@
 //! The express lane's maps as their writers see them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::lifecycle::with_pins;
+use super::packets::{FAMILIES, Flags};
 use super::*;
+use crate::steering::express::layout::{Entry, Key};
 use crate::steering::express::{
     ExpressBatch, ExpressEntry, ExpressFlow, ExpressHop, ExpressLink, ExpressNote, Seen, Splice, Sweep,
 };
@@ -69,6 +72,62 @@ fn lane_that_is_full_takes_whole_flows_only_and_room_is_room_again() {
     express.remove(&mut batch, flows.iter().map(|flow| (flow.client, flow.server))).unwrap();
     assert!(entries(&steering).is_empty());
     assert_eq!(express.insert(&mut batch, &flows[..3]).unwrap(), 3);
+}
+
+#[test]
+fn flow_that_ends_while_it_changes_over_is_its_workers() {
+    // That the two meet is a matter of chance: often enough in so many rounds, where there are two CPUs.
+    const ROUNDS: u16 = 10_000;
+    let sizes = Sizes { express_flows: 4, ..Sizes::default() };
+    with_bench_of(&sizes, |bench| {
+        bench.stop_beating();
+        for family in FAMILIES {
+            let ends = (family.at(family.client, 40_000), family.at(family.server, 80));
+            let packet = family.out(family.server, 80, Flags::Data);
+            let index = ethtool::index_of(LAN).unwrap();
+            let express = bench.steering.express();
+            let entries = map_of::<Key, Entry>(&bench.steering.ebpf, "express_flows").unwrap();
+            let client_link = express.set_link(index, [2; 6], false).unwrap();
+            express.enable(true).unwrap();
+            let changing = ExpressFlow {
+                client: ends,
+                server: ends,
+                client_link,
+                stands_by: false,
+                from: Some(0),
+                splice: Splice::default(),
+                ..flow(0)
+            };
+            let (round, done) = (AtomicU16::new(0), AtomicU16::new(0));
+            let mut lost = 0;
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for number in 1..=ROUNDS {
+                        wait_for(&round, number);
+                        express.set_ending(ends, ends, (true, false)).unwrap();
+                        done.store(number, Ordering::Release);
+                    }
+                });
+                let mut batch = ExpressBatch::new(1);
+                for number in 1..=ROUNDS {
+                    express.insert(&mut batch, &[changing]).unwrap();
+                    round.store(number, Ordering::Release);
+                    // There is no sign of life: it changes over with this packet.
+                    bench.steering.run_on(index, &packet).unwrap();
+                    wait_for(&done, number);
+                    let entry = entries.get(&Key::new(ends.0, ends.1)).unwrap();
+                    lost += u16::from(!entry.is_some_and(|entry| entry.stands_by() && !entry.changes()));
+                }
+            });
+            assert_eq!(lost, 0, "{}: rounds after which no worker had it", family.name);
+        }
+    });
+}
+
+fn wait_for(counter: &AtomicU16, number: u16) {
+    while counter.load(Ordering::Acquire) != number {
+        std::thread::yield_now();
+    }
 }
 
 #[test]
