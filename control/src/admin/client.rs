@@ -1,17 +1,14 @@
 //! Asks a running gateway.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::SocketAddrUnix;
 use serde_json::Value;
 
 use super::{Refusal, Request};
 use crate::exit::Failure;
-use crate::host::sockets::connect_at_once;
+use crate::host::sockets::stream_to;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,19 +43,16 @@ pub fn ask_within(socket: &Path, request: Request, patience: Duration) -> Result
     let path = socket.display();
     let failed =
         |what: &str, error: &dyn std::fmt::Display| Failure::refused(format!("{path}: {what}: {error}"));
-    let connected = SocketAddrUnix::new(socket).and_then(|address| connect_at_once(&address));
-    let mut stream = match connected {
-        Ok(stream) => UnixStream::from(stream),
+    let mut stream = match stream_to(socket) {
+        Ok(stream) => stream,
         // So many have asked before, and it takes none of them.
-        Err(error @ Errno::AGAIN) => return Err(failed(NO_ANSWER, &error)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(failed(NO_ANSWER, &error)),
         Err(error) => {
-            let error = std::io::Error::from(error);
             return Err(Failure::refused(format!(
                 "{path}: no weir answers there: {error}; is `weir run` running with this socket?"
             )));
         }
     };
-    stream.set_nonblocking(false).map_err(|e| failed("cannot be used", &e))?;
     stream.set_read_timeout(Some(patience)).map_err(|e| failed("cannot be used", &e))?;
     let mut line = serde_json::to_string(&request).map_err(|e| failed("the request", &e))?;
     line.push('\n');

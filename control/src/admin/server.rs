@@ -18,6 +18,7 @@ use super::{Refusal, Request};
 use crate::exit::Failure;
 use crate::explain::gateway;
 use crate::host::instance::is_dead_socket;
+use crate::host::sockets::is_listened_at;
 use crate::run::drain::{Drain, Drained};
 use crate::run::end::End;
 use crate::run::reload::Reloader;
@@ -79,7 +80,7 @@ pub fn bind(path: &Path, replaces: Option<&Path>) -> Result<(AdminSocket, UnixLi
         std::fs::create_dir_all(folder).map_err(|e| failed("its folder cannot be made", e))?;
     }
     let is_before = |before| file_of(before).ok().is_some_and(|before| file_of(path).ok() == Some(before));
-    if !replaces.is_some_and(is_before) && std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if !replaces.is_some_and(is_before) && is_listened_at(path).unwrap_or(false) {
         return Err(Failure::refused(format!(
             "{}: another process answers on the admin socket: stop it, or choose another `admin` in [gateway]",
             path.display()

@@ -1,16 +1,15 @@
 //! Who else is weir here: another one that runs, or what one left that does no more.
 
 use std::fs;
+use std::io;
 
 use rtnetlink::packet_route::rule::RuleMessage;
-use rustix::io::Errno;
-use rustix::net::SocketAddrUnix;
 
 use super::finding::{Finding, Findings, NoCommand};
 use super::ground::Ground;
 use crate::host::lock::is_stopped;
 use crate::host::rule::{SeenRoute, SeenRule};
-use crate::host::sockets::connect_at_once;
+use crate::host::sockets::is_listened_at;
 use crate::host::{Closed, Instance, PUNT_TUN, RELAY_TUN, is_pinned, nft, spec::Family};
 
 /// Everything of this file.
@@ -49,8 +48,8 @@ fn other(ground: &Ground<'_>, pid: i32, found: &mut Findings) {
     let named = Instance::read(&ground.paths.instance);
     let here = named.filter(|of| of.admin == ground.config.gateway.admin);
     let is_denied = || {
-        let admin = SocketAddrUnix::new(&ground.config.gateway.admin);
-        admin.and_then(|admin| connect_at_once(&admin)).is_err_and(|error| error == Errno::ACCESS)
+        let listens = is_listened_at(&ground.config.gateway.admin);
+        listens.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
     match here.and_then(|of| i32::try_from(of.pid).ok()) {
         Some(weir) if (pid == 0 || pid == weir) && is_denied() => {
@@ -91,8 +90,8 @@ fn hangs(pid: i32, found: &mut Findings) {
 /// Somebody listens at the admin socket, and it is not a weir of this namespace.
 fn admin_of_another(ground: &Ground<'_>, found: &mut Findings) {
     let admin = &ground.config.gateway.admin;
-    match std::os::unix::net::UnixStream::connect(admin) {
-        Ok(_) => found.push(
+    match is_listened_at(admin) {
+        Ok(true) => found.push(
             Finding::bad(
                 "admin-socket",
                 admin.display().to_string(),
@@ -101,10 +100,10 @@ fn admin_of_another(ground: &Ground<'_>, found: &mut Findings) {
             )
             .by_hand(NoCommand::Configuration),
         ),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             found.skip("admin-socket", admin.display().to_string(), "only root may ask there");
         }
-        Err(_) => match fs::symlink_metadata(admin) {
+        _ => match fs::symlink_metadata(admin) {
             Ok(meta) if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => found.push(
                 Finding::bad(
                     "admin-socket",

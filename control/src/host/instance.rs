@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::HostError;
+use super::sockets::is_listened_at;
 
 /// The file's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +92,7 @@ pub(super) fn remove_crashed(path: &Path) -> Result<Vec<String>, HostError> {
 pub fn is_dead_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && std::os::unix::net::UnixStream::connect(path).err().is_some_and(refused)
+    is_socket && is_listened_at(path).is_ok_and(|listens| !listens)
 }
 
 /// /run/weir, when nothing of anybody's is in it.

@@ -1,8 +1,11 @@
 //! Whose sockets are where, from /proc: nothing is connected to, so nobody notices.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -45,6 +48,31 @@ pub fn connect_at_once(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> 
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, address)?;
     Ok(socket)
+}
+
+/// A stream to whoever listens at a socket file, if it is connected at once.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`]: whoever listens takes nothing now, and so many have asked before. Otherwise as connect(2).
+pub fn stream_to(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::from(connect_at_once(&SocketAddrUnix::new(path)?)?);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Whether somebody listens at a socket file, be it that he takes nothing now.
+///
+/// # Errors
+/// It cannot be told: as of connect(2).
+pub fn is_listened_at(path: &Path) -> io::Result<bool> {
+    match stream_to(path) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(true),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Who has a socket open. Without privileges only one's own processes are seen.
@@ -107,8 +135,30 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::host::instance::is_dead_socket;
+
+    #[test]
+    fn who_listens_and_takes_nothing_is_there_and_holds_nobody_up() {
+        let path = std::env::temp_dir().join(format!("weir-sockets-{}.sock", std::process::id()));
+        assert!(!is_listened_at(&path).unwrap());
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match stream_to(&path) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!(full, io::ErrorKind::WouldBlock);
+        assert!(is_listened_at(&path).unwrap() && !is_dead_socket(&path));
+        drop(listener);
+        assert!(!is_listened_at(&path).unwrap() && is_dead_socket(&path));
+        fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn listener_of_this_process_is_found_with_its_owner() {

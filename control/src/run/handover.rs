@@ -28,6 +28,7 @@ use crate::admin::{Refusal, Request};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::host::lock::is_alive;
+use crate::host::sockets::stream_to;
 use crate::host::{HostError, Instance, Lock, PUNT_TUN, Paths, RELAY_TUN};
 
 /// How long the other may take for what it does at once.
@@ -112,11 +113,16 @@ impl Predecessor {
         let failed = |error: io::Error| {
             Failure::refused(format!("{path}: process {} does not give its place: {error}", running.pid))
         };
-        let mut stream = match UnixStream::connect(&running.admin) {
+        let mut stream = match stream_to(&running.admin) {
             Ok(stream) => stream,
             // It crashed: the lock says so, too.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(failed(io::Error::other(
+                    "it hangs: as many as can have asked it, and it takes none",
+                )));
+            }
             Err(error) => return Err(failed(error)),
         };
         stream.set_read_timeout(Some(PROMPT)).map_err(failed)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use weir_control::demo::stage::Family;
+use weir_control::host::sockets::stream_to;
 
 use crate::changes::{becomes_fast, behind, ip, settle_behind, usual};
 use crate::config::Settings;
@@ -283,6 +284,28 @@ fn socket_of_another_program_is_not_taken_by_a_replacement() {
         assert_eq!(world.weir.status()["pid"], pid);
         drop(other);
         world.lab.gateway.run(|| std::fs::remove_file(OTHER)).expect("removed");
+    });
+}
+
+#[test]
+fn weir_that_hangs_and_has_been_asked_by_many_holds_no_replacement_up() {
+    prepare(&Settings::default(), |world| {
+        // That few are many.
+        world.sh(&world.lab.gateway, "sysctl -qw net.core.somaxconn=2");
+        world.weir.start();
+        world.weir.signal(Signal::STOP);
+        let mut waiting = Vec::new();
+        until("as many as can have asked", || {
+            let asked = world.lab.gateway.run(|| stream_to(Path::new(ADMIN)));
+            asked.map(|stream| waiting.push(stream)).is_err()
+        });
+        let ended = try_to_replace(world, &Settings::default());
+        assert_eq!(ended.code(), 3, "{ended:?}");
+        assert!(ended.errors.contains("does not give its place: it hangs"), "{ended:?}");
+        world.weir.signal(Signal::CONT);
+        drop(waiting);
+        until("it answers again", || world.weir.status_if_any().is_some());
+        world.sh(&world.lab.gateway, "sysctl -qw net.core.somaxconn=4096");
     });
 }
 
