@@ -380,7 +380,8 @@ fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     let paths = Paths::of_this_namespace().map_err(Failure::refused)?;
     let links =
         host::wait(async { Host::open(paths.clone())?.all_links().await }).map_err(Failure::refused)?;
-    let spec = convert::host_spec(&config, &sub_interface::of_ports(&convert::ports(&config), &links));
+    let vlans = sub_interface::of_ports(&convert::ports(&config), &links);
+    let spec = convert::host_spec(&config, &vlans).on(&links);
     let (json, text, done) = if args.iptables {
         let plan = host::wait(async { Host::open(paths)?.plan_iptables(&spec).await });
         let plan = plan.map_err(Failure::refused)?;

@@ -125,8 +125,9 @@ struct Dump {
 
 async fn dump(paths: Paths, config: &Config) -> Result<(Dump, HostSpec), HostError> {
     let host = Host::open(paths)?;
-    let vlans = sub_interface::of_ports(&convert::ports(config), &host.all_links().await?);
-    let spec = convert::host_spec(config, &vlans);
+    let links = host.all_links().await?;
+    let vlans = sub_interface::of_ports(&convert::ports(config), &links);
+    let spec = convert::host_spec(config, &vlans).on(&links);
     let (mut rules, mut routes) = (Vec::new(), Vec::new());
     for family in Family::BOTH {
         rules.extend(host.netlink.rules(family).await?.into_iter().map(|rule| (family, rule)));

@@ -41,6 +41,9 @@ const FAIL_CLOSED: &str = "fail closed";
 /// In those of them that are about ports which steering does not see.
 const LOST: &str = "lost port";
 
+/// In those about other devices that have the names of ports.
+const OTHER: &str = "another device";
+
 /// Matches what is not for the box itself.
 const NOT_OWN: &str = "fib daddr type != { local, broadcast, anycast, multicast }";
 
@@ -93,7 +96,7 @@ impl Ruleset {
             }
         }
         rules.extend(relay_rules(spec));
-        rules.extend(lost_rules(spec));
+        rules.extend(unseen_rules(spec));
         Self::new(sets, rules)
     }
 
@@ -304,18 +307,26 @@ fn intercept_rules(
     }
 }
 
-/// On a box that fails closed: what comes on of connections by a port that steering does not see, after those of the relay. No
-/// worker looks at it, and what their clients have yet to say was not judged.
-fn lost_rules(spec: &HostSpec) -> Vec<Rule> {
+/// On a box that fails closed: what comes on of connections by a device that steering does not see, after those of the relay. That is a
+/// port that is lost, and another device of a port's name: while no weir runs, nobody tells of a network card that is removed and added
+/// again. No worker looks at it, and what their clients have yet to say was not judged.
+fn unseen_rules(spec: &HostSpec) -> Vec<Rule> {
     let mut rules = Vec::new();
+    let indexes = spec.indexes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     for (index, intercept) in spec.intercepts.iter().enumerate().filter(|_| spec.fail == Fail::Closed) {
         let lost: Vec<&String> = intercept.from.iter().filter(|device| spec.lost.contains(device)).collect();
         for (family, words) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
             let Some(Match { daddr, ports, .. }) = match_of(index, intercept, family) else { continue };
-            if !lost.is_empty() {
-                let text = format!("{} {daddr} {ports} {NOT_OWN} drop", of_devices(lost.iter().copied()));
-                let comment = format!("{} {words}, {LOST}: {FAIL_CLOSED}", name_of(intercept));
+            let mut drop = |from: String, what: &str| {
+                let text = format!("{from} {daddr} {ports} {NOT_OWN} drop");
+                let comment = format!("{} {words}, {what}: {FAIL_CLOSED}", name_of(intercept));
                 rules.push(Rule { chain: "prerouting", text, comment });
+            };
+            if !lost.is_empty() {
+                drop(of_devices(lost.iter().copied()), LOST);
+            }
+            if !indexes.is_empty() && !intercept.from.is_empty() {
+                drop(format!("{} iif != {{ {indexes} }}", of_devices(intercept.from.iter())), OTHER);
             }
         }
     }

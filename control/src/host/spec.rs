@@ -1,9 +1,11 @@
 //! What the kernel's side should look like, as plain data. Compiled from the configuration by `weir run` and `weir plan`.
 
+use std::collections::BTreeSet;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
-use super::{HostError, PUNT_TUN, RELAY_TUN};
+use super::{HostError, LinkInfo, PUNT_TUN, RELAY_TUN};
 
 /// IPv4 or IPv6; whatever is installed is installed for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -78,6 +80,9 @@ pub struct HostSpec {
     /// Devices of ports that steering does not see now. What clients behind them send on, outside of the relay's connections,
     /// is dropped where it fails closed.
     pub lost: Vec<String>,
+    /// Where it fails closed: the indexes of the ports' devices that steering is on, and of their VLANs. Another device of such a name is
+    /// one that steering does not see.
+    pub indexes: BTreeSet<u32>,
 }
 
 impl Default for HostSpec {
@@ -99,6 +104,7 @@ impl Default for HostSpec {
             gateway_source: false,
             fail: Fail::Open,
             lost: Vec::new(),
+            indexes: BTreeSet::new(),
         }
     }
 }
@@ -151,6 +157,17 @@ impl HostSpec {
             }
         }
         ports.into_iter().chain(self.tuns())
+    }
+
+    /// With the devices of its ports that are among `links`, for whoever has the program on these.
+    #[must_use]
+    pub fn on(mut self, links: &[LinkInfo]) -> Self {
+        if self.fail == Fail::Closed {
+            let is_steered = |link: &&LinkInfo| self.steered.contains(&link.name);
+            let indexes: Vec<u32> = links.iter().filter(is_steered).map(|link| link.ifindex).collect();
+            self.indexes.extend(indexes);
+        }
+        self
     }
 
     /// The TUN devices that are used.

@@ -52,6 +52,7 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
         reject_quic: intercept.quic == Quic::Reject,
     });
     let fast = has_fast_road(config);
+    let sees = fast && config.gateway.fail == Fail::Closed;
     let devices_of_ports: Vec<String> = config.ports.iter().map(|port| port.device.clone()).collect();
     HostSpec {
         mark: config.fallback.mark.value,
@@ -72,6 +73,7 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
             Fail::Closed => host::Fail::Closed,
         },
         lost: Vec::new(),
+        indexes: vlans.iter().filter(|_| sees).map(|sub| sub.link.ifindex).collect(),
     }
 }
 

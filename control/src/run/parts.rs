@@ -106,7 +106,7 @@ impl Parts {
             Watch::start(convert::ports(config), Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
         let compiled = Arc::new(config.compile(FIRST_EPOCH).with_vlans(&view.fib.vlans));
-        let spec = spec_before_steering(config, host, &view).await?;
+        let spec = spec_before_steering(config, host, (&view, &links)).await?;
         let mut road = attach(config, &links, paths, &compiled, (&view, &found))?;
         let (snapshot, adopted) = beginning(&compiled, &view.fib, road.as_ref())?;
         let mut publisher = Publisher::new();
@@ -222,6 +222,7 @@ impl Parts {
             spec.ports.retain(|port| !lost.contains_key(port) || is_back(port));
         }
         spec.lost.clone_from(&self.spec.lost);
+        spec.indexes = self.indexes();
         spec
     }
 
@@ -496,8 +497,12 @@ async fn first_view(events: &mut Receiver<HostEvent>) -> Result<View, Failure> {
 }
 
 /// The kernel's side, of which is done what must be before the XDP program comes.
-async fn spec_before_steering(config: &Config, host: &Host, view: &View) -> Result<HostSpec, Failure> {
-    let spec = convert::host_spec(config, view.vlans.iter().map(|(_, sub)| sub));
+async fn spec_before_steering(
+    config: &Config,
+    host: &Host,
+    (view, links): (&View, &[LinkInfo]),
+) -> Result<HostSpec, Failure> {
+    let spec = convert::host_spec(config, view.vlans.iter().map(|(_, sub)| sub)).on(links);
     // The program's coming switches them off by itself, and then nobody knows that they were on.
     host.stop_merging(&spec).await.map_err(Failure::refused)?;
     Ok(spec)

@@ -1,6 +1,7 @@
 //! What a box that fails closed does with what nobody looks at: while weir starts, and when a port is lost.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use super::convert;
 use super::parts::Parts;
@@ -74,10 +75,10 @@ impl Parts {
         followed
     }
 
-    /// On a box that fails closed: shuts out what comes by ports that are lost, or whose program somebody keeps off, and lets it in
-    /// when they are back.
+    /// On a box that fails closed: shuts out what comes by ports that are lost, or whose program somebody keeps off, and by other devices
+    /// of their names; and lets it in when they are back.
     pub(super) async fn shut_lost_ports(&mut self, host: &Host) {
-        let is_closed = self.spec.fail == Fail::Closed && convert::has_fast_road(&self.config);
+        let is_closed = self.steering_fails_closed();
         let mut lost: BTreeSet<String> = match self.state.lost.lock() {
             Ok(lost) if is_closed => lost.keys().cloned().collect(),
             _ => BTreeSet::new(),
@@ -87,13 +88,31 @@ impl Parts {
         }
         let vlans: Vec<String> = lost.iter().flat_map(|device| self.vlans_on(device)).collect();
         let lost: Vec<String> = lost.into_iter().chain(vlans).collect();
-        if lost == self.spec.lost {
+        let indexes = self.indexes();
+        if lost == self.spec.lost && indexes == self.spec.indexes {
             return;
         }
         // Should it fail, it is missing, and the next round of repairs tries again.
-        self.spec.lost = lost;
+        (self.spec.lost, self.spec.indexes) = (lost, indexes);
         if let Err(error) = host.apply_chosen(&self.spec, &mut |_| Ok(true)).await {
             tracing::error!(%error, "connections that come by a lost port are not dropped");
         }
+    }
+
+    /// Whether the box fails closed, and has a steering program that it is closed by.
+    fn steering_fails_closed(&self) -> bool {
+        self.spec.fail == Fail::Closed && convert::has_fast_road(&self.config)
+    }
+
+    /// The indexes of the devices that steering is on, and of their VLANs, where the box fails closed; as they were while another process
+    /// has the fast road.
+    pub(super) fn indexes(&self) -> BTreeSet<u32> {
+        if !self.steering_fails_closed() {
+            return BTreeSet::new();
+        }
+        let steering = self.state.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(steering) = steering.as_ref() else { return self.spec.indexes.clone() };
+        let vlans = self.vlans.iter().map(|(_, sub)| sub.link.ifindex);
+        steering.attached().map(|(_, index)| index).chain(vlans).collect()
     }
 }

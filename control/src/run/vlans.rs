@@ -69,7 +69,8 @@ impl Parts {
     /// Has the VLANs that there are, and no others, in what the kernel's side is to be; whether they were others before.
     pub(super) fn name_vlans(&mut self) -> bool {
         let wanted = self.spec_of(&self.config);
-        let mut spec = HostSpec { vlans: wanted.vlans, trunks: wanted.trunks, ..self.spec.clone() };
+        let HostSpec { vlans, trunks, indexes, .. } = wanted;
+        let mut spec = HostSpec { vlans, trunks, indexes, ..self.spec.clone() };
         for (intercept, wanted) in spec.intercepts.iter_mut().zip(wanted.intercepts) {
             intercept.from = wanted.from;
         }

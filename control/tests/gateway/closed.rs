@@ -11,6 +11,7 @@ use weir_control::demo::stage::Family;
 
 use crate::changes::{lost, make_again};
 use crate::config::{ALLOWED, DENIED, Settings};
+use crate::crash::{Greeter, OTHER};
 use crate::weir::until;
 use crate::world::{Download, HTTP, World, fetch_intact, play};
 
@@ -90,6 +91,76 @@ fn killed_the_box_is_closed_until_clean() {
         assert_eq!(world.weir.clean().code(), 0);
         world.assert_as_before();
         assert_forwarded(world, DENIED);
+    });
+}
+
+#[test]
+fn killed_and_its_network_cards_added_again_the_box_is_closed_until_start_or_clean() {
+    const REQUEST: &[u8] = b"GET /bytes/10 HTTP/1.1\r\nhost: www.example\r\n\r\n";
+    for (devices, end) in [(&["lan0"][..], "start"), (&["lan0", "wan0"], "start"), (&["lan0"], "clean")] {
+        play(&Settings { express: "never", ..closed() }, |world| {
+            world.meet_neighbours();
+            let mut streams = Family::BOTH.map(|family| {
+                let mut stream = world.connect(family, HTTP);
+                fetch_intact(&mut stream, 1000);
+                stream
+            });
+            let others = Family::BOTH.map(|family| Greeter::start(world, false, family.origin(OTHER)));
+            world.weir.kill();
+            for device in devices {
+                world.sh(&world.lab.gateway, &format!("ip link del {device}"));
+                make_again(world, device);
+            }
+            let received = streams.each_ref().map(|stream| world.received_from(stream.local_addr().unwrap()));
+            for ((family, stream), other) in Family::BOTH.into_iter().zip(&mut streams).zip(&others) {
+                until("the way is there", || world.connect_to(family, family.origin(OTHER)).is_ok());
+                stream.write_all(REQUEST).expect("sent");
+                assert!(!answers(world, family, DENIED), "{family:?}, {devices:?}: a new connection");
+                // What was sent before this has come as far as it does.
+                other.assert_greets(world, family);
+            }
+            let now = || streams.each_ref().map(|stream| world.received_from(stream.local_addr().unwrap()));
+            assert_eq!(now(), received, "IPv4 and IPv6, {devices:?}: an open connection went on");
+            if end == "start" {
+                world.weir.start();
+            } else {
+                assert_eq!(world.weir.clean().code(), 0);
+                assert!(!world.sh(&world.lab.gateway, "nft list ruleset").contains("weir"));
+            }
+            for (at, family) in Family::BOTH.into_iter().enumerate() {
+                until("new connections are answered", || answers(world, family, ALLOWED));
+                let client = streams[at].local_addr().unwrap();
+                until("the open one goes on", || world.received_from(client) > received[at]);
+                assert_eq!(answers(world, family, DENIED), end == "clean", "{family:?}");
+            }
+            if world.weir.is_running() {
+                // The devices are others: there is nothing to compare with.
+                world.weir.stop();
+            }
+        });
+    }
+}
+
+#[test]
+fn device_that_is_made_again_while_weir_runs_is_known_to_the_table_that_outlives_it() {
+    play(&closed(), |world| {
+        let table = || world.sh(&world.lab.gateway, "nft list table inet weir");
+        let index = || world.sh(&world.lab.gateway, "ip -o link show dev lan0 | cut -d: -f1");
+        let before = index();
+        assert!(table().contains("iif != {"), "{}", table());
+        world.sh(&world.lab.gateway, "ip link del lan0");
+        until("the port is lost", || lost(world, "lan0"));
+        make_again(world, "lan0");
+        until("the port is back", || !lost(world, "lan0"));
+        assert_ne!(index(), before);
+        until("the table knows both devices of now", || {
+            let table = table();
+            let known = table.lines().find(|line| line.contains("another device"));
+            known.is_some_and(|line| line.contains("iif != { \"lan0\"") || line.contains(", \"lan0\" }"))
+        });
+        until("all is as planned", || world.weir.finish(world.weir.command("plan")).code() == 0);
+        Family::BOTH.into_iter().for_each(|family| fetch_intact(&mut world.connect(family, HTTP), 1000));
+        world.weir.stop();
     });
 }
 

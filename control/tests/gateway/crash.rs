@@ -17,7 +17,7 @@ use crate::world::{Download, HTTP, World, fetch_intact, play, prepare};
 const BODY: u64 = 8 << 20;
 const RATE: u64 = 2 << 20;
 /// A port that no intercept has.
-const OTHER: u16 = 9999;
+pub const OTHER: u16 = 9999;
 
 #[test]
 fn killed_at_any_moment_of_the_start_clean_restores_the_host() {

@@ -1,5 +1,6 @@
 //! What of a host stands in the namespace of a rehearsal.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::doctor::ground::Ground;
@@ -27,7 +28,8 @@ impl Place {
             Some((of_port(*index)?.0.device.clone(), *address, *length))
         });
         Self {
-            spec: ground.spec.clone(),
+            // Stand-ins have indexes of their own.
+            spec: HostSpec { indexes: BTreeSet::new(), ..ground.spec.clone() },
             has_table: true,
             devices: ground.config.ports.iter().map(|port| port.device.clone()).collect(),
             own: own.collect(),

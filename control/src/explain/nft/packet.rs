@@ -60,7 +60,8 @@ impl Packet {
             "l4proto" => "tcp".into(),
             "nfproto" if self.to.is_ipv4() => "ipv4".into(),
             "nfproto" => "ipv6".into(),
-            "iifname" => self.iif.clone().into(),
+            // nft prints an index as the name of the device that has it.
+            "iifname" | "iif" => self.iif.clone().into(),
             "mark" => 0.into(),
             _ => return None,
         })

@@ -4,19 +4,21 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
+use weir_sys::ethtool;
 use weir_sys::netns::Namespace;
 use weir_sys::process::die_with_parent;
 
 use super::super::HostError;
-use super::listing::SeenTable;
+use super::listing::{SeenTable, with_indexes};
 use super::{Ruleset, TABLE};
 
-/// The table of this namespace, if there is one.
+/// The table of this namespace, if there is one; devices that it tells by their indexes are in it with these, whatever has them now.
 ///
 /// # Errors
 /// [`HostError::NftMissing`]; nft's own complaint.
 pub fn read() -> Result<Option<SeenTable>, HostError> {
-    Ok(list(&["--stateless"])?.map(|text| SeenTable::parse(&text)))
+    let index_of = |device: &str| ethtool::index_of(device).ok();
+    Ok(list(&["--stateless"])?.map(|text| SeenTable::parse(&with_indexes(&text, index_of))))
 }
 
 /// How nft prints that table with these options of its.

@@ -105,9 +105,51 @@ impl SeenTable {
     }
 }
 
+/// A listing with the numbers of indexes where nft has put names: those of the devices that have the indexes now, as `index_of` says.
+pub(super) fn with_indexes(text: &str, index_of: impl Fn(&str) -> Option<u32>) -> String {
+    text.split_inclusive('\n').map(|line| in_numbers(line, &index_of)).collect()
+}
+
+fn in_numbers(line: &str, index_of: &impl Fn(&str) -> Option<u32>) -> String {
+    const MATCH: &str = " iif != ";
+    let Some((before, operand)) = line.split_once(MATCH) else { return line.to_owned() };
+    let number = |word: &str| match word.strip_prefix('"').and_then(|word| word.strip_suffix('"')) {
+        Some(name) => index_of(name).map_or_else(|| word.to_owned(), |index| index.to_string()),
+        None => word.to_owned(),
+    };
+    let (of, after) = match operand.strip_prefix("{ ").and_then(|list| list.split_once(" }")) {
+        Some((list, after)) => (
+            format!("{{ {} }}", list.split(", ").map(number).collect::<Vec<_>>().join(", ")),
+            after.to_owned(),
+        ),
+        None => match operand.split_once(' ') {
+            Some((one, after)) => (number(one), format!(" {after}")),
+            None => return line.to_owned(),
+        },
+    };
+    format!("{before}{MATCH}{of}{after}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_that_are_told_by_their_indexes_are_the_same_whatever_has_them_now() {
+        let line =
+            |list: &str| format!("\t\tiifname {{ \"lan0\", \"eth9\" }} iif != {list} tcp dport 80 drop\n");
+        let index_of = |name: &str| (name == "lan0").then_some(5);
+        for (listed, meant) in [
+            ("{ \"lan0\", 9 }", "{ 5, 9 }"),
+            ("{ 5, 9 }", "{ 5, 9 }"),
+            ("\"lan0\"", "5"),
+            ("5", "5"),
+            ("\"gone\"", "\"gone\""),
+        ] {
+            assert_eq!(with_indexes(&line(listed), index_of), line(meant));
+        }
+        assert_eq!(with_indexes(LISTING, index_of), LISTING);
+    }
 
     const LISTING: &str = "table inet weir {\n\tcomment \"weir 0123abcd\"\n\tset to_0_ipv4 {\n\t\ttype ipv4_addr\n\
         \t\telements = { 10.0.0.0/8,\n\t\t\t     192.0.2.0/24 }\n\t}\n\n\tchain prerouting {\n\
