@@ -1,5 +1,6 @@
 //! Removes what weir installed, by its tags alone: with no configuration, after any crash, as often as one likes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -63,7 +64,19 @@ impl Host {
     }
 
     fn restore(&self, chosen: impl Fn(&Key) -> bool) -> Result<Vec<String>, HostError> {
-        Journal::load(&self.paths.journal)?.restore(&self.paths.journal, chosen)
+        Journal::load(&self.paths.journal)?.restore(&self.paths.journal, chosen, |_| 0)
+    }
+
+    /// Has devices merge segments again. Those above come first: a device merges nothing while one above it is not to
+    /// (net/core/dev.c, netdev_sync_upper_features).
+    async fn restore_merging(&self) -> Result<Vec<String>, HostError> {
+        let mut journal = Journal::load(&self.paths.journal)?;
+        let links = link::links(&self.netlink).await?;
+        let above = |key: &Key| (key.clone(), key.device().map_or(0, |device| link::above(&links, device)));
+        let merging = journal.entries.iter().map(|entry| &entry.key).filter(|key| key.is_merging());
+        let above: BTreeMap<Key, usize> = merging.map(above).collect();
+        let above = |key: &Key| above.get(key).copied().unwrap_or_default();
+        journal.restore(&self.paths.journal, Key::is_merging, above)
     }
 
     /// What `weir clean` does: [`Self::remove`], and what a crash or a closed failure mode left: pinned programs and maps,
@@ -79,7 +92,7 @@ impl Host {
             self.wait_for_detachment().await?;
         }
         // No driver merges segments while it has an XDP program.
-        removed.commands.extend(self.restore(Key::is_merging)?);
+        removed.commands.extend(self.restore_merging().await?);
         removed.commands.extend(pins);
         removed.commands.extend(tuns?);
         Ok(removed)

@@ -4,6 +4,7 @@
 //! die with either, so an older journal is about nothing that still exists. One JSON object a line, so that a file that is
 //! damaged in one place still tells the rest.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -147,6 +148,12 @@ impl Journal {
         self.entries.iter().any(|entry| chosen(&entry.key))
     }
 
+    /// Where the change is that is restored next.
+    fn next(&self, chosen: &impl Fn(&Key) -> bool, above: &impl Fn(&Key) -> usize) -> Option<usize> {
+        let chosen = self.entries.iter().enumerate().filter(|(_, entry)| chosen(&entry.key));
+        chosen.min_by_key(|(at, entry)| (above(&entry.key), Reverse(*at))).map(|(at, _)| at)
+    }
+
     /// Notes what the kernel made of the keys that go with `key`, now that it is written. Whether there are any.
     pub(super) fn note_side_effects(&mut self, key: &Key) -> Result<bool, HostError> {
         let Some(entry) = self.entries.iter_mut().find(|e| e.key == *key) else { return Ok(false) };
@@ -191,15 +198,30 @@ impl Journal {
         written.map_err(|e| HostError::file("write", path, e))
     }
 
-    /// Restores what `chosen` says of its key, last change first, and forgets it. Returns the commands that it came to, with a remark where
-    /// somebody else's value was left alone, and for each line of the file that cannot be read.
-    pub fn restore(&mut self, path: &Path, chosen: impl Fn(&Key) -> bool) -> Result<Vec<String>, HostError> {
-        let mut done = Vec::new();
-        while let Some(at) = self.entries.iter().rposition(|entry| chosen(&entry.key)) {
+    /// Restores what `chosen` says of its key, and forgets it: of what has the fewest devices `above` it first, and of that the last
+    /// change. Returns the commands that it came to, with a remark where somebody else's value was left alone, and for each line of the
+    /// file that cannot be read.
+    pub fn restore(
+        &mut self,
+        path: &Path,
+        chosen: impl Fn(&Key) -> bool,
+        above: impl Fn(&Key) -> usize,
+    ) -> Result<Vec<String>, HostError> {
+        let (mut done, mut refused) = (Vec::new(), Vec::new());
+        while let Some(at) = self.next(&chosen, &above) {
             let Some(entry) = self.entries.get(at) else { break };
-            restore(entry, &mut done)?;
+            if let Some(error) = restore(entry, &mut done)? {
+                refused.push((entry.key.clone(), entry.old.clone(), error));
+            }
             self.entries.remove(at);
             self.store(path)?;
+        }
+        for (key, old, error) in refused {
+            // What a bond has, it has when its devices have it.
+            done.push(match key.read()?.is_some_and(|now| now == old) {
+                true => key.command(&old),
+                false => format!("# {key} stays as it is: {error}"),
+            });
         }
         done.extend(self.damaged.drain(..).map(|line| {
             let path = path.display();
@@ -210,16 +232,17 @@ impl Journal {
     }
 }
 
-fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<(), HostError> {
+/// An answer: why a device does not merge segments again.
+fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<Option<HostError>, HostError> {
     // No such key: its device is gone, and its value with it.
-    let Some(now) = entry.key.read()? else { return Ok(()) };
+    let Some(now) = entry.key.read()? else { return Ok(None) };
     if now == entry.old {
         // Killed before it was written, or restored by somebody.
-        return Ok(());
+        return Ok(None);
     }
     if now != entry.new {
         done.push(format!("# {} is {now} by somebody else's hand: left alone", entry.key));
-        return Ok(());
+        return Ok(None);
     }
     // Looked at before the key itself is written, since that changes them all.
     let mut after = Vec::new();
@@ -236,10 +259,7 @@ fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<(), HostError> {
     match write(&entry.key, &entry.old) {
         Ok(()) => done.push(entry.key.command(&entry.old)),
         // A device under another that merges nothing, or that has somebody's program: no reason to keep the rest from going back.
-        Err(error) if entry.key.is_merging() => {
-            done.push(format!("# {} stays as it is: {error}", entry.key));
-            return Ok(());
-        }
+        Err(error) if entry.key.is_merging() => return Ok(Some(error)),
         Err(error) => return Err(error),
     }
     for (key, value) in after {
@@ -247,7 +267,7 @@ fn restore(entry: &Entry, done: &mut Vec<String>) -> Result<(), HostError> {
             write(key, &value)?;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn write(key: &Key, value: &str) -> Result<(), HostError> {

@@ -77,6 +77,10 @@ impl LinkInfo {
         info
     }
 
+    fn is_above(&self, lower: &Self) -> bool {
+        lower.controller == Some(self.ifindex) || self.lower == Some(lower.ifindex)
+    }
+
     /// Largest packet of either family, in octets: the fast road has one MTU for a port. Larger packets go to the kernel,
     /// which knows better.
     pub fn ip_mtu(&self) -> u32 {
@@ -116,6 +120,24 @@ fn tag(infos: &[InfoAttribute]) -> Option<Tag> {
     (tag.id != 0).then_some(tag)
 }
 
+/// Devices one above the other, at most (include/linux/netdevice.h, MAX_NEST_DEV).
+const NESTED: usize = 8;
+
+/// How many devices there are above one, each above the other: its bond, a VLAN of that.
+pub(crate) fn above(links: &[LinkInfo], device: &str) -> usize {
+    let mut level: Vec<&LinkInfo> = links.iter().filter(|link| link.name == device).collect();
+    let mut levels = 0;
+    // The two ends of a veth pair each call the other what is below.
+    while levels < NESTED {
+        level = links.iter().filter(|upper| level.iter().any(|lower| upper.is_above(lower))).collect();
+        if level.is_empty() {
+            break;
+        }
+        levels += 1;
+    }
+    levels
+}
+
 /// The name of the device with this index.
 pub(crate) fn name_of(links: &[LinkInfo], index: u32) -> Option<String> {
     links.iter().find(|l| l.ifindex == index).map(|l| l.name.clone())
@@ -146,5 +168,41 @@ impl Host {
     /// The kernel does not answer.
     pub async fn all_links(&self) -> Result<Vec<LinkInfo>, HostError> {
         links(&self.netlink).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_above_are_bonds_bridges_and_vlans() {
+        let link = |name: &str, ifindex, controller, lower| LinkInfo {
+            name: name.into(),
+            ifindex,
+            controller,
+            lower,
+            ..LinkInfo::default()
+        };
+        let links = [
+            link("eth0", 2, Some(4), None),
+            link("eth1", 3, Some(4), None),
+            link("bond0", 4, None, None),
+            link("bond0.10", 5, Some(6), Some(4)),
+            link("br0", 6, None, None),
+            link("veth0", 7, None, Some(8)),
+            link("veth1", 8, None, Some(7)),
+        ];
+        for (name, levels) in [
+            ("eth0", 3),
+            ("eth1", 3),
+            ("bond0", 2),
+            ("bond0.10", 1),
+            ("br0", 0),
+            ("veth0", NESTED),
+            ("gone", 0),
+        ] {
+            assert_eq!(above(&links, name), levels, "{name}");
+        }
     }
 }

@@ -76,6 +76,25 @@ fn key_changed_again_keeps_its_first_old_value_and_learns_of_new_devices() {
 }
 
 #[test]
+fn what_was_changed_last_is_restored_first_and_devices_after_those_above_them() {
+    let names = ["lan", "bond", "vlan", "other"];
+    let keys = names.map(|device| Key::of_offload(device, "rx-lro"));
+    let own = |key: &Key| Entry { key: key.clone(), old: "on".into(), new: "off".into(), also: Vec::new() };
+    let order = |above: [usize; 4]| {
+        let mut journal = Journal { entries: keys.iter().map(own).collect(), ..Journal::default() };
+        let above = |key: &Key| above[keys.iter().position(|known| known == key).unwrap()];
+        let mut order = Vec::new();
+        while let Some(at) = journal.next(&Key::is_merging, &above) {
+            order.push(journal.entries.remove(at).key.device().unwrap().to_owned());
+        }
+        order
+    };
+    assert_eq!(order([0; 4]), ["other", "vlan", "bond", "lan"]);
+    assert_eq!(order([2, 1, 0, 0]), ["other", "vlan", "bond", "lan"]);
+    assert_eq!(order([0, 2, 1, 3]), ["lan", "vlan", "bond", "other"]);
+}
+
+#[test]
 fn offloads_that_go_off_with_forwarding_are_restored_by_themselves_and_after_it() {
     let lro = Key::of_offload("lan", "rx-lro");
     let mut entry = entry("rp_filter");
