@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
 use super::link::{LinkInfo, name_of};
 use super::netlink::{Netlink, Routes};
@@ -38,7 +38,7 @@ pub struct Observed {
     pub with_dummy_address: Vec<String>,
     /// weir's pins on the BPF file system.
     pub pins: Vec<PathBuf>,
-    /// Devices whose IPv6 default route was learned from a router's advertisements.
+    /// Devices whose IPv6 default route was learned from a router's advertisements, or may be yet: there is none.
     pub ra_default_routes: Vec<String>,
 }
 
@@ -67,6 +67,11 @@ pub async fn observe(
     }
     let learned = netlink.routes_of(Family::V6, Routes::Protocol(RouteProtocol::Ra.into())).await?;
     seen.ra_default_routes.extend(learned.iter().filter_map(|route| default_device(route, &seen.links)));
+    if !spec.uplinks.is_empty() && seen.ipv6 && waits_for_router(netlink).await? {
+        let is_there = |device: &&String| seen.links.iter().any(|link| link.name == **device);
+        let uplinks: Vec<String> = spec.uplinks.iter().filter(is_there).cloned().collect();
+        seen.ra_default_routes.extend(uplinks);
+    }
     for address in netlink.addresses().await? {
         if address.attributes.contains(&AddressAttribute::Local(DUMMY_ADDRESS.into())) {
             seen.with_dummy_address.extend(name_of(&seen.links, address.header.index));
@@ -76,6 +81,17 @@ pub async fn observe(
     let files = SysctlFiles::read();
     seen.said = seen.sysctls.keys().filter_map(|key| Some((key.clone(), files.of(key)?))).collect();
     Ok(seen)
+}
+
+/// Whether the host takes routers' advertisements, since it does not forward IPv6, and has no default route of it.
+async fn waits_for_router(netlink: &Netlink) -> Result<bool, HostError> {
+    if Key::new("net/ipv6/conf/all/forwarding").read()?.as_deref() != Some("0") {
+        return Ok(false);
+    }
+    let is_default = |route: &RouteMessage| {
+        route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+    };
+    Ok(!netlink.routes(Family::V6).await?.iter().any(is_default))
 }
 
 /// The device of a default route.

@@ -83,6 +83,9 @@ pub struct HostSpec {
     /// Where it fails closed: the indexes of the ports' devices that steering is on, and of their VLANs. Another device of such a name is
     /// one that steering does not see.
     pub indexes: BTreeSet<u32>,
+    /// Devices on the servers' side, by which a router may yet advertise an IPv6 default route: where there is none when forwarding is
+    /// switched on. Only of a start.
+    pub uplinks: Vec<String>,
 }
 
 impl Default for HostSpec {
@@ -105,6 +108,7 @@ impl Default for HostSpec {
             fail: Fail::Open,
             lost: Vec::new(),
             indexes: BTreeSet::new(),
+            uplinks: Vec::new(),
         }
     }
 }

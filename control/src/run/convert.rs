@@ -52,6 +52,9 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
         reject_quic: intercept.quic == Quic::Reject,
     });
     let fast = has_fast_road(config);
+    let is_uplink = |at: PortId| !config.intercepts.iter().any(|intercept| intercept.from.contains(at));
+    let uplinks = ports(config).into_iter().filter(|(at, _)| is_uplink(*at)).map(|(_, device)| device);
+    let vlans_of_uplinks = vlans.iter().filter(|sub| is_uplink(sub.port)).map(|sub| sub.link.name.clone());
     let sees = fast && config.gateway.fail == Fail::Closed;
     let devices_of_ports: Vec<String> = config.ports.iter().map(|port| port.device.clone()).collect();
     HostSpec {
@@ -74,6 +77,7 @@ pub fn host_spec<'v>(config: &Config, vlans: impl IntoIterator<Item = &'v SubInt
         },
         lost: Vec::new(),
         indexes: vlans.iter().filter(|_| sees).map(|sub| sub.link.ifindex).collect(),
+        uplinks: uplinks.chain(vlans_of_uplinks).collect(),
     }
 }
 

@@ -66,7 +66,42 @@ fn seconds_left(world: &World<'_>) -> Option<u64> {
 }
 
 fn accept_ra(world: &World<'_>) -> String {
-    world.sh(&world.lab.gateway, "cat /proc/sys/net/ipv6/conf/wan0/accept_ra")
+    accept_ra_of(world, "wan0")
+}
+
+fn accept_ra_of(world: &World<'_>, device: &str) -> String {
+    world.sh(&world.lab.gateway, &format!("cat /proc/sys/net/ipv6/conf/{device}/accept_ra"))
+}
+
+#[test]
+fn default_route_that_a_router_advertises_after_the_start_of_weir_comes() {
+    prepare(&Settings::default(), |world| {
+        let gateway = &world.lab.gateway;
+        world.sh(
+            gateway,
+            "sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv6.conf.wan0.accept_ra=1 net.ipv6.conf.lan0.accept_ra=1",
+        );
+        let before = dump(world);
+        assert!(!world.sh(gateway, "ip -6 route show default").contains("default"), "the lab has one");
+        for killed in [false, true] {
+            world.weir.start();
+            let clients_side = accept_ra_of(world, "lan0");
+            assert_eq!((accept_ra(world).as_str(), clients_side.as_str()), ("2\n", "1\n"));
+            advertise(world, 1800);
+            until("the default route is learned", || seconds_left(world).is_some());
+            traffic(world);
+            if killed {
+                world.weir.kill();
+                assert_eq!(world.weir.clean().code(), 0);
+            } else {
+                assert_eq!(world.weir.stop().code(), 0);
+            }
+            assert!(seconds_left(world).is_some(), "weir's end has taken the route along");
+            world.sh(&world.lab.gateway, "ip -6 route flush proto ra");
+            assert_same(&format!("killed: {killed}"), &before, &dump(world));
+        }
+        world.sh(&world.lab.gateway, "sysctl -qw net.ipv6.conf.all.forwarding=1");
+    });
 }
 
 #[test]

@@ -112,8 +112,8 @@ fn stop_clean_and_a_start_after_a_crash_end_in_the_state_before() {
 
 #[test]
 fn journal_that_is_damaged_after_a_crash_is_told_and_the_rest_of_it_restored() {
-    const OTHERWISE: &str =
-        "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv4.conf.lan0.src_valid_mark=1";
+    const OTHERWISE: &str = "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv4.conf.lan0.src_valid_mark=1 \
+         net.ipv6.conf.wan0.accept_ra=1";
     prepare(&Settings::default(), |world| {
         let gateway = &world.lab.gateway;
         world.sh(gateway, OTHERWISE);
