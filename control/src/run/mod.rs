@@ -78,12 +78,14 @@ async fn run(config: &Config, replace: bool) -> Result<Exit, Failure> {
     if let Err(failure) = may_and_can() {
         return Err(shut::refuse(config, &host, failure, &mut Signals::new()?).await);
     }
+    // Who is told to end opens the box, and removes what an earlier one left: also before anything has started, be it that the name of one
+    // that was killed is still taken.
+    let early = (!replace).then(Signals::new).transpose()?;
     let lock = match handover::lock(config, &paths, replace)? {
         (_, Some(predecessor)) => return succeed(config, &host, &paths, predecessor).await,
         (lock, None) => lock,
     };
-    // Who is told to end opens the box: also before anything has started.
-    let mut signals = Signals::new()?;
+    let mut signals = early.map_or_else(Signals::new, Ok)?;
     shut::begin(config, &host).await;
     let keeps_lane = has_lane(config) && host::is_pinned(&paths.pins);
     let _registered;

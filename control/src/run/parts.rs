@@ -106,7 +106,7 @@ impl Parts {
             Watch::start(convert::ports(config), Options::default()).map_err(Failure::refused)?;
         let view = first_view(&mut events).await?;
         let compiled = Arc::new(config.compile(FIRST_EPOCH).with_vlans(&view.fib.vlans));
-        let mut spec = spec_before_steering(config, host, (&view, &links)).await?;
+        let spec = spec_before_steering(config, host, (&view, &links)).await?;
         let mut road = attach(config, &links, paths, &compiled, (&view, &found))?;
         let (snapshot, adopted) = beginning(&compiled, &view.fib, road.as_ref())?;
         let mut publisher = Publisher::new();
@@ -115,7 +115,6 @@ impl Parts {
             start_relay(config, &links, (&snapshot, &mut publisher), &tell, road.as_ref(), listeners)?;
         // From here on, what is new is the relay's, which may not have come to be.
         let applied = host.apply(&spec).await.map_err(Failure::refused)?;
-        spec.uplinks.clear();
         let dataplane = match &mut road {
             Some(road) => Some(road.start(config, &links, (&snapshot, adopted), &mut publisher, &tell)?),
             None => None,
@@ -138,7 +137,7 @@ impl Parts {
             events,
             lists,
             config,
-            spec,
+            spec: HostSpec { uplinks: Vec::new(), ..spec },
             policy: snapshot.policy.clone(),
             steer,
             fib: view.fib,

@@ -45,12 +45,12 @@ fn shut(config: &Config, host: &Host, links: &[LinkInfo]) -> Result<(), String> 
 /// This process cannot even begin. Where another weir runs, it goes on as it was.
 pub async fn refuse(config: &Config, host: &Host, failure: Failure, signals: &mut Signals) -> Failure {
     let Ok(_lock) = Lock::acquire() else { return failure };
-    if begin(config, host).await != Closed::Yes {
-        return failure;
-    }
-    match signals.has_come().await {
-        true => drop(host.clean().await.inspect_err(|error| tracing::error!(%error, "the box stays closed"))),
-        false => tell(),
+    let closed = begin(config, host).await;
+    if signals.has_come().await {
+        let removed = host.clean().await;
+        drop(removed.inspect_err(|error| tracing::error!(%error, "what an earlier weir left stays")));
+    } else if closed == Closed::Yes {
+        tell();
     }
     failure
 }

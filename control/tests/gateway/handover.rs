@@ -1,11 +1,14 @@
 //! Two processes about one place: whatever becomes of either, one weir serves, and nobody behind the box notices.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
 use serde_json::Value;
 use weir_control::demo::stage::Family;
@@ -14,6 +17,7 @@ use weir_control::host::sockets::stream_to;
 use crate::changes::{becomes_fast, behind, ip, settle_behind, usual};
 use crate::config::Settings;
 use crate::crash::next;
+use crate::express::{always, ready};
 use crate::replace::{Halt, Load, replace};
 use crate::weir::{Finished, PATIENCE, Weir, until};
 use crate::world::{Download, HTTP, World, fetch_intact, play, prepare};
@@ -285,6 +289,56 @@ fn socket_of_another_program_is_not_taken_by_a_replacement() {
         drop(other);
         world.lab.gateway.run(|| std::fs::remove_file(OTHER)).expect("removed");
     });
+}
+
+/// The lock of the weir that runs, which it gives to whoever wants its place.
+fn take_lock(world: &World<'_>) -> OwnedFd {
+    let mut stream = world.lab.gateway.run(|| UnixStream::connect(ADMIN)).expect("weir listens");
+    writeln!(stream, r#"{{"op":"replace"}}"#).expect("asked");
+    let mut octet = [0; 1];
+    while octet != *b"\n" {
+        stream.read_exact(&mut octet).expect("an offer");
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let into = &mut [IoSliceMut::new(&mut octet)];
+    recvmsg(&stream, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC).expect("a descriptor");
+    let rights = |message| match message {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    };
+    ancillary.drain().find_map(rights).expect("the lock")
+}
+
+fn pins(world: &World<'_>) -> String {
+    world.sh(&world.lab.gateway, "find /sys/fs/bpf")
+}
+
+#[test]
+fn weir_that_is_told_to_end_while_the_lock_of_a_killed_one_is_held_leaves_nothing_of_that() {
+    for fail in ["open", "closed"] {
+        let settings = Settings { fail, ..always() };
+        prepare(&settings, |world| {
+            world.weir.start();
+            ready(world);
+            let lock = take_lock(world);
+            world.weir.kill();
+            assert!(pins(world).contains("express_flows"), "{}", pins(world));
+            world.weir.spawn();
+            let pid = world.weir.pid();
+            until("it hears of signals", || {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+                let caught = u64::from_str_radix(caught.expect("a mask").trim(), 16).expect("a number");
+                caught & 1 << (Signal::TERM.as_raw() - 1) != 0
+            });
+            world.weir.signal(Signal::TERM);
+            drop(lock);
+            assert_eq!(world.weir.wait().code(), 0);
+            world.assert_as_before();
+            assert!(!pins(world).contains("weir"), "{}", pins(world));
+        });
+    }
 }
 
 #[test]
