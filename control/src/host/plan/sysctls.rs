@@ -84,9 +84,9 @@ pub(crate) fn sysctl_steps(spec: &HostSpec, seen: &Observed) -> Vec<Step> {
 }
 
 /// Switches of devices whose IPv6 default route came by a router's advertisements, or has yet to, and would go when forwarding is switched
-/// on, or never come: the kernel then deletes such routes and takes no further advertisements, but where accept_ra is 2 already (net/ipv6/route.c,
-/// __rt6_purge_dflt_routers; include/net/ipv6.h, ipv6_accept_ra). Where it is 0 the kernel has taken none: the route is another
-/// program's, and stays. What weir has set is wanted for as long as nobody wants no advertisements at all.
+/// on, or never come: the kernel then deletes such routes and takes no further advertisements, but where accept_ra is 2 already
+/// (net/ipv6/route.c, __rt6_purge_dflt_routers; include/net/ipv6.h, ipv6_accept_ra). Where it is 0 the kernel has taken none: the route is
+/// another program's, and stays. What weir has set is wanted for as long as nobody wants no advertisements at all.
 fn accept_ra(seen: &Observed) -> BTreeSet<Key> {
     let value = |key: &Key| seen.sysctls.get(key).map(String::as_str);
     let off = value(&Key::new("net/ipv6/conf/all/forwarding")) == Some("0");
