@@ -98,7 +98,7 @@ fn default_route_that_a_router_advertises_after_the_start_of_weir_comes() {
             }
             assert!(seconds_left(world).is_some(), "weir's end has taken the route along");
             world.sh(&world.lab.gateway, "ip -6 route flush proto ra");
-            assert_same(&format!("killed: {killed}"), &before, &dump(world));
+            assert_same(&format!("killed: {killed}"), &before, world);
         }
         world.sh(&world.lab.gateway, "sysctl -qw net.ipv6.conf.all.forwarding=1");
     });

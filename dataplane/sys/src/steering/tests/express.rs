@@ -104,7 +104,7 @@ fn flow_that_ends_while_it_changes_over_is_its_workers() {
                 scope.spawn(|| {
                     for number in 1..=ROUNDS {
                         wait_for(&round, number);
-                        express.set_ending(ends, ends, (true, false)).unwrap();
+                        express.set_ending(ends, ends, (true, false), (false, false)).unwrap();
                         done.store(number, Ordering::Release);
                     }
                 });
