@@ -45,6 +45,11 @@ impl Publisher {
             drop(mailbox.force_push(snapshot.clone()));
         }
     }
+
+    /// Whether all have taken what was published last. Who has goes by it for all packets from then on.
+    pub fn is_taken(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.is_empty())
+    }
 }
 
 impl Default for Publisher {
@@ -57,5 +62,29 @@ impl Subscriber {
     /// The newest snapshot, if one came since the last call. Once per breath.
     pub fn take(&self) -> Option<Arc<Snapshot>> {
         self.mailbox.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_core::policy::PolicyBuilder;
+
+    use super::*;
+
+    #[test]
+    fn snapshot_is_taken_when_the_last_has_taken_the_newest() {
+        let mut publisher = Publisher::new();
+        let [a, b] = [publisher.subscribe(), publisher.subscribe()];
+        assert!(publisher.is_taken(), "there is none yet");
+        let snapshot = Arc::new(Snapshot {
+            policy: Arc::new(PolicyBuilder::new(1).build().expect("no rules")),
+            fib: Arc::new(Fib::default()),
+            lanes: Lanes::NONE,
+        });
+        publisher.publish(&snapshot);
+        assert!(a.take().is_some() && !publisher.is_taken());
+        publisher.publish(&snapshot);
+        assert!(b.take().is_some() && !publisher.is_taken(), "the second is on its way to the first");
+        assert!(a.take().is_some() && publisher.is_taken());
     }
 }

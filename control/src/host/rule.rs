@@ -165,6 +165,7 @@ impl SeenRule {
                 RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
                 RuleAttribute::Iifname(name) if name == "lo" => (seen.narrower, seen.only_own) = (true, true),
                 RuleAttribute::UidRange(_) => (seen.narrower, seen.only_own) = (true, true),
+                RuleAttribute::Goto(_) => {}
                 _ => seen.narrower = true,
             }
         }

@@ -227,6 +227,18 @@ impl Parts {
         spec
     }
 
+    /// Whether all workers and threads of the relay go by what was published last, within `patience`.
+    pub(super) async fn is_taken(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while !self.publisher.is_taken() {
+            if Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        true
+    }
+
     pub(super) fn publish(&self) {
         let lanes = self.lanes.as_ref().map_or(Lanes::NONE, LaneKeeper::lanes);
         if let Some(lanes) = &self.lanes {

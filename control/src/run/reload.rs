@@ -25,6 +25,8 @@ use crate::exit::{Exit, Failure};
 use crate::host::Host;
 use crate::lists::{self, Stay};
 
+/// For how long whoever ordered a reload waits for the last worker to go by it: one that hangs does so when it is back.
+const TAKEN: Duration = Duration::from_secs(1);
 /// How long judging all connections again may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long workers may take to say whether connections lean on what is not intercepted any more.
@@ -185,6 +187,9 @@ impl Parts {
         match &result {
             Ok(Done { epoch, .. }) => tracing::info!(epoch, config = %self.config.file.display(), "reloaded"),
             Err(failure) => tracing::warn!("not reloaded: {failure}"),
+        }
+        if result.is_ok() && !self.is_taken(TAKEN).await {
+            tracing::warn!("reload: not all workers and threads of the relay go by the new configuration yet");
         }
         // Who has left is not told.
         drop(done.send(result));
