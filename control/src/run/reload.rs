@@ -189,7 +189,9 @@ impl Parts {
             Err(failure) => tracing::warn!("not reloaded: {failure}"),
         }
         if result.is_ok() && !self.is_taken(TAKEN).await {
-            tracing::warn!("reload: not all workers and threads of the relay go by the new configuration yet");
+            tracing::warn!(
+                "reload: not all workers and threads of the relay go by the new configuration yet"
+            );
         }
         // Who has left is not told.
         drop(done.send(result));

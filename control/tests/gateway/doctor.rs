@@ -1137,7 +1137,10 @@ fn program_that_somebody_keeps_off_a_port_of_a_running_weir_is_found() {
             let found = trouble_of(&report, "xdp-program");
             // It takes the program off all devices that it finds it on.
             for finding in &found {
-                assert!(!healthy && ["lan0", "wan0"].contains(&finding["port"].as_str().unwrap()), "{found:#?}");
+                assert!(
+                    !healthy && ["lan0", "wan0"].contains(&finding["port"].as_str().unwrap()),
+                    "{found:#?}"
+                );
                 assert_eq!(finding["severity"], "bad");
                 assert_eq!(finding["by_hand"], NoCommand::Weir.sentence());
                 assert!(finding["what"].to_string().contains("took the steering program"), "{finding:#}");
