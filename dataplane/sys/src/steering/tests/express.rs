@@ -77,7 +77,7 @@ fn lane_that_is_full_takes_whole_flows_only_and_room_is_room_again() {
 #[test]
 fn flow_that_ends_while_it_changes_over_is_its_workers() {
     // That the two meet is a matter of chance: often enough in so many rounds, where there are two CPUs.
-    const ROUNDS: u16 = 10_000;
+    const ROUNDS: u16 = 2_000;
     let sizes = Sizes { express_flows: 4, ..Sizes::default() };
     with_bench_of(&sizes, |bench| {
         bench.stop_beating();
