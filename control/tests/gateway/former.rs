@@ -227,19 +227,25 @@ fn forget(world: &World<'_>, streams: [TcpStream; 2], all: bool) -> [(SocketAddr
     forgotten
 }
 
+/// A connection of each family that the program of another version carries, beside a weir that runs.
+fn left_in_another_versions_lane(world: &mut World<'_>) -> [TcpStream; 2] {
+    ready(world);
+    let streams = Family::BOTH.map(|family| {
+        let mut stream = world.connect(family, HTTP);
+        into_the_lane(world, &mut stream, ALLOWED);
+        stream
+    });
+    kill_as_another(world);
+    world.weir.start();
+    streams
+}
+
 /// Its server, which still has the connection, says so, and is told that nobody else has.
 #[test]
 fn client_that_has_forgotten_a_connection_in_another_versions_lane_may_use_its_port_again() {
     for handshake in ["through", "answer"] {
         play(&Settings { handshake, ..always() }, |world| {
-            ready(world);
-            let streams = Family::BOTH.map(|family| {
-                let mut stream = world.connect(family, HTTP);
-                into_the_lane(world, &mut stream, ALLOWED);
-                stream
-            });
-            kill_as_another(world);
-            world.weir.start();
+            let streams = left_in_another_versions_lane(world);
             for (from, to) in forget(world, streams, false) {
                 let mut stream = client::connect(&world.lab.client, from, to).expect("it is let in");
                 exchange_intact(&mut stream, ALLOWED, 100 * KIB);
@@ -255,14 +261,7 @@ fn client_that_has_forgotten_a_connection_in_another_versions_lane_may_use_its_p
 fn port_that_a_client_uses_again_opens_nothing_behind_the_verdict_of_a_connection_in_another_versions_lane() {
     for handshake in ["through", "answer"] {
         play(&Settings { handshake, ..always() }, |world| {
-            ready(world);
-            let streams = Family::BOTH.map(|family| {
-                let mut stream = world.connect(family, HTTP);
-                into_the_lane(world, &mut stream, ALLOWED);
-                stream
-            });
-            kill_as_another(world);
-            world.weir.start();
+            let streams = left_in_another_versions_lane(world);
             let (client, ends) = (&world.lab.client, forget(world, streams, true));
             let before = world.weir.count("drops", "unexpected-syn");
             std::thread::scope(|scope| {
